@@ -1,0 +1,122 @@
+"""L = L_NAT + L_MIST + length loss (equations 2-4 and the paper's footnote 1), as sums over target tokens."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor
+
+
+@dataclass
+class MistLossConfig(FairseqDataclass):
+    """The paper's training objective."""
+
+    glancing_ratio: float = field(
+        default=0.5, metadata={"help": "reveal this share of the number of wrong tokens (GLAT); 0 turns it off"}
+    )
+    mist_loss_factor: float = field(
+        default=1.0, metadata={"help": "weight of the MIST loss; 0 is the paper's 'no mixing' and skips its pass"}
+    )
+    length_loss_factor: float = field(default=1.0, metadata={"help": "weight of the length loss"})
+    label_smoothing: float = field(default=0.1, metadata={"help": "probability mass spread over the vocabulary"})
+
+
+def smoothed_nll(logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Label-smoothed and plain negative log-likelihood, summed, in fp32.
+
+    Args:
+        logits: *Shape:* (N, V).
+        target: *Shape:* (N).
+        smoothing: mass spread evenly over all V tokens.
+    """
+    logits = logits.float()
+    normaliser = logits.logsumexp(-1)
+    nll = normaliser - logits.gather(-1, target[:, None])[:, 0]
+    if smoothing == 0:
+        return nll.sum(), nll.sum()
+    uniform = normaliser - logits.mean(-1)
+    return ((1 - smoothing) * nll + smoothing * uniform).sum(), nll.sum()
+
+
+@register_criterion("mist_loss", dataclass=MistLossConfig)
+class MistLoss(FairseqCriterion):
+    """Everything is a sum over target tokens and the sample size is their number.
+
+    fairseq divides the summed gradient by ONE sum of sample sizes. A sentence's length loss therefore counts once
+    for each of its tokens, and a batch gives the gradients of its parts, however it is split.
+    """
+
+    def __init__(self, task, glancing_ratio, mist_loss_factor, length_loss_factor, label_smoothing):
+        super().__init__(task)
+        if not 0 <= glancing_ratio <= 1:
+            raise ValueError(f"--glancing-ratio is {glancing_ratio}, expected a number from 0 to 1")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"--label-smoothing is {label_smoothing}, expected a number from 0 up to, not including, 1"
+            )
+        if min(mist_loss_factor, length_loss_factor) < 0:
+            raise ValueError("--mist-loss-factor and --length-loss-factor must not be negative")
+        self.glancing_ratio = glancing_ratio
+        self.mist_loss_factor = mist_loss_factor
+        self.length_loss_factor = length_loss_factor
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model, sample, reduce=True):
+        """Returns loss (a sum), sample size (target tokens) and logging outputs (sums)."""
+        inputs = sample["net_input"]
+        mixing = self.mist_loss_factor > 0
+        output = model(**inputs, glancing_ratio=self.glancing_ratio, mixing=mixing)
+        target = inputs["target_tokens"].flatten().index_select(0, inputs["target_index"])
+        lengths = inputs["target_lengths"]
+
+        loss, nll = smoothed_nll(output["nat_logits"], target, self.label_smoothing)
+        logging = {
+            "nat_loss": loss.detach(),
+            "nll_loss": nll.detach(),
+            "correct": (output["nat_tokens"] == target).sum(),
+        }
+        if mixing:
+            mist_loss, _ = smoothed_nll(output["mist_logits"], target, self.label_smoothing)
+            loss = loss + self.mist_loss_factor * mist_loss
+            logging["mist_loss"] = mist_loss.detach()
+            logging["mist_correct"] = (output["mist_tokens"] == target).sum()
+        length_logits = output["length_logits"]
+        length_loss = (F.cross_entropy(length_logits, lengths, reduction="none") * lengths).sum()
+        loss = loss + self.length_loss_factor * length_loss
+        logging.update(
+            loss=loss.detach(),
+            length_loss=length_loss.detach(),
+            length_correct=(length_logits.detach().argmax(-1) == lengths).sum(),
+            revealed=output["revealed"],
+            ntokens=sample["ntokens"],
+            nsentences=sample["nsentences"],
+            sample_size=sample["ntokens"],
+        )
+        return loss, sample["ntokens"], logging
+
+    @staticmethod
+    def reduce_metrics(logging_outputs) -> None:
+        """Log losses in base 2 and a token, as fairseq does, and the shares of revealed and correct tokens."""
+
+        def total(key):
+            return sum(float(log.get(key, 0)) for log in logging_outputs)
+
+        tokens, sentences = total("ntokens"), total("nsentences")
+        if tokens == 0:
+            return
+        for key in ("loss", "nat_loss", "mist_loss", "length_loss", "nll_loss"):
+            if any(key in log for log in logging_outputs):
+                metrics.log_scalar(key, total(key) / tokens / math.log(2), tokens, round=3)
+        metrics.log_scalar("revealed", total("revealed") / tokens, tokens, round=3)
+        metrics.log_scalar("accuracy", total("correct") / tokens, tokens, round=3)
+        if any("mist_correct" in log for log in logging_outputs):
+            metrics.log_scalar("mist_accuracy", total("mist_correct") / tokens, tokens, round=3)
+        metrics.log_scalar("length_accuracy", total("length_correct") / sentences, sentences, round=3)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """All logging outputs are sums."""
+        return True

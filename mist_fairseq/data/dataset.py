@@ -1,0 +1,161 @@
+"""Source-target pairs as the model reads them."""
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset, data_utils
+from torch import Tensor
+
+from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.models.mist import PositionLimits
+
+
+class MistDataset(FairseqDataset):
+    """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
+
+    Args:
+        source: token ids ending in [SEP], as fairseq-preprocess writes them.
+        source_sizes: their lengths, *Shape:* (number of sentences).
+        target, target_sizes: likewise, or None.
+        dictionary: gives the special ids.
+        limits: most tokens of each, read at every use: a resumed checkpoint may set them after the data is loaded.
+        shuffle: order sentences of equal lengths at random.
+        seed: of the glancing noise.
+    """
+
+    def __init__(
+        self,
+        source,
+        source_sizes,
+        target,
+        target_sizes,
+        dictionary: TokenizerDictionary,
+        limits: PositionLimits,
+        shuffle: bool = False,
+        seed: int = 1,
+    ):
+        if target is not None and len(source) != len(target):
+            raise ValueError(
+                f"{len(source):,} sources but {len(target):,} targets: line i of one must belong to line i of the other"
+            )
+        self.source, self.target = source, target
+        self._source_sizes = np.asarray(source_sizes)
+        self._target_sizes = None if target is None else np.asarray(target_sizes)
+        self.dictionary = dictionary
+        self.limits = limits
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 1
+
+    # -- sizes ----------------------------------------------------------------------------------------------
+
+    @property
+    def source_sizes(self) -> np.ndarray:
+        """Tokens of each ``[CLS] X [SEP]`` after cutting."""
+        return np.minimum(self._source_sizes + 1, self.limits.source)
+
+    @property
+    def target_sizes(self) -> np.ndarray | None:
+        """Tokens of each ``Y [SEP]`` after cutting."""
+        return None if self.target is None else np.minimum(self._target_sizes, self.limits.target)
+
+    def truncated(self) -> tuple[int, int]:
+        """How many sources and targets are longer than the limits."""
+        sources = int((self._source_sizes + 1 > self.limits.source).sum())
+        return sources, 0 if self.target is None else int((self._target_sizes > self.limits.target).sum())
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The longer side of each pair."""
+        return self.source_sizes if self.target is None else np.maximum(self.source_sizes, self.target_sizes)
+
+    def size(self, index):
+        """Tokens of source and target."""
+        return int(self.source_sizes[index]), 0 if self.target is None else int(self.target_sizes[index])
+
+    def num_tokens(self, index):
+        """Tokens that ``--max-tokens`` counts."""
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices):
+        """``num_tokens`` of many."""
+        return self.sizes[indices]
+
+    def ordered_indices(self):
+        """By source and then target length, so that batches need little padding."""
+        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        if self.target is not None:
+            order = order[np.argsort(self.target_sizes[order], kind="stable")]
+        return order[np.argsort(self.source_sizes[order], kind="stable")]
+
+    def filter_indices_by_size(self, indices, max_sizes):
+        """Keep all: what is too long is cut, never dropped."""
+        return indices, []
+
+    # -- items and batches ----------------------------------------------------------------------------------
+
+    def set_epoch(self, epoch):
+        """The glancing noise changes from epoch to epoch."""
+        self.epoch = epoch
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self):
+        """No: data-loading workers must see the new epoch."""
+        return False
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        source = torch.cat([torch.tensor([self.dictionary.bos()]), self.source[index].long()])
+        item = {"id": index, "source": self._cut(source, self.limits.source)}
+        if self.target is not None:
+            target = self.target[index].long()
+            item["target"] = target
+            item["cut_target"] = self._cut(target, self.limits.target)
+            # Of the sentence, not of its batch: a batch, its halves and its shares on several workers glance alike.
+            generator = np.random.default_rng((self.seed, self.epoch, index))
+            item["noise"] = torch.from_numpy(generator.random(len(item["cut_target"]), dtype=np.float32))
+        return item
+
+    def _cut(self, tokens: Tensor, limit: int) -> Tensor:
+        if len(tokens) <= limit:
+            return tokens
+        return torch.cat([tokens[: limit - 1], torch.tensor([self.dictionary.eos()])])
+
+    def collater(self, samples):
+        """A batch: ``net_input`` holds the model's arguments, ``target`` the uncut references.
+
+        *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens and noise (B, T), target_lengths (B),
+        target_index (N): flat positions of real target tokens, so that masks never depend on token values.
+        """
+        if not samples:
+            return {}
+        sources = [sample["source"] for sample in samples]
+        batch = {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "nsentences": len(samples),
+            "ntokens": sum(map(len, sources)),
+            "net_input": {"src_tokens": self._pad(sources), "src_lengths": _lengths(sources)},
+            "target": None,
+        }
+        if self.target is not None:
+            targets = [sample["cut_target"] for sample in samples]
+            lengths = _lengths(targets)
+            width = int(lengths.max())
+            real = torch.arange(width) < lengths[:, None]
+            batch["ntokens"] = int(lengths.sum())
+            batch["target"] = self._pad([sample["target"] for sample in samples])
+            batch["net_input"].update(
+                target_tokens=self._pad(targets),
+                target_lengths=lengths,
+                target_index=real.flatten().nonzero()[:, 0],
+                noise=data_utils.collate_tokens([sample["noise"] for sample in samples], 0.0),
+            )
+        return batch
+
+    def _pad(self, tokens: list[Tensor]) -> Tensor:
+        return data_utils.collate_tokens(tokens, self.dictionary.pad())
+
+
+def _lengths(tokens: list[Tensor]) -> Tensor:
+    return torch.tensor([len(t) for t in tokens])

@@ -1,0 +1,123 @@
+"""From BERT's words back to English text.
+
+BERT's tokenizer splits at every punctuation mark and forgets where the spaces were; these rules put them back as
+English is written: ``what's``, ``don't``, ``e-mail``, ``(1,000)``, ``"quoted"``, ``www.example.com``.
+"""
+
+import re
+
+_CLOSING = frozenset(".,!?;:)]}%\u2026\u201d\u00bb\u3002\uff0c\uff1f\uff01")
+_OPENING = frozenset("([{$\u00a3\u20ac\u20b9#\u201c\u00ab\u00bf\u00a1`\u2018")
+_JOINING = frozenset("-/_@^\\\u2010\u2011\u2013")
+_APOSTROPHES = frozenset("'\u2019")
+
+# What follows an apostrophe inside a word ("it's", "don't"), and what stands before one ("o'clock", "l'oreal").
+_CONTRACTED = frozenset(["s", "t", "re", "ve", "ll", "d", "m", "nt", "em", "all"])
+_ELIDED = frozenset(["o", "l", "d", "y", "c", "j", "qu"])
+_BRACKET_WORDS = frozenset(["lrb", "rrb", "lsb", "rsb", "lcb", "rcb"])
+_AFTER_PERIOD = frozenset(
+    ["com", "org", "net", "edu", "gov", "js", "io", "co", "uk", "html", "php", "tech", "sc", "ed"]
+)  # "b.tech", "x.com"
+
+_NUMBER = re.compile(r"\d+")
+_THOUSANDS = re.compile(r"\d{3}")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def join_words(words: list[str]) -> str:
+    """Join words and single punctuation marks to text.
+
+    Args:
+        words: as BERT's basic tokenizer splits them.
+
+    Returns:
+        The text; without punctuation marks just the words with single spaces.
+    """
+    words = _merge_bracket_words(words)
+    text: list[str] = []
+    glue = True  # nothing is put between the previous word and the next
+    open_quotes: set[str] = set()
+    for i, word in enumerate(words):
+        before = words[i - 1] if i else ""
+        after = words[i + 1] if i + 1 < len(words) else ""
+        left, right = _attachment(before, word, after, words[i + 2 :], open_quotes)
+        if not (glue or left):
+            text.append(" ")
+        text.append(word)
+        glue = right
+    return "".join(text)
+
+
+def _attachment(before: str, word: str, after: str, rest: list[str], open_quotes: set[str]) -> tuple[bool, bool]:
+    """Whether *word* attaches to the word *before* it and to the word *after* it."""
+    if word == ".":
+        return True, _joins_period(before, after)
+    if word == ",":
+        return True, bool(_NUMBER.fullmatch(before) and _THOUSANDS.fullmatch(after))
+    if word == ":":
+        return True, bool(_NUMBER.fullmatch(before) and _NUMBER.fullmatch(after)) or after == "/"
+    if word in _APOSTROPHES:
+        return _apostrophe(before, word, after, rest, open_quotes)
+    if word == '"':
+        if word in open_quotes:
+            open_quotes.discard(word)
+            return True, False
+        open_quotes.add(word)
+        return False, True
+    if word == "#" and before in ("c", "C", "f", "F"):
+        return True, False
+    if word == "+":
+        return before in ("c", "C", "+", "g", "G"), after == "+"
+    if word in _JOINING:
+        return True, True
+    if word in _OPENING:
+        return word == before == "`", True
+    return word in _CLOSING, False
+
+
+def _joins_period(before: str, after: str) -> bool:
+    """Inside a number, an abbreviation or an address: "3.5", "u.s.a.", "example.com"."""
+    if _NUMBER.fullmatch(before) and _NUMBER.match(after):
+        return True
+    if len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after):
+        return True
+    return after.lower() in _AFTER_PERIOD or before.lower() == "www"
+
+
+def _apostrophe(before: str, word: str, after: str, rest: list[str], open_quotes: set[str]) -> tuple[bool, bool]:
+    if after.lower() in _CONTRACTED and before and _is_word(before):
+        return True, True
+    if before.lower() in _ELIDED and after:
+        return True, True
+    if word == before or word == after:  # '' closes what `` opened
+        return word == before or bool(before), word == after
+    if word in open_quotes:
+        open_quotes.discard(word)
+        return True, False
+    closes_later = any(
+        mark == word and not (i + 1 < len(rest) and rest[i + 1].lower() in _CONTRACTED) for i, mark in enumerate(rest)
+    )
+    if closes_later:
+        open_quotes.add(word)
+        return False, True
+    if not before:
+        return False, True
+    return True, False  # a plural's genitive: "the students' books"
+
+
+def _is_word(text: str) -> bool:
+    return text[-1].isalnum()
+
+
+def _merge_bracket_words(words: list[str]) -> list[str]:
+    """``-lrb-`` and its like, as the Penn Treebank writes brackets, are words."""
+    merged: list[str] = []
+    i = 0
+    while i < len(words):
+        if words[i] == "-" and i + 2 < len(words) and words[i + 2] == "-" and words[i + 1].lower() in _BRACKET_WORDS:
+            merged.append("".join(words[i : i + 3]))
+            i += 3
+        else:
+            merged.append(words[i])
+            i += 1
+    return merged

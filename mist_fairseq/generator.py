@@ -1,0 +1,293 @@
+"""Non-autoregressive generation: single pass, MIST iterations and Mask-Predict, behind fairseq's commands."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.models.encoder import SourceState, padding_mask
+
+DECODINGS = ["single-pass", "mist", "mask-predict"]
+
+# fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
+# name -> (its default, what to do instead).
+_REFUSED = {
+    "sampling": (False, "the output is the argmax of one parallel pass"),
+    "constraints": (None, "tokens are predicted independently"),
+    "prefix_size": (0, "tokens are predicted independently"),
+    "score_reference": (False, "use fairseq-validate for the loss of the references"),
+    "diverse_beam_groups": (-1, "use --length-beam with --nbest"),
+    "diversity_rate": (-1.0, "use --length-beam with --nbest"),
+    "match_source_len": (False, "the length is predicted; see --min-length and --max-length"),
+    "max_len_a": (0, "use --max-length"),
+    "max_len_b": (200, "use --max-length"),
+    "min_len": (1, "use --min-length"),
+    "lenpen": (1, "hypotheses are compared by their mean log-probability"),
+    "unnormalized": (False, "hypotheses are compared by their mean log-probability"),
+    "unkpen": (0, "there is no search that could avoid [UNK]"),
+    "temperature": (1.0, "the output is the argmax of one parallel pass"),
+    "no_repeat_ngram_size": (0, "directly repeated words are collapsed; see --keep-repeats"),
+    "print_alignment": (None, "there is no attention from target to source alone"),
+    "replace_unk": (None, "there is no attention from target to source alone"),
+    "lm_path": (None, "language-model fusion needs left-to-right decoding"),
+    "iter_decode_max_iter": (10, "use --decoding-iterations"),
+    "iter_decode_with_beam": (1, "use --length-beam"),
+    "iter_decode_with_external_reranker": (False, "hypotheses are compared by their mean log-probability"),
+    "iter_decode_eos_penalty": (0.0, "use --min-length"),
+    "iter_decode_force_max_iter": (False, "a MIST fixed point cannot change any more"),
+    "retain_dropout": (False, "decoding is deterministic"),
+}
+
+
+@dataclass
+class Hypotheses:
+    """A batch of outputs, one row a candidate.
+
+    Attributes:
+        tokens: *Shape:* (B, T).
+        scores: log-probability of each token, *Shape:* (B, T).
+        lengths: the final [SEP] counted, *Shape:* (B).
+        steps: passes over the target, *Shape:* (B).
+        history: tokens after each pass, each (B, T).
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    lengths: Tensor
+    steps: Tensor
+    history: list[Tensor]
+
+    def mean_score(self) -> Tensor:
+        """Mean log-probability of the tokens. *Shape:* (B)."""
+        real = padding_mask(self.lengths, self.tokens.shape[1])
+        return self.scores.masked_fill(~real, 0.0).sum(1) / self.lengths
+
+
+def least_confident(scores: Tensor, lengths: Tensor, number: Tensor) -> Tensor:
+    """The positions that Mask-Predict masks again: the *number* lowest scores of each sentence.
+
+    Args:
+        scores: *Shape:* (B, T).
+        lengths: real tokens of each, *Shape:* (B).
+        number: how many, *Shape:* (B).
+
+    Returns:
+        Boolean, *Shape:* (B, T). Of equal scores the first goes first.
+    """
+    scores = scores.masked_fill(~padding_mask(lengths, scores.shape[1]), float("inf"))
+    rank = scores.argsort(dim=1, stable=True).argsort(dim=1)
+    return rank < torch.minimum(number, lengths)[:, None]
+
+
+class NARGenerator:
+    """What ``task.build_generator`` returns; fairseq calls ``generate``.
+
+    The target length, final [SEP] counted, is predicted once and kept. ``single-pass`` fills that many [MASK]s in
+    one pass. ``mist`` then mixes the output into the source and fills them again (paper, section "MIST"), until
+    nothing changes any more. ``mask-predict`` masks the least confident tokens again, fewer in each pass
+    (Ghazvininejad et al. 2019, linear decay).
+
+    Args:
+        models: one ``MistModel``.
+        dictionary: the tokenizer.
+        decoding: one of ``DECODINGS``.
+        iterations: passes over the target (the tables' "Iter." column); 1 is a single pass.
+        length_beam: decode this many of the likeliest lengths and order them by mean log-probability.
+        min_length, max_length: bounds of the length, in tokens before the final [SEP].
+        keep_repeats: leave directly repeated words in the output.
+        precision: ``fp32`` or ``bf16``.
+        options: fairseq's generation options, None for their defaults.
+
+    Raises:
+        ValueError: an option or a combination cannot work; names it.
+    """
+
+    def __init__(
+        self,
+        models,
+        dictionary: TokenizerDictionary,
+        *,
+        decoding: str = "single-pass",
+        iterations: int = 1,
+        length_beam: int = 1,
+        min_length: int = 1,
+        max_length: int | None = None,
+        keep_repeats: bool = False,
+        precision: str = "fp32",
+        options=None,
+    ):
+        if len(models) != 1:
+            raise ValueError(
+                f"got {len(models)} models: ensembles are not supported; average the checkpoints into one instead"
+            )
+        for name, (default, instead) in _REFUSED.items():
+            value = getattr(options, name, default)
+            if value is not None and value != default:
+                raise ValueError(f"--{name.replace('_', '-')} does not work with a non-autoregressive model: {instead}")
+        if decoding not in DECODINGS:
+            raise ValueError(f"--decoding is {decoding!r}, expected one of {', '.join(DECODINGS)}")
+        if iterations < 1 or length_beam < 1:
+            raise ValueError("--decoding-iterations and --length-beam must be at least 1")
+        if decoding == "single-pass" and iterations > 1:
+            raise ValueError(f"--decoding-iterations {iterations} needs --decoding mist or mask-predict")
+        nbest = getattr(options, "nbest", 1)
+        if nbest > length_beam:
+            raise ValueError(f"--nbest {nbest} needs a --length-beam of at least {nbest}, not {length_beam}")
+        self.model = models[0]
+        # The state dict may replace the limits after the generator was built, so they are read when generating.
+        if min_length < 1 or (max_length is not None and max_length < min_length):
+            raise ValueError(f"expected 1 <= --min-length <= --max-length, got {min_length} and {max_length}")
+        self.dictionary = dictionary
+        self.decoding = decoding
+        self.iterations = iterations
+        self.length_beam = length_beam
+        self.min_length = min_length
+        self.max_length = max_length
+        self.keep_repeats = keep_repeats
+        self.precision = precision
+        self.retain_history = bool(getattr(options, "retain_iter_history", False))
+        self.eos = dictionary.eos()
+        self.symbols_to_strip_from_output = {dictionary.eos(), dictionary.pad()}
+
+    @torch.no_grad()
+    def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs):
+        """Generate for a batch.
+
+        Args:
+            models: unused; the generator has its model.
+            sample: a batch with ``net_input`` of ``src_tokens`` and ``src_lengths``.
+
+        Returns:
+            For each sentence its hypotheses, best first: dictionaries with ``tokens``, ``score``,
+            ``positional_scores``, ``steps``, ``alignment``, ``attention`` and, if asked for, ``history``.
+        """
+        if prefix_tokens is not None or constraints is not None:
+            raise ValueError("prefixes and constraints need an autoregressive model")
+        self.model.eval()
+        inputs = sample["net_input"]
+        with self.model.autocast(self.precision):
+            hypotheses = self._decode(inputs["src_tokens"], inputs["src_lengths"])
+        return self._finalize(hypotheses, beam=len(hypotheses.lengths) // len(inputs["src_tokens"]))
+
+    # -- decoding -------------------------------------------------------------------------------------------
+
+    def _decode(self, src_tokens: Tensor, src_lengths: Tensor) -> Hypotheses:
+        """*Shapes:* (B, S), (B) -> B * K candidates, the K of a sentence side by side."""
+        source = self._encode_distinct(src_tokens, src_lengths)
+        lengths = self._predict_lengths(source).flatten()  # (B * K)
+        if self.length_beam > 1:
+            rows = torch.arange(len(src_tokens), device=src_tokens.device)
+            rows = rows.repeat_interleave(len(lengths) // len(src_tokens))
+            source = source.select(rows)
+            src_tokens, src_lengths = src_tokens[rows], src_lengths[rows]
+        tokens, scores = self._fill(self._masks(lengths), lengths, source)
+        found = Hypotheses(tokens, scores, lengths, torch.ones_like(lengths), [tokens])
+        if self.decoding == "mist":
+            self._iterate_mist(found, src_tokens, src_lengths)
+        elif self.decoding == "mask-predict":
+            self._iterate_mask_predict(found, source)
+        return found
+
+    def _encode_distinct(self, src_tokens: Tensor, src_lengths: Tensor) -> SourceState:
+        """Encode each distinct source once; data with several references repeats its sources."""
+        if len(src_tokens) > 1:
+            distinct, inverse = torch.unique(src_tokens, dim=0, return_inverse=True)
+            if len(distinct) < len(src_tokens):
+                lengths = torch.empty_like(src_lengths[: len(distinct)])
+                lengths[inverse] = src_lengths
+                return self.model.encoder.encode_source(distinct, lengths).select(inverse)
+        return self.model.encoder.encode_source(src_tokens, src_lengths)
+
+    def _predict_lengths(self, source: SourceState) -> Tensor:
+        """The K likeliest lengths, final [SEP] counted. -> (B, K)."""
+        scores = self.model.encoder.length_logits(source)
+        longest = self.model.limits.target
+        if self.max_length is not None:
+            longest = min(longest, self.max_length + 1)
+        if self.min_length + 1 > longest:
+            raise ValueError(
+                f"--min-length {self.min_length} is too long: the model makes at most {longest - 1} tokens and [SEP]"
+            )
+        allowed = scores[:, self.min_length + 1 : longest + 1]
+        beam = min(self.length_beam, allowed.shape[1])
+        return allowed.topk(beam, dim=1).indices + self.min_length + 1
+
+    def _masks(self, lengths: Tensor) -> Tensor:
+        """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
+        real = padding_mask(lengths, int(lengths.max()))
+        return torch.where(real, self.dictionary.mask(), self.dictionary.pad())
+
+    def _fill(self, tokens: Tensor, lengths: Tensor, source: SourceState) -> tuple[Tensor, Tensor]:
+        """Predict every [MASK]; the other tokens stay, with score 0. *Shapes:* (B, T) -> tokens, scores (B, T)."""
+        hidden = self.model.encoder.decode_target(tokens, lengths, source)
+        index = (tokens == self.dictionary.mask()).flatten().nonzero()[:, 0]
+        logits = self.model.encoder.token_logits(hidden.flatten(0, 1).index_select(0, index)).float()
+        logits.index_fill_(-1, self.model.never_predicted, float("-inf"))
+        best, predicted = logits.max(-1)
+        filled = tokens.flatten().scatter(0, index, predicted).view_as(tokens)
+        scores = logits.new_zeros(tokens.numel()).scatter(0, index, best - logits.logsumexp(-1))
+        return filled, scores.view_as(tokens)
+
+    def _iterate_mist(self, found: Hypotheses, src_tokens: Tensor, src_lengths: Tensor):
+        """Mix the output into the source and fill again; a sentence that no longer changes is done."""
+        active = torch.arange(len(found.lengths), device=src_tokens.device)
+        for _ in range(1, self.iterations):
+            previous, lengths = found.tokens[active], found.lengths[active]
+            mixed = self.model.mix(previous, lengths, src_tokens[active], src_lengths[active])
+            width = int(lengths.max())
+            tokens, scores = self._fill(self._masks(lengths), lengths, mixed)
+            found.tokens = found.tokens.clone()
+            found.tokens[active, :width] = tokens
+            found.scores[active, :width] = scores
+            found.steps[active] += 1
+            found.history.append(found.tokens)
+            active = active[(tokens != previous[:, :width]).any(1)]
+            if len(active) == 0:
+                break
+
+    def _iterate_mask_predict(self, found: Hypotheses, source: SourceState):
+        """Mask the least confident tokens and predict these again, N in all, over the same source state."""
+        for done in range(1, self.iterations):
+            number = found.lengths * (self.iterations - done) // self.iterations
+            masked = least_confident(found.scores, found.lengths, number)
+            tokens, scores = self._fill(found.tokens.masked_fill(masked, self.dictionary.mask()), found.lengths, source)
+            found.tokens = tokens
+            found.scores = torch.where(masked, scores, found.scores)
+            found.steps += 1
+            found.history.append(tokens)
+
+    # -- output ---------------------------------------------------------------------------------------------
+
+    def _finalize(self, found: Hypotheses, beam: int) -> list[list[dict]]:
+        """fairseq's hypotheses, the *beam* candidates of each sentence sorted by score."""
+        means = found.mean_score().cpu()
+        tokens, scores = found.tokens.cpu(), found.scores.float().cpu()
+        lengths, steps = found.lengths.tolist(), found.steps.tolist()
+        history = [step.cpu() for step in found.history] if self.retain_history else []
+        candidates = []
+        for row, length in enumerate(lengths):
+            kept = self._kept(tokens[row, :length])
+            hypothesis = {
+                "tokens": tokens[row, kept],
+                "score": means[row],
+                "positional_scores": scores[row, kept],
+                "steps": steps[row],
+                "attention": None,
+                "alignment": None,
+            }
+            if self.retain_history:
+                hypothesis["history"] = [
+                    {"tokens": step[row, self._kept(step[row, :length])]} for step in history[: steps[row]]
+                ]
+            candidates.append(hypothesis)
+        return [
+            sorted(candidates[i : i + beam], key=lambda hypothesis: -float(hypothesis["score"]))
+            for i in range(0, len(candidates), beam)
+        ]
+
+    def _kept(self, tokens: Tensor) -> Tensor:
+        """Positions of the final text: [SEP]s are dropped wherever they stand, repeated words collapse."""
+        if self.keep_repeats:
+            return (tokens != self.eos).nonzero()[:, 0]
+        return torch.tensor(self.dictionary.collapse_repeats(tokens.tolist()), dtype=torch.long)

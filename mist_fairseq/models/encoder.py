@@ -1,0 +1,249 @@
+"""The BERT encoder as a source pass and a target pass.
+
+In the paper's attention mask ("Model Architecture", Figure 1) target positions see source and target, source
+positions see only the source. One masked pass over ``[CLS] X [SEP] Y_M`` therefore equals two: ``encode_source``
+computes the source and keeps each layer's keys and values (the *source state*), ``decode_target`` runs the target
+rows over ``[source; target]``. Nothing masked is computed, and every use in training and decoding is made of these
+two calls.
+
+Dimensions: B sentences, S source and T target positions, D hidden size, H heads, d = D / H, V vocabulary, N real
+target positions of a batch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class EncoderConfig:
+    """Sizes of the encoder, with BERT's names for what BERT has."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    ffn_size: int = 3072
+    max_positions: int = 512
+    token_types: int = 2
+    source_type: int = 0
+    target_type: int = 1
+    length_classes: int = 512
+    rel_pos_bins: int = 0
+    max_rel_pos: int = 0
+    untie_head: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden size {self.hidden_size} is not a multiple of the {self.heads} attention heads")
+        for name, token_type in (("source", self.source_type), ("target", self.target_type)):
+            if not 0 <= token_type < self.token_types:
+                raise ValueError(f"{name} token type {token_type} is not one of the {self.token_types} token types")
+
+
+@dataclass
+class SourceState:
+    """What the target pass needs of an encoded source (the paper's cached keys and values).
+
+    Attributes:
+        keys, values: one per layer, *Shape:* (B, H, S, d).
+        hidden: last layer, *Shape:* (B, S, D).
+        lengths: real tokens, *Shape:* (B).
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor
+    lengths: Tensor
+
+    def select(self, index: Tensor) -> "SourceState":
+        """The state of the sentences *index* (repeats allowed), *Shape:* (B')."""
+        return SourceState(
+            [key.index_select(0, index) for key in self.keys],
+            [value.index_select(0, index) for value in self.values],
+            self.hidden.index_select(0, index),
+            self.lengths.index_select(0, index),
+        )
+
+
+def padding_mask(lengths: Tensor, size: int) -> Tensor:
+    """True at real positions. *Shapes:* lengths (B) -> (B, size)."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def relative_position_bucket(relative: Tensor, bins: int, max_distance: int) -> Tensor:
+    """T5's bidirectional buckets, as UniLM uses them: exact near zero, logarithmic up to *max_distance*.
+
+    Args:
+        relative: key position minus query position, any shape.
+    """
+    half = bins // 2
+    exact = half // 2
+    distance = relative.abs()
+    # log of zero is masked out below; the clamp keeps it finite.
+    scaled = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    far = (exact + (scaled * (half - exact)).long()).clamp(max=half - 1)
+    return (relative > 0).long() * half + torch.where(distance < exact, distance, far)
+
+
+class Layer(nn.Module):
+    """One post-LN transformer layer (Devlin et al. 2018)."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.attention_dropout = config.attention_dropout
+        self.qkv = nn.Linear(size, 3 * size)
+        self.attention_output = nn.Linear(size, size)
+        self.attention_norm = nn.LayerNorm(size, eps=1e-12)
+        self.ffn_in = nn.Linear(size, config.ffn_size)
+        self.ffn_out = nn.Linear(config.ffn_size, size)
+        self.ffn_norm = nn.LayerNorm(size, eps=1e-12)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, source_key: Tensor | None = None, source_value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """*Shapes:* x (B, L, D), mask broadcastable to (B, H, L, S + L), source_key, source_value (B, H, S, d).
+
+        Returns:
+            x (B, L, D) and this layer's own key and value (B, H, L, d).
+        """
+        B, L, D = x.shape
+        qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, d) each
+        all_keys, all_values = key, value
+        if source_key is not None:
+            all_keys = torch.cat([source_key, key], dim=2)  # (B, H, S + L, d)
+            all_values = torch.cat([source_value, value], dim=2)
+        attended = F.scaled_dot_product_attention(
+            query,
+            all_keys,
+            all_values,
+            attn_mask=mask if mask.dtype == torch.bool else mask.to(query.dtype),
+            dropout_p=self.attention_dropout if self.training else 0.0,
+        )
+        attended = attended.transpose(1, 2).reshape(B, L, D)
+        x = self.attention_norm(x + self._drop(self.attention_output(attended)))
+        x = self.ffn_norm(x + self._drop(self.ffn_out(F.gelu(self.ffn_in(x)))))
+        return x, key, value
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's masked-LM head; ``weight`` is None while the decoder is tied to the word embeddings."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if config.untie_head else None
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """*Shapes:* hidden (N, D), embeddings (V, D) -> logits (N, V)."""
+        hidden = self.norm(F.gelu(self.transform(hidden)))
+        return F.linear(hidden, embeddings if self.weight is None else self.weight, self.bias)
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers, length classifier and masked-LM head, initialised as BERT is."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden_size)
+        self.type_embeddings = nn.Embedding(config.token_types, config.hidden_size)
+        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
+        self.relative_bias = (
+            nn.Linear(config.rel_pos_bins, config.heads, bias=False) if config.rel_pos_bins > 0 else None
+        )
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.length_head = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        self.head = MaskedLMHead(config)
+        self.apply(self._initialise)
+        if self.head.weight is not None:
+            self.head.weight.data.copy_(self.word_embeddings.weight.data)
+
+    @staticmethod
+    def _initialise(module: nn.Module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def encode_source(self, tokens: Tensor, lengths: Tensor) -> SourceState:
+        """Run the source rows, which see only the source.
+
+        Args:
+            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+            lengths: real tokens of each, *Shape:* (B).
+        """
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # (1, S)
+        x = self._embed(tokens, positions, self.config.source_type)
+        mask = self._mask(padding_mask(lengths, tokens.shape[1]), positions, positions)
+        keys, values = [], []
+        for layer in self.layers:
+            x, key, value = layer(x, mask)
+            keys.append(key)
+            values.append(value)
+        return SourceState(keys, values, x, lengths)
+
+    def decode_target(self, tokens: Tensor, lengths: Tensor, source: SourceState) -> Tensor:
+        """Run the target rows, which see source and target. Positions go on after each source's real length.
+
+        Args:
+            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
+            lengths: real tokens of each, *Shape:* (B).
+            source: the same sentences' source state.
+
+        Returns:
+            Last hidden states, *Shape:* (B, T, D); undefined at padding.
+        """
+        S, T = source.hidden.shape[1], tokens.shape[1]
+        steps = torch.arange(T, device=tokens.device)
+        # Only padding can run over the last position.
+        positions = (source.lengths[:, None] + steps).clamp(max=self.config.max_positions - 1)  # (B, T)
+        x = self._embed(tokens, positions, self.config.target_type)
+        real = torch.cat([padding_mask(source.lengths, S), padding_mask(lengths, T)], dim=1)  # (B, S + T)
+        source_positions = torch.arange(S, device=tokens.device).expand(len(tokens), S)
+        mask = self._mask(real, positions, torch.cat([source_positions, positions], dim=1))
+        for layer, key, value in zip(self.layers, source.keys, source.values):
+            x, _, _ = layer(x, mask, key, value)
+        return x
+
+    def length_logits(self, source: SourceState) -> Tensor:
+        """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
+        real = padding_mask(source.lengths, source.hidden.shape[1])[:, :, None]
+        mean = source.hidden.masked_fill(~real, 0.0).sum(1) / source.lengths[:, None]
+        return self.length_head(mean).float()
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """Masked-LM scores. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
+        return self.head(hidden, self.word_embeddings.weight)
+
+    def _embed(self, tokens: Tensor, positions: Tensor, token_type: int) -> Tensor:
+        x = self.word_embeddings(tokens) + self.position_embeddings(positions) + self.type_embeddings.weight[token_type]
+        return F.dropout(self.embedding_norm(x), self.config.dropout, self.training)
+
+    def _mask(self, real: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Attention mask: boolean, or UniLM's relative position bias with padding at -inf.
+
+        *Shapes:* real (B, K), queries (B or 1, L) and keys (B or 1, K) positions -> (B, 1 or H, 1 or L, K).
+        """
+        real = real[:, None, None, :]
+        if self.relative_bias is None:
+            return real
+        relative = keys[:, None, :] - queries[:, :, None]  # (B or 1, L, K)
+        bucket = relative_position_bucket(relative, self.config.rel_pos_bins, self.config.max_rel_pos)
+        bias = F.embedding(bucket, self.relative_bias.weight.t()).permute(0, 3, 1, 2)  # (B or 1, H, L, K)
+        return bias.masked_fill(~real, float("-inf"))

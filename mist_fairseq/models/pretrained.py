@@ -1,0 +1,183 @@
+"""Pre-trained BERT, MiniLM and UniLM folders -> our sizes and weights, without executing code.
+
+A folder is what Hugging Face's ``save_pretrained`` writes: ``config.json``, ``vocab.txt`` and
+``model.safetensors`` or ``pytorch_model.bin``.
+"""
+
+import json
+import logging
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+
+logger = logging.getLogger(__name__)
+
+# Hugging Face's name in config.json -> ours in the model configuration.
+_SIZES = {
+    "hidden_size": "encoder_embed_dim",
+    "num_hidden_layers": "encoder_layers",
+    "num_attention_heads": "encoder_attention_heads",
+    "intermediate_size": "encoder_ffn_embed_dim",
+    "max_position_embeddings": "max_positions",
+    "type_vocab_size": "token_types",
+}
+_OPTIONAL = {
+    "source_type_id": "source_type_id",
+    "target_type_id": "target_type_id",
+    "rel_pos_bins": "rel_pos_bins",
+    "max_rel_pos": "max_rel_pos",
+}
+
+_EMBEDDINGS = {
+    "embeddings.word_embeddings.weight": "word_embeddings.weight",
+    "embeddings.position_embeddings.weight": "position_embeddings.weight",
+    "embeddings.token_type_embeddings.weight": "type_embeddings.weight",
+    "embeddings.LayerNorm": "embedding_norm",
+}
+_LAYER = {
+    "attention.output.dense": "attention_output",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "ffn_in",
+    "output.dense": "ffn_out",
+    "output.LayerNorm": "ffn_norm",
+}
+_HEAD = {
+    "cls.predictions.transform.dense": "head.transform",
+    "cls.predictions.transform.LayerNorm": "head.norm",
+    "cls.predictions.bias": "head.bias",
+    "cls.predictions.decoder.weight": "head.weight",
+}
+
+
+def read_sizes(folder: str) -> dict[str, int]:
+    """The model configuration that a pre-trained folder's ``config.json`` asks for.
+
+    Raises:
+        FileNotFoundError: the folder or its config.json is missing.
+        ValueError: a size is missing or no positive number, or the architecture is not BERT's.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise ValueError(f"{path}: hidden_act is {config['hidden_act']!r}, and only 'gelu' (BERT's) is supported")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(f"{path}: position_embedding_type is {config['position_embedding_type']!r}, not 'absolute'")
+    sizes = {}
+    for theirs, ours in _SIZES.items():
+        value = config.get(theirs)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{path}: {theirs} is {value!r}, expected a positive whole number")
+        sizes[ours] = value
+    for theirs, ours in _OPTIONAL.items():
+        if config.get(theirs) is not None:
+            sizes[ours] = int(config[theirs])
+    return sizes
+
+
+def check_dictionary(folder: str, dictionary: TokenizerDictionary):
+    """Refuse data that was binarized with another vocabulary than the folder's."""
+    path = Path(folder) / "vocab.txt"
+    if not path.is_file():
+        raise FileNotFoundError(f"--pretrained {folder}: there is no vocab.txt in it")
+    expected = load_dictionary(str(path))
+    if expected != dictionary:
+        raise ValueError(
+            f"the data was binarized with another vocabulary ({len(dictionary)} entries) than {path} "
+            f"({len(expected)} entries): run fairseq-preprocess with --joined-dictionary --srcdict {path}"
+        )
+
+
+def load_pretrained(encoder: nn.Module, folder: str):
+    """Load a folder's weights into an ``Encoder`` of the folder's sizes.
+
+    Keys may carry the prefix ``bert.`` or not; the masked-LM head (``cls.predictions.*``) may be there or not, and
+    without it only the head's own transform starts at random. Poolers and other heads are left aside.
+
+    Raises:
+        FileNotFoundError: there is no weights file.
+        ValueError: it cannot be read, lacks a key, or a shape does not fit (names the key and both shapes).
+    """
+    state = _convert(_read_weights(Path(folder)), len(encoder.layers), str(folder))
+    own = encoder.state_dict()
+    for name in sorted(state.keys() & own.keys()):
+        if state[name].shape != own[name].shape:
+            raise ValueError(
+                f"--pretrained {folder}: {name} has shape {tuple(state[name].shape)}, "
+                f"the model needs {tuple(own[name].shape)}"
+            )
+    head = {name for name in own if name.startswith("head.")}
+    missing = sorted(own.keys() - state.keys() - head - {"length_head.weight"})
+    if missing:
+        raise ValueError(f"--pretrained {folder}: the weights lack {', '.join(missing[:3])} ({len(missing)} in all)")
+    if encoder.head.weight is not None and "head.weight" not in state:
+        state["head.weight"] = state["word_embeddings.weight"]
+    used = {name: tensor for name, tensor in state.items() if name in own}
+    encoder.load_state_dict(used, strict=False)
+    random = sorted(own.keys() - used.keys())
+    logger.info("loaded %d tensors from %s; at random: %s", len(used), folder, ", ".join(random) or "none")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    safe, plain = folder / "model.safetensors", folder / "pytorch_model.bin"
+    path = safe if safe.is_file() else plain
+    if not path.is_file():
+        raise FileNotFoundError(f"--pretrained {folder}: there is no model.safetensors and no pytorch_model.bin in it")
+    try:
+        state = load_file(path) if path is safe else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is damaged or is no file of plain tensors: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} does not hold a dictionary of tensors")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _convert(state: dict[str, Tensor], layers: int, source: str) -> dict[str, Tensor]:
+    """Our names for BERT's and UniLM's."""
+    # Checkpoints converted from TensorFlow call a LayerNorm's weight and bias gamma and beta.
+    state = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in state.items()}
+    state = {name.removeprefix("bert."): value for name, value in state.items()}
+    converted = {}
+    for theirs, ours in {**_EMBEDDINGS, **_HEAD}.items():
+        _rename(state, theirs, converted, ours)
+    for i in range(layers):
+        old, new = f"encoder.layer.{i}.", f"layers.{i}."
+        for theirs, ours in _LAYER.items():
+            _rename(state, old + theirs, converted, new + ours)
+        _convert_qkv(state, old + "attention.self.", converted, new + "qkv.", source)
+    for name in ("rel_pos_bias.weight", "encoder.rel_pos_bias.weight"):
+        _rename(state, name, converted, "relative_bias.weight")
+    return converted
+
+
+def _rename(state: dict[str, Tensor], theirs: str, converted: dict[str, Tensor], ours: str):
+    for end in ("", ".weight", ".bias"):
+        if theirs + end in state:
+            converted[ours + end] = state[theirs + end]
+
+
+def _convert_qkv(state: dict[str, Tensor], old: str, converted: dict[str, Tensor], new: str, source: str):
+    """Query, key and value as one matrix; UniLM has them fused already, without a bias for the key."""
+    if old + "qkv_linear.weight" in state:
+        converted[new + "weight"] = state[old + "qkv_linear.weight"]
+        if old + "q_bias" not in state or old + "v_bias" not in state:
+            raise ValueError(f"--pretrained {source}: {old}qkv_linear.weight comes without {old}q_bias and v_bias")
+        query, value = state[old + "q_bias"].reshape(-1), state[old + "v_bias"].reshape(-1)
+        converted[new + "bias"] = torch.cat([query, torch.zeros_like(query), value])
+        return
+    for kind in ("weight", "bias"):
+        parts = [state.get(f"{old}{name}.{kind}") for name in ("query", "key", "value")]
+        if all(part is not None for part in parts):
+            converted[new + kind] = torch.cat(parts)

@@ -1,0 +1,54 @@
+"""AdamW with weight decay on matrices only, as BERT is fine-tuned."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import List
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from omegaconf import II
+
+
+@dataclass
+class BertAdamWConfig(FairseqDataclass):
+    """``--weight-decay`` 0.01 is the authors'."""
+
+    adam_beta1: float = field(default=0.9, metadata={"help": "decay of the gradient's mean"})
+    adam_beta2: float = field(default=0.999, metadata={"help": "decay of the gradient's square"})
+    adam_eps: float = field(default=1e-8, metadata={"help": "added to the denominator"})
+    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay of matrices"})
+    lr: List[float] = II("optimization.lr")
+
+
+@register_optimizer("bert_adamw", dataclass=BertAdamWConfig)
+class BertAdamW(FairseqOptimizer):
+    """Biases, LayerNorm weights and other vectors do not decay; fairseq's adam cannot exclude them.
+
+    Raises:
+        ValueError: there are no matrices to tell from vectors, because ``--fp16`` flattened the parameters.
+    """
+
+    def __init__(self, cfg: BertAdamWConfig, params):
+        super().__init__(cfg)
+        params = list(params)
+        matrices = [p for p in params if p.dim() >= 2]
+        vectors = [p for p in params if p.dim() < 2]
+        if not matrices:
+            raise ValueError(
+                "bert_adamw got flattened parameters and cannot tell matrices from biases: use --precision bf16 "
+                "instead of --fp16, or add --fp16-no-flatten-grads"
+            )
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(groups, fused=True, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self):
+        """What the command line sets, for every group that does not say otherwise."""
+        lr = self.cfg.lr
+        return {
+            "lr": lr[0] if isinstance(lr, Collection) else lr,
+            "betas": (self.cfg.adam_beta1, self.cfg.adam_beta2),
+            "eps": self.cfg.adam_eps,
+            "weight_decay": self.cfg.weight_decay,
+        }

@@ -1,0 +1,282 @@
+"""The fairseq task: data, validation scores and the generator."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Optional
+
+import sacrebleu
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, open_dict
+
+from mist_fairseq.data.dataset import MistDataset
+from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.generator import DECODINGS, NARGenerator
+from mist_fairseq.models.mist import PRECISIONS, PositionLimits
+from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
+
+logger = logging.getLogger(__name__)
+
+BLEU_ORDER = 4
+
+
+@dataclass
+class MistTaskConfig(FairseqDataclass):
+    """Position limits are the paper's ("Experimental Setting")."""
+
+    data: str = field(default="", metadata={"help": "folder that fairseq-preprocess wrote; several joined by ':'"})
+    source_lang: Optional[str] = field(default=None, metadata={"help": "source suffix", "argparse_alias": "-s"})
+    target_lang: Optional[str] = field(default=None, metadata={"help": "target suffix", "argparse_alias": "-t"})
+    max_source_positions: int = field(
+        default=464, metadata={"help": "most source tokens, [CLS] and [SEP] counted; longer ones are cut"}
+    )
+    max_target_positions: int = field(
+        default=48, metadata={"help": "most target tokens, [SEP] counted; longer ones are cut for the loss"}
+    )
+    precision: PRECISIONS = field(
+        default="fp32", metadata={"help": "of matrix products (autocast); weights and losses stay in fp32"}
+    )
+    eval_bleu: bool = field(default=False, metadata={"help": "validate with sacrebleu on generated text"})
+    eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
+    decoding: ChoiceEnum(DECODINGS) = field(default="single-pass", metadata={"help": "how to generate"})
+    decoding_iterations: int = field(default=1, metadata={"help": "passes over the target; 1 is a single pass"})
+    length_beam: int = field(default=1, metadata={"help": "decode this many of the likeliest lengths, keep the best"})
+    min_length: int = field(default=1, metadata={"help": "fewest tokens before the final [SEP]"})
+    max_length: Optional[int] = field(
+        default=None, metadata={"help": "most tokens before the final [SEP]; by default what the model was trained for"}
+    )
+    keep_repeats: bool = field(default=False, metadata={"help": "do not collapse directly repeated words"})
+    train_subset: str = II("dataset.train_subset")
+    dataset_impl: Optional[str] = II("dataset.dataset_impl")
+    seed: int = II("common.seed")
+
+
+@register_task("mist", dataclass=MistTaskConfig)
+class MistTask(FairseqTask):
+    """Fine-tunes a BERT-like encoder for non-autoregressive generation, and generates with it.
+
+    Args:
+        cfg: the command line.
+        dictionary: tokenizer of source and target.
+    """
+
+    def __init__(self, cfg: MistTaskConfig, dictionary: TokenizerDictionary):
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        for name in ("max_source_positions", "max_target_positions"):
+            if cfg[name] < 3:
+                raise ValueError(f"--{name.replace('_', '-')} is {cfg[name]}, expected at least 3")
+        self.limits = PositionLimits(cfg.max_source_positions, cfg.max_target_positions)
+
+    # -- dictionary -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def setup_task(cls, cfg: MistTaskConfig, **kwargs):
+        """Load the dictionary that fairseq-preprocess left beside the data.
+
+        Raises:
+            ValueError: there is no data folder, or source and target have different dictionaries.
+        """
+        folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
+        if not os.path.isdir(folder):
+            raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
+        if cfg.source_lang is None or cfg.target_lang is None:
+            inferred = data_utils.infer_language_pair(folder)
+            with open_dict(cfg):
+                cfg.source_lang = cfg.source_lang or inferred[0]
+                cfg.target_lang = cfg.target_lang or inferred[1]
+        if cfg.source_lang is None or cfg.target_lang is None:
+            raise ValueError(f"cannot tell source from target in {folder}: give --source-lang and --target-lang")
+        source, target = (
+            load_dictionary(os.path.join(folder, f"dict.{lang}.txt")) for lang in (cfg.source_lang, cfg.target_lang)
+        )
+        if source != target:
+            raise ValueError(f"source and target of {folder} have different dictionaries: {PREPROCESS}")
+        logger.info("dictionary: %s types", f"{len(source):,}")
+        return cls(cfg, source)
+
+    @classmethod
+    def load_dictionary(cls, filename):
+        """Read a ``vocab.txt``, a SentencePiece model or a saved dictionary."""
+        return load_dictionary(filename)
+
+    @classmethod
+    def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
+        """Refuse: the vocabulary is not counted from the data but comes with the pre-trained encoder."""
+        raise ValueError(PREPROCESS)
+
+    @property
+    def source_dictionary(self):
+        """The tokenizer."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self):
+        """The tokenizer."""
+        return self.dictionary
+
+    # -- data -----------------------------------------------------------------------------------------------
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Load one split, for instance ``train``.
+
+        Raises:
+            FileNotFoundError: the split is not there.
+            ValueError: source and target have different numbers of lines.
+        """
+        folders = utils.split_paths(self.cfg.data)
+        if split != self.cfg.train_subset:
+            folders = folders[:1]  # only training data comes in shards
+        source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
+        prefix = os.path.join(folders[(epoch - 1) % len(folders)], f"{split}.{source_lang}-{target_lang}.")
+
+        def load(lang):
+            return data_utils.load_indexed_dataset(
+                prefix + lang, self.dictionary, self.cfg.dataset_impl, combine=combine
+            )
+
+        source, target = load(source_lang), load(target_lang)
+        if source is None:
+            raise FileNotFoundError(f"no data at {prefix}{source_lang}: run fairseq-preprocess with --{split}pref")
+        dataset = MistDataset(
+            source,
+            source.sizes,
+            target,
+            None if target is None else target.sizes,
+            self.dictionary,
+            self.limits,
+            shuffle=split == self.cfg.train_subset,
+            seed=self.cfg.seed,
+        )
+        sources, targets = dataset.truncated()
+        if split == self.cfg.train_subset or sources or targets:
+            logger.info(
+                f"{split}: {sources:,} of {len(dataset):,} sources are cut to {self.limits.source} tokens, "
+                f"{targets:,} targets to {self.limits.target} (for the loss only)"
+            )
+        self.datasets[split] = dataset
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None, **kwargs):
+        """A data set of sources alone, for fairseq-interactive."""
+        if constraints is not None:
+            raise ValueError("--constraints does not work: a non-autoregressive model cannot be constrained")
+        return MistDataset(src_tokens, src_lengths, None, None, self.dictionary, self.limits)
+
+    def max_positions(self):
+        """The limits of source and target."""
+        return self.limits.source, self.limits.target
+
+    # -- model and generator --------------------------------------------------------------------------------
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
+        start_from = None if from_checkpoint else cfg.pretrained
+        if start_from:
+            check_dictionary(start_from, self.dictionary)
+            sizes = read_sizes(start_from)
+            logger.info("sizes of %s: %s", start_from, sizes)
+            # In place: this is the configuration that checkpoints will store.
+            with open_dict(cfg):
+                for name, size in sizes.items():
+                    cfg[name] = size
+        model = super().build_model(cfg, from_checkpoint)
+        if start_from:
+            load_pretrained(model.encoder, start_from)
+        if self.cfg.eval_bleu:
+            self.generator = self.build_generator([model], None)
+        return model
+
+    def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
+        """The non-autoregressive generator.
+
+        Args:
+            models: one model.
+            args: fairseq's generation options, or None for their defaults.
+
+        Raises:
+            ValueError: an option cannot work for a non-autoregressive model; names it.
+        """
+        if prefix_allowed_tokens_fn is not None or (extra_gen_cls_kwargs or {}).get("lm_model") is not None:
+            raise ValueError("constrained decoding and language-model fusion need an autoregressive model")
+        return NARGenerator(
+            models,
+            self.dictionary,
+            decoding=str(self.cfg.decoding),
+            iterations=self.cfg.decoding_iterations,
+            length_beam=self.cfg.length_beam,
+            min_length=self.cfg.min_length,
+            max_length=self.cfg.max_length,
+            keep_repeats=self.cfg.keep_repeats,
+            precision=str(self.cfg.precision),
+            options=args,
+        )
+
+    # -- validation -----------------------------------------------------------------------------------------
+
+    def valid_step(self, sample, model, criterion):
+        """Losses, and with ``--eval-bleu`` the n-gram counts of generated text."""
+        loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        if self.cfg.eval_bleu:
+            hypotheses, references = self._generate_text(sample, model)
+            if self.cfg.eval_bleu_print_samples:
+                logger.info("example hypothesis: %s", hypotheses[0])
+                logger.info("example reference: %s", references[0])
+            bleu = sacrebleu.corpus_bleu(hypotheses, [references])
+            logging_output["_bleu_sys_len"] = bleu.sys_len
+            logging_output["_bleu_ref_len"] = bleu.ref_len
+            for n in range(BLEU_ORDER):
+                logging_output[f"_bleu_counts_{n}"] = bleu.counts[n]
+                logging_output[f"_bleu_totals_{n}"] = bleu.totals[n]
+        return loss, sample_size, logging_output
+
+    def _generate_text(self, sample, model) -> tuple[list[str], list[str]]:
+        """Outputs and uncut references of a batch, as fairseq-generate would print them."""
+        strip = self.generator.symbols_to_strip_from_output
+        hypotheses = [
+            self.dictionary.string(hypotheses[0]["tokens"], extra_symbols_to_ignore=strip)
+            for hypotheses in self.inference_step(self.generator, [model], sample)
+        ]
+        references = [
+            self.dictionary.string(
+                utils.strip_pad(row, self.dictionary.pad()), escape_unk=True, extra_symbols_to_ignore=strip
+            )
+            for row in sample["target"].cpu()
+        ]
+        return hypotheses, references
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """Log the criterion's figures and BLEU over all validation batches."""
+        super().reduce_metrics(logging_outputs, criterion)
+        if not any("_bleu_sys_len" in log for log in logging_outputs):
+            return
+        names = [f"{kind}_{n}" for kind in ("counts", "totals") for n in range(BLEU_ORDER)] + ["sys_len", "ref_len"]
+        for name in names:
+            # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
+            metrics.log_scalar_sum(f"_bleu_{name}", sum(int(log[f"_bleu_{name}"]) for log in logging_outputs))
+        metrics.log_derived("bleu", _bleu)
+
+
+def _bleu(meters) -> float:
+    """Corpus BLEU from summed n-gram counts."""
+
+    def total(name):
+        return int(meters[f"_bleu_{name}"].sum)
+
+    bleu = sacrebleu.BLEU.compute_bleu(
+        correct=[total(f"counts_{n}") for n in range(BLEU_ORDER)],
+        total=[total(f"totals_{n}") for n in range(BLEU_ORDER)],
+        sys_len=total("sys_len"),
+        ref_len=total("ref_len"),
+        smooth_method="exp",
+    )
+    return round(float(bleu.score), 2)
+
+
+PREPROCESS = (
+    "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
+    "--joined-dictionary --srcdict FILE, a BERT vocab.txt or a SentencePiece model"
+)
