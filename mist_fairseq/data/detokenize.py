@@ -89,7 +89,7 @@ def _apostrophe(before: str, word: str, after: str, rest: list[str], open_quotes
         return True, True
     if before.lower() in _ELIDED and after:
         return True, True
-    if word == before or word == after:  # '' closes what `` opened
+    if word in (before, after):  # '' closes what `` opened
         return word == before or bool(before), word == after
     if word in open_quotes:
         open_quotes.discard(word)

@@ -76,6 +76,12 @@ def padding_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def row_chunks(logits: Tensor) -> list[slice]:
+    """Slices over the rows of (N, V) that keep temporaries in a CPU's cache; a GPU takes all rows at once."""
+    size = 64 if logits.device.type == "cpu" else max(1, len(logits))
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
+
+
 def relative_position_bucket(relative: Tensor, bins: int, max_distance: int) -> Tensor:
     """T5's bidirectional buckets, as UniLM uses them: exact near zero, logarithmic up to *max_distance*.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.glancing import glance
 from mist_fairseq.mixing import mix_source
-from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask
+from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask, row_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,10 @@ class MistModel(BaseFairseqModel):
 
     def predict(self, logits: Tensor) -> Tensor:
         """Likeliest tokens, never [PAD], [CLS] or [MASK]. *Shapes:* (N, V) -> (N)."""
-        return logits.index_fill(-1, self.never_predicted, float("-inf")).argmax(-1)
+        tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        for rows in row_chunks(logits):
+            tokens[rows] = logits[rows].index_fill(-1, self.never_predicted, float("-inf")).argmax(-1)
+        return tokens
 
     def mix(self, pseudo: Tensor, pseudo_lengths: Tensor, source: Tensor, source_lengths: Tensor) -> SourceState:
         """Source state of ``[CLS] Y_p [SEP] X [SEP]``; shapes as in ``mix_source``."""
