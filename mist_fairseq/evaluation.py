@@ -1,0 +1,83 @@
+"""Run fairseq-generate, read what it printed, and compare decodings."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import sacrebleu
+
+_PLUGIN = Path(__file__).parent
+
+
+@dataclass
+class Generation:
+    """What one fairseq-generate printed, in the order of the data.
+
+    Attributes:
+        sources, outputs, references: text, one a sentence.
+        sentences_per_second: of decoding alone, as fairseq measures it.
+    """
+
+    sources: list[str]
+    outputs: list[str]
+    references: list[str]
+    sentences_per_second: float
+
+
+def read_generation(text: str) -> Generation:
+    """Parse the S-, T- and D- lines and the closing line of fairseq-generate.
+
+    Raises:
+        ValueError: sentences are missing or the run did not come to its end.
+    """
+    found: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
+    for kind, number, line in re.findall(r"^([STD])-(\d+)\t(.*)$", text, flags=re.MULTILINE):
+        # The best hypothesis comes first; a D- line has its score before the text.
+        found[kind].setdefault(int(number), line.split("\t", 1)[1] if kind == "D" else line)
+    speed = re.search(r"\(([\d.]+) sentences/s", text)
+    count = len(found["D"])
+    for kind, lines in found.items():
+        if sorted(lines) != list(range(count)) and not (kind == "T" and not lines):
+            raise ValueError(f"fairseq-generate printed {len(lines)} {kind}- lines and {count} D- lines")
+    if speed is None:
+        raise ValueError("fairseq-generate did not come to its end")
+    sources, references, outputs = ([lines[i] for i in sorted(lines)] for lines in found.values())
+    return Generation(sources, outputs, references, float(speed.group(1)))
+
+
+def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
+    """Run fairseq-generate in a process of its own.
+
+    Args:
+        data: folder of binarized data.
+        checkpoint: ``checkpoint_best.pt`` or the like.
+        subset: ``valid``, ``test``.
+        log: everything it prints is kept there.
+        options: more options of fairseq-generate.
+
+    Raises:
+        RuntimeError: it failed; carries the last line it printed.
+    """
+    command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
+    command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    text = log.read_text(encoding="utf-8")
+    if status:
+        last = (text.strip().splitlines() or ["nothing printed"])[-1]
+        raise RuntimeError(f"fairseq-generate failed: {last} (all of it: {log})")
+    return read_generation(text)
+
+
+def bleu(outputs: list[str], references: list[str]) -> float:
+    """sacrebleu's corpus BLEU without regard to case.
+
+    Raises:
+        ValueError: there are not as many outputs as references.
+    """
+    if len(outputs) != len(references):
+        raise ValueError(f"{len(outputs):,} outputs but {len(references):,} references")
+    return sacrebleu.corpus_bleu(outputs, [references], lowercase=True).score

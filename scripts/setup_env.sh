@@ -1,0 +1,35 @@
+# Sourced by the other scripts, with the extras to install as arguments: gives $PYTHON and puts the environment's
+# commands on the PATH. The virtual environment is $VENV if that is set, or .venv in the repository.
+
+_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+_venv=${VENV:-$_root/.venv}
+_extras=${1:+[$1]}
+
+if [ ! -x "$_venv/bin/python" ]; then
+    _python=${PYTHON:-python3}
+    "$_python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "Python 3.11 or newer is needed, $_python is $("$_python" --version 2>&1); set PYTHON=/path/to/python3.11" >&2
+        exit 1
+    }
+    echo "Making a virtual environment in $_venv"
+    "$_python" -m venv "$_venv"
+fi
+PYTHON=$_venv/bin/python
+PATH=$_venv/bin:$PATH
+export PYTHON PATH
+
+# Installed already, from these very files and with these extras?
+_stamp=$_venv/.mist_fairseq$_extras
+_wanted=$(cat "$_root/setup.py" "$_root/constraints.txt" | cksum; echo "$_root")
+if [ "$(cat "$_stamp" 2>/dev/null)" != "$_wanted" ]; then
+    echo "Installing mist_fairseq$_extras and what it needs into $_venv"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$_root/constraints.txt" -e "$_root$_extras"
+    echo "$_wanted" > "$_stamp"
+fi
+
+# On a CPU, glibc hands big buffers back to the kernel after every use and faults them in again at the next, which
+# took a quarter of a training step. A GPU's memory is not glibc's.
+export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-8589934592}
+export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-536870912}
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}

@@ -1,0 +1,31 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
+
+setup(
+    name="mist-fairseq",
+    version=version,
+    description="Improving Non-autoregressive Generation with Mixup Training (MIST), as a fairseq plugin",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["mist_fairseq", "mist_fairseq.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "numpy",
+        "sacrebleu>=2.3",
+        "safetensors>=0.4",
+        "sentencepiece>=0.2",
+        "tokenizers>=0.20",
+        "torch>=2.6",  # the first to load checkpoints without executing code unless told otherwise
+        "ve-fairseq==0.12.3",
+    ],
+    extras_require={
+        # transformers 5 dropped the slow BertTokenizer, which the tests take as their oracle.
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "transformers<5"],
+    },
+)

@@ -1,0 +1,166 @@
+"""Small vocabularies, models and pre-trained folders for the tests."""
+
+import json
+import string
+from pathlib import Path
+
+import torch
+
+from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
+
+WORDS = "how can i learn the guitar fast what is best way to a in of and who why when where do you it".split()
+
+
+def tiny_vocab() -> list[str]:
+    """Special tokens, not at BERT's places, some words, and letters and digits to spell the rest."""
+    letters = string.ascii_lowercase + string.digits
+    return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + [
+        word for word in WORDS if len(word) > 1
+    ]
+
+
+def tiny_dictionary() -> WordPieceDictionary:
+    return WordPieceDictionary(tiny_vocab())
+
+
+def tiny_config(**changes) -> MistConfig:
+    config = MistConfig()
+    sizes = dict(
+        encoder_layers=2,
+        encoder_embed_dim=32,
+        encoder_ffn_embed_dim=64,
+        encoder_attention_heads=4,
+        max_positions=64,
+        length_classes=32,
+        precision="fp32",
+    )
+    for name, value in {**sizes, **changes}.items():
+        setattr(config, name, value)
+    return config
+
+
+def tiny_model(dictionary=None, source=40, target=20, seed=0, **changes) -> MistModel:
+    """In evaluation mode, with weights large enough that outputs differ from each other."""
+    torch.manual_seed(seed)
+    model = MistModel(tiny_config(**changes), dictionary or tiny_dictionary(), PositionLimits(source, target))
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            parameter.data.mul_(5)
+    return model.eval()
+
+
+def ragged(lengths, low, high, pad, generator=None) -> torch.Tensor:
+    """Right-padded random tokens of the given lengths, ids from low up to, not including, high."""
+    tokens = torch.full((len(lengths), max(lengths)), pad)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = torch.randint(low, high, (length,), generator=generator)
+    return tokens
+
+
+def sources(lengths, dictionary, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ``[CLS] X [SEP]``."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = ragged(lengths, 40, len(dictionary), dictionary.pad(), generator)
+    tokens[:, 0] = dictionary.bos()
+    for row, length in enumerate(lengths):
+        tokens[row, length - 1] = dictionary.eos()
+    return tokens, torch.tensor(lengths)
+
+
+def targets(lengths, dictionary, seed=1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ``Y [SEP]``."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = ragged(lengths, 40, len(dictionary), dictionary.pad(), generator)
+    for row, length in enumerate(lengths):
+        tokens[row, length - 1] = dictionary.eos()
+    return tokens, torch.tensor(lengths)
+
+
+def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
+    """What the collater makes of random sentences."""
+    src_tokens, src_lengths = sources(source_lengths, dictionary, seed)
+    target_tokens, lengths = targets(target_lengths, dictionary, seed + 1)
+    real = torch.arange(target_tokens.shape[1]) < lengths[:, None]
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "id": torch.arange(len(src_tokens)),
+        "nsentences": len(src_tokens),
+        "ntokens": int(lengths.sum()),
+        "target": target_tokens,
+        "net_input": {
+            "src_tokens": src_tokens,
+            "src_lengths": src_lengths,
+            "target_tokens": target_tokens,
+            "target_lengths": lengths,
+            "target_index": real.flatten().nonzero()[:, 0],
+            "noise": torch.rand(target_tokens.shape, generator=generator),
+        },
+    }
+
+
+BERT_CONFIG = dict(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=64,
+    type_vocab_size=2,
+    hidden_act="gelu",
+)
+
+
+def bert_state(vocab_size, config=None, head=True, prefix="bert.", seed=0) -> dict[str, torch.Tensor]:
+    """Random weights under BERT's names."""
+    config = {**BERT_CONFIG, **(config or {})}
+    generator = torch.Generator().manual_seed(seed)
+    D, F = config["hidden_size"], config["intermediate_size"]
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    state = {
+        "embeddings.word_embeddings.weight": normal(vocab_size, D),
+        "embeddings.position_embeddings.weight": normal(config["max_position_embeddings"], D),
+        "embeddings.token_type_embeddings.weight": normal(config["type_vocab_size"], D),
+        "embeddings.LayerNorm.weight": 1 + normal(D),
+        "embeddings.LayerNorm.bias": normal(D),
+        "pooler.dense.weight": normal(D, D),
+        "pooler.dense.bias": normal(D),
+    }
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}."
+        for name, out, size in (
+            ("attention.self.query", D, D),
+            ("attention.self.key", D, D),
+            ("attention.self.value", D, D),
+            ("attention.output.dense", D, D),
+            ("intermediate.dense", F, D),
+            ("output.dense", D, F),
+        ):
+            state[f"{layer}{name}.weight"], state[f"{layer}{name}.bias"] = normal(out, size), normal(out)
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            state[f"{layer}{name}.weight"], state[f"{layer}{name}.bias"] = 1 + normal(D), normal(D)
+    state = {prefix + name: value for name, value in state.items()}
+    if head:
+        state["cls.predictions.bias"] = normal(vocab_size)
+        state["cls.predictions.transform.dense.weight"] = normal(D, D)
+        state["cls.predictions.transform.dense.bias"] = normal(D)
+        state["cls.predictions.transform.LayerNorm.weight"] = 1 + normal(D)
+        state["cls.predictions.transform.LayerNorm.bias"] = normal(D)
+        state["cls.predictions.decoder.weight"] = state[prefix + "embeddings.word_embeddings.weight"].clone()
+    return state
+
+
+def write_bert_folder(folder: Path, state: dict, config=None, vocab=None, safetensors=True) -> Path:
+    """A folder as ``save_pretrained`` writes it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**BERT_CONFIG, **(config or {})}))
+    (folder / "vocab.txt").write_text("\n".join(vocab or tiny_vocab()) + "\n", encoding="utf-8")
+    if safetensors:
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    else:
+        torch.save(state, folder / "pytorch_model.bin")
+    return folder
