@@ -94,8 +94,10 @@ def _apostrophe(before: str, word: str, after: str, rest: list[str], open_quotes
     if word in open_quotes:
         open_quotes.discard(word)
         return True, False
+    later = [after, *rest, ""]
     closes_later = any(
-        mark == word and not (i + 1 < len(rest) and rest[i + 1].lower() in _CONTRACTED) for i, mark in enumerate(rest)
+        mark == word and later[i].lower() not in _ELIDED and later[i + 2].lower() not in _CONTRACTED
+        for i, mark in enumerate(later[1:-1])
     )
     if closes_later:
         open_quotes.add(word)

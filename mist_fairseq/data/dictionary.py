@@ -337,7 +337,7 @@ class SentencePieceDictionary(TokenizerDictionary):
         pieces = []
         for index in ids:
             if index == self.unk_index:
-                pieces.append(unknown)
+                pieces.append(f" {unknown} ")  # spaced as SentencePiece spaces its own mark
             elif index >= self.processor.GetPieceSize() or self.processor.IsControl(index):
                 pieces.append(f" {self[index]} ")  # SentencePiece itself would decode it to nothing
             else:

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+
+from mist_fairseq.data.dataset import MistDataset
+from mist_fairseq.models.mist import PositionLimits
+
+
+def make(dictionary, lengths, limits=(10, 6), **options):
+    """Pairs of X [SEP] and Y [SEP] whose tokens count up."""
+    eos = dictionary.eos()
+
+    def lines(side):
+        return [torch.tensor([*range(40, 40 + pair[side] - 1), eos], dtype=torch.int32) for pair in lengths]
+
+    source, target = lines(0), lines(1)
+    sizes = np.array(lengths)
+    return MistDataset(
+        source, sizes[:, 0], target, sizes[:, 1], dictionary, PositionLimits(*limits), **options
+    )
+
+
+def test_items_have_the_papers_form(dictionary):
+    item = make(dictionary, [(4, 3)])[0]
+    cls, sep = dictionary.bos(), dictionary.eos()
+    assert item["source"].tolist() == [cls, 40, 41, 42, sep]
+    assert item["cut_target"].tolist() == item["target"].tolist() == [40, 41, sep]
+
+
+def test_long_ones_are_cut_and_never_dropped(dictionary):
+    dataset = make(dictionary, [(9, 6), (10, 7), (30, 30)])
+    cls, sep = dictionary.bos(), dictionary.eos()
+    assert len(dataset[0]["source"]) == 10 and len(dataset[0]["cut_target"]) == 6  # exactly at the limits
+    for index in (1, 2):
+        assert dataset[index]["source"].tolist() == [cls, *range(40, 48), sep]
+        assert dataset[index]["cut_target"].tolist() == [*range(40, 45), sep]
+    assert len(dataset[2]["target"]) == 30  # the reference stays whole
+    assert dataset.truncated() == (2, 2)
+    indices, dropped = dataset.filter_indices_by_size(dataset.ordered_indices(), (10, 6))
+    assert len(indices) == 3 and len(dropped) == 0
+    assert dataset.size(2) == (10, 6) and dataset.sizes.tolist() == [10, 10, 10]
+
+
+def test_collater_ships_lengths_and_flat_positions(dictionary):
+    dataset = make(dictionary, [(4, 3), (2, 6), (5, 1)])
+    batch = dataset.collater([dataset[i] for i in range(3)])
+    inputs, pad = batch["net_input"], dictionary.pad()
+    assert inputs["src_lengths"].tolist() == [5, 3, 6] and inputs["target_lengths"].tolist() == [3, 6, 1]
+    assert inputs["src_tokens"].shape == (3, 6) and inputs["src_tokens"][1, 3:].tolist() == [pad] * 3
+    expected = [row * 6 + column for row, length in enumerate((3, 6, 1)) for column in range(length)]
+    assert inputs["target_index"].tolist() == expected
+    assert batch["ntokens"] == 10 and batch["nsentences"] == 3
+    assert inputs["noise"].shape == (3, 6)
+    assert dataset.collater([]) == {}
+
+
+def test_sources_alone(dictionary):
+    dataset = MistDataset([torch.tensor([dictionary.eos()])], [1], None, None, dictionary, PositionLimits(10, 6))
+    batch = dataset.collater([dataset[0]])
+    assert batch["target"] is None and batch["net_input"]["src_tokens"].tolist() == [[dictionary.bos(), dictionary.eos()]]
+
+
+def test_batches_hold_similar_lengths(dictionary):
+    rng = np.random.default_rng(0)
+    dataset = make(dictionary, rng.integers(1, 9, (500, 2)).tolist(), limits=(40, 40), shuffle=True)
+    order = dataset.ordered_indices()
+    assert sorted(order) == list(range(500))
+    pairs = [(int(dataset.source_sizes[i]), int(dataset.target_sizes[i])) for i in order]
+    assert pairs == sorted(pairs)
+    assert (order != dataset.ordered_indices()).any()  # equal lengths in random order
+
+
+def test_glancing_noise_belongs_to_the_sentence(dictionary):
+    """Not to its batch, rank or position: so ranks differ, and any split of a batch glances alike."""
+    dataset = make(dictionary, [(4, 5)] * 4)
+    noise = [dataset[i]["noise"] for i in range(4)]
+    assert torch.equal(noise[0], dataset[0]["noise"])
+    assert not any(torch.equal(noise[0], other) for other in noise[1:])
+    dataset.set_epoch(2)
+    assert not torch.equal(noise[0], dataset[0]["noise"])
+    assert not dataset.can_reuse_epoch_itr_across_epochs
+
+
+def test_limits_are_read_at_every_use(dictionary):
+    """A resumed checkpoint sets them after the data was loaded."""
+    dataset = make(dictionary, [(9, 6)])
+    dataset.limits.source, dataset.limits.target = 5, 4
+    assert len(dataset[0]["source"]) == 5 and len(dataset[0]["cut_target"]) == 4 and dataset.size(0) == (5, 4)
+
+
+def test_different_line_counts_are_refused(dictionary):
+    line = torch.tensor([dictionary.eos()])
+    with pytest.raises(ValueError, match="1 sources but 2 targets"):
+        MistDataset([line], [1], [line, line], [1, 1], dictionary, PositionLimits(10, 6))
