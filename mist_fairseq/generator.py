@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.models.encoder import SourceState, padding_mask
+from mist_fairseq.models.encoder import SourceState, padding_mask, real_positions
 
 DECODINGS = ["single-pass", "mist", "mask-predict"]
 
@@ -196,8 +196,12 @@ class NARGenerator:
             if len(distinct) < len(src_tokens):
                 lengths = torch.empty_like(src_lengths[: len(distinct)])
                 lengths[inverse] = src_lengths
-                return self.model.encoder.encode_source(distinct, lengths).select(inverse)
-        return self.model.encoder.encode_source(src_tokens, src_lengths)
+                return self._encode(distinct, lengths).select(inverse)
+        return self._encode(src_tokens, src_lengths)
+
+    def _encode(self, src_tokens: Tensor, src_lengths: Tensor) -> SourceState:
+        index = real_positions(src_lengths, src_tokens.shape[1])
+        return self.model.encoder.encode_source(src_tokens, src_lengths, index)
 
     def _predict_lengths(self, source: SourceState) -> Tensor:
         """The K likeliest lengths, final [SEP] counted. -> (B, K)."""
@@ -220,9 +224,11 @@ class NARGenerator:
 
     def _fill(self, tokens: Tensor, lengths: Tensor, source: SourceState) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; the other tokens stay, with score 0. *Shapes:* (B, T) -> tokens, scores (B, T)."""
-        hidden = self.model.encoder.decode_target(tokens, lengths, source)
-        index = (tokens == self.dictionary.mask()).flatten().nonzero()[:, 0]
-        logits = self.model.encoder.token_logits(hidden.flatten(0, 1).index_select(0, index)).float()
+        real = real_positions(lengths, tokens.shape[1])
+        hidden = self.model.encoder.decode_target(tokens, lengths, real, source)
+        masked = tokens.flatten()[real] == self.dictionary.mask()
+        index = real[masked]
+        logits = self.model.encoder.token_logits(hidden[masked]).float()
         logits.index_fill_(-1, self.model.never_predicted, float("-inf"))
         best, predicted = logits.max(-1)
         filled = tokens.flatten().scatter(0, index, predicted).view_as(tokens)

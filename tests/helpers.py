@@ -9,7 +9,31 @@ import torch
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 
-WORDS = "how can i learn the guitar fast what is best way to a in of and who why when where do you it".split()
+WORDS = [
+    "how",
+    "can",
+    "i",
+    "learn",
+    "the",
+    "guitar",
+    "fast",
+    "what",
+    "is",
+    "best",
+    "way",
+    "to",
+    "a",
+    "in",
+    "of",
+    "and",
+    "who",
+    "why",
+    "when",
+    "where",
+    "do",
+    "you",
+    "it",
+]
 
 
 def tiny_vocab() -> list[str]:
@@ -77,11 +101,32 @@ def targets(lengths, dictionary, seed=1) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, torch.tensor(lengths)
 
 
+def flat(lengths, width=None) -> torch.Tensor:
+    """Flat indices of real positions, the slow way."""
+    width = width or int(max(lengths))
+    return torch.tensor([row * width + i for row, length in enumerate(lengths) for i in range(int(length))])
+
+
+def indices(src_lengths, target_lengths, limit=40) -> dict[str, torch.Tensor]:
+    """The collater's flat indices."""
+    width = min(int(max(src_lengths)) + int(max(target_lengths)) + 1, limit)
+    mixed = [min(int(s) + int(t) + 1, limit) for s, t in zip(src_lengths, target_lengths)]
+    return {"src_index": flat(src_lengths), "target_index": flat(target_lengths), "mixed_index": flat(mixed, width)}
+
+
+def encode(model, tokens, lengths):
+    return model.encoder.encode_source(tokens, lengths, flat(lengths, tokens.shape[1]))
+
+
+def decode(model, tokens, lengths, state) -> tuple[torch.Tensor, ...]:
+    """Hidden states of each target, (T_i, D)."""
+    return model.encoder.decode_target(tokens, lengths, flat(lengths, tokens.shape[1]), state).split(lengths.tolist())
+
+
 def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
     """What the collater makes of random sentences."""
     src_tokens, src_lengths = sources(source_lengths, dictionary, seed)
     target_tokens, lengths = targets(target_lengths, dictionary, seed + 1)
-    real = torch.arange(target_tokens.shape[1]) < lengths[:, None]
     generator = torch.Generator().manual_seed(seed)
     return {
         "id": torch.arange(len(src_tokens)),
@@ -93,8 +138,8 @@ def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
             "src_lengths": src_lengths,
             "target_tokens": target_tokens,
             "target_lengths": lengths,
-            "target_index": real.flatten().nonzero()[:, 0],
             "noise": torch.rand(target_tokens.shape, generator=generator),
+            **indices(src_lengths, lengths),
         },
     }
 

@@ -6,6 +6,7 @@ from fairseq.data import FairseqDataset, data_utils
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.models.encoder import real_positions
 from mist_fairseq.models.mist import PositionLimits
 
 
@@ -81,10 +82,12 @@ class MistDataset(FairseqDataset):
         return self.sizes[indices]
 
     def ordered_indices(self):
-        """By source and then target length, so that batches need little padding."""
+        """By source length alone.
+
+        Sorted by target length too, all targets of a batch would have one length, and each batch would pull the
+        length classifier towards its own. Targets are packed, so their different lengths cost little.
+        """
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
-        if self.target is not None:
-            order = order[np.argsort(self.target_sizes[order], kind="stable")]
         return order[np.argsort(self.source_sizes[order], kind="stable")]
 
     def filter_indices_by_size(self, indices, max_sizes):
@@ -125,31 +128,37 @@ class MistDataset(FairseqDataset):
     def collater(self, samples):
         """A batch: ``net_input`` holds the model's arguments, ``target`` the uncut references.
 
-        *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens and noise (B, T), target_lengths (B),
-        target_index (N): flat positions of real target tokens, so that masks never depend on token values.
+        *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens and noise (B, T), target_lengths (B), and the flat
+        positions of what is to be computed: src_index, target_index and mixed_index, the last over the width of
+        ``mix_source``. Masks never depend on token values.
         """
         if not samples:
             return {}
         sources = [sample["source"] for sample in samples]
+        src_tokens, src_lengths = self._pad(sources), _lengths(sources)
         batch = {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "nsentences": len(samples),
-            "ntokens": sum(map(len, sources)),
-            "net_input": {"src_tokens": self._pad(sources), "src_lengths": _lengths(sources)},
+            "ntokens": int(src_lengths.sum()),
+            "net_input": {"src_tokens": src_tokens, "src_lengths": src_lengths},
             "target": None,
         }
         if self.target is not None:
             targets = [sample["cut_target"] for sample in samples]
-            lengths = _lengths(targets)
-            width = int(lengths.max())
-            real = torch.arange(width) < lengths[:, None]
-            batch["ntokens"] = int(lengths.sum())
+            target_tokens, target_lengths = self._pad(targets), _lengths(targets)
+            S, T = src_tokens.shape[1], target_tokens.shape[1]
+            limit = self.limits.source
+            # [SEP] after the pseudo target is there or not, depending on the prediction: leave room for it.
+            mixed_lengths = (src_lengths + target_lengths + 1).clamp(max=limit)
+            batch["ntokens"] = int(target_lengths.sum())
             batch["target"] = self._pad([sample["target"] for sample in samples])
             batch["net_input"].update(
-                target_tokens=self._pad(targets),
-                target_lengths=lengths,
-                target_index=real.flatten().nonzero()[:, 0],
+                target_tokens=target_tokens,
+                target_lengths=target_lengths,
                 noise=data_utils.collate_tokens([sample["noise"] for sample in samples], 0.0),
+                src_index=real_positions(src_lengths, S),
+                target_index=real_positions(target_lengths, T),
+                mixed_index=real_positions(mixed_lengths, min(S + T + 1, limit)),
             )
         return batch
 

@@ -6,8 +6,11 @@ computes the source and keeps each layer's keys and values (the *source state*),
 rows over ``[source; target]``. Nothing masked is computed, and every use in training and decoding is made of these
 two calls.
 
+Batches are ragged. Everything but the attention itself runs on packed rows, the real positions only, so padding costs
+next to nothing and batches need not be sorted by target length.
+
 Dimensions: B sentences, S source and T target positions, D hidden size, H heads, d = D / H, V vocabulary, N real
-target positions of a batch.
+positions of a batch.
 """
 
 import math
@@ -76,6 +79,24 @@ def padding_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def real_positions(lengths: Tensor, size: int) -> Tensor:
+    """Flat indices of the real positions of a padded batch. *Shapes:* lengths (B) -> (N), into B * size."""
+    return padding_mask(lengths, size).flatten().nonzero()[:, 0]
+
+
+def pack(padded: Tensor, index: Tensor) -> Tensor:
+    """Rows at *index*. *Shapes:* (B, L, X), (N) -> (N, X)."""
+    rows = padded.flatten(0, 1)
+    return rows if len(index) == len(rows) else rows.index_select(0, index)
+
+
+def unpack(packed: Tensor, index: Tensor, B: int, L: int) -> Tensor:
+    """Zero where *index* has no row. *Shapes:* (N, X), (N) -> (B, L, X)."""
+    if len(index) < B * L:
+        packed = packed.new_zeros(B * L, packed.shape[1]).index_copy(0, index, packed)
+    return packed.view(B, L, -1)
+
+
 def row_chunks(logits: Tensor) -> list[slice]:
     """Slices over the rows of (N, V) that keep temporaries in a CPU's cache; a GPU takes all rows at once."""
     size = 64 if logits.device.type == "cpu" else max(1, len(logits))
@@ -114,15 +135,28 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(size, eps=1e-12)
 
     def forward(
-        self, x: Tensor, mask: Tensor, source_key: Tensor | None = None, source_value: Tensor | None = None
+        self,
+        x: Tensor,
+        index: Tensor,
+        mask: Tensor,
+        shape: tuple[int, int],
+        source_key: Tensor | None = None,
+        source_value: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """*Shapes:* x (B, L, D), mask broadcastable to (B, H, L, S + L), source_key, source_value (B, H, S, d).
+        """Attention needs padded rows, all else runs on the packed ones.
+
+        Args:
+            x: packed rows, *Shape:* (N, D).
+            index: their flat positions in a padded batch, *Shape:* (N).
+            mask: what attention may see, broadcastable to (B, H, L, S + L).
+            shape: (B, L) of the padded batch.
+            source_key, source_value: seen beside the layer's own, *Shape:* (B, H, S, d).
 
         Returns:
-            x (B, L, D) and this layer's own key and value (B, H, L, d).
+            x (N, D) and this layer's own key and value (B, H, L, d).
         """
-        B, L, D = x.shape
-        qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
+        B, L = shape
+        qkv = unpack(self.qkv(x), index, B, L).view(B, L, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, d) each
         all_keys, all_values = key, value
         if source_key is not None:
@@ -135,7 +169,7 @@ class Layer(nn.Module):
             attn_mask=mask if mask.dtype == torch.bool else mask.to(query.dtype),
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
-        attended = attended.transpose(1, 2).reshape(B, L, D)
+        attended = pack(attended.transpose(1, 2).flatten(2), index)  # (N, D)
         x = self.attention_norm(x + self._drop(self.attention_output(attended)))
         x = self.ffn_norm(x + self._drop(self.ffn_out(F.gelu(self.ffn_in(x)))))
         return x, key, value
@@ -187,44 +221,47 @@ class Encoder(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def encode_source(self, tokens: Tensor, lengths: Tensor) -> SourceState:
+    def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """Run the source rows, which see only the source.
 
         Args:
             tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
             lengths: real tokens of each, *Shape:* (B).
+            index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
         """
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # (1, S)
-        x = self._embed(tokens, positions, self.config.source_type)
-        mask = self._mask(padding_mask(lengths, tokens.shape[1]), positions, positions)
+        B, S = tokens.shape
+        positions = torch.arange(S, device=tokens.device)[None]  # (1, S)
+        x = self._embed(tokens, positions.expand(B, S), self.config.source_type, index)
+        mask = self._mask(padding_mask(lengths, S), positions, positions)
         keys, values = [], []
         for layer in self.layers:
-            x, key, value = layer(x, mask)
+            x, key, value = layer(x, index, mask, (B, S))
             keys.append(key)
             values.append(value)
-        return SourceState(keys, values, x, lengths)
+        return SourceState(keys, values, unpack(x, index, B, S), lengths)
 
-    def decode_target(self, tokens: Tensor, lengths: Tensor, source: SourceState) -> Tensor:
+    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """Run the target rows, which see source and target. Positions go on after each source's real length.
 
         Args:
             tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
             lengths: real tokens of each, *Shape:* (B).
+            index: flat positions of the real tokens, *Shape:* (N), into B * T.
             source: the same sentences' source state.
 
         Returns:
-            Last hidden states, *Shape:* (B, T, D); undefined at padding.
+            Last hidden states at *index*, *Shape:* (N, D).
         """
-        S, T = source.hidden.shape[1], tokens.shape[1]
-        steps = torch.arange(T, device=tokens.device)
+        (B, T), S = tokens.shape, source.hidden.shape[1]
         # Only padding can run over the last position.
-        positions = (source.lengths[:, None] + steps).clamp(max=self.config.max_positions - 1)  # (B, T)
-        x = self._embed(tokens, positions, self.config.target_type)
+        positions = source.lengths[:, None] + torch.arange(T, device=tokens.device)  # (B, T)
+        positions = positions.clamp(max=self.config.max_positions - 1)
+        x = self._embed(tokens, positions, self.config.target_type, index)
         real = torch.cat([padding_mask(source.lengths, S), padding_mask(lengths, T)], dim=1)  # (B, S + T)
-        source_positions = torch.arange(S, device=tokens.device).expand(len(tokens), S)
+        source_positions = torch.arange(S, device=tokens.device).expand(B, S)
         mask = self._mask(real, positions, torch.cat([source_positions, positions], dim=1))
         for layer, key, value in zip(self.layers, source.keys, source.values):
-            x, _, _ = layer(x, mask, key, value)
+            x, _, _ = layer(x, index, mask, (B, T), key, value)
         return x
 
     def length_logits(self, source: SourceState) -> Tensor:
@@ -237,7 +274,9 @@ class Encoder(nn.Module):
         """Masked-LM scores. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
         return self.head(hidden, self.word_embeddings.weight)
 
-    def _embed(self, tokens: Tensor, positions: Tensor, token_type: int) -> Tensor:
+    def _embed(self, tokens: Tensor, positions: Tensor, token_type: int, index: Tensor) -> Tensor:
+        """*Shapes:* (B, L), (B, L), (N) -> packed (N, D)."""
+        tokens, positions = pack(tokens[:, :, None], index)[:, 0], pack(positions[:, :, None], index)[:, 0]
         x = self.word_embeddings(tokens) + self.position_embeddings(positions) + self.type_embeddings.weight[token_type]
         return F.dropout(self.embedding_norm(x), self.config.dropout, self.training)
 

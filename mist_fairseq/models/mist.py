@@ -13,7 +13,7 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.glancing import glance
 from mist_fairseq.mixing import mix_source
-from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask, row_chunks
+from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask, real_positions, row_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +153,15 @@ class MistModel(BaseFairseqModel):
             tokens[rows] = logits[rows].index_fill(-1, self.never_predicted, float("-inf")).argmax(-1)
         return tokens
 
-    def mix(self, pseudo: Tensor, pseudo_lengths: Tensor, source: Tensor, source_lengths: Tensor) -> SourceState:
-        """Source state of ``[CLS] Y_p [SEP] X [SEP]``; shapes as in ``mix_source``."""
+    def mix(
+        self,
+        pseudo: Tensor,
+        pseudo_lengths: Tensor,
+        source: Tensor,
+        source_lengths: Tensor,
+        index: Tensor | None = None,
+    ) -> SourceState:
+        """Source state of ``[CLS] Y_p [SEP] X [SEP]``; shapes as in ``mix_source`` and ``encode_source``."""
         mixed, lengths = mix_source(
             pseudo,
             pseudo_lengths,
@@ -164,7 +171,8 @@ class MistModel(BaseFairseqModel):
             sep=self.dictionary.eos(),
             pad=self.dictionary.pad(),
         )
-        return self.encoder.encode_source(mixed, lengths)
+        index = real_positions(lengths, mixed.shape[1]) if index is None else index
+        return self.encoder.encode_source(mixed, lengths, index)
 
     def forward(
         self,
@@ -172,8 +180,10 @@ class MistModel(BaseFairseqModel):
         src_lengths: Tensor,
         target_tokens: Tensor,
         target_lengths: Tensor,
-        target_index: Tensor,
         noise: Tensor,
+        src_index: Tensor,
+        target_index: Tensor,
+        mixed_index: Tensor,
         glancing_ratio: float = 0.0,
         mixing: bool = True,
     ) -> dict[str, Tensor | None]:
@@ -187,8 +197,9 @@ class MistModel(BaseFairseqModel):
             src_lengths: *Shape:* (B).
             target_tokens: ``Y [SEP]``, right-padded, *Shape:* (B, T).
             target_lengths: *Shape:* (B).
-            target_index: flat indices into B * T of the real target positions, *Shape:* (N).
             noise: uniform numbers that choose what glancing reveals, *Shape:* (B, T).
+            src_index, target_index, mixed_index: flat positions to compute in source, target and mixed source, from
+                the collater, *Shapes:* (N_S), (N), (N_M). On a GPU, reading them off the lengths would wait.
             glancing_ratio: share of wrong tokens whose number is revealed.
             mixing: run the MIST pass.
 
@@ -198,27 +209,25 @@ class MistModel(BaseFairseqModel):
         """
         encoder = self.encoder
         with self.autocast():
-            source = encoder.encode_source(src_tokens, src_lengths)
+            source = encoder.encode_source(src_tokens, src_lengths, src_index)
             real = padding_mask(target_lengths, target_tokens.shape[1])
             masked = target_tokens.masked_fill(real, self.dictionary.mask())  # Y_M
             revealed = torch.zeros_like(real)
             if self.training and glancing_ratio > 0:
                 with torch.no_grad():
-                    _, tokens = self._predict_at(target_index, encoder.decode_target(masked, target_lengths, source))
-                first_look = self._scatter(tokens, target_index, target_tokens)
+                    hidden = encoder.decode_target(masked, target_lengths, target_index, source)
+                    first_look = self._scatter(self.predict(encoder.token_logits(hidden)), target_index, target_tokens)
                 masked, revealed = glance(
                     target_tokens, first_look, real, noise, glancing_ratio, self.dictionary.mask()
                 )
-            nat_logits, nat_tokens = self._predict_at(
-                target_index, encoder.decode_target(masked, target_lengths, source)
-            )
+            nat_logits = encoder.token_logits(encoder.decode_target(masked, target_lengths, target_index, source))
+            nat_tokens = self.predict(nat_logits.detach())
             mist_logits = mist_tokens = None
             if mixing:
                 pseudo = self._scatter(nat_tokens, target_index, target_tokens)
-                mixed = self.mix(pseudo, target_lengths, src_tokens, src_lengths)
-                mist_logits, mist_tokens = self._predict_at(
-                    target_index, encoder.decode_target(masked, target_lengths, mixed)
-                )
+                mixed = self.mix(pseudo, target_lengths, src_tokens, src_lengths, mixed_index)
+                mist_logits = encoder.token_logits(encoder.decode_target(masked, target_lengths, target_index, mixed))
+                mist_tokens = self.predict(mist_logits.detach())
             return {
                 "nat_logits": nat_logits,
                 "nat_tokens": nat_tokens,
@@ -227,11 +236,6 @@ class MistModel(BaseFairseqModel):
                 "length_logits": encoder.length_logits(source),
                 "revealed": revealed.sum(),
             }
-
-    def _predict_at(self, index: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The head at real positions only. *Shapes:* (N), (B, T, D) -> logits (N, V), likeliest tokens (N)."""
-        logits = self.encoder.token_logits(hidden.flatten(0, 1).index_select(0, index))
-        return logits, self.predict(logits.detach())
 
     def _scatter(self, tokens: Tensor, index: Tensor, target: Tensor) -> Tensor:
         """Tokens at their places in a target, padding elsewhere. *Shapes:* (N), (N), (B, T) -> (B, T)."""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_fairseq.criterions.mist_loss import MistLoss, smoothed_nll
-from tests.helpers import batch, tiny_dictionary, tiny_model
+from tests.helpers import batch, indices, tiny_dictionary, tiny_model
 
 SOURCES, TARGETS = [9, 4, 13, 2, 7, 7], [5, 12, 1, 7, 2, 9]
 
@@ -28,7 +28,6 @@ def part(sample, rows):
     inputs = sample["net_input"]
     S, T = int(inputs["src_lengths"][rows].max()), int(inputs["target_lengths"][rows].max())
     lengths = inputs["target_lengths"][rows]
-    real = torch.arange(T) < lengths[:, None]
     return {
         "nsentences": len(lengths),
         "ntokens": int(lengths.sum()),
@@ -37,8 +36,8 @@ def part(sample, rows):
             "src_lengths": inputs["src_lengths"][rows],
             "target_tokens": inputs["target_tokens"][rows, :T],
             "target_lengths": lengths,
-            "target_index": real.flatten().nonzero()[:, 0],
             "noise": inputs["noise"][rows, :T],
+            **indices(inputs["src_lengths"][rows], lengths),
         },
     }
 

@@ -4,6 +4,7 @@ import torch
 
 from mist_fairseq.data.dataset import MistDataset
 from mist_fairseq.models.mist import PositionLimits
+from tests.helpers import indices
 
 
 def make(dictionary, lengths, limits=(10, 6), **options):
@@ -15,9 +16,7 @@ def make(dictionary, lengths, limits=(10, 6), **options):
 
     source, target = lines(0), lines(1)
     sizes = np.array(lengths)
-    return MistDataset(
-        source, sizes[:, 0], target, sizes[:, 1], dictionary, PositionLimits(*limits), **options
-    )
+    return MistDataset(source, sizes[:, 0], target, sizes[:, 1], dictionary, PositionLimits(*limits), **options)
 
 
 def test_items_have_the_papers_form(dictionary):
@@ -47,8 +46,8 @@ def test_collater_ships_lengths_and_flat_positions(dictionary):
     inputs, pad = batch["net_input"], dictionary.pad()
     assert inputs["src_lengths"].tolist() == [5, 3, 6] and inputs["target_lengths"].tolist() == [3, 6, 1]
     assert inputs["src_tokens"].shape == (3, 6) and inputs["src_tokens"][1, 3:].tolist() == [pad] * 3
-    expected = [row * 6 + column for row, length in enumerate((3, 6, 1)) for column in range(length)]
-    assert inputs["target_index"].tolist() == expected
+    for name, expected in indices([5, 3, 6], [3, 6, 1], limit=10).items():
+        assert inputs[name].tolist() == expected.tolist()
     assert batch["ntokens"] == 10 and batch["nsentences"] == 3
     assert inputs["noise"].shape == (3, 6)
     assert dataset.collater([]) == {}
@@ -57,16 +56,20 @@ def test_collater_ships_lengths_and_flat_positions(dictionary):
 def test_sources_alone(dictionary):
     dataset = MistDataset([torch.tensor([dictionary.eos()])], [1], None, None, dictionary, PositionLimits(10, 6))
     batch = dataset.collater([dataset[0]])
-    assert batch["target"] is None and batch["net_input"]["src_tokens"].tolist() == [[dictionary.bos(), dictionary.eos()]]
+    assert batch["target"] is None and batch["net_input"]["src_tokens"].tolist() == [
+        [dictionary.bos(), dictionary.eos()]
+    ]
 
 
-def test_batches_hold_similar_lengths(dictionary):
+def test_batches_hold_sources_of_similar_length(dictionary):
     rng = np.random.default_rng(0)
     dataset = make(dictionary, rng.integers(1, 9, (500, 2)).tolist(), limits=(40, 40), shuffle=True)
     order = dataset.ordered_indices()
     assert sorted(order) == list(range(500))
-    pairs = [(int(dataset.source_sizes[i]), int(dataset.target_sizes[i])) for i in order]
-    assert pairs == sorted(pairs)
+    sizes = dataset.source_sizes[order]
+    assert sizes.tolist() == sorted(sizes)
+    for size in range(4, 8):  # targets of all lengths beside each other
+        assert dataset.target_sizes[order][sizes == size].std() > 1.5
     assert (order != dataset.ordered_indices()).any()  # equal lengths in random order
 
 

@@ -8,7 +8,7 @@ from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.glancing import glance
 from mist_fairseq.mixing import mix_source
 from mist_fairseq.models.mist import MistModel, PositionLimits
-from tests.helpers import batch, tiny_config, tiny_model, tiny_vocab
+from tests.helpers import batch, decode, encode, tiny_config, tiny_model, tiny_vocab
 
 SOURCES, TARGETS = [9, 4, 13, 2], [5, 12, 1, 7]
 
@@ -27,14 +27,15 @@ def plain_forward(model, inputs, ratio):
         target, length = inputs["target_tokens"][row : row + 1, :T], torch.tensor([T])
 
         def logits(tokens, source, source_length, length=length):
-            state = encoder.encode_source(source, source_length)
-            return encoder.token_logits(encoder.decode_target(tokens, length, state)[0])
+            return encoder.token_logits(decode(model, tokens, length, encode(model, source, source_length))[0])
 
         masked = torch.full_like(target, dictionary.mask())
         if ratio:
             first_look = model.predict(logits(masked, src, src_length))[None]
             real = torch.ones_like(target, dtype=torch.bool)
-            masked, shown = glance(target, first_look, real, inputs["noise"][row : row + 1, :T], ratio, dictionary.mask())
+            masked, shown = glance(
+                target, first_look, real, inputs["noise"][row : row + 1, :T], ratio, dictionary.mask()
+            )
             revealed += int(shown.sum())
         nat.append(logits(masked, src, src_length))
         mixed, mixed_length = mix_source(

@@ -6,7 +6,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
-from tests.helpers import BERT_CONFIG, bert_state, sources, targets, tiny_vocab, write_bert_folder
+from tests.helpers import BERT_CONFIG, bert_state, decode, encode, sources, targets, tiny_vocab, write_bert_folder
 
 V = len(tiny_vocab())
 
@@ -52,8 +52,8 @@ def test_logits_equal_hugging_face_with_its_head(tmp_path, dictionary):
     mask = torch.ones(12, 12)
     mask[:7, 7:] = 0
     with torch.no_grad():
-        state = ours.encoder.encode_source(src, src_lengths)
-        logits = ours.encoder.token_logits(ours.encoder.decode_target(tgt, tgt_lengths, state)[0])
+        state = encode(ours, src, src_lengths)
+        logits = ours.encoder.token_logits(decode(ours, tgt, tgt_lengths, state)[0])
         expected = theirs(
             input_ids=torch.cat([src, tgt], 1),
             attention_mask=mask[None],
