@@ -9,39 +9,13 @@ import torch
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 
-WORDS = [
-    "how",
-    "can",
-    "i",
-    "learn",
-    "the",
-    "guitar",
-    "fast",
-    "what",
-    "is",
-    "best",
-    "way",
-    "to",
-    "a",
-    "in",
-    "of",
-    "and",
-    "who",
-    "why",
-    "when",
-    "where",
-    "do",
-    "you",
-    "it",
-]
+WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
 
 
 def tiny_vocab() -> list[str]:
     """Special tokens, not at BERT's places, some words, and letters and digits to spell the rest."""
     letters = string.ascii_lowercase + string.digits
-    return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + [
-        word for word in WORDS if len(word) > 1
-    ]
+    return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + WORDS
 
 
 def tiny_dictionary() -> WordPieceDictionary:

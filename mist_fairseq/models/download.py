@@ -85,7 +85,8 @@ def get_pretrained(name: str, folder: str) -> str:
     found = sizes["encoder_layers"], sizes["encoder_embed_dim"]
     if found != (encoder.layers, encoder.hidden_size):
         raise ValueError(
-            f"{path}/config.json has {found[0]} layers of {found[1]}, expected {encoder.layers} of {encoder.hidden_size}"
+            f"{path}/config.json has {found[0]} layers of {found[1]}, expected {encoder.layers} of "
+            f"{encoder.hidden_size}"
         )
     if weights[0].suffix == ".safetensors":
         try:

@@ -1,0 +1,120 @@
+"""Raw text, binarized data and a trained checkpoint, made once by the real commands."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from tests.helpers import WORDS, bert_state, tiny_vocab, write_bert_folder
+
+ROOT = Path(__file__).parent.parent.parent
+
+SMALL = ["--encoder-layers", "1", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64"]
+SMALL += ["--encoder-attention-heads", "2", "--max-positions", "80"]
+TRAINING = ["--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "0.005", "--clip-norm", "1.0"]
+TRAINING += ["--lr-scheduler", "polynomial_decay", "--warmup-updates", "2", "--total-num-update", "60"]
+TRAINING += ["--batch-size", "8", "--cpu", "--num-workers", "0", "--log-format", "simple", "--log-interval", "1"]
+LIMITS = ["--max-source-positions", "50", "--max-target-positions", "20"]
+
+
+def start(command, *arguments, **options):
+    """Start one of fairseq's commands with the plugin."""
+    module = {"preprocess": "preprocess", "train": "train", "generate": "generate", "interactive": "interactive"}.get(
+        command, command
+    )
+    line = [sys.executable, "-m", f"fairseq_cli.{module}", *map(str, arguments)]
+    line += ["--user-dir", "mist_fairseq", "--task", "mist"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        line,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+
+
+def run(command, *arguments, text=None, fails=False) -> str:
+    """Run one to its end and give back what it printed."""
+    process = start(command, *arguments)
+    output, _ = process.communicate(text, timeout=300)
+    assert (process.returncode != 0) == fails, output
+    return output
+
+
+def preprocess(folder: Path, dictionary: Path, destination: Path, *options, **how) -> str:
+    splits = [item for name in ("train", "valid", "test") for item in (f"--{name}pref", folder / name)]
+    languages = ["--source-lang", "src", "--target-lang", "tgt"]
+    joined = ["--joined-dictionary", "--srcdict", dictionary]
+    return run("preprocess", *languages, *splits, *joined, "--destdir", destination, *options, **how)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """Question pairs, with the lines that are easy to get wrong."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = random.Random(0)
+    for split, size in (("train", 80), ("valid", 20), ("test", 20)):
+        pairs = []
+        for _ in range(size):
+            words = rng.choices(WORDS, k=rng.randint(3, 8))
+            pairs.append((" ".join(words).capitalize() + "?", " ".join(reversed(words)) + "?"))
+        pairs[1] = ("", "it")  # an empty source, a target of one word
+        pairs[2] = ("how " * 100, "why " * 60)  # over both limits
+        pairs[3] = ("caf\u00e9 \u2603 \U0001f600 \u4e2d\u6587", "don't")  # unknown characters
+        pairs[4] = ("the guitar [SEP] what is it", "")
+        for i, suffix in enumerate(("src", "tgt")):
+            (folder / f"{split}.{suffix}").write_text("".join(pair[i] + "\n" for pair in pairs), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory) -> Path:
+    config = {"max_position_embeddings": 80}
+    state = bert_state(len(tiny_vocab()), config)
+    return write_bert_folder(tmp_path_factory.mktemp("pretrained") / "bert", state, config)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(tmp_path_factory, text) -> Path:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text / "train.src"), model_writer=model, vocab_size=80, hard_vocab_limit=False, minloglevel=2
+    )
+    path = tmp_path_factory.mktemp("sentencepiece") / "sp.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, text, bert_folder) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "bin"
+    preprocess(text, bert_folder / "vocab.txt", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data, bert_folder) -> tuple[Path, str]:
+    """A checkpoint fine-tuned from a folder that is no longer there, and the training's log."""
+    folder = tmp_path_factory.mktemp("trained")
+    start_from = folder / "pretrained"
+    bert_folder.rename(start_from)
+    try:
+        log = run(
+            "train",
+            data,
+            *("--arch", "mist_base", "--pretrained", start_from, *LIMITS, *TRAINING, "--max-update", "60"),
+            *("--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"),
+            *("--no-epoch-checkpoints", "--save-dir", folder / "checkpoints"),
+        )
+    finally:
+        start_from.rename(bert_folder)
+    return folder / "checkpoints" / "checkpoint_best.pt", log

@@ -1,0 +1,131 @@
+"""The task in one process; tests/end_to_end runs the commands."""
+
+import sys
+
+import pytest
+import sacrebleu
+import torch
+from fairseq import tasks
+from fairseq.data import indexed_dataset
+from fairseq.logging import metrics
+from omegaconf import OmegaConf
+
+import mist_fairseq
+from mist_fairseq.criterions.mist_loss import MistLoss
+from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
+from tests.helpers import bert_state, tiny_config, tiny_dictionary, tiny_vocab, write_bert_folder
+
+LINES = [("How can I learn the guitar?", "what is the best way"), ("", "it"), ("who", "why when"), ("a b c", "c b a")]
+
+
+def write_data(folder, pairs=LINES, dictionary=None, extra_target=()):
+    dictionary = dictionary or tiny_dictionary()
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = [pair[0] for pair in pairs], [pair[1] for pair in pairs] + list(extra_target)
+    for lang, lines in zip(("src", "tgt"), sides):
+        dictionary.save(str(folder / f"dict.{lang}.txt"))
+        prefix = str(folder / f"valid.src-tgt.{lang}")
+        builder = indexed_dataset.make_builder(prefix + ".bin", "mmap", vocab_size=len(dictionary))
+        for line in lines:
+            builder.add_item(dictionary.encode_line(line))
+        builder.finalize(prefix + ".idx")
+    return folder
+
+
+def make_task(folder, **options) -> MistTask:
+    cfg = OmegaConf.structured(MistTaskConfig)
+    plain = {"train_subset": "train", "dataset_impl": None, "seed": 1, "data": str(folder)}
+    for name, value in {**plain, "max_source_positions": 40, "max_target_positions": 20, **options}.items():
+        cfg[name] = value
+    return MistTask.setup_task(cfg)
+
+
+def make_model(task, **changes):
+    cfg = OmegaConf.structured(tiny_config(precision="fp32", **changes))
+    OmegaConf.set_struct(cfg, False)
+    cfg._name = "mist_base"
+    torch.manual_seed(0)
+    return task.build_model(cfg), cfg
+
+
+def test_registered_by_import():
+    assert tasks.TASK_REGISTRY["mist"] is MistTask and mist_fairseq.__version__
+
+
+def test_a_fairseq_too_old_or_missing_is_named(monkeypatch):
+    def reimport():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mist_fairseq"]:
+            monkeypatch.delitem(sys.modules, name)
+        __import__("mist_fairseq")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.FairseqTask, "build_model", lambda self, cfg: None)
+        with pytest.raises(ImportError, match=r"pip install ve-fairseq==0\.12\.3.* \(found 0\.12\.3\)"):
+            reimport()
+    monkeypatch.setitem(sys.modules, "fairseq", None)
+    with pytest.raises(ImportError, match=r"pip install ve-fairseq==0\.12\.3.*found none"):
+        reimport()
+
+
+def test_validation_bleu_is_sacrebleu_on_text(tmp_path):
+    task = make_task(write_data(tmp_path), eval_bleu=True)
+    model, _ = make_model(task)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    logs, hypotheses, references = [], [], []
+    for ids in ([0, 1], [2, 3]):
+        sample = dataset.collater([dataset[i] for i in ids])
+        logs.append(task.valid_step(sample, model, MistLoss(task, 0.5, 1.0, 1.0, 0.1))[2])
+        for i, best in zip(ids, task.inference_step(task.generator, [model], sample)):
+            hypotheses.append(task.dictionary.string(best[0]["tokens"]))
+            references.append(LINES[i][1])
+    with metrics.aggregate(new_root=True) as logged:
+        task.reduce_metrics(logs, MistLoss(task, 0.5, 1.0, 1.0, 0.1))
+    expected = sacrebleu.corpus_bleu(hypotheses, [references]).score
+    assert logged.get_smoothed_values()["bleu"] == pytest.approx(expected, abs=0.01)
+    assert all(not torch.is_tensor(value) for log in logs for name, value in log.items() if "_bleu" in name)
+
+
+def test_pretrained_sizes_go_into_the_configuration(tmp_path):
+    task = make_task(write_data(tmp_path / "data"))
+    folder = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())))
+    model, cfg = make_model(task, pretrained=str(folder), encoder_embed_dim=768, encoder_layers=12)
+    assert cfg.encoder_embed_dim == 32 and cfg.encoder_layers == 2 and len(model.encoder.layers) == 2
+    # A checkpoint's configuration needs the folder no more.
+    (folder / "config.json").unlink()
+    again = task.build_model(cfg, from_checkpoint=True)
+    again.load_state_dict(model.state_dict())
+
+
+def test_mismatched_line_counts_are_refused(tmp_path):
+    task = make_task(write_data(tmp_path, extra_target=["one more"]))
+    with pytest.raises(ValueError, match="4 sources but 5 targets"):
+        task.load_dataset("valid")
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(ValueError, match="run fairseq-preprocess"):
+        make_task(tmp_path / "nothing")
+    task = make_task(write_data(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no data at .*test\.src-tgt\.src: .*--testpref"):
+        task.load_dataset("test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="give --source-lang and --target-lang"):
+        make_task(tmp_path / "empty")
+
+
+def test_different_dictionaries_are_refused(tmp_path):
+    folder = write_data(tmp_path)
+    (folder / "dict.tgt.txt").write_text("\n".join([*tiny_vocab()[:-1], "another"]) + "\n")
+    with pytest.raises(ValueError, match="different dictionaries"):
+        make_task(folder)
+
+
+def test_dictionaries_are_not_built_from_data():
+    with pytest.raises(ValueError, match="--joined-dictionary --srcdict FILE"):
+        MistTask.build_dictionary(["train.src"])
+
+
+def test_limits_that_hold_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--max-target-positions is 2, expected at least 3"):
+        make_task(write_data(tmp_path), max_target_positions=2)
