@@ -64,12 +64,27 @@ def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[s
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, text=True, errors="replace")
+        messages = _show_progress(process.stderr)
+        status = process.wait()
+        file.write(messages)
     text = log.read_text(encoding="utf-8")
     if status:
         last = (text.strip().splitlines() or ["nothing printed"])[-1]
         raise RuntimeError(f"fairseq-generate failed: {last} (all of it: {log})")
     return read_generation(text)
+
+
+def _show_progress(stream) -> str:
+    """Pass a progress bar on to the user while it moves, and give back all other lines."""
+    others = []
+    for line in stream:  # text mode: a carriage return ends a line, too
+        if "it/s" in line or "s/it" in line:
+            print("\r" + line.rstrip("\n"), end="", file=sys.stderr, flush=True)
+        elif line.strip():
+            others.append(line)
+    print(file=sys.stderr)
+    return "".join(others)
 
 
 def bleu(outputs: list[str], references: list[str]) -> float:

@@ -293,7 +293,15 @@ class NARGenerator:
         ]
 
     def _kept(self, tokens: Tensor) -> Tensor:
-        """Positions of the final text: [SEP]s are dropped wherever they stand, repeated words collapse."""
+        """Positions of the final text: repeated words collapse, and [SEP]s go wherever they stand but in the end.
+
+        Like fairseq's other generators, hypotheses end in eos, so they are never empty: fairseq's own BLEU scorer
+        crashes on those.
+        """
         if self.keep_repeats:
-            return (tokens != self.eos).nonzero()[:, 0]
-        return torch.tensor(self.dictionary.collapse_repeats(tokens.tolist()), dtype=torch.long)
+            kept = (tokens != self.eos).nonzero()[:, 0].tolist()
+        else:
+            kept = self.dictionary.collapse_repeats(tokens.tolist())
+        if tokens[-1] == self.eos:
+            kept.append(len(tokens) - 1)
+        return torch.tensor(kept, dtype=torch.long)

@@ -76,13 +76,10 @@ def plain_mask_predict(model, source, iterations):
     return tokens, scores
 
 
-def kept(tokens, dictionary):
-    return [token for token in tokens if token != dictionary.eos()]
-
-
 def assert_same(hypothesis, tokens, scores, dictionary):
-    positions = [t for t, token in enumerate(tokens) if token != dictionary.eos()]
-    assert hypothesis["tokens"].tolist() == kept(tokens, dictionary)
+    last = len(tokens) - 1
+    positions = [t for t, token in enumerate(tokens) if token != dictionary.eos() or t == last]
+    assert hypothesis["tokens"].tolist() == [tokens[t] for t in positions]
     expected = torch.tensor([scores[t] for t in positions])
     torch.testing.assert_close(hypothesis["positional_scores"], expected, atol=1e-4, rtol=0)
     assert float(hypothesis["score"]) == pytest.approx(sum(scores) / len(scores), abs=1e-4)
@@ -228,7 +225,7 @@ def test_seps_are_dropped_and_repeats_collapse(dictionary):
         assert dictionary.string(hypotheses[0]["tokens"]) == " ".join(["guitar"] * 6)
     model.encoder.head.bias.data[dictionary.eos()] = 1e5
     for hypotheses in generate(model, tokens, lengths):
-        assert hypotheses[0]["tokens"].tolist() == [] and torch.isfinite(hypotheses[0]["score"])
+        assert hypotheses[0]["tokens"].tolist() == [dictionary.eos()] and torch.isfinite(hypotheses[0]["score"])
 
 
 def test_history_and_steps_for_fairseq(dictionary):

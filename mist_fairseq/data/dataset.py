@@ -94,6 +94,12 @@ class MistDataset(FairseqDataset):
         """Keep all: what is too long is cut, never dropped."""
         return indices, []
 
+    def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
+        """Batches of all sentences. fairseq's own leaves out a last batch that is no multiple of 8 sentences."""
+        batches = super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple)
+        rest = indices[sum(len(batch) for batch in batches) :]
+        return [*batches, rest] if len(rest) else batches
+
     # -- items and batches ----------------------------------------------------------------------------------
 
     def set_epoch(self, epoch):

@@ -68,15 +68,6 @@ class MistModel(BaseFairseqModel):
 
     def __init__(self, cfg: MistConfig, dictionary: TokenizerDictionary, limits: PositionLimits):
         super().__init__()
-        if limits.source + limits.target > cfg.max_positions:
-            raise ValueError(
-                f"--max-source-positions {limits.source} + --max-target-positions {limits.target} = "
-                f"{limits.source + limits.target} exceed the model's {cfg.max_positions} positions: lower one of them"
-            )
-        if limits.target >= cfg.length_classes:
-            raise ValueError(
-                f"--max-target-positions {limits.target} needs more than the {cfg.length_classes} --length-classes"
-            )
         self.precision = str(cfg.precision)
         self.dictionary = dictionary
         self.limits = limits
@@ -112,6 +103,22 @@ class MistModel(BaseFairseqModel):
     def max_positions(self) -> tuple[int, int]:
         """The limits of source and target."""
         return self.limits.source, self.limits.target
+
+    def check_limits(self):
+        """Refuse limits that the model has no positions or length classes for.
+
+        Not when the model is built: only then may a checkpoint bring the limits it was trained with.
+        """
+        source, target, config = self.limits.source, self.limits.target, self.encoder.config
+        if source + target > config.max_positions:
+            raise ValueError(
+                f"--max-source-positions {source} + --max-target-positions {target} = {source + target} exceed the "
+                f"model's {config.max_positions} positions: lower one of them"
+            )
+        if target >= config.length_classes:
+            raise ValueError(
+                f"--max-target-positions {target} needs more than {config.length_classes} --length-classes"
+            )
 
     def autocast(self, precision: str | None = None):
         """Context in which matrix products run in *precision*, the model's own by default."""

@@ -67,6 +67,7 @@ class MistTask(FairseqTask):
     def __init__(self, cfg: MistTaskConfig, dictionary: TokenizerDictionary):
         super().__init__(cfg)
         self.dictionary = dictionary
+        self.model = None
         for name in ("max_source_positions", "max_target_positions"):
             if cfg[name] < 3:
                 raise ValueError(f"--{name.replace('_', '-')} is {cfg[name]}, expected at least 3")
@@ -126,9 +127,11 @@ class MistTask(FairseqTask):
 
         Raises:
             FileNotFoundError: the split is not there.
-            ValueError: source and target have different numbers of lines.
+            ValueError: source and target have different numbers of lines, or the model cannot take the limits.
         """
         folders = utils.split_paths(self.cfg.data)
+        if split == self.cfg.train_subset and self.model is not None:
+            self.model.check_limits()  # a resumed checkpoint has brought its own by now
         if split != self.cfg.train_subset:
             folders = folders[:1]  # only training data comes in shards
         source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
@@ -186,6 +189,7 @@ class MistTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         if start_from:
             load_pretrained(model.encoder, start_from)
+        self.model = model
         if self.cfg.eval_bleu:
             self.generator = self.build_generator([model], None)
         return model

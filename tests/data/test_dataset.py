@@ -95,3 +95,15 @@ def test_different_line_counts_are_refused(dictionary):
     line = torch.tensor([dictionary.eos()])
     with pytest.raises(ValueError, match="1 sources but 2 targets"):
         MistDataset([line], [1], [line, line], [1, 1], dictionary, PositionLimits(10, 6))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("sizes", [{"max_sentences": 7}, {"max_tokens": 60}, {"max_tokens": 10**6}])
+def test_no_sentence_is_lost_in_batching(dictionary, multiple, sizes):
+    """fairseq's default --required-batch-size-multiple 8 would lose the last few."""
+    rng = np.random.default_rng(0)
+    for number in (1, 7, 8, 20, 61):
+        dataset = make(dictionary, rng.integers(1, 9, (number, 2)).tolist())
+        batches = dataset.batch_by_size(dataset.ordered_indices(), required_batch_size_multiple=multiple, **sizes)
+        assert sorted(i for batch in batches for i in batch) == list(range(number))
+        assert all(len(batch) for batch in batches)

@@ -17,18 +17,15 @@ ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--encoder-layers", "1", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64"]
 SMALL += ["--encoder-attention-heads", "2", "--max-positions", "80"]
 TRAINING = ["--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "0.005", "--clip-norm", "1.0"]
-TRAINING += ["--lr-scheduler", "polynomial_decay", "--warmup-updates", "2", "--total-num-update", "60"]
+TRAINING += ["--lr-scheduler", "polynomial_decay", "--warmup-updates", "2", "--total-num-update", "150"]
 TRAINING += ["--batch-size", "8", "--cpu", "--num-workers", "0", "--log-format", "simple", "--log-interval", "1"]
 LIMITS = ["--max-source-positions", "50", "--max-target-positions", "20"]
 
 
 def start(command, *arguments, **options):
     """Start one of fairseq's commands with the plugin."""
-    module = {"preprocess": "preprocess", "train": "train", "generate": "generate", "interactive": "interactive"}.get(
-        command, command
-    )
-    line = [sys.executable, "-m", f"fairseq_cli.{module}", *map(str, arguments)]
-    line += ["--user-dir", "mist_fairseq", "--task", "mist"]
+    line = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, arguments)]
+    line += ["--user-dir", "mist_fairseq", "--task", "mist", "--no-progress-bar"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         line,
@@ -66,7 +63,7 @@ def text(tmp_path_factory) -> Path:
         pairs = []
         for _ in range(size):
             words = rng.choices(WORDS, k=rng.randint(3, 8))
-            pairs.append((" ".join(words).capitalize() + "?", " ".join(reversed(words)) + "?"))
+            pairs.append((" ".join(words).capitalize() + "?", f"what is the best way to {words[0]}?"))
         pairs[1] = ("", "it")  # an empty source, a target of one word
         pairs[2] = ("how " * 100, "why " * 60)  # over both limits
         pairs[3] = ("caf\u00e9 \u2603 \U0001f600 \u4e2d\u6587", "don't")  # unknown characters
@@ -111,7 +108,7 @@ def trained(tmp_path_factory, data, bert_folder) -> tuple[Path, str]:
         log = run(
             "train",
             data,
-            *("--arch", "mist_base", "--pretrained", start_from, *LIMITS, *TRAINING, "--max-update", "60"),
+            *("--arch", "mist_base", "--pretrained", start_from, *LIMITS, *TRAINING, "--max-update", "150"),
             *("--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"),
             *("--no-epoch-checkpoints", "--save-dir", folder / "checkpoints"),
         )

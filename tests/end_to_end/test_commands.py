@@ -31,11 +31,11 @@ def test_two_workers_give_the_same_binaries(text, bert_folder, data, tmp_path):
 def test_training_reports_what_it_does(trained):
     checkpoint, log = trained
     assert "train: 1 of 80 sources are cut to 50 tokens, 1 targets to 20" in log
-    assert log.count("are cut to 50 tokens") == 3  # once for each split
+    assert log.count("are cut to 50 tokens") == 2  # once for train, once for valid
     for name in ("nat_loss", "mist_loss", "length_loss", "revealed", "accuracy", "length_accuracy", "valid_bleu|bleu"):
         assert re.search(rf"\b({name})\b", log), name
     losses = [float(value) for value in re.findall(r"train_inner .*? loss=([\d.]+)", log)]
-    assert len(losses) == 60 and losses[-1] < losses[0] / 2
+    assert len(losses) == 150 and losses[-1] < losses[0] * 0.6
     state = torch.load(checkpoint)  # safe loading: there is nothing in it but tensors and plain values
     assert state["cfg"]["model"]["encoder_embed_dim"] == 32 and state["cfg"]["model"]["max_positions"] == 80
 
@@ -56,7 +56,7 @@ def test_the_checkpoint_stands_alone(generated, text):
     assert result.references[3] == "don't" and result.references[2] == " ".join(["why"] * 60)  # not cut
     score = float(re.search(r"^Generate test .*BLEU = ([\d.]+)", generated, flags=re.MULTILINE).group(1))
     expected = sacrebleu.corpus_bleu(result.outputs, [result.references]).score
-    assert score == pytest.approx(expected, abs=0.01) and score > 5
+    assert score == pytest.approx(expected, abs=0.01) and score > 20
 
 
 def test_trained_limits_win_over_the_command_line(trained, data, generated):
@@ -120,7 +120,7 @@ def test_a_killed_training_resumes_to_the_same_parameters(data, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     log = run("train", *arguments("killed", "--max-source-positions", "40", "--max-target-positions", "30"))
-    assert "epoch 1 @ 9 updates" in log
+    assert 9 <= int(re.search(r"Loaded checkpoint .* @ (\d+) updates", log).group(1)) <= 15
     assert "trained with --max-source-positions 50 --max-target-positions 20" in log
     whole, resumed = (torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("whole", "killed"))
     for name, value in whole.items():

@@ -136,6 +136,7 @@ def test_another_vocabulary_is_refused(dictionary):
 
 def test_limits_beyond_the_positions_are_refused(dictionary):
     with pytest.raises(ValueError, match="45 .* 20 = 65 exceed the model's 64 positions"):
-        tiny_model(dictionary, source=45, target=20)
+        tiny_model(dictionary, source=45, target=20).check_limits()
     with pytest.raises(ValueError, match="32 --length-classes"):
-        tiny_model(dictionary, source=20, target=32)
+        tiny_model(dictionary, source=20, target=32).check_limits()
+    tiny_model(dictionary, source=44, target=20).check_limits()
