@@ -45,7 +45,9 @@ class _SmoothedNLL(torch.autograd.Function):
         nll = normaliser - logits.gather(-1, target[:, None])[:, 0].float()
         ctx.save_for_backward(logits, target, normaliser)
         ctx.smoothing = smoothing
-        return ((1 - smoothing) * nll + smoothing * (normaliser - uniform)).sum(), nll.sum().detach()
+        plain = nll.sum()
+        ctx.mark_non_differentiable(plain)
+        return ((1 - smoothing) * nll + smoothing * (normaliser - uniform)).sum(), plain
 
     @staticmethod
     def backward(ctx, grad_loss, _):
@@ -71,8 +73,7 @@ def smoothed_nll(logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tens
     Returns:
         The loss, and the plain negative log-likelihood without a gradient.
     """
-    loss, nll = _SmoothedNLL.apply(logits, target, smoothing)
-    return loss, nll.detach()
+    return _SmoothedNLL.apply(logits, target, smoothing)
 
 
 @register_criterion("mist_loss", dataclass=MistLossConfig)
@@ -109,7 +110,7 @@ class MistLoss(FairseqCriterion):
         loss, nll = smoothed_nll(output["nat_logits"], target, self.label_smoothing)
         logging = {
             "nat_loss": loss.detach(),
-            "nll_loss": nll.detach(),
+            "nll_loss": nll,
             "correct": (output["nat_tokens"] == target).sum(),
         }
         if mixing:

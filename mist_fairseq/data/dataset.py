@@ -71,11 +71,12 @@ class MistDataset(FairseqDataset):
 
     def size(self, index):
         """Tokens of source and target."""
-        return int(self.source_sizes[index]), 0 if self.target is None else int(self.target_sizes[index])
+        source = min(int(self._source_sizes[index]) + 1, self.limits.source)
+        return source, 0 if self.target is None else min(int(self._target_sizes[index]), self.limits.target)
 
     def num_tokens(self, index):
         """Tokens that ``--max-tokens`` counts."""
-        return int(self.sizes[index])
+        return max(self.size(index))
 
     def num_tokens_vec(self, indices):
         """``num_tokens`` of many."""
