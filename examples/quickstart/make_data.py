@@ -92,7 +92,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=5000, help="training pairs (default: %(default)s)")
     parser.add_argument("--heldout", type=int, default=300, help="validation and test pairs each (default: 300)")
-    parser.add_argument("--vocab-size", type=int, default=400, help="SentencePiece pieces (default: %(default)s)")
+    parser.add_argument("--vocab-size", type=int, default=1000, help="SentencePiece pieces (default: %(default)s)")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
 
@@ -106,6 +106,7 @@ def main():
         sentence_iterator=itertools.chain.from_iterable(splits["train"]),
         model_writer=model,
         vocab_size=args.vocab_size,
+        model_type="bpe",
         minloglevel=2,
     )
     (args.folder / "sp.model").write_bytes(model.getvalue())

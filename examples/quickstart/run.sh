@@ -30,12 +30,12 @@ fi
 if [ ! -e "$run/checkpoints/.done" ]; then
     echo "== Training mist_tiny from random weights (a started training goes on where it was)"
     fairseq-train "$run/data-bin" --user-dir mist_fairseq --task mist \
-        --arch mist_tiny --dropout 0.1 \
+        --arch mist_tiny --dropout 0 --attention-dropout 0 \
         --criterion mist_loss --glancing-ratio 0.5 --mist-loss-factor 1.0 --label-smoothing 0.1 \
-        --optimizer bert_adamw --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 100 \
-        --batch-size 64 --clip-norm 1.0 --max-update 1000 --total-num-update 1000 \
-        --eval-bleu --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
-        --validate-interval 4 --save-interval 4 --no-epoch-checkpoints --save-dir "$run/checkpoints" --seed 1
+        --optimizer bert_adamw --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 100 \
+        --batch-size 32 --clip-norm 1.0 --max-update 1000 --total-num-update 1000 \
+        --eval-bleu --best-checkpoint-metric bleu --maximize-best-checkpoint-metric --validate-interval 2 \
+        --save-interval 2 --no-epoch-checkpoints --save-dir "$run/checkpoints" --seed 1 --num-workers 0
     touch "$run/checkpoints/.done"
 fi
 

@@ -56,7 +56,7 @@ fairseq-train "$out/data-bin" --user-dir mist_fairseq --task mist \
     --criterion mist_loss --glancing-ratio 0.5 --mist-loss-factor 1.0 --length-loss-factor 1.0 --label-smoothing 0.1 \
     --optimizer bert_adamw --lr 3e-5 --weight-decay 0.01 --clip-norm 1.0 \
     --lr-scheduler polynomial_decay --warmup-updates 500 --max-update "$max_update" --total-num-update "$max_update" \
-    --batch-size 64 --seed 1 \
+    --batch-size 64 --seed 1 --num-workers 0 \
     --eval-bleu --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
     --validate-interval-updates "$interval" --save-interval-updates "$interval" --keep-interval-updates 1 \
     --no-epoch-checkpoints --save-dir "$out/checkpoints" "${options[@]}"

@@ -265,8 +265,8 @@ def mist_small(args):
 
 @register_model_architecture("mist", "mist_tiny")
 def mist_tiny(args):
-    """3 layers, 256 wide, 4 heads: for the quickstart and tests."""
+    """3 layers, 128 wide, 4 heads: for the quickstart and tests."""
     args.encoder_layers = getattr(args, "encoder_layers", 3)
-    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 256)
-    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 1024)
+    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 128)
+    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 512)
     args.encoder_attention_heads = getattr(args, "encoder_attention_heads", 4)
