@@ -101,7 +101,6 @@ def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
     """What the collater makes of random sentences."""
     src_tokens, src_lengths = sources(source_lengths, dictionary, seed)
     target_tokens, lengths = targets(target_lengths, dictionary, seed + 1)
-    generator = torch.Generator().manual_seed(seed)
     return {
         "id": torch.arange(len(src_tokens)),
         "nsentences": len(src_tokens),
@@ -112,7 +111,7 @@ def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
             "src_lengths": src_lengths,
             "target_tokens": target_tokens,
             "target_lengths": lengths,
-            "noise": torch.rand(target_tokens.shape, generator=generator),
+            "ids": torch.arange(len(src_tokens)),
             **indices(src_lengths, lengths),
         },
     }

@@ -20,7 +20,6 @@ class MistDataset(FairseqDataset):
         dictionary: gives the special ids.
         limits: most tokens of each, read at every use: a resumed checkpoint may set them after the data is loaded.
         shuffle: order sentences of equal lengths at random.
-        seed: of the glancing noise.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class MistDataset(FairseqDataset):
         dictionary: TokenizerDictionary,
         limits: PositionLimits,
         shuffle: bool = False,
-        seed: int = 1,
     ):
         if target is not None and len(source) != len(target):
             raise ValueError(
@@ -44,8 +42,6 @@ class MistDataset(FairseqDataset):
         self.dictionary = dictionary
         self.limits = limits
         self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 1
 
     # -- sizes ----------------------------------------------------------------------------------------------
 
@@ -103,15 +99,6 @@ class MistDataset(FairseqDataset):
 
     # -- items and batches ----------------------------------------------------------------------------------
 
-    def set_epoch(self, epoch):
-        """The glancing noise changes from epoch to epoch."""
-        self.epoch = epoch
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self):
-        """No: data-loading workers must see the new epoch."""
-        return False
-
     def __len__(self):
         return len(self.source)
 
@@ -122,9 +109,6 @@ class MistDataset(FairseqDataset):
             target = self.target[index].long()
             item["target"] = target
             item["cut_target"] = self._cut(target, self.limits.target)
-            # Of the sentence, not of its batch: a batch, its halves and its shares on several workers glance alike.
-            generator = np.random.default_rng((self.seed, self.epoch, index))
-            item["noise"] = torch.from_numpy(generator.random(len(item["cut_target"]), dtype=np.float32))
         return item
 
     def _cut(self, tokens: Tensor, limit: int) -> Tensor:
@@ -135,7 +119,7 @@ class MistDataset(FairseqDataset):
     def collater(self, samples):
         """A batch: ``net_input`` holds the model's arguments, ``target`` the uncut references.
 
-        *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens and noise (B, T), target_lengths (B), and the flat
+        *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens (B, T), target_lengths and ids (B), and the flat
         positions of what is to be computed: src_index, target_index and mixed_index, the last over the width of
         ``mix_source``. Masks never depend on token values.
         """
@@ -162,7 +146,7 @@ class MistDataset(FairseqDataset):
             batch["net_input"].update(
                 target_tokens=target_tokens,
                 target_lengths=target_lengths,
-                noise=data_utils.collate_tokens([sample["noise"] for sample in samples], 0.0),
+                ids=batch["id"],
                 src_index=real_positions(src_lengths, S),
                 target_index=real_positions(target_lengths, T),
                 mixed_index=real_positions(mixed_lengths, min(S + T + 1, limit)),

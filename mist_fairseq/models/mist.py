@@ -11,7 +11,7 @@ from omegaconf import II
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.glancing import glance
+from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
 from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask, real_positions, row_chunks
 
@@ -187,7 +187,7 @@ class MistModel(BaseFairseqModel):
         src_lengths: Tensor,
         target_tokens: Tensor,
         target_lengths: Tensor,
-        noise: Tensor,
+        ids: Tensor,
         src_index: Tensor,
         target_index: Tensor,
         mixed_index: Tensor,
@@ -204,7 +204,7 @@ class MistModel(BaseFairseqModel):
             src_lengths: *Shape:* (B).
             target_tokens: ``Y [SEP]``, right-padded, *Shape:* (B, T).
             target_lengths: *Shape:* (B).
-            noise: uniform numbers that choose what glancing reveals, *Shape:* (B, T).
+            ids: of the sentences, for the random choices of glancing, *Shape:* (B).
             src_index, target_index, mixed_index: flat positions to compute in source, target and mixed source, from
                 the collater, *Shapes:* (N_S), (N), (N_M). On a GPU, reading them off the lengths would wait.
             glancing_ratio: share of wrong tokens whose number is revealed.
@@ -224,6 +224,8 @@ class MistModel(BaseFairseqModel):
                 with torch.no_grad():
                     hidden = encoder.decode_target(masked, target_lengths, target_index, source)
                     first_look = self._scatter(self.predict(encoder.token_logits(hidden)), target_index, target_tokens)
+                # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
+                noise = sentence_noise(ids, target_tokens.shape[1], torch.initial_seed())
                 masked, revealed = glance(
                     target_tokens, first_look, real, noise, glancing_ratio, self.dictionary.mask()
                 )

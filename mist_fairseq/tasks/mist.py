@@ -52,7 +52,6 @@ class MistTaskConfig(FairseqDataclass):
     keep_repeats: bool = field(default=False, metadata={"help": "do not collapse directly repeated words"})
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
-    seed: int = II("common.seed")
 
 
 @register_task("mist", dataclass=MistTaskConfig)
@@ -153,7 +152,6 @@ class MistTask(FairseqTask):
             self.dictionary,
             self.limits,
             shuffle=split == self.cfg.train_subset,
-            seed=self.cfg.seed,
         )
         sources, targets = dataset.truncated()
         if split == self.cfg.train_subset or sources or targets:

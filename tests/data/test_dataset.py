@@ -49,7 +49,7 @@ def test_collater_ships_lengths_and_flat_positions(dictionary):
     for name, expected in indices([5, 3, 6], [3, 6, 1], limit=10).items():
         assert inputs[name].tolist() == expected.tolist()
     assert batch["ntokens"] == 10 and batch["nsentences"] == 3
-    assert inputs["noise"].shape == (3, 6)
+    assert inputs["ids"].tolist() == batch["id"].tolist() == [0, 1, 2]
     assert dataset.collater([]) == {}
 
 
@@ -71,17 +71,6 @@ def test_batches_hold_sources_of_similar_length(dictionary):
     for size in range(4, 8):  # targets of all lengths beside each other
         assert dataset.target_sizes[order][sizes == size].std() > 1.5
     assert (order != dataset.ordered_indices()).any()  # equal lengths in random order
-
-
-def test_glancing_noise_belongs_to_the_sentence(dictionary):
-    """Not to its batch, rank or position: so ranks differ, and any split of a batch glances alike."""
-    dataset = make(dictionary, [(4, 5)] * 4)
-    noise = [dataset[i]["noise"] for i in range(4)]
-    assert torch.equal(noise[0], dataset[0]["noise"])
-    assert not any(torch.equal(noise[0], other) for other in noise[1:])
-    dataset.set_epoch(2)
-    assert not torch.equal(noise[0], dataset[0]["noise"])
-    assert not dataset.can_reuse_epoch_itr_across_epochs
 
 
 def test_limits_are_read_at_every_use(dictionary):

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mist_fairseq.data.dictionary import WordPieceDictionary
-from mist_fairseq.glancing import glance
+from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
 from mist_fairseq.models.mist import MistModel, PositionLimits
 from tests.helpers import batch, decode, encode, tiny_config, tiny_model, tiny_vocab
@@ -33,9 +33,8 @@ def plain_forward(model, inputs, ratio):
         if ratio:
             first_look = model.predict(logits(masked, src, src_length))[None]
             real = torch.ones_like(target, dtype=torch.bool)
-            masked, shown = glance(
-                target, first_look, real, inputs["noise"][row : row + 1, :T], ratio, dictionary.mask()
-            )
+            noise = sentence_noise(inputs["ids"][row : row + 1], T, torch.initial_seed())
+            masked, shown = glance(target, first_look, real, noise, ratio, dictionary.mask())
             revealed += int(shown.sum())
         nat.append(logits(masked, src, src_length))
         mixed, mixed_length = mix_source(

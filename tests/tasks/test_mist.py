@@ -34,7 +34,7 @@ def write_data(folder, pairs=LINES, dictionary=None, extra_target=()):
 
 def make_task(folder, **options) -> MistTask:
     cfg = OmegaConf.structured(MistTaskConfig)
-    plain = {"train_subset": "train", "dataset_impl": None, "seed": 1, "data": str(folder)}
+    plain = {"train_subset": "train", "dataset_impl": None, "data": str(folder)}
     for name, value in {**plain, "max_source_positions": 40, "max_target_positions": 20, **options}.items():
         cfg[name] = value
     return MistTask.setup_task(cfg)
