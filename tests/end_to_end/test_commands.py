@@ -66,6 +66,14 @@ def test_trained_limits_win_over_the_command_line(trained, data, generated):
     assert lines(output, "H") == lines(generated, "H")
 
 
+def test_validate(trained, data):
+    options = ["--valid-subset", "valid", "--batch-size", "8", "--cpu", "--log-format", "simple"]
+    output = run("validate", data, "--path", trained[0], *options)
+    trained_loss = re.findall(r"valid on 'valid' subset \| loss ([\d.]+)", trained[1])
+    found = re.search(r"valid.* loss ([\d.]+)", output).group(1)
+    assert any(float(found) == pytest.approx(float(loss), abs=0.002) for loss in trained_loss)
+
+
 @pytest.mark.parametrize("decoding", ["mist", "mask-predict"])
 def test_iterative_decoding(trained, data, generated, decoding):
     output = run(
