@@ -107,6 +107,7 @@ def main():
         model_writer=model,
         vocab_size=args.vocab_size,
         model_type="bpe",
+        character_coverage=1.0,
         minloglevel=2,
     )
     (args.folder / "sp.model").write_bytes(model.getvalue())
