@@ -84,7 +84,9 @@ class MistDataset(FairseqDataset):
         Sorted by target length too, all targets of a batch would have one length, and each batch would pull the
         length classifier towards its own. Targets are packed, so their different lengths cost little.
         """
-        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        # Not numpy's global generator: fairseq seeds that with the epoch in which it builds the batches, so that a
+        # resumed training would get other ones than an uninterrupted one.
+        order = np.random.default_rng(1).permutation(len(self)) if self.shuffle else np.arange(len(self))
         return order[np.argsort(self.source_sizes[order], kind="stable")]
 
     def filter_indices_by_size(self, indices, max_sizes):
