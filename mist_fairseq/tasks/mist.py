@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -18,10 +19,12 @@ from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.generator import DECODINGS, NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
 from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
+from mist_fairseq.scoring.rouge_l import rouge_l
 
 logger = logging.getLogger(__name__)
 
 BLEU_ORDER = 4
+_WORD = re.compile(r"\w+|[^\w\s]")  # validation scores words and punctuation marks apart
 
 
 @dataclass
@@ -41,6 +44,7 @@ class MistTaskConfig(FairseqDataclass):
         default="fp32", metadata={"help": "of matrix products (autocast); weights and losses stay in fp32"}
     )
     eval_bleu: bool = field(default=False, metadata={"help": "validate with sacrebleu on generated text"})
+    eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
     decoding: ChoiceEnum(DECODINGS) = field(default="single-pass", metadata={"help": "how to generate"})
     decoding_iterations: int = field(default=1, metadata={"help": "passes over the target; 1 is a single pass"})
@@ -188,7 +192,7 @@ class MistTask(FairseqTask):
         if start_from:
             load_pretrained(model.encoder, start_from)
         self.model = model
-        if self.cfg.eval_bleu:
+        if self.cfg.eval_bleu or self.cfg.eval_rouge:
             self.generator = self.build_generator([model], None)
         return model
 
@@ -220,19 +224,25 @@ class MistTask(FairseqTask):
     # -- validation -----------------------------------------------------------------------------------------
 
     def valid_step(self, sample, model, criterion):
-        """Losses, and with ``--eval-bleu`` the n-gram counts of generated text."""
+        """Losses; with ``--eval-bleu`` the n-gram counts of generated text, with ``--eval-rouge`` its ROUGE-L."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        if not (self.cfg.eval_bleu or self.cfg.eval_rouge):
+            return loss, sample_size, logging_output
+        hypotheses, references = self._generate_text(sample, model)
+        if self.cfg.eval_bleu_print_samples:
+            logger.info("example hypothesis: %s", hypotheses[0])
+            logger.info("example reference: %s", references[0])
         if self.cfg.eval_bleu:
-            hypotheses, references = self._generate_text(sample, model)
-            if self.cfg.eval_bleu_print_samples:
-                logger.info("example hypothesis: %s", hypotheses[0])
-                logger.info("example reference: %s", references[0])
             bleu = sacrebleu.corpus_bleu(hypotheses, [references])
             logging_output["_bleu_sys_len"] = bleu.sys_len
             logging_output["_bleu_ref_len"] = bleu.ref_len
             for n in range(BLEU_ORDER):
                 logging_output[f"_bleu_counts_{n}"] = bleu.counts[n]
                 logging_output[f"_bleu_totals_{n}"] = bleu.totals[n]
+        if self.cfg.eval_rouge:
+            pairs = zip(map(_WORD.findall, hypotheses), map(_WORD.findall, references))
+            logging_output["_rouge_l_sum"] = sum(rouge_l(hypothesis, [reference]) for hypothesis, reference in pairs)
+            logging_output["_rouge_l_count"] = len(hypotheses)
         return loss, sample_size, logging_output
 
     def _generate_text(self, sample, model) -> tuple[list[str], list[str]]:
@@ -251,15 +261,21 @@ class MistTask(FairseqTask):
         return hypotheses, references
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """Log the criterion's figures and BLEU over all validation batches."""
+        """Log the criterion's figures, and BLEU and ROUGE-L over all validation batches."""
         super().reduce_metrics(logging_outputs, criterion)
-        if not any("_bleu_sys_len" in log for log in logging_outputs):
-            return
-        names = [f"{kind}_{n}" for kind in ("counts", "totals") for n in range(BLEU_ORDER)] + ["sys_len", "ref_len"]
-        for name in names:
-            # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
-            metrics.log_scalar_sum(f"_bleu_{name}", sum(int(log[f"_bleu_{name}"]) for log in logging_outputs))
-        metrics.log_derived("bleu", _bleu)
+
+        def log_sums(*names):
+            for name in names:
+                # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
+                metrics.log_scalar_sum(f"_{name}", sum(float(log[f"_{name}"]) for log in logging_outputs))
+
+        if any("_bleu_sys_len" in log for log in logging_outputs):
+            orders = [f"bleu_{kind}_{n}" for kind in ("counts", "totals") for n in range(BLEU_ORDER)]
+            log_sums(*orders, "bleu_sys_len", "bleu_ref_len")
+            metrics.log_derived("bleu", _bleu)
+        if any("_rouge_l_sum" in log for log in logging_outputs):
+            log_sums("rouge_l_sum", "rouge_l_count")
+            metrics.log_derived("rouge_l", _rouge_l)
 
 
 def _bleu(meters) -> float:
@@ -276,6 +292,11 @@ def _bleu(meters) -> float:
         smooth_method="exp",
     )
     return round(float(bleu.score), 2)
+
+
+def _rouge_l(meters) -> float:
+    """Mean ROUGE-L of the sentences, in percent."""
+    return round(100 * meters["_rouge_l_sum"].sum / meters["_rouge_l_count"].sum, 2)
 
 
 PREPROCESS = (
