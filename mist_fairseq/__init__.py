@@ -30,4 +30,5 @@ if "from_checkpoint" not in inspect.signature(FairseqTask.build_model).parameter
 from mist_fairseq.criterions import mist_loss  # noqa: E402, F401
 from mist_fairseq.models import mist as _model  # noqa: E402, F401
 from mist_fairseq.optim import bert_adamw  # noqa: E402, F401
+from mist_fairseq.scoring import scorers  # noqa: E402, F401
 from mist_fairseq.tasks import mist as _task  # noqa: E402, F401

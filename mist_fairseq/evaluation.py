@@ -1,12 +1,10 @@
-"""Run fairseq-generate, read what it printed, and compare decodings."""
+"""Run fairseq-generate and read what it printed."""
 
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import sacrebleu
 
 _PLUGIN = Path(__file__).parent
 
@@ -87,12 +85,19 @@ def _show_progress(stream) -> str:
     return "".join(others)
 
 
-def bleu(outputs: list[str], references: list[str]) -> float:
-    """sacrebleu's corpus BLEU without regard to case.
+def read_lines(path: str | Path) -> list[str]:
+    r"""Lines of a text file; only \n ends one, so that line i of a source belongs to line i of its target."""
+    lines = Path(path).read_bytes().decode("utf-8", errors="replace").split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+def read_outputs(path: str | Path) -> list[str]:
+    """Outputs from a text file with one a line, or from what fairseq-generate printed.
 
     Raises:
-        ValueError: there are not as many outputs as references.
+        ValueError: fairseq-generate did not come to its end.
     """
-    if len(outputs) != len(references):
-        raise ValueError(f"{len(outputs):,} outputs but {len(references):,} references")
-    return sacrebleu.corpus_bleu(outputs, [references], lowercase=True).score
+    lines = read_lines(path)
+    if any(re.match(r"D-\d+\t", line) for line in lines):
+        return read_generation("\n".join(lines)).outputs
+    return lines

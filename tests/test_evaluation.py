@@ -1,6 +1,6 @@
 import pytest
 
-from mist_fairseq.evaluation import bleu, read_generation
+from mist_fairseq.evaluation import read_generation, read_lines, read_outputs
 
 PRINTED = """INFO | loading
 S-1\tsecond source
@@ -39,7 +39,12 @@ def test_an_unfinished_run_is_noticed():
         read_generation(PRINTED.split("INFO | Translated")[0])
 
 
-def test_bleu_does_not_regard_case():
-    assert bleu(["How can I learn this?"], ["how can i learn this?"]) == pytest.approx(100)
-    with pytest.raises(ValueError, match="1 outputs but 2 references"):
-        bleu(["a"], ["a", "b"])
+def test_outputs_from_either_kind_of_file(tmp_path):
+    path = tmp_path / "outputs"
+    path.write_text(PRINTED)
+    assert read_outputs(path) == ["", "second output"]
+    path.write_bytes("a\u2028b\nc\r\n\n".encode() + b"\xff")  # only \n ends a line
+    assert read_outputs(path) == read_lines(path) == ["a\u2028b", "c\r", "", "\ufffd"]
+    path.write_text(PRINTED.split("INFO | Translated")[0])
+    with pytest.raises(ValueError, match="did not come to its end"):
+        read_outputs(path)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
 from mist_fairseq.models.encoder import row_chunks
+
+MIST_TARGETS = ["pseudo", "reference", "random"]
 
 
 @dataclass
@@ -22,6 +24,13 @@ class MistLossConfig(FairseqDataclass):
     )
     mist_loss_factor: float = field(
         default=1.0, metadata={"help": "weight of the MIST loss; 0 is the paper's 'no mixing' and skips its pass"}
+    )
+    mist_targets: ChoiceEnum(MIST_TARGETS) = field(
+        default="pseudo",
+        metadata={
+            "help": "what is mixed into the source: the model's own output (the paper's MIST), the reference or random "
+            "tokens (ablations)"
+        },
     )
     length_loss_factor: float = field(default=1.0, metadata={"help": "weight of the length loss"})
     label_smoothing: float = field(default=0.1, metadata={"help": "probability mass spread over the vocabulary"})
@@ -84,7 +93,9 @@ class MistLoss(FairseqCriterion):
     for each of its tokens, and a batch gives the gradients of its parts, however it is split.
     """
 
-    def __init__(self, task, glancing_ratio, mist_loss_factor, length_loss_factor, label_smoothing):
+    def __init__(
+        self, task, glancing_ratio, mist_loss_factor, length_loss_factor, label_smoothing, mist_targets="pseudo"
+    ):
         super().__init__(task)
         if not 0 <= glancing_ratio <= 1:
             raise ValueError(f"--glancing-ratio is {glancing_ratio}, expected a number from 0 to 1")
@@ -98,12 +109,15 @@ class MistLoss(FairseqCriterion):
         self.mist_loss_factor = mist_loss_factor
         self.length_loss_factor = length_loss_factor
         self.label_smoothing = label_smoothing
+        self.mist_targets = str(mist_targets)
+        if self.mist_targets not in MIST_TARGETS:
+            raise ValueError(f"--mist-targets is {mist_targets}, expected one of {', '.join(MIST_TARGETS)}")
 
     def forward(self, model, sample, reduce=True):
         """Returns loss (a sum), sample size (target tokens) and logging outputs (sums)."""
         inputs = sample["net_input"]
         mixing = self.mist_loss_factor > 0
-        output = model(**inputs, glancing_ratio=self.glancing_ratio, mixing=mixing)
+        output = model(**inputs, glancing_ratio=self.glancing_ratio, mixing=mixing, mist_targets=self.mist_targets)
         target = inputs["target_tokens"].flatten().index_select(0, inputs["target_index"])
         lengths = inputs["target_lengths"]
 

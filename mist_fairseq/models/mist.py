@@ -193,6 +193,7 @@ class MistModel(BaseFairseqModel):
         mixed_index: Tensor,
         glancing_ratio: float = 0.0,
         mixing: bool = True,
+        mist_targets: str = "pseudo",
     ) -> dict[str, Tensor | None]:
         """The whole training computation: glancing, NAT pass, mixing, MIST pass (equations 2-4).
 
@@ -209,6 +210,8 @@ class MistModel(BaseFairseqModel):
                 the collater, *Shapes:* (N_S), (N), (N_M). On a GPU, reading them off the lengths would wait.
             glancing_ratio: share of wrong tokens whose number is revealed.
             mixing: run the MIST pass.
+            mist_targets: what it mixes in: the NAT pass's ``pseudo`` target (the paper's MIST), the ``reference`` or
+                ``random`` tokens, to tell what the gain comes from.
 
         Returns:
             ``nat_logits`` (N, V) and the likeliest ``nat_tokens`` (N); ``mist_logits`` and ``mist_tokens`` likewise,
@@ -233,7 +236,12 @@ class MistModel(BaseFairseqModel):
             nat_tokens = self.predict(nat_logits.detach())
             mist_logits = mist_tokens = None
             if mixing:
-                pseudo = self._scatter(nat_tokens, target_index, target_tokens)
+                if mist_targets == "pseudo":
+                    pseudo = self._scatter(nat_tokens, target_index, target_tokens)
+                elif mist_targets == "reference":
+                    pseudo = target_tokens
+                else:
+                    pseudo = self._random_targets(ids, target_tokens, target_lengths)
                 mixed = self.mix(pseudo, target_lengths, src_tokens, src_lengths, mixed_index)
                 mist_logits = encoder.token_logits(encoder.decode_target(masked, target_lengths, target_index, mixed))
                 mist_tokens = self.predict(mist_logits.detach())
@@ -245,6 +253,13 @@ class MistModel(BaseFairseqModel):
                 "length_logits": encoder.length_logits(source),
                 "revealed": revealed.sum(),
             }
+
+    def _random_targets(self, ids: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens drawn from the whole vocabulary, then [SEP], as long as the targets. *Shapes:* as in ``forward``."""
+        noise = sentence_noise(ids, target.shape[1], ~torch.initial_seed())  # other numbers than those for glancing
+        tokens = noise.remainder(len(self.dictionary))
+        tokens = torch.where(torch.isin(tokens, self.never_predicted), self.dictionary.unk(), tokens)
+        return tokens.scatter(1, lengths[:, None] - 1, self.dictionary.eos())
 
     def _scatter(self, tokens: Tensor, index: Tensor, target: Tensor) -> Tensor:
         """Tokens at their places in a target, padding elsewhere. *Shapes:* (N), (N), (B, T) -> (B, T)."""

@@ -109,33 +109,76 @@ def load_pretrained(encoder: nn.Module, folder: str):
         FileNotFoundError: there is no weights file.
         ValueError: it cannot be read, lacks a key, or a shape does not fit (names the key and both shapes).
     """
-    state = _convert(_read_weights(Path(folder)), len(encoder.layers), str(folder))
+    source = f"--pretrained {folder}"
+    state, _ = convert_state(_read_folder(Path(folder)), len(encoder.layers), source)
+    own = encoder.state_dict().keys()
+    if encoder.head.weight is not None and "head.weight" not in state and "word_embeddings.weight" in state:
+        state["head.weight"] = state["word_embeddings.weight"]
+    used = {name: tensor for name, tensor in state.items() if name in own}
+    random = sorted(own - used.keys())
+    optional = {name for name in own if name.startswith("head.")} | {"length_head.weight"}
+    load_state(encoder, used, source, optional)
+    logger.info("loaded %d tensors from %s; at random: %s", len(used), folder, ", ".join(random) or "none")
+
+
+def load_state(encoder: nn.Module, state: dict[str, Tensor], source: str, optional: frozenset | set = frozenset()):
+    """Load converted weights into an ``Encoder``.
+
+    Args:
+        encoder: of the sizes that the weights have.
+        state: by our names.
+        source: where the weights come from, for messages.
+        optional: names that may be missing.
+
+    Raises:
+        ValueError: a weight is missing or a shape does not fit (names the weight here and there).
+    """
     own = encoder.state_dict()
     for name in sorted(state.keys() & own.keys()):
         if state[name].shape != own[name].shape:
             raise ValueError(
-                f"--pretrained {folder}: {name} has shape {tuple(state[name].shape)}, "
+                f"{source}: {_bert_name(name)} -> {name} has shape {tuple(state[name].shape)}, "
                 f"the model needs {tuple(own[name].shape)}"
             )
-    head = {name for name in own if name.startswith("head.")}
-    missing = sorted(own.keys() - state.keys() - head - {"length_head.weight"})
+    missing = sorted(own.keys() - state.keys() - optional)
     if missing:
-        raise ValueError(f"--pretrained {folder}: the weights lack {', '.join(missing[:3])} ({len(missing)} in all)")
-    if encoder.head.weight is not None and "head.weight" not in state:
-        state["head.weight"] = state["word_embeddings.weight"]
-    used = {name: tensor for name, tensor in state.items() if name in own}
-    encoder.load_state_dict(used, strict=False)
-    random = sorted(own.keys() - used.keys())
-    logger.info("loaded %d tensors from %s; at random: %s", len(used), folder, ", ".join(random) or "none")
+        theirs = ", ".join(map(_bert_name, missing[:3]))
+        raise ValueError(
+            f"{source}: the weights lack {', '.join(missing[:3])} ({len(missing)} in all), in BERT's names {theirs}"
+        )
+    encoder.load_state_dict(state, strict=False)
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _bert_name(name: str) -> str:
+    """BERT's name for one of our weights, for messages."""
+    if name == "length_head.weight":
+        return "embed_length.weight"
+    prefix, layer = "", re.match(r"layers\.(\d+)\.", name)
+    if layer:
+        prefix, name = f"encoder.layer.{layer.group(1)}.", name[layer.end() :]
+    known = {"qkv": "attention.self.{query,key,value}", "relative_bias": "rel_pos_bias"}
+    known |= {ours: theirs for theirs, ours in {**_EMBEDDINGS, **_HEAD, **_LAYER}.items()}
+    module, _, kind = name.rpartition(".")
+    return prefix + (known.get(name) or f"{known[module]}.{kind}")
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
     safe, plain = folder / "model.safetensors", folder / "pytorch_model.bin"
     path = safe if safe.is_file() else plain
     if not path.is_file():
         raise FileNotFoundError(f"--pretrained {folder}: there is no model.safetensors and no pytorch_model.bin in it")
+    return read_weights(path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32, without executing code.
+
+    Raises:
+        ValueError: it is damaged or holds something else than a dictionary of tensors.
+    """
     try:
-        state = load_file(path) if path is safe else torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} is damaged or is no file of plain tensors: {reason}") from error
@@ -144,8 +187,17 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
-def _convert(state: dict[str, Tensor], layers: int, source: str) -> dict[str, Tensor]:
-    """Our names for BERT's and UniLM's."""
+def convert_state(state: dict[str, Tensor], layers: int, source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Our names for BERT's and UniLM's.
+
+    Args:
+        state: weights by their names, with or without the prefix ``bert.``.
+        layers: number of layers to convert.
+        source: where the weights come from, for messages.
+
+    Returns:
+        The converted weights, and what is left over under its own name.
+    """
     # Checkpoints converted from TensorFlow call a LayerNorm's weight and bias gamma and beta.
     state = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in state.items()}
     state = {name.removeprefix("bert."): value for name, value in state.items()}
@@ -159,25 +211,25 @@ def _convert(state: dict[str, Tensor], layers: int, source: str) -> dict[str, Te
         _convert_qkv(state, old + "attention.self.", converted, new + "qkv.", source)
     for name in ("rel_pos_bias.weight", "encoder.rel_pos_bias.weight"):
         _rename(state, name, converted, "relative_bias.weight")
-    return converted
+    return converted, state
 
 
 def _rename(state: dict[str, Tensor], theirs: str, converted: dict[str, Tensor], ours: str):
     for end in ("", ".weight", ".bias"):
         if theirs + end in state:
-            converted[ours + end] = state[theirs + end]
+            converted[ours + end] = state.pop(theirs + end)
 
 
 def _convert_qkv(state: dict[str, Tensor], old: str, converted: dict[str, Tensor], new: str, source: str):
     """Query, key and value as one matrix; UniLM has them fused already, without a bias for the key."""
     if old + "qkv_linear.weight" in state:
-        converted[new + "weight"] = state[old + "qkv_linear.weight"]
+        converted[new + "weight"] = state.pop(old + "qkv_linear.weight")
         if old + "q_bias" not in state or old + "v_bias" not in state:
-            raise ValueError(f"--pretrained {source}: {old}qkv_linear.weight comes without {old}q_bias and v_bias")
-        query, value = state[old + "q_bias"].reshape(-1), state[old + "v_bias"].reshape(-1)
+            raise ValueError(f"{source}: {old}qkv_linear.weight comes without {old}q_bias and v_bias")
+        query, value = state.pop(old + "q_bias").reshape(-1), state.pop(old + "v_bias").reshape(-1)
         converted[new + "bias"] = torch.cat([query, torch.zeros_like(query), value])
         return
     for kind in ("weight", "bias"):
-        parts = [state.get(f"{old}{name}.{kind}") for name in ("query", "key", "value")]
-        if all(part is not None for part in parts):
-            converted[new + kind] = torch.cat(parts)
+        names = [f"{old}{name}.{kind}" for name in ("query", "key", "value")]
+        if all(name in state for name in names):
+            converted[new + kind] = torch.cat([state.pop(name) for name in names])

@@ -1,5 +1,7 @@
 """ROUGE-L as in coco-caption, which the question-generation evaluation script uses (Tables 1, 4 and 7)."""
 
+from sacrebleu.metrics.base import Metric, Score
+
 BETA = 1.2
 
 
@@ -31,3 +33,23 @@ def longest_common_subsequence(first: list[str], second: list[str]) -> int:
             best[j] = diagonal + 1 if token == other else max(above, best[j - 1])
             diagonal = above
     return best[-1]
+
+
+class RougeL(Metric):
+    """Mean ``rouge_l`` of the sentences in percent, with sacrebleu's interface. Tokens stand between spaces."""
+
+    def _preprocess_segment(self, sent):
+        return sent
+
+    def _extract_reference_info(self, refs):
+        return {"references": [reference.split() for reference in refs]}
+
+    def _compute_segment_statistics(self, hypothesis, ref_kwargs):
+        return [rouge_l(hypothesis.split(), ref_kwargs["references"]), 1]
+
+    def _compute_score_from_stats(self, stats):
+        total, sentences = stats
+        return Score("ROUGE-L", 100 * float(total) / float(sentences))
+
+    def _aggregate_and_compute(self, stats):
+        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])

@@ -1,0 +1,84 @@
+"""METEOR 1.5, the Java program that pycocoevalcap ships (Tables 1, 3, 4 and 7)."""
+
+import importlib.util
+import shutil
+import subprocess
+import weakref
+from pathlib import Path
+
+from sacrebleu.metrics.base import Metric, Score
+
+INSTALL = "pip install -c constraints.txt -e .[scores]"
+
+
+class Meteor15(Metric):
+    """METEOR 1.5 in percent, with pycocoevalcap's arguments (``-l en -norm``) and sacrebleu's interface.
+
+    The Java program reports a sentence as counts that add up, and scores any sum of them: so the score of a corpus,
+    and of each bootstrap sample of it, is the program's own.
+
+    Raises:
+        ModuleNotFoundError: pycocoevalcap is not installed.
+        FileNotFoundError: there is no Java; names the Debian package.
+    """
+
+    def __init__(self):
+        super().__init__()
+        jar = find_jar()
+        java = shutil.which("java")
+        if java is None:
+            raise FileNotFoundError("METEOR 1.5 needs Java: apt-get install default-jre-headless")
+        command = [java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(jar)]
+        self._process = subprocess.Popen(
+            [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+        )
+        self._stop = weakref.finalize(self, stop, self._process)
+
+    def _ask(self, *fields: str, answers: int = 1) -> str:
+        """The last of the lines that answer a request."""
+        print(" ||| ".join(fields), file=self._process.stdin, flush=True)
+        lines = [self._process.stdout.readline() for _ in range(answers)]
+        if not lines[-1]:
+            raise RuntimeError(f"METEOR's Java program stopped with status {self._process.wait()}")
+        return lines[-1].strip()
+
+    def _preprocess_segment(self, sent):
+        # One line a request, fields apart by |||; the rest is pycocoevalcap's.
+        return " ".join(sent.split("\n")).replace("|||", "").replace("  ", " ")
+
+    def _extract_reference_info(self, refs):
+        return {"references": refs}
+
+    def _compute_segment_statistics(self, hypothesis, ref_kwargs):
+        counts = [float(count) for count in self._ask("SCORE", *ref_kwargs["references"], hypothesis).split()]
+        lengths, (chunks, *matches) = counts[:2], counts[-3:]
+        if chunks == 1 and matches == lengths:
+            counts[-3] = 0.0  # the program, too, counts no chunk for a perfect match when it adds sentences up
+        return counts
+
+    def _compute_score_from_stats(self, stats):
+        score = self._ask("EVAL", " ".join(str(float(count)) for count in stats), answers=2)
+        return Score("METEOR", 100 * float(score))
+
+    def _aggregate_and_compute(self, stats):
+        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
+
+
+def find_jar() -> Path:
+    """Path of ``meteor-1.5.jar``, without importing pycocoevalcap and all it brings."""
+    package = importlib.util.find_spec("pycocoevalcap")
+    if package is None:
+        raise ModuleNotFoundError(f"METEOR 1.5 comes with pycocoevalcap: {INSTALL}")
+    return Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
+
+
+def stop(process: subprocess.Popen):
+    """End the Java program."""
+    process.stdin.close()
+    process.kill()
+    process.wait()
+    process.stdout.close()

