@@ -1,65 +1,96 @@
-"""Decode a data set in several ways with one checkpoint: BLEU, sentences per second and some outputs.
+"""Decode a data set in several ways with one checkpoint and score them: Table 6 in one command.
 
-    python scripts/compare_decodings.py DATA-BIN --path checkpoint_best.pt --subset test --reference test.tgt \\
-        --decodings single-pass mist:2 mist:3 mask-predict:3 --out DIR
+    python scripts/compare_decodings.py DATA-BIN --path checkpoint_best.pt --subset test --protocol quora \\
+        --source test.src --reference test.tgt --out DIR
 
-Writes fairseq-generate's output of each to DIR, and the table as DIR/decodings-SUBSET.json.
+Writes fairseq-generate's output of each decoding to DIR, and scores, speeds and how they came about to
+DIR/decodings-SUBSET.json. Each --label NAME=VALUE goes into that file, too; scripts/report.py reads `task`, `arm`,
+`init`, `weights`, `data`, `updates` and `training`. Further options go to fairseq-generate.
 """
 
 import argparse
 import json
 import random
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
-from mist_fairseq.evaluation import bleu, generate
+from mist_fairseq.evaluation import generate, read_lines
+from mist_fairseq.scoring.scores import PROTOCOLS, format_table, score
+
+PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder of binarized data")
     parser.add_argument("--path", required=True, help="checkpoint")
-    parser.add_argument("--subset", default="test")
+    parser.add_argument("--subset", default="test", help="(default: %(default)s)")
     parser.add_argument(
-        "--decodings", nargs="+", default=["single-pass", "mist:3", "mask-predict:3"], help="NAME[:ITERATIONS] ..."
+        "--decodings", nargs="+", default=PAPER, metavar="NAME[:ITERATIONS]", help=f"(default: {' '.join(PAPER)})"
     )
-    parser.add_argument("--reference", help="raw target file to score against (default: the binarized targets)")
+    parser.add_argument("--source", required=True, help="raw source file")
+    parser.add_argument("--reference", required=True, help="raw target file")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="plain", help="of scripts/score.py")
+    parser.add_argument("--confidence", action="store_true", help="confidence intervals and paired significance")
     parser.add_argument("--examples", type=int, default=5, help="outputs to show (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for outputs and the table")
+    parser.add_argument("--label", nargs="+", default=[], metavar="NAME=VALUE", help="what this is a result of")
+    parser.add_argument("--out", type=Path, required=True, help="folder for outputs and scores")
     args, options = parser.parse_known_args()
     options = options or ["--batch-size", "64"]
-    rows, generations = [], []
-    for name in args.decodings:
-        decoding, _, iterations = name.partition(":")
-        print(f"decoding {args.subset}: {name}", file=sys.stderr, flush=True)
-        log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
-        decoding_options = ["--decoding", decoding, "--decoding-iterations", iterations or "1"]
-        try:
-            generation = generate(args.data, args.path, args.subset, log, decoding_options + options)
-        except (RuntimeError, ValueError) as error:
-            sys.exit(str(error))
-        references = generation.references
-        if args.reference:
-            references = Path(args.reference).read_text(encoding="utf-8").split("\n")[: len(generation.outputs)]
-        generations.append(generation)
-        rows.append(
+    protocol = PROTOCOLS[args.protocol]
+    generations = {}
+    try:
+        sources, references = read_lines(args.source), read_lines(args.reference)
+        for name in args.decodings:
+            print(f"decoding {args.subset}: {name}", file=sys.stderr, flush=True)
+            decoding, _, iterations = name.partition(":")
+            log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
+            decoding_options = ["--decoding", decoding, "--decoding-iterations", iterations or "1"]
+            generations[name] = generate(args.data, args.path, args.subset, log, decoding_options + options)
+        outputs = {name: generation.outputs for name, generation in generations.items()}
+        results = score(outputs, references, sources, protocol=protocol, confidence=args.confidence)
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    content = {
+        **dict(label.split("=", 1) for label in args.label),
+        "subset": args.subset,
+        "protocol": args.protocol,
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _commit(),
+        "decodings": [
             {
-                "decoding": decoding,
-                "iterations": int(iterations or 1),
-                "bleu": round(bleu(generation.outputs, references), 2),
-                "sentences_per_second": generation.sentences_per_second,
+                "decoding": name.partition(":")[0],
+                "iterations": int(name.partition(":")[2] or 1),
+                "sentences_per_second": generations[name].sentences_per_second,
+                **result.as_dict(),
             }
-        )
+            for name, result in results.items()
+        ],
+    }
     table = args.out / f"decodings-{args.subset}.json"
-    table.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    table.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    print(f"\n{'decoding':<14}{'iterations':>11}{'BLEU':>8}{'sentences/s':>13}")
-    for row in rows:
-        print("{decoding:<14}{iterations:>11}{bleu:>8.2f}{sentences_per_second:>13.1f}".format(**row))
-    first = generations[0]
-    chosen = sorted(random.Random(1).sample(range(len(first.outputs)), min(args.examples, len(first.outputs))))
-    for i in chosen:
-        print(f"\nsource     {first.sources[i]}\noutput     {first.outputs[i]}\nreference  {first.references[i]}")
+    print(format_table(results, protocol.metrics))
+    speeds = ", ".join(f"{name} {generation.sentences_per_second:.1f}" for name, generation in generations.items())
+    print(f"sentences/s: {speeds}")
+    first = next(iter(outputs.values()))
+    for i in sorted(random.Random(1).sample(range(len(first)), min(args.examples, len(first)))):
+        print(f"\nsource     {sources[i]}\noutput     {first[i]}\nreference  {references[i]}")
+    failed = {metric: why for result in results.values() for metric, why in result.failed.items()}
+    for metric, why in failed.items():
+        print(f"error: no {metric}: {why}", file=sys.stderr)
+    sys.exit(bool(failed))
+
+
+def _commit() -> str | None:
+    """Of this repository, if it is one; with a + if files were changed since."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 if __name__ == "__main__":

@@ -21,10 +21,8 @@ import sys
 from pathlib import Path
 
 from mist_fairseq.evaluation import read_lines, read_outputs
-from mist_fairseq.scoring.scores import METRICS, PLAIN, PROTOCOLS, Scores, score
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, score
 from mist_fairseq.scoring.steps import STEPS
-
-PROTOCOLS = {**PROTOCOLS, "plain": PLAIN}
 
 
 def main():
@@ -51,7 +49,7 @@ def main():
         results = score(systems, read_lines(args.reference), sources, protocol=protocol, confidence=args.confidence)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(table(results, protocol.metrics))
+    print(format_table(results, protocol.metrics))
     if args.json:
         content = {
             "protocol": args.protocol,
@@ -64,34 +62,6 @@ def main():
     for metric, why in failed.items():
         print(f"error: no {metric}: {why}", file=sys.stderr)
     sys.exit(bool(failed))
-
-
-def table(results: dict[str, Scores], metrics: list[str]) -> str:
-    """A row a metric, a column a system."""
-    names = list(results)
-    width = max(24, *(len(name) + 2 for name in names))
-    lines = [f"{'':<12}" + "".join(f"{name:>{width}}" for name in names)]
-    for metric in metrics:
-        lines.append(f"{metric:<12}" + "".join(f"{cell(results[name], metric):>{width}}" for name in names))
-    lines.append(f"{'texts':<12}" + "".join(f"{results[name].segments:>{width},}" for name in names))
-    signatures = next(iter(results.values())).signatures
-    lines += [f"{metric}: {signatures[metric]}" for metric in metrics if metric in signatures]
-    if any(result.p_values for result in results.values()):
-        lines.append(f"p: of the difference to {names[0]}, paired bootstrap")
-    return "\n".join(lines)
-
-
-def cell(result: Scores, metric: str) -> str:
-    """Score, half the width of its confidence interval, p."""
-    if metric not in result.values:
-        return "-"
-    text = f"{result.values[metric]:.2f}"
-    if metric in result.intervals:
-        low, high = result.intervals[metric]
-        text += f" ± {(high - low) / 2:.2f}"
-    if metric in result.p_values:
-        text += f" p={result.p_values[metric]:.3f}"
-    return text
 
 
 if __name__ == "__main__":

@@ -158,6 +158,7 @@ def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
             raise ValueError(f"nothing usable in the input; skipped: {reasons or 'nothing'}")
         (new / COUNTS).write_text(json.dumps(files.counts(), indent=1) + "\n", encoding="utf-8")
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _check_free(folder, overwrite)
         try:
             if folder.exists():
                 folder.rename(old)

@@ -58,10 +58,8 @@ PROTOCOLS = {
         ["rouge155-1", "rouge155-2", "rouge155-l", "sacrebleu"],
         False,
     ),
+    "plain": Protocol(["lower"], ["lower"], ["sacrebleu", "rouge-l"], False),
 }
-
-
-PLAIN = Protocol(["lower"], ["lower"], ["sacrebleu", "rouge-l"], False)
 
 
 @dataclass
@@ -94,7 +92,7 @@ def score(
     references: list[str],
     sources: list[str] | None = None,
     *,
-    protocol: Protocol = PLAIN,
+    protocol: Protocol = PROTOCOLS["plain"],
     metrics: Iterable[str] | None = None,
     confidence: bool = False,
 ) -> dict[str, Scores]:
@@ -180,3 +178,30 @@ def _score(
             # The script's average is a mean over bootstrap samples of its own.
             rouge = rouge155(outputs, references)[metric.kind]
             result.values[name], result.intervals[name] = rouge.score, (rouge.low, rouge.high)
+
+
+def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
+    """A row a metric, a column a system: score, half the width of its confidence interval, p."""
+    names = list(results)
+    width = max(24, *(len(name) + 2 for name in names))
+    lines = [f"{'':<12}" + "".join(f"{name:>{width}}" for name in names)]
+    for metric in metrics:
+        lines.append(f"{metric:<12}" + "".join(f"{_cell(results[name], metric):>{width}}" for name in names))
+    lines.append(f"{'texts':<12}" + "".join(f"{results[name].segments:>{width},}" for name in names))
+    signatures = next(iter(results.values())).signatures
+    lines += [f"{metric}: {signatures[metric]}" for metric in metrics if metric in signatures]
+    if any(result.p_values for result in results.values()):
+        lines.append(f"p: of the difference to {names[0]}, paired bootstrap")
+    return "\n".join(lines)
+
+
+def _cell(result: Scores, metric: str) -> str:
+    if metric not in result.values:
+        return "-"
+    text = f"{result.values[metric]:.2f}"
+    if metric in result.intervals:
+        low, high = result.intervals[metric]
+        text += f" ± {(high - low) / 2:.2f}"
+    if metric in result.p_values:
+        text += f" p={result.p_values[metric]:.3f}"
+    return text

@@ -17,7 +17,7 @@ def without_dropout(dictionary, **changes):
     return tiny_model(dictionary, dropout=0.0, attention_dropout=0.0, **changes)
 
 
-def plain_forward(model, inputs, ratio):
+def plain_forward(model, inputs, ratio, mixed_in=None):
     """The training computation sentence by sentence, every pass from the start: equations 2-4 with glancing."""
     encoder, dictionary = model.encoder, model.dictionary
     nat, mist, revealed = [], [], 0
@@ -38,7 +38,7 @@ def plain_forward(model, inputs, ratio):
             revealed += int(shown.sum())
         nat.append(logits(masked, src, src_length))
         mixed, mixed_length = mix_source(
-            model.predict(nat[-1])[None],
+            model.predict(nat[-1])[None] if mixed_in is None else mixed_in[row : row + 1, :T],
             length,
             src,
             src_length,
@@ -61,6 +61,38 @@ def test_training_computation_equals_a_plain_loop(dictionary, ratio):
     torch.testing.assert_close(output["mist_logits"], mist, atol=1e-4, rtol=1e-4)
     assert torch.equal(output["nat_tokens"], model.predict(nat))
     assert int(output["revealed"]) == revealed and (revealed > 0) == (ratio > 0)
+
+
+def test_the_reference_can_be_mixed_in(dictionary):
+    model = without_dropout(dictionary).train()
+    inputs = batch(SOURCES, TARGETS, dictionary)["net_input"]
+    with torch.no_grad():
+        output = model(**inputs, mist_targets="reference")
+        _, mist, _ = plain_forward(model, inputs, 0.0, mixed_in=inputs["target_tokens"])
+    torch.testing.assert_close(output["mist_logits"], mist, atol=1e-4, rtol=1e-4)
+
+
+def test_random_tokens_can_be_mixed_in(dictionary, monkeypatch):
+    """As many as the target has, the last [SEP], the sentence's own, others at each update."""
+    model = without_dropout(dictionary).train()
+    inputs = batch(SOURCES, TARGETS, dictionary)["net_input"]
+    mixed = []
+    mix = model.mix
+    monkeypatch.setattr(model, "mix", lambda pseudo, *others: mixed.append(pseudo) or mix(pseudo, *others))
+    with torch.no_grad():
+        for seed in (1, 2, 1):
+            torch.manual_seed(seed)
+            output = model(**inputs, mist_targets="random")
+        _, mist, _ = plain_forward(model, inputs, 0.0, mixed_in=mixed[2])
+    torch.testing.assert_close(output["mist_logits"], mist, atol=1e-4, rtol=1e-4)
+    assert torch.equal(mixed[0], mixed[2]) and not torch.equal(mixed[0], mixed[1])
+    tokens = torch.cat([row[: length - 1] for row, length in zip(mixed[0], inputs["target_lengths"])])
+    ends = mixed[0].gather(1, inputs["target_lengths"][:, None] - 1)
+    assert (ends == dictionary.eos()).all() and len(tokens.unique()) > len(tokens) / 2
+    assert not torch.isin(tokens, model.never_predicted).any()
+    torch.manual_seed(1)
+    part = model._random_targets(*(inputs[name][1:3] for name in ("ids", "target_tokens", "target_lengths")))
+    assert torch.equal(part, mixed[0][1:3])
 
 
 def test_evaluation_does_not_glance(dictionary):

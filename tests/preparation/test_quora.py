@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mist_fairseq.preparation import quora
+from mist_fairseq.preparation.files import data_folder
 from mist_fairseq.preparation.quora import COLUMNS, assign_splits, read_rows
 from tests.preparation import pairs, run_script
 
@@ -128,7 +129,7 @@ def test_duplicates_are_kept_once(tmp_path, monkeypatch, capsys):
     rows = [(f"How {i}?", f"Why {i}?", 1) for i in range(20)]
     odd = [
         *(("Why 3?", " How\n3? ", 1), ("same?", " same? ", 1), ("different?", "questions?", 0), ("", "empty?", 1)),
-        *(("how 5?", "Why 5?", 1), "1\t2\n"),  # another pair, but not another question
+        *(("how 5?", "Why 5?", 1), "1\t2\n"),  # pairs differ if case does
     ]
     path = tmp_path / "quora.tsv"
     path.write_text(tsv([*rows, *odd]), encoding="utf-8")
@@ -151,6 +152,18 @@ def test_duplicates_are_kept_once(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, path, tmp_path / "other", *sizes, "--seed", 2) is None
     assert {split: pairs(tmp_path / "again", split) for split in SPLITS} == found
     assert pairs(tmp_path / "other", "test") != found["test"]
+
+
+def test_questions_that_differ_in_case_stay_together(tmp_path):
+    path = tmp_path / "quora.tsv"
+    path.write_text(tsv([row for i in range(10) for row in ((f"HOW {i}", f"A {i}", 1), (f"B {i}", f"how {i}", 1))]))
+    for seed in range(5):
+        with data_folder(str(tmp_path / str(seed))) as files:
+            quora.prepare(files, str(path), 14, 3, 3, seed)
+        homes = {}
+        for split in SPLITS:
+            for number in {pair[0].split()[1] for pair in pairs(tmp_path / str(seed), split)}:
+                assert homes.setdefault(number, split) == split
 
 
 def test_errors_are_one_line(tmp_path, monkeypatch):

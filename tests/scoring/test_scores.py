@@ -6,7 +6,7 @@ import sacrebleu
 from pycocoevalcap.bleu.bleu import Bleu
 
 from mist_fairseq.scoring import scores as module
-from mist_fairseq.scoring.scores import PLAIN, PROTOCOLS, Protocol, group_by_source, score
+from mist_fairseq.scoring.scores import PROTOCOLS, Protocol, group_by_source, score
 from tests.scoring.conftest import needs_perl
 
 AS_IS = Protocol([], [], ["bleu-1", "bleu-2", "bleu-3", "bleu-4"], True)
@@ -122,4 +122,4 @@ def test_what_cannot_be_computed_does_not_stop_the_rest(monkeypatch):
 )
 def test_errors(systems, references, options, message):
     with pytest.raises(ValueError, match=message):
-        score(systems, references, **{"protocol": PLAIN, **options})
+        score(systems, references, **{"protocol": PROTOCOLS["plain"], **options})

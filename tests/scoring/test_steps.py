@@ -57,9 +57,8 @@ def test_tokenized_references_come_out_as_they_are(text):
 
 
 def test_raw_and_tokenized_text_become_the_same():
-    raw = apply_steps(
-        ["What's the \u201cbest\u201d way (if any)? I can't say: 3,000."], ["lower", "words", "rejoin-quora"]
-    )
+    steps = ["lower", "words", "rejoin-quora"]
+    raw = apply_steps(["What's the \u201cbest\u201d way (if any)? I can't say: 3,000."], steps)
     tokenized = ["what 's the \u201c best \u201d way -lrb- if any -rrb- ? i ca n't say : 3,000 ."]
     assert raw == tokenized == apply_steps(tokenized, steps)
 
