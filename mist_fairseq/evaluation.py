@@ -1,6 +1,7 @@
-"""Run fairseq-generate and read what it printed."""
+"""Run fairseq-generate, read what it printed, and say how a result came about."""
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -101,3 +102,13 @@ def read_outputs(path: str | Path) -> list[str]:
     if any(re.match(r"D-\d+\t", line) for line in lines):
         return read_generation("\n".join(lines)).outputs
     return lines
+
+
+def provenance() -> dict[str, str | None]:
+    """The running command, and the commit if this is a git checkout, with a + if files were changed since."""
+    git = ["git", "-C", str(_PLUGIN), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {"command": shlex.join(["python", *sys.argv]), "commit": commit}

@@ -11,12 +11,10 @@ DIR/decodings-SUBSET.json. Each --label NAME=VALUE goes into that file, too; scr
 import argparse
 import json
 import random
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
-from mist_fairseq.evaluation import generate, read_lines
+from mist_fairseq.evaluation import generate, provenance, read_generation, read_lines
 from mist_fairseq.scoring.scores import PROTOCOLS, format_table, score
 
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
@@ -34,8 +32,11 @@ def main():
     parser.add_argument("--reference", required=True, help="raw target file")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="plain", help="of scripts/score.py")
     parser.add_argument("--confidence", action="store_true", help="confidence intervals and paired significance")
+    parser.add_argument("--only", choices=["generate", "score"], help="score: what is in --out already")
     parser.add_argument("--examples", type=int, default=5, help="outputs to show (default: %(default)s)")
-    parser.add_argument("--label", nargs="+", default=[], metavar="NAME=VALUE", help="what this is a result of")
+    parser.add_argument(
+        "--label", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what this is a result of"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for outputs and scores")
     args, options = parser.parse_known_args()
     options = options or ["--batch-size", "64"]
@@ -44,11 +45,16 @@ def main():
     try:
         sources, references = read_lines(args.source), read_lines(args.reference)
         for name in args.decodings:
-            print(f"decoding {args.subset}: {name}", file=sys.stderr, flush=True)
             decoding, _, iterations = name.partition(":")
             log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
+            if args.only == "score":
+                generations[name] = read_generation(log.read_text(encoding="utf-8"))
+                continue
+            print(f"decoding {args.subset}: {name}", file=sys.stderr, flush=True)
             decoding_options = ["--decoding", decoding, "--decoding-iterations", iterations or "1"]
             generations[name] = generate(args.data, args.path, args.subset, log, decoding_options + options)
+        if args.only == "generate":
+            return
         outputs = {name: generation.outputs for name, generation in generations.items()}
         results = score(outputs, references, sources, protocol=protocol, confidence=args.confidence)
     except (OSError, RuntimeError, ValueError) as error:
@@ -57,8 +63,7 @@ def main():
         **dict(label.split("=", 1) for label in args.label),
         "subset": args.subset,
         "protocol": args.protocol,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        **provenance(),
         "decodings": [
             {
                 "decoding": name.partition(":")[0],
@@ -82,15 +87,6 @@ def main():
     for metric, why in failed.items():
         print(f"error: no {metric}: {why}", file=sys.stderr)
     sys.exit(bool(failed))
-
-
-def _commit() -> str | None:
-    """Of this repository, if it is one; with a + if files were changed since."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+# Sourced by the recipes' run.sh, which set: task, updates (the paper's), prepare (a script's name), usage.
+#
+#   run.sh prepare ARGUMENTS             official files -> OUT/data; arguments of scripts/prepare_*.py
+#   run.sh [all] OPTIONS                 binarize, train, generate and score
+#   run.sh binarize|train|generate|score OPTIONS
+#
+#   --data DIR         raw train/valid/test.src/.tgt, one text a line (default: OUT/data)
+#   --pretrained DIR   folder with config.json, vocab.txt and the weights (scripts/get_pretrained.py), or "random":
+#                      random weights and, unless --vocab FILE is given, a SentencePiece model made from the training text
+#   --arm NAME         mist (default), no-mixing, or static-mixing (needs OUT/no-mixing trained)
+#   --out DIR          results (default: run/ beside run.sh): data-bin, and one folder an arm
+#   --max-update N     updates, also the length of the learning-rate decay (default: the paper's)
+#   --gpus N           divide the batch of 64 among N GPUs
+#   --eval-batch-size  sentences at a time in validation and generation (default: 64)
+# Whatever else is given goes to fairseq-train and overrides what stands there: --lr 1e-4, --precision bf16,
+# --arch mist_small, --seed 2, --mist-targets random, ... A started training goes on where it was. With the stages
+# generate and score it goes to scripts/compare_decodings.py: --decodings single-pass, --precision bf16, --label ...
+
+usage() {
+    sed -n "/^#!/d;/^#/!q;s/^# \{0,1\}//p" "$0" >&2; echo >&2
+    sed -n "3,/^[^#]/s/^# \{0,1\}//p" "$root/examples/recipe.sh" >&2
+    exit 2
+}
+stop() { echo "error: $*" >&2; exit 1; }
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+out=$root/examples/$task/run data= pretrained= vocab= arm=mist max_update=$updates gpus= eval_batch_size=64
+stage=all options=()
+case "${1:-}" in
+    prepare|binarize|train|generate|score|all) stage=$1; shift ;;
+esac
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --data|--pretrained|--vocab|--arm|--out|--max-update|--gpus|--eval-batch-size)
+            [ $# -ge 2 ] || usage
+            name=${1#--}; printf -v "${name//-/_}" %s "$2"; shift 2 ;;
+        -h|--help) [ "$stage" = prepare ] || usage; options+=("$1"); shift ;;
+        *) options+=("$1"); shift ;;
+    esac
+done
+out=$(realpath -m "$out") data=$(realpath -m "${data:-$out/data}")
+[ -z "$pretrained" ] || [ "$pretrained" = random ] || pretrained=$(realpath -m "$pretrained")
+[ -z "$vocab" ] || vocab=$(realpath -m "$vocab")
+case "$arm" in mist|no-mixing|static-mixing) ;; *) stop "--arm is $arm, expected mist, no-mixing or static-mixing" ;; esac
+run=$out/$arm bin=$out/data-bin
+[ "$arm" != static-mixing ] || bin=$run/data-bin
+
+if [ "$stage" = prepare ]; then # before the change of folder: file names are the user's
+    source "$root/scripts/setup_env.sh" scores
+    exec python "$root/scripts/$prepare" "${options[@]}" --out "$out/data"
+fi
+cd "$root"
+source scripts/setup_env.sh scores
+
+check_data() {
+    local split side sources targets
+    for split in train valid test; do
+        for side in src tgt; do
+            [ -f "$data/$split.$side" ] || stop "there is no $data/$split.$side: see --data, or the stage prepare"
+        done
+        sources=$(grep -c '' "$data/$split.src" || true) targets=$(grep -c '' "$data/$split.tgt" || true)
+        [ "$sources" = "$targets" ] || stop "$data/$split.src has $sources lines and $split.tgt has $targets:" \
+            "line i of one must belong to line i of the other"
+    done
+}
+
+check_encoder() {
+    if [ "$pretrained" = random ]; then
+        [ -z "$vocab" ] || [ -f "$vocab" ] || stop "there is no $vocab"
+        return
+    fi
+    [ -n "$pretrained" ] || stop "--pretrained is missing: a folder (see scripts/get_pretrained.py) or random"
+    [ -f "$pretrained/vocab.txt" ] || stop "there is no $pretrained/vocab.txt: see scripts/get_pretrained.py"
+}
+
+binarize_folder() { # RAW BIN
+    [ ! -e "$2/.done" ] || return 0
+    rm -rf "$2"
+    fairseq-preprocess --user-dir mist_fairseq --task mist --source-lang src --target-lang tgt \
+        --trainpref "$1/train" --validpref "$1/valid" --testpref "$1/test" \
+        --joined-dictionary --srcdict "$vocab" --destdir "$2" --workers "$(nproc)"
+    touch "$2/.done"
+}
+
+binarize() {
+    check_data
+    check_encoder
+    [ "$pretrained" = random ] || vocab=$pretrained/vocab.txt
+    if [ -z "$vocab" ]; then
+        vocab=$out/sp.model
+        [ -f "$vocab" ] || python scripts/train_sentencepiece.py "$data/train.src" "$data/train.tgt" --out "$vocab"
+    fi
+    binarize_folder "$data" "$out/data-bin"
+    if [ "$arm" = static-mixing ]; then
+        local teacher=$out/no-mixing/checkpoints/checkpoint_best.pt
+        [ -f "$teacher" ] || stop "static mixing starts from a trained model, but there is no $teacher: --arm no-mixing"
+        [ -d "$run/data" ] || python scripts/make_static_mix.py --data "$data" --binarized "$out/data-bin" \
+            --path "$teacher" --out "$run/data" --batch-size "$eval_batch_size"
+        binarize_folder "$run/data" "$bin"
+    fi
+}
+
+train() {
+    check_encoder
+    [ -e "$bin/.done" ] || stop "there is no $bin: run the stage binarize first"
+    local interval=$(( max_update < 5000 ? max_update : 5000 )) factor=1.0 model=() batch=(--batch-size 64)
+    [ "$arm" = mist ] || factor=0
+    [ "$pretrained" = random ] || model=(--pretrained "$pretrained")
+    if [ -n "$gpus" ]; then
+        [ $(( 64 % gpus )) = 0 ] || stop "--gpus is $gpus, expected a divisor of the batch of 64"
+        batch=(--batch-size $(( 64 / gpus )) --distributed-world-size "$gpus")
+    fi
+    # Everything but data, length and precision is the paper's "Experimental Setting". No distillation, as there.
+    fairseq-train "$bin" --user-dir mist_fairseq --task mist \
+        `# model` --arch mist_base "${model[@]}" --max-source-positions 464 --max-target-positions 48 \
+        `# loss` --criterion mist_loss --mist-loss-factor "$factor" --glancing-ratio 0.5 \
+        --length-loss-factor 1.0 --label-smoothing 0.1 \
+        `# optimization` --optimizer bert_adamw --lr 3e-5 --weight-decay 0.01 --clip-norm 1.0 \
+        --lr-scheduler polynomial_decay --warmup-updates 500 --max-update "$max_update" \
+        --total-num-update "$max_update" "${batch[@]}" --seed 1 --num-workers 0 \
+        `# validation` --eval-bleu --eval-rouge --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
+        --batch-size-valid "$eval_batch_size" \
+        --validate-interval-updates "$interval" --save-interval-updates "$interval" --keep-interval-updates 1 \
+        --no-epoch-checkpoints --save-dir "$run/checkpoints" \
+        `# log, for scripts/plot_convergence.py` --log-format json --log-interval 20 --log-file "$run/train.log" \
+        "${options[@]}"
+}
+
+compare() { # generate or score
+    local checkpoint=$run/checkpoints/checkpoint_best.pt further=("${options[@]}")
+    [ "$stage" != all ] || further=()
+    [ -f "$checkpoint" ] || stop "there is no $checkpoint: run the stage train first"
+    check_data
+    python scripts/compare_decodings.py "$out/data-bin" --path "$checkpoint" --only "$1" --out "$run/generated" \
+        --protocol "$task" --source "$data/test.src" --reference "$data/test.tgt" --confidence \
+        --batch-size "$eval_batch_size" --label "task=$task" "arm=$arm" "${further[@]}"
+}
+
+mkdir -p "$run"
+case "$stage" in
+    binarize) binarize ;;
+    train) train ;;
+    generate|score) compare "$stage" ;;
+    all) binarize; train; compare generate; compare score ;;
+esac
