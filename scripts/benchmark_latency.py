@@ -1,8 +1,8 @@
 """Time checkpoints side by side: MIST costs nothing at inference.
 
-    python scripts/benchmark_latency.py DATA-BIN --system "no mixing=a/checkpoint_best.pt" \\
-        --system "MIST=b/checkpoint_best.pt" --system "MIST x3=b/checkpoint_best.pt:decoding=mist,decoding_iterations=3" \\
-        --out latency.json
+    python scripts/benchmark_latency.py DATA-BIN --out latency.json \\
+        --system "no mixing=a/checkpoint_best.pt" --system "MIST=b/checkpoint_best.pt" \\
+        --system "MIST x 3=b/checkpoint_best.pt:decoding=mist,decoding_iterations=3"
 
 A system is NAME=CHECKPOINT[:OPTION=VALUE,...] with options of the task. All systems take turns at each batch, so that
 a noisy machine disturbs them alike: compare ratios, not milliseconds of different runs.

@@ -1,5 +1,6 @@
 """The task in one process; tests/end_to_end runs the commands."""
 
+import re
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from fairseq import tasks
 from fairseq.data import indexed_dataset
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
+from pycocoevalcap.rouge.rouge import Rouge
 
 import mist_fairseq
 from mist_fairseq.criterions.mist_loss import MistLoss
@@ -84,6 +86,26 @@ def test_validation_bleu_is_sacrebleu_on_text(tmp_path):
     expected = sacrebleu.corpus_bleu(hypotheses, [references]).score
     assert logged.get_smoothed_values()["bleu"] == pytest.approx(expected, abs=0.01)
     assert all(not torch.is_tensor(value) for log in logs for name, value in log.items() if "_bleu" in name)
+
+
+def test_validation_rouge_is_coco_captions(tmp_path):
+    """On words and punctuation marks, the mean over all sentences of all batches."""
+    task = make_task(write_data(tmp_path), eval_rouge=True)
+    model, _ = make_model(task)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    texts = iter([["is it?", "the way"], ["why who"]])
+    task._generate_text = lambda sample, model: (next(texts), [LINES[i][1] for i in sample["id"]])
+    samples = [dataset.collater([dataset[i] for i in ids]) for ids in ([0, 1], [2])]
+    logs = [task.valid_step(sample, model, MistLoss(task, 0.5, 1.0, 1.0, 0.1))[2] for sample in samples]
+    with metrics.aggregate(new_root=True) as logged:
+        task.reduce_metrics(logs, MistLoss(task, 0.5, 1.0, 1.0, 0.1))
+    outputs = [["is it ?"], ["the way"], ["why who"]]
+    references = [[" ".join(re.findall(r"\w+|\S", LINES[i][1]))] for i in range(3)]
+    expected, _ = Rouge().compute_score(dict(enumerate(references)), dict(enumerate(outputs)))
+    values = logged.get_smoothed_values()
+    assert values["rouge_l"] == pytest.approx(100 * expected, abs=0.01) and values["rouge_l"] > 10
+    assert "bleu" not in values
 
 
 def test_pretrained_sizes_go_into_the_configuration(tmp_path):

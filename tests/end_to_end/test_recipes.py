@@ -1,0 +1,131 @@
+"""The recipes' stages, and the scripts around a trained checkpoint."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import ROOT
+from tests.helpers import WORDS
+
+
+def shell(*arguments, fails=False) -> str:
+    """Run a script of the repository from another folder and give back what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
+    done = subprocess.run(
+        [str(argument) for argument in arguments], cwd="/", env=environment, capture_output=True, text=True, timeout=300
+    )
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, output
+    return output
+
+
+def quora(*arguments, **how) -> str:
+    return shell("bash", ROOT / "examples/quora/run.sh", *arguments, **how)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """Prepared, binarized with a SentencePiece model, a no-mixing and a static-mixing model trained."""
+    folder = tmp_path_factory.mktemp("recipe")
+    rows = ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"]
+    for i in range(120):
+        words = [WORDS[(i * k) % len(WORDS)] for k in (1, 3, 5, 7)]
+        rows.append(f"{i}\t{2 * i}\t{2 * i + 1}\tWhat is {' '.join(words)} {i}?\thow {' '.join(words[::-1])} {i}?\t1")
+    (folder / "pairs.tsv").write_text("\n".join(rows) + "\n")
+    sizes = ["--train-size", 80, "--valid-size", 16, "--test-size", 16]
+    assert re.search(r"train\s+80", quora("prepare", folder / "pairs.tsv", *sizes, "--out", folder))
+    model = ["--pretrained", "random", "--max-update", "2", "--arch", "mist_tiny", "--warmup-updates", "1", "--cpu"]
+    for arm in ("no-mixing", "static-mixing"):
+        for stage in ("binarize", "train"):
+            quora(stage, *model, "--out", folder, "--arm", arm)
+    return folder
+
+
+def test_static_mixing_trains_on_originals_and_mixed_pairs(out):
+    original, mixed = (
+        (folder / "train.src").read_text().split("\n") for folder in (out / "data", out / "static-mixing/data")
+    )
+    assert len(original) == 81 and mixed[:80] == original[:80] and len(mixed) == 161
+    assert all(line.endswith(f" [SEP] {source}") for line, source in zip(mixed[80:160], original))
+    log = (out / "static-mixing/train.log").read_text()
+    assert "train: 0 of 160 sources are cut" in log and '"valid_bleu"' in log and '"valid_rouge_l"' in log
+
+
+def test_generate_and_score(out):
+    arguments = ["--out", out, "--arm", "static-mixing", "--decodings", "single-pass", "mist:2", "--cpu"]
+    quora("generate", *arguments)
+    printed = quora("score", *arguments, "--label", "init=random", "data=question pairs")
+    found = json.loads((out / "static-mixing/generated/decodings-test.json").read_text())
+    assert (found["task"], found["arm"], found["init"], found["data"]) == (
+        "quora",
+        "static-mixing",
+        "random",
+        "question pairs",
+    )
+    single, iterated = found["decodings"]
+    assert (iterated["decoding"], iterated["iterations"]) == ("mist", 2)
+    assert set(single["values"]) | set(single.get("failed", {})) == {
+        *(f"bleu-{n}" for n in (1, 2, 3, 4)),
+        "meteor15",
+        "rouge-l",
+        "sacrebleu",
+    }
+    assert set(iterated["p_values"]) == set(single["values"]) and "p_values" not in single
+    assert f"{single['values']['rouge-l']:.2f}" in printed and len(re.findall("^output", printed, re.MULTILINE)) == 5
+    # scripts/score.py finds the same from the same files.
+    generated = out / "static-mixing/generated/generate-test-single-pass.txt"
+    score = [sys.executable, ROOT / "scripts/score.py", generated, "--protocol", "quora", "--json", out / "scores.json"]
+    shell(
+        *score,
+        "--source",
+        out / "data/test.src",
+        "--reference",
+        out / "data/test.tgt",
+        "--metrics",
+        "bleu-1",
+        "rouge-l",
+    )
+    values = json.loads((out / "scores.json").read_text())["systems"]["generate-test-single-pass"]["values"]
+    assert values == {name: single["values"][name] for name in ("bleu-1", "rouge-l")}
+
+
+def test_latency_side_by_side(out):
+    systems = {
+        name: f"{out}/{arm}/checkpoints/checkpoint_best.pt"
+        for name, arm in (("a", "no-mixing"), ("b", "static-mixing"))
+    }
+    given = [item for name, path in systems.items() for item in ("--system", f"{name}={path}")]
+    given += ["--system", f"b x 3={systems['b']}:decoding=mist,decoding_iterations=3"]
+    script = [sys.executable, ROOT / "scripts/benchmark_latency.py", out / "data-bin", *given]
+    printed = shell(*script, "--sentences", "6", "--batch-size", "2", "--out", out / "latency.json")
+    result = json.loads((out / "latency.json").read_text())
+    assert list(result["systems"]) == ["a", "b", "b x 3"] and result["sentences"] == 6 and "b x 3" in printed
+    assert result["systems"]["a"]["speed_up"] == 1 and result["systems"]["a"]["passes_per_sentence"] == 1
+    assert 1 < result["systems"]["b x 3"]["passes_per_sentence"] <= 3
+    for found in result["systems"].values():
+        low, high = found["speed_up_interval"]
+        assert low <= found["speed_up"] <= high and found["milliseconds"]["median"] <= found["milliseconds"]["p90"]
+
+
+def test_recipes_say_what_is_missing(out, tmp_path):
+    assert "there is no" in quora("train", "--pretrained", "random", "--out", tmp_path, fails=True)
+    assert "expected mist, no-mixing or static-mixing" in quora("train", "--arm", "mixed", fails=True)
+    assert "--pretrained is missing" in quora("binarize", "--out", out, fails=True)
+    assert "expected a divisor of the batch" in quora(
+        "train", "--pretrained", "random", "--out", out, "--gpus", 3, "--arm", "no-mixing", fails=True
+    )
+    with open(out / "data/valid.src") as file:
+        lines = file.readlines()
+    broken = tmp_path / "data"
+    broken.mkdir()
+    for split in ("train", "valid", "test"):
+        (broken / f"{split}.src").write_text("".join(lines))
+        (broken / f"{split}.tgt").write_text("".join(lines[:-1] if split == "valid" else lines))
+    message = quora("--data", broken, "--out", tmp_path / "out", "--pretrained", "random", fails=True)
+    assert "valid.src has 16 lines and valid.tgt has 15" in message
+    assert not list((tmp_path / "out").glob("*/*"))
