@@ -1,74 +1,107 @@
-"""results/README.md: every row of the paper's tables beside what our result files say."""
+"""``results/README.md``: every row of the paper's tables beside what the result files say."""
 
 import json
-import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby, zip_longest
 from pathlib import Path
 
 from mist_fairseq.scoring.scores import METRICS
-from mist_fairseq.training_log import table as convergence_table
 
+_LABELS = ("task", "arm", "init", "weights", "data", "updates", "subset", "protocol", "commit")
 # A gain is the difference of two runs that differ in nothing but the mixing.
 _SAME = ("task", "init", "weights", "data", "updates", "seed", "subset", "protocol")
 _INTRODUCTION = """# Results
 
-`python scripts/report.py` makes this file from [`paper.json`](paper.json), the figures of *{source}*, and the result
-files in `runs/`: `decodings-test.json`, written by `scripts/compare_decodings.py` with the labels `task`, `arm`, `init`,
-`weights`, `data`, `updates` and `training` and copied to `runs/NAME.json`. Do not edit it; conclusions go to
-`findings.md`. A cell is `paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone.
-"""
+`python scripts/report.py` makes this file from [`paper.json`](paper.json), the figures of *{source}*, and result files:
+`decodings-test.json` of `scripts/compare_decodings.py` with the labels `task`, `arm`, `init`, `weights`, `data`,
+`updates` and `training`, copied to `runs/NAME.json`. Do not edit it; conclusions stand in `findings.md`. A cell is
+`paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone."""
 
 
 @dataclass
 class Run:
-    """A result file of ``scripts/compare_decodings.py``.
-
-    Attributes:
-        name: the file's, without its ending.
-        path: relative to the folder of results.
-        content: what is in it.
-    """
+    """A result file: its name without the ending, its path in the folder of results, what is in it."""
 
     name: str
     path: str
     content: dict
 
-    def decoding(self, name: str, iterations: int) -> dict | None:
-        """The entry of a decoding; with one iteration all of them are a single pass."""
+    @property
+    def link(self) -> str:
+        """To its part of "Runs", by the anchor that GitHub makes of a heading."""
+        return f"[{self.name}](#run-{_anchor(self.name)})"
+
+    @property
+    def summary(self) -> str:
+        """The link, and in short what the run is a result of: labels up to their first bracket."""
+        weights, updates, data = (
+            str(self.content.get(key, "")).split(" (")[0] for key in ("weights", "updates", "data")
+        )
+        parts = [weights or f"init {self.content['init']}", updates and f"{updates} updates", data]
+        # The paper's tables are of test sets, scored as scripts/score.py does for the task.
+        for key, usual in (("subset", "test"), ("protocol", self.content["task"])):
+            value = self.content.get(key, usual)
+            parts.append(f"{key} {value}" if value != usual else "")
+        return f"{self.link}: {', '.join(filter(None, parts))}"
+
+    def decoding(self, decoding: str = "single-pass", iterations: int = 1) -> dict | None:
+        """The entry of a decoding; with one iteration every decoding is a single pass."""
         for entry in self.content["decodings"]:
-            if entry["iterations"] == iterations and (iterations == 1 or entry["decoding"] == name):
+            if entry["iterations"] == iterations and (iterations == 1 or entry["decoding"] == decoding):
                 return entry
         return None
 
-    def link(self) -> str:
-        """To its part of "Runs", and in short what it is a result of: labels without what is in brackets."""
-        weights, data, updates = (str(self.content.get(key, "")).split(" (")[0] for key in ("weights", "data", "updates"))
-        parts = [weights, f"{updates} updates" if updates else "", data]
-        parts += [f"on {self.content['subset']}"] if self.content.get("subset", "test") != "test" else []
-        protocol = self.content.get("protocol", self.content["task"])
-        parts += [f"protocol {protocol}"] if protocol != self.content["task"] else []
-        return _cell(f"[{self.name}](#run-{_slug(self.name)}): " + (", ".join(filter(None, parts)) or "not recorded"))
+    def has(self, **labels) -> bool:
+        return all(self.content.get(key) == value for key, value in labels.items())
+
+    def equals(self, other: "Run") -> bool:
+        """The arm aside."""
+        return self.has(**{key: other.content.get(key) for key in _SAME})
 
 
 @dataclass
 class Answer:
-    """What stands beside a row of the paper: figures by metric, if there are, and the note in the last column."""
+    """What stands beside a row: a note and, where the row was run, figures by metric or why a metric has none."""
 
     note: str
     values: dict[str, Decimal] = field(default_factory=dict)
     widths: dict[str, Decimal] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, note: str, entry: dict) -> "Answer":
+        widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
+        values = {name: _round(value) for name, value in entry["values"].items()}
+        unknown = dict.fromkeys(METRICS, "not among the metrics of the run")
+        return cls(note, values, widths, unknown | entry.get("failed", {}))
+
+    def minus(self, other: "Answer") -> "Answer":
+        """Differences of the rounded figures, as a reader would compute them; their intervals are not known."""
+        values = {name: self.values[name] - other.values[name] for name in self.values if name in other.values}
+        return Answer(f"{self.note} − {other.note}", values, failed=self.failed | other.failed)
+
+    def figure(self, metric: str, sign: str = "") -> str:
+        width = f" ± {self.widths[metric]}" if metric in self.widths else ""
+        return f"{self.values[metric]:{sign}}{width}" if metric in self.values else ""
+
+
+class Legend(dict):
+    """Reasons and the letters that stand for them in a table."""
+
+    def letter(self, reason: str) -> str:
+        return self.setdefault(reason, f"({chr(ord('a') + len(self))})")
+
+    def __str__(self) -> str:
+        return "\n".join(f"- {letter} {reason}" for reason, letter in self.items())
 
 
 class Report:
-    """The report on a folder of results.
-
-    Args:
-        folder: with ``paper.json`` and, where they exist, ``runs/``, ``findings.md``, ``convergence-*``, ``latency-*``.
+    """The report on a folder with ``paper.json`` and what there is of ``runs/``, ``findings.md`` and other results.
 
     Raises:
         OSError, ValueError: a file is missing, broken or incomplete; the message names it.
@@ -76,99 +109,208 @@ class Report:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        if not (folder / "paper.json").is_file():
-            raise ValueError(f"there is no {folder / 'paper.json'}: the paper's figures are results/paper.json")
         self.paper = _load(folder / "paper.json")
         self.runs = _read_runs(folder, self.paper)
-        self._shown: set[str] = set()
 
     def markdown(self) -> str:
         """All of README.md."""
         sections = [_INTRODUCTION.format(source=self.paper["source"])]
         if (self.folder / "findings.md").exists():
-            sections.append((self.folder / "findings.md").read_text(encoding="utf-8"))
+            sections.append((self.folder / "findings.md").read_text(encoding="utf-8").removesuffix("\n"))
         for number, tables in groupby(self.paper["tables"], lambda table: table["number"]):
-            sections.append(f"## Table {number}\n")
-            sections += [self._table(table) for table in tables]
-        sections += [self._figure(), self._latency(), self._beyond(), self._runs(), self._others()]
-        return "\n".join(section if section.endswith("\n") else section + "\n" for section in sections if section)
+            sections += [f"## Table {number}", *map(self._table, tables)]
+        sections += [*self._figure(), *self._latency(), *self._beyond(), *self._runs(), *self._others()]
+        return "\n\n".join(sections) + "\n"
 
     def _table(self, table: dict) -> str:
-        """One table of the paper, with a legend of the reasons."""
-        legend = _Legend()
-        first = table["rows"][0]
-        heads = [name for name, key in (("", "group"), ("Model", "name"), ("Iter.", "iterations")) if key in first]
-        heads += [column["name"] for column in table["columns"]]
-        if "speed" in first:
-            heads.append(f"Speed ({legend.letter(self.paper['not_run']['speed'])})")
+        legend, first, columns = Legend(), table["rows"][0], table["columns"]
+        titles = {"group": "", "name": "Model", "iterations": "Iter."}
+        heads = [titles[key] for key in titles if key in first] + [column["name"] for column in columns]
+        heads += [f"Speed {legend.letter(self.paper['not_run']['speed'])}"] if "speed" in first else []
         lines = []
         for row in table["rows"]:
-            answers = {column["task"]: self._answers(row, column["task"], legend) for column in table["columns"]}
-            lines += self._lines(table, row, row["values"], answers, legend)
+            answers = {column["task"]: self._answers(row, column["task"], legend) for column in columns}
+            lines += self._lines(columns, row, row["values"], answers, legend)
             if "gains" in row:
-                answers = {task: self._gains(row, task, legend) for task in answers}
-                gain = {**row, "name": row["name"] + ": gain over no mixing"}
-                lines += self._lines(table, gain, row["gains"], answers, legend, sign="+")
-        return f"{table['title']}:\n\n{_markdown_table([*heads, 'Ours'], lines)}\n{legend}"
+                answers = {task: self._answers(row, task, legend, gain=True) for task in answers}
+                gain = row | {"name": f"{row['name']}: gain over no mixing"}
+                lines += self._lines(columns, gain, row["gains"], answers, legend, sign="+")
+        return f"{table['title']}:\n\n{_markdown([*heads, 'Ours'], lines)}\n\n{legend}"
 
-    def _lines(self, table: dict, row: dict, figures: list, answers: dict, legend: "_Legend", sign="") -> Iterator:
-        """Table lines of one row: as many as the task with the most runs has."""
-        left = [row[key] for key in ("group", "name", "iterations") if key in row]
-        speed = [f"{row['speed']} → not run"] if "speed" in row else []
+    def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
+        """The lines of one row: as many as the task with the most answers has."""
         for line in zip_longest(*answers.values()):
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
-            cells, notes = [], {task: answer.note for task, answer in by_task.items()}
-            for column, figure in zip(table["columns"], figures):
-                answer = by_task.get(column["task"])
-                cells.append(_compare(_figure(figure), answer, column["metric"], sign))
-                if answer and answer.values and column["metric"] not in answer.values:
-                    why = f"not scored: {answer.missing.get(column['metric'], 'not among the metrics of the run')}"
-                    notes[column["task"]] += f", no {column['name']} {legend.letter(why)}"
+            notes, cells = {task: answer.note for task, answer in by_task.items()}, []
+            for column, paper in zip(columns, map(_round, figures)):
+                answer, metric = by_task.get(column["task"], Answer("")), column["metric"]
+                ours = answer.figure(metric, sign)
+                cells.append(f"{paper:{sign}}" + (f" → {ours} ({answer.values[metric] - paper:+})" if ours else ""))
+                if not ours and metric in answer.failed:
+                    notes[column["task"]] += f", no {column['name']} {legend.letter(answer.failed[metric])}"
             if len(answers) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
-            yield [*left, *cells, *speed, "<br>".join(notes.values())]
-
-    def _answers(self, row: dict, task: str, legend: "_Legend") -> list[Answer]:
-        """A row's answers from runs, or the one that says why there is none."""
-        found, others = [], []
-        for run in self._matching(row, task):
-            decoding = _decoding(run, row)
-            if decoding:
-                self._shown.add(run.name)
-                found.append(_answer(run, decoding))
-            else:
-                others.append(run.name)
-        return found or [self._not_run(row, task, legend, others)]
-
-    def _gains(self, row: dict, task: str, legend: "_Legend") -> list[Answer]:
-        """Differences of a row's runs to the runs without mixing that are otherwise the same."""
-        answers, lonely = [], []
-        for run in self._matching(row, task):
-            pairs = [other for other in self.runs if other.content["arm"] == "no-mixing" and _same(other, run)]
-            entries = [(other, _decoding(other, row), _decoding(run, row)) for other in pairs]
-            entries = [(other, base, mixed) for other, base, mixed in entries if base and mixed]
-            for other, base, mixed in entries:
-                base, mixed = _answer(other, base), _answer(run, mixed)
-                values = {name: mixed.values[name] - base.values[name] for name in mixed.values if name in base.values}
-                note = f"{_link(run)} − {_link(other)}"
-                answers.append(Answer(note, values, missing={**mixed.missing, **base.missing}))
-            lonely += [] if entries else [run.name]
-        if lonely:
-            why = "there is no run without mixing and else the same as " + ", ".join(lonely)
-            answers.append(Answer(f"not run: {legend.letter(why)}"))
-        return answers or [self._not_run(row, task, legend, [])]
+            left = [row[key] for key in ("group", "name", "iterations") if key in row]
+            yield [
+                *left,
+                *cells,
+                *([f"{row['speed']} → not run"] if "speed" in row else []),
+                "<br>".join(notes.values()),
+            ]
 
     def _matching(self, row: dict, task: str) -> list[Run]:
-        asked = {"task": task, **{key: row["run"][key] for key in ("arm", "init") if key in row["run"]}} if "run" in row else None
-        return [run for run in self.runs if asked and asked.items() <= run.content.items()]
+        labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
+        return [run for run in self.runs if labels and run.has(task=task, **labels)]
 
-    def _not_run(self, row: dict, task: str, legend: "_Legend", others: list[str]) -> Answer:
-        """The row's own reason, its weights', its data's, or the last one; *others* lack only the decoding."""
-        reasons = self.paper["not_run"]
-        if others:
-            why = f"not decoded this way: {', '.join(others)}"
-        elif "not_run" in row or "run" not in row:
-            why = row.get("not_run", reasons["baseline"])
-        else:
+    def _answers(self, row: dict, task: str, legend: Legend, gain: bool = False) -> list[Answer]:
+        """What the runs say to a row, or the one answer why there is none."""
+        decoding = {key: value for key, value in row.get("run", {}).items() if key in ("decoding", "iterations")}
+        runs, answers = self._matching(row, task), []
+        for run in runs:
+            bases = [one for one in self.runs if one.has(arm="no-mixing") and one.equals(run)] if gain else [None]
+            for base in bases:
+                entries = [one.decoding(**decoding) for one in (run, base) if one]
+                if all(entries):
+                    mixed = Answer.of(run.link if gain else run.summary, entries[0])
+                    answers.append(mixed.minus(Answer.of(base.link, entries[1])) if gain else mixed)
+        if answers:
+            return answers
+        reasons, why = self.paper["not_run"], row.get("not_run")
+        names = ", ".join(run.name for run in runs)
+        if runs:
+            why = f"no run without mixing is otherwise like {names}" if gain else f"{names} was not decoded so"
+        elif not why and "run" in row:
             why = reasons.get(row["run"].get("init")) or reasons.get(task) or reasons["other"]
-        return Answer(f"not run: {legend.letter(why.replace('{task}', task))}")
+        return [Answer(f"not run: {legend.letter((why or reasons['baseline']).replace('{task}', task))}")]
+
+    def _figure(self) -> Iterator[str]:
+        yield "## Figure 2\n\nInfluence of the MIST on model convergence in XSum:"
+        paths = sorted(self.folder.glob("convergence-*.png"))
+        yield from [f"![{path.stem}]({path.name})" for path in paths] or [self._without("figure")]
+
+    def _latency(self) -> Iterator[str]:
+        yield "## No cost at inference"
+        paths, kinds = sorted(self.folder.glob("latency-*.json")), ["mean", "median", "p90"]
+        for path in paths:
+            content = _load(path)
+            with _expecting(
+                path, 'systems: {NAME: {"milliseconds": {"mean", "median", "p90"}}}, command, commit, device'
+            ):
+                times = {name: system["milliseconds"] for name, system in content["systems"].items()}
+                lines = [[name, *(str(_round(own[kind])) for kind in kinds)] for name, own in times.items()]
+                yield f"[{path.name}]({path.name}), on {content['device']}, commit {content['commit']}:"
+                yield _markdown(["Milliseconds", *kinds], lines) + f"\n\n```bash\n{content['command']}\n```"
+        yield from [] if paths else [self._without("latency")]
+
+    def _without(self, what: str) -> str:
+        return f"not run: {self.paper['not_run'][what]}"
+
+    def _beyond(self) -> Iterator[str]:
+        """Runs that no row of the paper asks for, beside those that differ from them in the arm alone."""
+        tables = self.paper["tables"]
+        asked = [(row, column["task"]) for table in tables for column in table["columns"] for row in table["rows"]]
+        names = {run.name for row, task in asked for run in self._matching(row, task)}
+        beyond = [run for run in self.runs if run.name not in names]
+        if beyond:
+            yield "## Beyond the paper: what is mixed in"
+        for task in sorted({run.content["task"] for run in beyond}):
+            columns = next(table["columns"] for table in tables if table["columns"][0]["task"] == task)
+            lines = []
+            for run in self.runs:
+                for entry in (
+                    run.content["decodings"] if any(run.equals(one) and one.has(task=task) for one in beyond) else []
+                ):
+                    cells = [Answer.of("", entry).figure(column["metric"]) or "-" for column in columns]
+                    decoding = f"{entry['decoding']} × {entry['iterations']}"
+                    lines.append([run.content["arm"], decoding, *cells, run.summary])
+            heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Run"]
+            yield f"{self.paper['tasks'][task]}:\n\n{_markdown(heads, lines)}"
+
+    def _runs(self) -> Iterator[str]:
+        yield "## Runs" if self.runs else "## Runs\n\nNone yet."
+        for run in self.runs:
+            labels = dict.fromkeys(_LABELS, "not recorded") | run.content
+            commands = [labels.pop(key, "# not recorded") for key in ("training", "command")]
+            lines = [f"- {key}: {value}" for key, value in labels.items() if key != "decodings"]
+            yield "\n".join([f"### Run {run.name}\n", *lines, f"- [{run.path}]({run.path})"])
+            yield "```bash\n# training\n{}\n# scoring\n{}\n```".format(*commands)
+
+    def _others(self) -> list[str]:
+        kinds = ("convergence-*.json", "significance-*.json", "*.md")
+        names = sorted({path.name for kind in kinds for path in self.folder.glob(kind)} - {"README.md", "findings.md"})
+        return ["## More files", "\n".join(f"- [{name}]({name})" for name in names)] if names else []
+
+
+def write(folder: Path) -> Path:
+    """Write README.md, all of it or nothing."""
+    out, text = folder / "README.md", Report(folder).markdown()
+    partial = out.with_name(out.name + ".tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def check(folder: Path):
+    """Raises ValueError if README.md is not what ``write`` would write."""
+    out, text = folder / "README.md", Report(folder).markdown()
+    if not out.exists() or out.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out} is not what the result files say: run python scripts/report.py --results {folder}")
+
+
+def _read_runs(folder: Path, paper: dict) -> list[Run]:
+    runs: dict[str, Run] = {}
+    for path in sorted((folder / "runs").rglob("*.json")):
+        run = Run(path.stem, path.relative_to(folder).as_posix(), _load(path))
+        with _expecting(path, "a decodings-test.json of scripts/compare_decodings.py"):
+            _check_run(run.content, paper)
+        other = runs.setdefault(_anchor(run.name), run)
+        if other is not run:
+            raise ValueError(f"{path} and {folder / other.path} have the same name: rename one of them")
+    return list(runs.values())
+
+
+def _check_run(content: dict, paper: dict):
+    for label, known in (("task", list(paper["tasks"])), ("arm", None), ("init", paper["inits"])):
+        given, expected = content.get(label), ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
+        if not given or (known and given not in known):
+            raise ValueError(f"{label} is {given}, expected {expected}: compare_decodings.py --label {label}=...")
+    for entry in content["decodings"]:
+        for metric in [*entry["values"], *entry.get("intervals", {})]:
+            if metric not in METRICS:
+                raise ValueError(f"there is no metric {metric}, expected {', '.join(METRICS)}")
+        answer = Answer.of(f"{entry['decoding']} {entry['iterations']}", entry)
+        if not all(figure.is_finite() for figure in [*answer.values.values(), *answer.widths.values()]):
+            raise ValueError("not all scores are finite: score again")
+
+
+def _load(path: Path) -> dict:
+    with _expecting(path, "a JSON file"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _expecting(path: Path, expected: str) -> Iterator[None]:
+    """Whatever is wrong with the content becomes a ValueError that names the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        why = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} is not {expected}: {why}") from error
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^a-z0-9_-]", "", name.lower())
+
+
+def _round(value: float) -> Decimal:
+    return Decimal(f"{value:.2f}")
+
+
+def _markdown(heads: list[str], lines: Iterable[list[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(
+        f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |" for row in rows
+    )

@@ -10,6 +10,7 @@ DIR/decodings-SUBSET.json. Each --label NAME=VALUE goes into that file, too; scr
 
 import argparse
 import json
+import logging
 import random
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="folder for outputs and scores")
     args, options = parser.parse_known_args()
     options = options or ["--batch-size", "64"]
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     protocol = PROTOCOLS[args.protocol]
     generations = {}
     try:

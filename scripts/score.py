@@ -17,6 +17,7 @@ where they are missing the other scores still come, and the exit status is 1.
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def main():
     parser.add_argument("--confidence", action="store_true", help="confidence intervals and paired significance")
     parser.add_argument("--json", type=Path, help="write the scores there, too")
     args = parser.parse_args()
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     changes = {"steps": args.steps, "reference_steps": args.reference_steps, "metrics": args.metrics}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = dataclasses.replace(PROTOCOLS[args.protocol], **changes)

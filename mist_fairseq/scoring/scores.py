@@ -156,7 +156,6 @@ def _score(
 ):
     """One metric of all systems, into *results*."""
     metric = METRICS[name]()
-    baseline = next(iter(systems.values()))
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
@@ -172,8 +171,8 @@ def _score(
         if confidence:
             result.intervals[name] = (float(one.mean - one.ci), float(one.mean + one.ci))
             if one.p_value is not None:
-                # Of outputs that are all equal, sacrebleu says p = 0.001.
-                result.p_values[name] = 1.0 if outputs == baseline else float(one.p_value)
+                # Where nothing differs in any sample, sacrebleu says p = 0.001.
+                result.p_values[name] = 1.0 if one.score == found[0].score else float(one.p_value)
         if isinstance(metric, Rouge155):
             # The script's average is a mean over bootstrap samples of its own.
             rouge = rouge155(outputs, references)[metric.kind]
