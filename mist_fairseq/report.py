@@ -12,15 +12,18 @@ from pathlib import Path
 
 from mist_fairseq.scoring.scores import METRICS
 
+_LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
 _LABELS = ("task", "arm", "init", "weights", "data", "updates", "subset", "protocol", "commit")
 # A gain is the difference of two runs that differ in nothing but the mixing.
 _SAME = ("task", "init", "weights", "data", "updates", "seed", "subset", "protocol")
 _INTRODUCTION = """# Results
 
-`python scripts/report.py` makes this file from [`paper.json`](paper.json), the figures of *{source}*, and result files:
-`decodings-test.json` of `scripts/compare_decodings.py` with the labels `task`, `arm`, `init`, `weights`, `data`,
-`updates` and `training`, copied to `runs/NAME.json`. Do not edit it; conclusions stand in `findings.md`. A cell is
-`paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone."""
+`python scripts/report.py` makes this file from [`paper.json`](paper.json), the figures of *{source}*,
+and result files: `decodings-test.json` of `scripts/compare_decodings.py` with the labels `task`, `arm`, `init`,
+`weights`, `data`, `updates` and `training`, copied to `runs/NAME.json`. Conclusions are written by hand, in
+`findings.md`. A cell is `paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone.
+A gain is over the same model without mixing, BANG's over no NAR pre-training. (a), (b), ... are explained under each
+table."""
 
 
 @dataclass
@@ -39,15 +42,12 @@ class Run:
     @property
     def summary(self) -> str:
         """The link, and in short what the run is a result of: labels up to their first bracket."""
-        weights, updates, data = (
-            str(self.content.get(key, "")).split(" (")[0] for key in ("weights", "updates", "data")
-        )
-        parts = [weights or f"init {self.content['init']}", updates and f"{updates} updates", data]
+        known = {"weights": self.content["init"], "updates": "?", "data": ""} | self.content
+        weights, updates, data = (str(known[key]).split(" (")[0] for key in ("weights", "updates", "data"))
         # The paper's tables are of test sets, scored as scripts/score.py does for the task.
-        for key, usual in (("subset", "test"), ("protocol", self.content["task"])):
-            value = self.content.get(key, usual)
-            parts.append(f"{key} {value}" if value != usual else "")
-        return f"{self.link}: {', '.join(filter(None, parts))}"
+        usual = {"subset": "test", "protocol": self.content["task"]}
+        other = [f"{key} {self.content[key]}" for key in usual if self.content.get(key, usual[key]) != usual[key]]
+        return f"{self.link}: {', '.join(filter(None, [weights, f'{updates} updates', data, *other]))}"
 
     def decoding(self, decoding: str = "single-pass", iterations: int = 1) -> dict | None:
         """The entry of a decoding; with one iteration every decoding is a single pass."""
@@ -77,8 +77,9 @@ class Answer:
     def of(cls, note: str, entry: dict) -> "Answer":
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
-        unknown = dict.fromkeys(METRICS, "not among the metrics of the run")
-        return cls(note, values, widths, unknown | entry.get("failed", {}))
+        failed = entry.get("failed", {})
+        why = {name: failed.get(name, "not among the metrics of the run") for name in METRICS if name not in values}
+        return cls(note, values, widths, why)
 
     def minus(self, other: "Answer") -> "Answer":
         """Differences of the rounded figures, as a reader would compute them; their intervals are not known."""
@@ -124,8 +125,7 @@ class Report:
 
     def _table(self, table: dict) -> str:
         legend, first, columns = Legend(), table["rows"][0], table["columns"]
-        titles = {"group": "", "name": "Model", "iterations": "Iter."}
-        heads = [titles[key] for key in titles if key in first] + [column["name"] for column in columns]
+        heads = [title for key, title in _LEFT.items() if key in first] + [column["name"] for column in columns]
         heads += [f"Speed {legend.letter(self.paper['not_run']['speed'])}"] if "speed" in first else []
         lines = []
         for row in table["rows"]:
@@ -133,12 +133,17 @@ class Report:
             lines += self._lines(columns, row, row["values"], answers, legend)
             if "gains" in row:
                 answers = {task: self._answers(row, task, legend, gain=True) for task in answers}
-                gain = row | {"name": f"{row['name']}: gain over no mixing"}
+                gain = row | {
+                    "name": f"{row['name']}: gain",
+                    **{key: "" for key in ("iterations", "speed") if key in row},
+                }
                 lines += self._lines(columns, gain, row["gains"], answers, legend, sign="+")
         return f"{table['title']}:\n\n{_markdown([*heads, 'Ours'], lines)}\n\n{legend}"
 
     def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
         """The lines of one row: as many as the task with the most answers has."""
+        left = [row[key] for key in _LEFT if key in row]
+        speed = [row["speed"] and f"{row['speed']} → not run"] if "speed" in row else []
         for line in zip_longest(*answers.values()):
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
             notes, cells = {task: answer.note for task, answer in by_task.items()}, []
@@ -150,13 +155,7 @@ class Report:
                     notes[column["task"]] += f", no {column['name']} {legend.letter(answer.failed[metric])}"
             if len(answers) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
-            left = [row[key] for key in ("group", "name", "iterations") if key in row]
-            yield [
-                *left,
-                *cells,
-                *([f"{row['speed']} → not run"] if "speed" in row else []),
-                "<br>".join(notes.values()),
-            ]
+            yield [*left, *cells, *speed, "<br>".join(notes.values())]
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
@@ -173,15 +172,14 @@ class Report:
                 if all(entries):
                     mixed = Answer.of(run.link if gain else run.summary, entries[0])
                     answers.append(mixed.minus(Answer.of(base.link, entries[1])) if gain else mixed)
-        if answers:
-            return answers
         reasons, why = self.paper["not_run"], row.get("not_run")
-        names = ", ".join(run.name for run in runs)
         if runs:
-            why = f"no run without mixing is otherwise like {names}" if gain else f"{names} was not decoded so"
+            lack = "there is no run without mixing that is otherwise like" if gain else "this was not decoded with"
+            why = f"{lack} {', '.join(run.name for run in runs)}"
         elif not why and "run" in row:
             why = reasons.get(row["run"].get("init")) or reasons.get(task) or reasons["other"]
-        return [Answer(f"not run: {legend.letter((why or reasons['baseline']).replace('{task}', task))}")]
+        why = (why or reasons["baseline"]).replace("{task}", task)
+        return answers or [Answer(f"not run: {legend.letter(why)}")]
 
     def _figure(self) -> Iterator[str]:
         yield "## Figure 2\n\nInfluence of the MIST on model convergence in XSum:"
@@ -193,9 +191,7 @@ class Report:
         paths, kinds = sorted(self.folder.glob("latency-*.json")), ["mean", "median", "p90"]
         for path in paths:
             content = _load(path)
-            with _expecting(
-                path, 'systems: {NAME: {"milliseconds": {"mean", "median", "p90"}}}, command, commit, device'
-            ):
+            with _expecting(path, "a file with systems, their milliseconds, command, commit and device"):
                 times = {name: system["milliseconds"] for name, system in content["systems"].items()}
                 lines = [[name, *(str(_round(own[kind])) for kind in kinds)] for name, own in times.items()]
                 yield f"[{path.name}]({path.name}), on {content['device']}, commit {content['commit']}:"
@@ -229,7 +225,9 @@ class Report:
     def _runs(self) -> Iterator[str]:
         yield "## Runs" if self.runs else "## Runs\n\nNone yet."
         for run in self.runs:
-            labels = dict.fromkeys(_LABELS, "not recorded") | run.content
+            labels = dict.fromkeys(_LABELS, "not recorded") | {
+                key: value for key, value in run.content.items() if value
+            }
             commands = [labels.pop(key, "# not recorded") for key in ("training", "command")]
             lines = [f"- {key}: {value}" for key, value in labels.items() if key != "decodings"]
             yield "\n".join([f"### Run {run.name}\n", *lines, f"- [{run.path}]({run.path})"])
@@ -276,14 +274,14 @@ def _check_run(content: dict, paper: dict):
     for label, known in (("task", list(paper["tasks"])), ("arm", None), ("init", paper["inits"])):
         given, expected = content.get(label), ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
         if not given or (known and given not in known):
-            raise ValueError(f"{label} is {given}, expected {expected}: compare_decodings.py --label {label}=...")
+            raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
     for entry in content["decodings"]:
         for metric in [*entry["values"], *entry.get("intervals", {})]:
             if metric not in METRICS:
                 raise ValueError(f"there is no metric {metric}, expected {', '.join(METRICS)}")
         answer = Answer.of(f"{entry['decoding']} {entry['iterations']}", entry)
         if not all(figure.is_finite() for figure in [*answer.values.values(), *answer.widths.values()]):
-            raise ValueError("not all scores are finite: score again")
+            raise ValueError("not all scores are finite")
 
 
 def _load(path: Path) -> dict:
@@ -298,7 +296,7 @@ def _expecting(path: Path, expected: str) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         why = error if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"{path} is not {expected}: {why}") from error
+        raise ValueError(f"{path} is not {expected}: {why}. Correct it or copy it again") from error
 
 
 def _anchor(name: str) -> str:
@@ -310,7 +308,6 @@ def _round(value: float) -> Decimal:
 
 
 def _markdown(heads: list[str], lines: Iterable[list[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(
-        f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |" for row in rows
-    )
+    rows = [[" ".join(cell.replace("|", r"\|").split()) for cell in row] for row in [heads, *lines]]
+    rows.insert(1, ["---"] * len(heads))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
