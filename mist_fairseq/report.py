@@ -138,7 +138,7 @@ class Report:
                     **{key: "" for key in ("iterations", "speed") if key in row},
                 }
                 lines += self._lines(columns, gain, row["gains"], answers, legend, sign="+")
-        return f"{table['title']}:\n\n{_markdown([*heads, 'Ours'], lines)}\n\n{legend}"
+        return f"{table['title']}:\n\n{_markdown([*heads, 'Ours'], lines)}\n\n{legend}".rstrip()
 
     def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
         """The lines of one row: as many as the task with the most answers has."""
