@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from mist_fairseq.evaluation import generate, provenance, read_generation, read_lines
-from mist_fairseq.scoring.scores import PROTOCOLS, format_table, score
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, score
 
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
 
@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--source", required=True, help="raw source file")
     parser.add_argument("--reference", required=True, help="raw target file")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="plain", help="of scripts/score.py")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, help="instead of the protocol's")
     parser.add_argument("--confidence", action="store_true", help="confidence intervals and paired significance")
     parser.add_argument("--only", choices=["generate", "score"], help="score: what is in --out already")
     parser.add_argument("--examples", type=int, default=5, help="outputs to show (default: %(default)s)")
@@ -43,6 +44,7 @@ def main():
     options = options or ["--batch-size", "64"]
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     protocol = PROTOCOLS[args.protocol]
+    metrics = args.metrics or protocol.metrics
     generations = {}
     try:
         sources, references = read_lines(args.source), read_lines(args.reference)
@@ -58,7 +60,7 @@ def main():
         if args.only == "generate":
             return
         outputs = {name: generation.outputs for name, generation in generations.items()}
-        results = score(outputs, references, sources, protocol=protocol, confidence=args.confidence)
+        results = score(outputs, references, sources, protocol=protocol, metrics=metrics, confidence=args.confidence)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
     content = {
@@ -79,7 +81,7 @@ def main():
     table = args.out / f"decodings-{args.subset}.json"
     table.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    print(format_table(results, protocol.metrics))
+    print(format_table(results, metrics))
     speeds = ", ".join(f"{name} {generation.sentences_per_second:.1f}" for name, generation in generations.items())
     print(f"sentences/s: {speeds}")
     first = next(iter(outputs.values()))

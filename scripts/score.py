@@ -8,7 +8,8 @@ the first by paired bootstrap. Protocols say what is done to the texts and which
     squad_qg, quora   lower, words, rejoin-quora, collapse-repeats; bleu-1 ... bleu-4, meteor15, rouge-l, sacrebleu;
                       outputs with equal sources are one, with several references
     xsum              lower, words, collapse-repeats, rejoin-xsum; rouge155-1, rouge155-2, rouge155-l, sacrebleu
-    plain             lower; rouge-l, sacrebleu
+    plain             lower; all metrics; with --source grouped, too: on tokenized files this is what the
+                      question-generation script computes
 
 sacrebleu is what its command line gives with -lc: line by line, without steps. meteor15 needs Java and rouge155 Perl;
 where they are missing the other scores still come, and the exit status is 1.
@@ -41,6 +42,8 @@ def main():
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     changes = {"steps": args.steps, "reference_steps": args.reference_steps, "metrics": args.metrics}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if args.protocol == "plain":
+        changes["group"] = args.source is not None
     protocol = dataclasses.replace(PROTOCOLS[args.protocol], **changes)
     files = dict(item.split("=", 1) if "=" in item else (Path(item).stem, item) for item in args.outputs)
     if len(files) < len(args.outputs):

@@ -41,5 +41,5 @@ fi
 
 echo "== Generating with fairseq-generate"
 python scripts/compare_decodings.py "$run/data-bin" --path "$run/checkpoints/checkpoint_best.pt" \
-    --source "$run/data/test.src" --reference "$run/data/test.tgt" \
+    --source "$run/data/test.src" --reference "$run/data/test.tgt" --metrics sacrebleu rouge-l \
     --decodings single-pass mist:3 mask-predict:3 --examples 5 --out "$run/generated"

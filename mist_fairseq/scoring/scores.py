@@ -58,7 +58,7 @@ PROTOCOLS = {
         ["rouge155-1", "rouge155-2", "rouge155-l", "sacrebleu"],
         False,
     ),
-    "plain": Protocol(["lower"], ["lower"], ["sacrebleu", "rouge-l"], False),
+    "plain": Protocol(["lower"], ["lower"], list(METRICS), False),
 }
 
 
