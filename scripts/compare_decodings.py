@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from mist_fairseq.evaluation import generate, provenance, read_generation, read_lines
-from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, score
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
 
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
 
@@ -87,10 +87,7 @@ def main():
     first = next(iter(outputs.values()))
     for i in sorted(random.Random(1).sample(range(len(first)), min(args.examples, len(first)))):
         print(f"\nsource     {sources[i]}\noutput     {first[i]}\nreference  {references[i]}")
-    failed = {metric: why for result in results.values() for metric, why in result.failed.items()}
-    for metric, why in failed.items():
-        print(f"error: no {metric}: {why}", file=sys.stderr)
-    sys.exit(bool(failed))
+    sys.exit(report_failures(results))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from mist_fairseq.evaluation import read_lines, read_outputs
-from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, score
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
 from mist_fairseq.scoring.steps import STEPS
 
 
@@ -63,10 +63,7 @@ def main():
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    failed = {metric: why for result in results.values() for metric, why in result.failed.items()}
-    for metric, why in failed.items():
-        print(f"error: no {metric}: {why}", file=sys.stderr)
-    sys.exit(bool(failed))
+    sys.exit(report_failures(results))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """All scores of outputs against raw target files, with confidence intervals and paired tests."""
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -192,6 +193,14 @@ def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
     if any(result.p_values for result in results.values()):
         lines.append(f"p: of the difference to {names[0]}, paired bootstrap")
     return "\n".join(lines)
+
+
+def report_failures(results: dict[str, Scores]) -> bool:
+    """Print to stderr which scores there are not, and why. True if any is missing."""
+    failed = {metric: why for result in results.values() for metric, why in result.failed.items()}
+    for metric, why in failed.items():
+        print(f"error: no {metric}: {why}", file=sys.stderr)
+    return bool(failed)
 
 
 def _cell(result: Scores, metric: str) -> str:
