@@ -288,14 +288,17 @@ def test_figures_latency_and_other_files(folder):
     assert "not run: " in section(Report(folder).markdown(), "No cost at inference")
     for name in ("convergence-xsum.png", "convergence-xsum.json", "significance-quora.json", "notes.md", "README.md"):
         (folder / name).write_text("{}")
-    systems = {"mist": {"milliseconds": {"mean": 10.126, "median": 10, "p90": 11.5}}}
-    content = {"systems": systems, "command": "python x.py", "commit": "abc", "device": "2 CPU cores"}
+    ratio = {"speed_up": 1.004, "speed_up_interval": [0.9, 1.11]}
+    systems = {"mist": {"milliseconds": {"mean": 10.126, "median": 10, "p90": 11.5}, **ratio}}
+    content = {"systems": systems, "command": "python x.py", "commit": "abc", "device": "cpu"}
+    content |= {"threads": 2, "batch_size": 1}
     (folder / "latency-cpu.json").write_text(json.dumps(content))
     markdown = Report(folder).markdown()
     assert "![convergence-xsum](convergence-xsum.png)" in section(markdown, "Figure 2")
     latency = section(markdown, "No cost at inference")
-    assert tables(latency) == [[{"Milliseconds": "mist", "mean": "10.13", "median": "10.00", "p90": "11.50"}]]
-    assert "python x.py" in latency and "2 CPU cores, commit abc" in latency
+    row = {"Milliseconds": "mist", "mean": "10.13", "median": "10.00", "p90": "11.50"}
+    assert tables(latency) == [[row | {"Times as fast as mist": "1.00 (0.90 - 1.11)"}]]
+    assert "python x.py" in latency and "on cpu, 2 threads, batch size 1, commit abc" in latency
     links = re.findall(r"\]\((.*)\)", section(markdown, "More files"))
     assert links == ["convergence-xsum.json", "notes.md", "significance-quora.json"]
     (folder / "latency-cpu.json").write_text('{"systems": {}}')
