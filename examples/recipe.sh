@@ -10,11 +10,12 @@
 #   --arm NAME         mist (default), no-mixing, or static-mixing (needs OUT/no-mixing trained)
 #   --out DIR          results (default: run/ beside run.sh): data-bin, and one folder an arm
 #   --max-update N     updates, also the length of the learning-rate decay (default: the paper's)
-#   --gpus N           divide the batch of 64 among N GPUs
+#   --gpus N           divide the batch of 64 among N GPUs (default: 1)
 #   --eval-batch-size  sentences at a time in validation and generation (default: 64)
 # Whatever else is given goes to fairseq-train and overrides what stands there: --lr 1e-4, --precision bf16,
 # --arch mist_small, --seed 2, --mist-targets random, ... A started training goes on where it was. With the stages
 # generate and score it goes to scripts/compare_decodings.py: --decodings single-pass, --precision bf16, --label ...
+# Files named in such options are looked for from the repository's folder on.
 
 usage() {
     sed -n "/^#!/d;/^#/!q;s/^# \{0,1\}//p" "$0" >&2; echo >&2
@@ -24,12 +25,16 @@ usage() {
 stop() { echo "error: $*" >&2; exit 1; }
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
-out=$root/examples/$task/run data= pretrained= vocab= arm=mist max_update=$updates gpus= eval_batch_size=64
+out=$root/examples/$task/run data= pretrained= vocab= arm=mist max_update=$updates gpus=1 eval_batch_size=64
 stage=all options=()
 case "${1:-}" in
     prepare|binarize|train|generate|score|all) stage=$1; shift ;;
 esac
 while [ $# -gt 0 ]; do
+    case "$1" in
+        --data=*|--pretrained=*|--vocab=*|--arm=*|--out=*|--max-update=*|--gpus=*|--eval-batch-size=*)
+            set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    esac
     case "$1" in
         --data|--pretrained|--vocab|--arm|--out|--max-update|--gpus|--eval-batch-size)
             [ $# -ge 2 ] || usage
@@ -42,6 +47,9 @@ out=$(realpath -m "$out") data=$(realpath -m "${data:-$out/data}")
 [ -z "$pretrained" ] || [ "$pretrained" = random ] || pretrained=$(realpath -m "$pretrained")
 [ -z "$vocab" ] || vocab=$(realpath -m "$vocab")
 case "$arm" in mist|no-mixing|static-mixing) ;; *) stop "--arm is $arm, expected mist, no-mixing or static-mixing" ;; esac
+for name in max_update gpus eval_batch_size; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || stop "--${name//_/-} is ${!name}, expected a number from 1"
+done
 run=$out/$arm bin=$out/data-bin
 [ "$arm" != static-mixing ] || bin=$run/data-bin
 
@@ -73,43 +81,54 @@ check_encoder() {
     [ -f "$pretrained/vocab.txt" ] || stop "there is no $pretrained/vocab.txt: see scripts/get_pretrained.py"
 }
 
+# What something was made from stands beside it, so that it is made again when that changes.
+texts() { cat "$1"/{train,valid,test}.{src,tgt} | cksum; } # RAW
+made_from() { [ -e "$1" ] && [ "$(cat "$1" 2>/dev/null)" = "$2" ]; } # STAMP VALUE
+
 binarize_folder() { # RAW BIN
-    [ ! -e "$2/.done" ] || return 0
+    local origin
+    origin=$(texts "$1"; cksum < "$vocab")
+    ! made_from "$2/.done" "$origin" || return 0
     rm -rf "$2"
     fairseq-preprocess --user-dir mist_fairseq --task mist --source-lang src --target-lang tgt \
         --trainpref "$1/train" --validpref "$1/valid" --testpref "$1/test" \
         --joined-dictionary --srcdict "$vocab" --destdir "$2" --workers "$(nproc)"
-    touch "$2/.done"
+    echo "$origin" > "$2/.done"
 }
 
 binarize() {
     check_data
     check_encoder
+    local origin
+    origin=$(texts "$data")
     [ "$pretrained" = random ] || vocab=$pretrained/vocab.txt
     if [ -z "$vocab" ]; then
         vocab=$out/sp.model
-        [ -f "$vocab" ] || python scripts/train_sentencepiece.py "$data/train.src" "$data/train.tgt" --out "$vocab"
+        if [ ! -f "$vocab" ] || ! made_from "$vocab.done" "$origin"; then
+            python scripts/train_sentencepiece.py "$data/train.src" "$data/train.tgt" --out "$vocab"
+            echo "$origin" > "$vocab.done"
+        fi
     fi
     binarize_folder "$data" "$out/data-bin"
-    if [ "$arm" = static-mixing ]; then
-        local teacher=$out/no-mixing/checkpoints/checkpoint_best.pt
-        [ -f "$teacher" ] || stop "static mixing starts from a trained model, but there is no $teacher: --arm no-mixing"
-        [ -d "$run/data" ] || python scripts/make_static_mix.py --data "$data" --binarized "$out/data-bin" \
-            --path "$teacher" --out "$run/data" --batch-size "$eval_batch_size"
-        binarize_folder "$run/data" "$bin"
+    [ "$arm" = static-mixing ] || return 0
+    local teacher=$out/no-mixing/checkpoints/checkpoint_best.pt
+    [ -f "$teacher" ] || stop "static mixing starts from a trained model, but there is no $teacher: --arm no-mixing"
+    origin+=$(stat -c ' %s %Y' "$teacher")
+    if ! made_from "$run/data.done" "$origin"; then
+        python scripts/make_static_mix.py --data "$data" --binarized "$out/data-bin" --path "$teacher" \
+            --out "$run/data" --overwrite --batch-size "$eval_batch_size"
+        echo "$origin" > "$run/data.done"
     fi
+    binarize_folder "$run/data" "$bin"
 }
 
 train() {
     check_encoder
     [ -e "$bin/.done" ] || stop "there is no $bin: run the stage binarize first"
-    local interval=$(( max_update < 5000 ? max_update : 5000 )) factor=1.0 model=() batch=(--batch-size 64)
+    local interval=$(( max_update < 5000 ? max_update : 5000 )) factor=1.0 model=() never=1000000000
     [ "$arm" = mist ] || factor=0
     [ "$pretrained" = random ] || model=(--pretrained "$pretrained")
-    if [ -n "$gpus" ]; then
-        [ $(( 64 % gpus )) = 0 ] || stop "--gpus is $gpus, expected a divisor of the batch of 64"
-        batch=(--batch-size $(( 64 / gpus )) --distributed-world-size "$gpus")
-    fi
+    [ $(( 64 % gpus )) = 0 ] || stop "--gpus is $gpus, expected a divisor of the batch of 64"
     # Everything but data, length and precision is the paper's "Experimental Setting". No distillation, as there.
     fairseq-train "$bin" --user-dir mist_fairseq --task mist \
         `# model` --arch mist_base "${model[@]}" --max-source-positions 464 --max-target-positions 48 \
@@ -117,10 +136,12 @@ train() {
         --length-loss-factor 1.0 --label-smoothing 0.1 \
         `# optimization` --optimizer bert_adamw --lr 3e-5 --weight-decay 0.01 --clip-norm 1.0 \
         --lr-scheduler polynomial_decay --warmup-updates 500 --max-update "$max_update" \
-        --total-num-update "$max_update" "${batch[@]}" --seed 1 --num-workers 0 \
+        --total-num-update "$max_update" --seed 1 --num-workers 0 \
+        --batch-size $(( 64 / gpus )) --distributed-world-size "$gpus" \
         `# validation` --eval-bleu --eval-rouge --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
         --batch-size-valid "$eval_batch_size" \
         --validate-interval-updates "$interval" --save-interval-updates "$interval" --keep-interval-updates 1 \
+        --validate-interval "$never" --save-interval "$never" `# at the end of epochs` \
         --no-epoch-checkpoints --save-dir "$run/checkpoints" \
         `# log, for scripts/plot_convergence.py` --log-format json --log-interval 20 --log-file "$run/train.log" \
         "${options[@]}"
@@ -131,6 +152,8 @@ compare() { # generate or score
     [ "$stage" != all ] || further=()
     [ -f "$checkpoint" ] || stop "there is no $checkpoint: run the stage train first"
     check_data
+    [ "$(head -n 1 "$out/data-bin/.done")" = "$(texts "$data")" ] ||
+        stop "$data is not what $out/data-bin was made from: run the stages binarize and train again"
     python scripts/compare_decodings.py "$out/data-bin" --path "$checkpoint" --only "$1" --out "$run/generated" \
         --protocol "$task" --source "$data/test.src" --reference "$data/test.tgt" --confidence \
         --batch-size "$eval_batch_size" --label "task=$task" "arm=$arm" "${further[@]}"

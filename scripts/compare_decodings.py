@@ -21,6 +21,13 @@ from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
 
 
+def named_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder of binarized data")
@@ -37,7 +44,13 @@ def main():
     parser.add_argument("--only", choices=["generate", "score"], help="score: what is in --out already")
     parser.add_argument("--examples", type=int, default=5, help="outputs to show (default: %(default)s)")
     parser.add_argument(
-        "--label", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what this is a result of"
+        "--label",
+        type=named_value,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what this is a result of",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for outputs and scores")
     args, options = parser.parse_known_args()
@@ -52,7 +65,7 @@ def main():
             decoding, _, iterations = name.partition(":")
             log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
             if args.only == "score":
-                generations[name] = read_generation(log.read_text(encoding="utf-8"))
+                generations[name] = read_generation("\n".join(read_lines(log)))
                 continue
             print(f"decoding {args.subset}: {name}", file=sys.stderr, flush=True)
             decoding_options = ["--decoding", decoding, "--decoding-iterations", iterations or "1"]
@@ -64,7 +77,7 @@ def main():
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
     content = {
-        **dict(label.split("=", 1) for label in args.label),
+        **dict(args.label),
         "subset": args.subset,
         "protocol": args.protocol,
         **provenance(),

@@ -3,13 +3,13 @@
     python scripts/make_static_mix.py --data RAW --binarized DATA-BIN --path checkpoint_best.pt --out MIXED [options]
 
 RAW is the folder of raw text from which DATA-BIN was made. The model generates a pseudo target for each training
-source in one pass, without collapsing repeated words, as in MIST training. MIXED gets the original pairs, then the
-training pairs once more with `pseudo target [SEP] source` as the source; validation and test stay as they are. Binarize
-and train on it like on any data. Further options go to fairseq-generate: --batch-size 64 --precision bf16, ...
+source in one pass, without collapsing repeated words, as in MIST training (what fairseq-generate prints is in
+MIXED.generate.txt until all is done). MIXED gets the original pairs, then the training pairs once more with
+`pseudo target [SEP] source` as the source; validation and test stay as they are. Binarize and train on it like on any
+data. Further options go to fairseq-generate: --batch-size 64 --precision bf16, ...
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from mist_fairseq.evaluation import generate
@@ -26,10 +26,14 @@ def main():
     args, options = parser.parse_known_args()
 
     def prepare(files):
-        with tempfile.TemporaryDirectory() as folder:
-            decoding = ["--decoding", "single-pass", "--keep-repeats", *(options or ["--batch-size", "64"])]
-            generation = generate(args.binarized, args.path, "train", Path(folder, "generate.txt"), decoding)
+        decoding = ["--decoding", "single-pass", "--keep-repeats", *(options or ["--batch-size", "64"])]
+        log = Path(f"{args.out}.generate.txt")
+        try:
+            generation = generate(args.binarized, args.path, "train", log, decoding)
+        except RuntimeError as error:
+            raise ValueError(error) from error  # run() makes one line of it
         static_mix(files, args.data, generation.outputs)
+        log.unlink()
 
     run(prepare, args.out, args.overwrite)
 

@@ -35,6 +35,7 @@ def main():
         rows = summary(curves, args.metric)
         print(table(rows, args.metric))
         if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps({"metric": args.metric, "runs": rows}, indent=1) + "\n", encoding="utf-8")
         draw(curves, args.metric, args.out)
     except (OSError, ValueError, ImportError) as error:

@@ -45,7 +45,8 @@ def main():
     if args.protocol == "plain":
         changes["group"] = args.source is not None
     protocol = dataclasses.replace(PROTOCOLS[args.protocol], **changes)
-    files = dict(item.split("=", 1) if "=" in item else (Path(item).stem, item) for item in args.outputs)
+    named = ("=" in item and not Path(item).exists() for item in args.outputs)
+    files = dict(item.split("=", 1) if name else (Path(item).stem, item) for item, name in zip(args.outputs, named))
     if len(files) < len(args.outputs):
         sys.exit("outputs have equal names: give them as NAME=FILE")
     try:

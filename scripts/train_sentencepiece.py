@@ -33,7 +33,9 @@ def main():
     except (OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(model.getvalue())
+    partial = args.out.with_name(args.out.name + ".tmp")
+    partial.write_bytes(model.getvalue())
+    partial.replace(args.out)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ def _read_split(path: str) -> dict[str, list]:
 
 
 def _read_document(path: Path) -> tuple[str, str]:
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
         raise Skipped("no file for the id")
     with open_text(str(path)) as file:
         _, *parts = _SECTION.split(file.read())

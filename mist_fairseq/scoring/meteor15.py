@@ -1,8 +1,11 @@
 """METEOR 1.5, the Java program that pycocoevalcap ships (Tables 1, 3, 4 and 7)."""
 
+import contextlib
 import importlib.util
+import re
 import shutil
 import subprocess
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -28,27 +31,31 @@ class Meteor15(Metric):
         java = shutil.which("java")
         if java is None:
             raise FileNotFoundError("METEOR 1.5 needs Java: apt-get install default-jre-headless")
+        self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         command = [java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(jar)]
         self._process = subprocess.Popen(
             [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._messages,
             encoding="utf-8",
         )
         self._stop = weakref.finalize(self, stop, self._process)
 
     def _ask(self, *fields: str, answers: int = 1) -> str:
         """The last of the lines that answer a request."""
-        print(" ||| ".join(fields), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has stopped, and the answer is empty
+            print(" ||| ".join(fields), file=self._process.stdin, flush=True)
         lines = [self._process.stdout.readline() for _ in range(answers)]
-        if not lines[-1]:
-            raise RuntimeError(f"METEOR's Java program stopped with status {self._process.wait()}")
+        if not lines[-1] or lines[-1].startswith("Error"):
+            self._messages.seek(0)
+            said = " ".join([lines[-1], *self._messages.read().splitlines()[:2]]).strip()
+            raise RuntimeError(f"METEOR's Java program failed: {said or 'it stopped'}")
         return lines[-1].strip()
 
     def _preprocess_segment(self, sent):
-        # One line a request, fields apart by |||; the rest is pycocoevalcap's.
-        return " ".join(sent.split("\n")).replace("|||", "").replace("  ", " ")
+        # One line a request, fields apart by |||.
+        return re.sub(r"[\r\n]", " ", sent).replace("|||", "").replace("  ", " ")
 
     def _extract_reference_info(self, refs):
         return {"references": refs}
@@ -78,7 +85,8 @@ def find_jar() -> Path:
 
 def stop(process: subprocess.Popen):
     """End the Java program."""
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
     process.kill()
     process.wait()
     process.stdout.close()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from sacrebleu.metrics.base import Metric, Score
 
@@ -35,9 +36,11 @@ class Rouge:
 
 
 def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Rouge]:
-    """Run the script with files2rouge's arguments, ``-c 95 -r 1000 -n 2 -a -m``.
+    """Run the script as files2rouge does, with ``-c 95 -r 1000 -n 2 -a -m``.
 
-    As files2rouge does, a text is split into sentences at " . ", which matters for ROUGE-L.
+    What files2rouge does before matters for the digits: a text is split into sentences at " .", and texts are numbered
+    from 1 in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means over
+    bootstrap samples from a fixed seed).
 
     Args:
         hypotheses: one text each.
@@ -54,16 +57,17 @@ def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Ro
     return dict(_run(tuple(hypotheses), tuple(map(tuple, references))))
 
 
-@lru_cache(maxsize=4)  # one run scores all kinds, which are asked for one by one
+@lru_cache(maxsize=32)  # one run scores all kinds of a system, which are asked for one by one
 def _run(hypotheses: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> dict[str, Rouge]:
     script, data = find_script()
+    order = sorted(range(len(hypotheses)), key=lambda i: f"s.{i}.txt")
     with tempfile.TemporaryDirectory() as folder:
-        config = _write(Path(folder), hypotheses, references)
+        config = _write(Path(folder), [hypotheses[i] for i in order], [references[i] for i in order])
         command = ["perl", str(script), "-e", str(data), *ARGUMENTS, "-d", str(config)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise RuntimeError(f"ROUGE-1.5.5 failed: {done.stderr.strip() or done.stdout.strip()}")
-    return {kind: _read(done.stdout, kind, len(hypotheses)) for kind in KINDS}
+    return {kind: _read(done.stdout, kind, order) for kind in KINDS}
 
 
 def find_script() -> tuple[Path, Path]:
@@ -88,14 +92,14 @@ def find_script() -> tuple[Path, Path]:
 
 def _write(folder: Path, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Path:
     """The files that the script reads, and the list of them."""
-    evaluations = []
-    for i, (hypothesis, texts) in enumerate(zip(hypotheses, references, strict=True)):
+    evaluations, root = [], escape(str(folder))
+    for i, (hypothesis, texts) in enumerate(zip(hypotheses, references, strict=True), start=1):
         peers = f'<P ID="1">{_write_text(folder, f"hypothesis.{i}", hypothesis)}</P>'
         models = "".join(
             f'<M ID="{j}">{_write_text(folder, f"reference.{i}.{j}", text)}</M>' for j, text in enumerate(texts)
         )
         evaluations.append(
-            f'<EVAL ID="{i}"><MODEL-ROOT>{folder}</MODEL-ROOT><PEER-ROOT>{folder}</PEER-ROOT>'
+            f'<EVAL ID="{i}"><MODEL-ROOT>{root}</MODEL-ROOT><PEER-ROOT>{root}</PEER-ROOT>'
             f'<INPUT-FORMAT TYPE="SPL"></INPUT-FORMAT><PEERS>{peers}</PEERS><MODELS>{models}</MODELS></EVAL>\n'
         )
     config = folder / "config.xml"
@@ -104,17 +108,17 @@ def _write(folder: Path, hypotheses: Sequence[str], references: Sequence[Sequenc
 
 
 def _write_text(folder: Path, name: str, text: str) -> str:
-    (folder / name).write_text(" .\n".join(text.split(" . ")) + "\n", encoding="utf-8")
+    (folder / name).write_text(" .\n".join(text.strip().split(" .")) + "\n", encoding="utf-8")
     return name
 
 
-def _read(output: str, kind: str, count: int) -> Rouge:
+def _read(output: str, kind: str, order: list[int]) -> Rouge:
     average = re.search(rf"^1 {kind} Average_F: ([\d.]+) \(95%-conf.int. ([\d.]+) - ([\d.]+)\)", output, re.MULTILINE)
-    sentences = re.findall(rf"^1 {kind} Eval (\d+)\.1 R:\S+ P:\S+ F:([\d.]+)", output, re.MULTILINE)
-    scores = {int(number): 100 * float(score) for number, score in sentences}
-    if average is None or sorted(scores) != list(range(count)):
-        raise RuntimeError(f"ROUGE-1.5.5 scored {len(scores):,} of {count:,} texts: {output.strip()[-300:]}")
-    return Rouge(*(100 * float(value) for value in average.groups()), [scores[i] for i in range(count)])
+    found = re.findall(rf"^1 {kind} Eval (\d+)\.1 R:\S+ P:\S+ F:([\d.]+)", output, re.MULTILINE)
+    if average is None or sorted(int(number) for number, _ in found) != list(range(1, len(order) + 1)):
+        raise RuntimeError(f"ROUGE-1.5.5 scored {len(found):,} of {len(order):,} texts: {output.strip()[-300:]}")
+    sentences = {order[int(number) - 1]: 100 * float(score) for number, score in found}
+    return Rouge(*(100 * float(value) for value in average.groups()), [sentences[i] for i in range(len(order))])
 
 
 class Rouge155(Metric):

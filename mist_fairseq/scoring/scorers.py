@@ -8,13 +8,17 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.scoring import BaseScorer, register_scorer
 
 from mist_fairseq.scoring.meteor15 import Meteor15
-from mist_fairseq.scoring.rouge155 import rouge155
+from mist_fairseq.scoring.rouge155 import find_script, rouge155
 from mist_fairseq.scoring.steps import lower
 
 
 @register_scorer("rouge", dataclass=FairseqDataclass)
 class RougeScorer(BaseScorer):
     """ROUGE-1, -2 and -L of ROUGE-1.5.5; ``score`` is ROUGE-L."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        find_script()  # now, not after hours of decoding, it turns out that there is no Perl
 
     def _all(self):
         return rouge155([lower(text) for text in self.pred], [[lower(text)] for text in self.ref])
@@ -35,7 +39,7 @@ class Meteor15Scorer(BaseScorer):
 
     def __init__(self, cfg):
         super().__init__(cfg)
-        self._metric = Meteor15()  # now, not after hours of decoding, it turns out that there is no Java
+        self._metric = Meteor15()
 
     def score(self):
         """In percent."""

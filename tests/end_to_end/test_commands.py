@@ -8,8 +8,10 @@ import sacrebleu
 import torch
 
 from mist_fairseq.evaluation import read_generation
+from mist_fairseq.scoring.rouge155 import rouge155
 from tests.end_to_end.conftest import LIMITS, SMALL, TRAINING, preprocess, run, start
 from tests.helpers import bert_state, tiny_vocab, write_bert_folder
+from tests.scoring.conftest import needs_perl
 
 
 def lines(output: str, kind: str) -> dict[int, list[str]]:
@@ -57,6 +59,15 @@ def test_the_checkpoint_stands_alone(generated, text):
     score = float(re.search(r"^Generate test .*BLEU = ([\d.]+)", generated, flags=re.MULTILINE).group(1))
     expected = sacrebleu.corpus_bleu(result.outputs, [result.references]).score
     assert score == pytest.approx(expected, abs=0.01) and score > 10
+
+
+@needs_perl
+def test_rouge_as_fairseqs_scoring(trained, data, generated):
+    output = run("generate", data, "--path", trained[0], "--gen-subset", "test", "--scoring", "rouge", "--cpu")
+    result = read_generation(generated)
+    rouge = rouge155([text.lower() for text in result.outputs], [[text.lower()] for text in result.references])
+    expected = ", ".join(f"{kind} = {own.score:.2f} ({own.low:.2f} - {own.high:.2f})" for kind, own in rouge.items())
+    assert re.search(rf"^Generate test .*{re.escape(expected)}$", output, re.MULTILINE) and rouge["ROUGE-1"].score > 10
 
 
 def test_trained_limits_win_over_the_command_line(trained, data, generated):

@@ -39,7 +39,7 @@ def out(tmp_path_factory) -> Path:
     (folder / "pairs.tsv").write_text("\n".join(rows) + "\n")
     sizes = ["--train-size", 80, "--valid-size", 16, "--test-size", 16]
     assert re.search(r"train\s+80", quora("prepare", folder / "pairs.tsv", *sizes, "--out", folder))
-    model = ["--pretrained", "random", "--max-update", "2", "--arch", "mist_tiny", "--warmup-updates", "1", "--cpu"]
+    model = ["--pretrained", "random", "--max-update", "4", "--arch", "mist_tiny", "--warmup-updates", "1", "--cpu"]
     for arm in ("no-mixing", "static-mixing"):
         for stage in ("binarize", "train"):
             quora(stage, *model, "--out", folder, "--arm", arm)
@@ -54,6 +54,7 @@ def test_static_mixing_trains_on_originals_and_mixed_pairs(out):
     assert all(line.endswith(f" [SEP] {source}") for line, source in zip(mixed[80:160], original))
     log = (out / "static-mixing/train.log").read_text()
     assert '"valid_bleu"' in log and '"valid_rouge_l"' in log
+    assert set(re.findall(r'"valid_num_updates": "(\d+)"', log)) == {"4"}  # not at the end of an epoch
     assert ": 160 sents" in (out / "static-mixing/data-bin/preprocess.log").read_text()
 
 
@@ -120,6 +121,10 @@ def test_recipes_say_what_is_missing(out, tmp_path):
     assert "expected a divisor of the batch" in quora(
         "train", "--pretrained", "random", "--out", out, "--gpus", 3, "--arm", "no-mixing", fails=True
     )
+    for wrong in (["--gpus", "0"], ["--max-update=5e4"]):
+        assert "expected a number from 1" in quora("train", *wrong, fails=True)
+    no_mixing = ["--out", out, "--arm", "no-mixing"]
+    assert "'foo' is not NAME=VALUE" in quora("generate", *no_mixing, "--label", "foo", fails=True)
     with open(out / "data/valid.src") as file:
         lines = file.readlines()
     broken = tmp_path / "data"
@@ -130,3 +135,20 @@ def test_recipes_say_what_is_missing(out, tmp_path):
     message = quora("--data", broken, "--out", tmp_path / "out", "--pretrained", "random", fails=True)
     assert "valid.src has 16 lines and valid.tgt has 15" in message
     assert not list((tmp_path / "out").glob("*/*"))
+
+
+def test_changed_data_is_noticed(out, tmp_path):
+    copy = tmp_path / "data"
+    copy.mkdir()
+    for path in (out / "data").glob("*.*"):
+        (copy / path.name).write_text(path.read_text().replace("guitar", "piano"))
+    arguments = ["--out", out, "--arm", "no-mixing", f"--data={copy}"]
+    assert "run the stages binarize and train again" in quora("score", *arguments, fails=True)
+
+
+def test_static_mixing_needs_a_model(out, tmp_path):
+    script = [sys.executable, ROOT / "scripts/make_static_mix.py", "--data", out / "data", "--out", tmp_path / "mixed"]
+    message = shell(*script, "--binarized", out / "data-bin", "--path", tmp_path / "none.pt", fails=True)
+    log = tmp_path / "mixed.generate.txt"
+    assert "error: fairseq-generate failed" in message and str(log) in message and "none.pt" in log.read_text()
+    assert "Traceback" not in message and not (tmp_path / "mixed").exists()

@@ -94,8 +94,8 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys):
     assert 'split.json is something else, expected {"train": [ids]' in error(*options)
     split.write_text(whole.replace('"', '"x', 1).replace("[", "[4").replace("4", '"4",'))
     assert "split.json is" in error(*options)
-    split.write_text('{"train": [null], "validation": ["../x"], "test": [7]}')
-    assert error(*options) == "error: nothing usable in the input; skipped: no file for the id (3)"
+    split.write_text(json.dumps({"train": [None], "validation": ["../x", "9" * 300], "test": [7]}))
+    assert error(*options) == "error: nothing usable in the input; skipped: no file for the id (4)"
     assert "nowhere is not a folder" in error("--documents", tmp_path / "nowhere", *options[2:])
     paths = [tmp_path / name for name in ("a", "b", "c")]
     assert f"{paths[0]} is not a file" in error("--json-lines", *paths, "--out", tmp_path / "out")

@@ -25,7 +25,7 @@ def test_equals_pycocoevalcap(corpus):
 def test_awkward_lines_do_not_shift_the_answers():
     metric = Meteor15()
     plain = metric.sentence_score("it is good", ["it is good"]).score
-    for text in ("", "\n", "a ||| b\nEVAL ||| 1", "\u2028", "\ufffd \U0001f600", "x " * 40):
+    for text in ("", "\n", "a ||| b\nEVAL ||| 1", "\u2028", "a\rb", "\ufffd \U0001f600", "x " * 40):
         metric.sentence_score(text, [text or "it"])
         assert metric.sentence_score("it is good", ["it is good"]).score == plain > 99
 
@@ -36,6 +36,15 @@ def test_the_java_program_ends_with_the_metric():
     process = metric._process
     del metric
     assert process.poll() is not None
+
+
+def test_why_java_failed_is_told(monkeypatch, tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho Could not reserve enough space >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(java))
+    with pytest.raises(RuntimeError, match="Java program failed: Could not reserve enough space"):
+        Meteor15().sentence_score("a", ["a"])
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):

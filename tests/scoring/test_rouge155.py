@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -8,24 +9,26 @@ import pytest
 
 from mist_fairseq.scoring import rouge155 as module
 from mist_fairseq.scoring.rouge155 import ARGUMENTS, KINDS, Rouge155, find_script, rouge155
+from mist_fairseq.scoring.scores import PROTOCOLS, score
 from tests.scoring.conftest import needs_perl
 
 
 def run_by_hand(folder: Path, hypotheses, references) -> str:
-    """What the script prints, from files written and listed by hand in SEE's HTML format, as files2rouge does it."""
-    html = "<html><head><title>t</title></head><body>\n{}</body></html>"
-    lines = []
+    """What the script prints when files2rouge and pyrouge call it: their file names, HTML and numbering."""
+    html = '<html><head><title>t</title></head><body bgcolor="white">\n{}</body></html>'
     for i, (hypothesis, group) in enumerate(zip(hypotheses, references)):
-        for name, text in [(f"h{i}", hypothesis), *((f"r{i}.{j}", text) for j, text in enumerate(group))]:
-            sentences = text.split(" . ")
-            anchors = "".join(
-                f'<a name="{n}">[{n}]</a> <a href="#{n}" id={n}>{s}</a>\n' for n, s in enumerate(sentences, 1)
-            )
-            (folder / name).write_text(html.format(anchors), encoding="utf-8")
-        models = "".join(f'<M ID="{chr(65 + j)}">r{i}.{j}</M>' for j in range(len(group)))
+        for name, text in [(f"s.{i}.txt", hypothesis), *((f"m.{chr(65 + j)}.{i}.txt", t) for j, t in enumerate(group))]:
+            sentences = text.strip().replace(" .", " .\n").split("\n")
+            anchors = (f'<a name="{n}">[{n}]</a> <a href="#{n}" id={n}>{s}</a>' for n, s in enumerate(sentences, 1))
+            (folder / name).write_text(html.format("\n".join(anchors)), encoding="utf-8")
+    lines = []
+    for number, path in enumerate(sorted(folder.glob("s.*.txt")), start=1):
+        names = sorted(model.name for model in folder.glob(f"m.*.{path.name[2:]}"))
+        models = "".join(f'<M ID="{name[2]}">{name}</M>' for name in names)
         lines.append(
-            f'<EVAL ID="{i}"><PEER-ROOT>{folder}</PEER-ROOT><MODEL-ROOT>{folder}</MODEL-ROOT>'
-            f'<INPUT-FORMAT TYPE="SEE"></INPUT-FORMAT><PEERS><P ID="1">h{i}</P></PEERS><MODELS>{models}</MODELS></EVAL>'
+            f'<EVAL ID="{number}"><PEER-ROOT>{folder}</PEER-ROOT><MODEL-ROOT>{folder}</MODEL-ROOT>'
+            f'<INPUT-FORMAT TYPE="SEE"></INPUT-FORMAT><PEERS><P ID="1">{path.name}</P></PEERS>'
+            f"<MODELS>{models}</MODELS></EVAL>"
         )
     (folder / "settings.xml").write_text(f'<ROUGE-EVAL version="1.55">{"".join(lines)}</ROUGE-EVAL>')
     script, data = find_script()
@@ -36,7 +39,7 @@ def run_by_hand(folder: Path, hypotheses, references) -> str:
 @needs_perl
 def test_equals_the_scripts_own_output(corpus, tmp_path):
     hypotheses, references = corpus
-    hypotheses = [*hypotheses, "it is . the guitar is . what"]
+    hypotheses = [*hypotheses, "it is . the guitar is .x what ."]
     references = [*references, ["it is what . the guitar ."]]
     printed = run_by_hand(tmp_path, hypotheses, references)
     for kind, rouge in rouge155(hypotheses, references).items():
@@ -52,6 +55,25 @@ def test_known_values():
     scores = rouge155(["police killed the gunman", "x"], [["the gunman killed the policeman"], ["y"]])
     assert [scores[kind].sentences[0] for kind in KINDS] == pytest.approx([66.667, 57.143, 44.444], abs=0.001)
     assert [scores[kind].sentences[1] for kind in KINDS] == [0, 0, 0]
+
+
+@needs_perl
+def test_any_folder_for_temporary_files(monkeypatch, tmp_path):
+    folder = tmp_path / "a&b <c>"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert rouge155(["what is a folder"], [["what is a folder"]])["ROUGE-L"].score == 100
+    assert not list(folder.iterdir())
+
+
+@needs_perl
+def test_each_system_is_scored_once(monkeypatch):
+    calls = []
+    find = module.find_script
+    monkeypatch.setattr(module, "find_script", lambda: calls.append(1) or find())
+    systems = {str(i): [f"it is number {i}", "x"] for i in range(6)}
+    score(systems, ["it is", "y"], protocol=PROTOCOLS["xsum"], metrics=["rouge155-1", "rouge155-2", "rouge155-l"])
+    assert len(calls) == 6
 
 
 @needs_perl
