@@ -2,7 +2,8 @@
 
     python scripts/prepare_quora.py quora_duplicate_questions.tsv --out DIR
 
-The default sizes are those of the 50K setting of Gupta et al. 2018.
+The default sizes are those in which the 50K split after Gupta et al. 2018 is handed around. There is no list of its
+pairs: figures on another draw compare only roughly.
 """
 
 import argparse
