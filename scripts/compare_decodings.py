@@ -14,6 +14,7 @@ import logging
 import random
 import sys
 from pathlib import Path
+from textwrap import shorten
 
 from mist_fairseq.evaluation import generate, provenance, read_generation, read_lines
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
@@ -99,7 +100,7 @@ def main():
     print(f"sentences/s: {speeds}")
     first = next(iter(outputs.values()))
     for i in sorted(random.Random(1).sample(range(len(first)), min(args.examples, len(first)))):
-        print(f"\nsource     {sources[i]}\noutput     {first[i]}\nreference  {references[i]}")
+        print(f"\nsource     {shorten(sources[i], 300)}\noutput     {first[i]}\nreference  {references[i]}")
     sys.exit(report_failures(results))
 
 
