@@ -59,11 +59,11 @@ def main():
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     protocol = PROTOCOLS[args.protocol]
     metrics = args.metrics or protocol.metrics
+    decodings = {name: name.partition(":")[::2] for name in args.decodings}  # the decoding, its iterations if given
     generations = {}
     try:
         sources, references = read_lines(args.source), read_lines(args.reference)
-        for name in args.decodings:
-            decoding, _, iterations = name.partition(":")
+        for name, (decoding, iterations) in decodings.items():
             log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
             if args.only == "score":
                 generations[name] = read_generation("\n".join(read_lines(log)))
@@ -84,8 +84,8 @@ def main():
         **provenance(),
         "decodings": [
             {
-                "decoding": name.partition(":")[0],
-                "iterations": int(name.partition(":")[2] or 1),
+                "decoding": decodings[name][0],
+                "iterations": int(decodings[name][1] or 1),
                 "sentences_per_second": generations[name].sentences_per_second,
                 **result.as_dict(),
             }

@@ -9,12 +9,14 @@ import tempfile
 import weakref
 from pathlib import Path
 
-from sacrebleu.metrics.base import Metric, Score
+from sacrebleu.metrics.base import Score
+
+from mist_fairseq.scoring.summed import SummedMetric
 
 INSTALL = "pip install -c constraints.txt -e .[scores]"
 
 
-class Meteor15(Metric):
+class Meteor15(SummedMetric):
     """METEOR 1.5 in percent, with pycocoevalcap's arguments (``-l en -norm``) and sacrebleu's interface.
 
     The Java program reports a sentence as counts that add up, and scores any sum of them: so the score of a corpus,
@@ -70,9 +72,6 @@ class Meteor15(Metric):
     def _compute_score_from_stats(self, stats):
         score = self._ask("EVAL", " ".join(str(float(count)) for count in stats), answers=2)
         return Score("METEOR", 100 * float(score))
-
-    def _aggregate_and_compute(self, stats):
-        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
 
 
 def find_jar() -> Path:

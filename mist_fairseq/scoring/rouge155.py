@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from sacrebleu.metrics.base import Metric, Score
+from sacrebleu.metrics.base import Score
 
 from mist_fairseq.scoring.meteor15 import INSTALL
+from mist_fairseq.scoring.summed import SummedMetric
 
 ARGUMENTS = ["-c", "95", "-r", "1000", "-n", "2", "-a", "-m"]  # files2rouge's
 KINDS = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
@@ -121,7 +122,7 @@ def _read(output: str, kind: str, order: list[int]) -> Rouge:
     return Rouge(*(100 * float(value) for value in average.groups()), [sentences[i] for i in range(len(order))])
 
 
-class Rouge155(Metric):
+class Rouge155(SummedMetric):
     """Mean F-measure of one kind of ROUGE-1.5.5 in percent, with sacrebleu's interface, for its paired tests.
 
     Args:
@@ -140,9 +141,6 @@ class Rouge155(Metric):
     def _compute_score_from_stats(self, stats):
         total, sentences = stats
         return Score(self.kind, float(total) / float(sentences))
-
-    def _aggregate_and_compute(self, stats):
-        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
 
     def _preprocess_segment(self, sent):
         raise NotImplementedError("ROUGE-1.5.5 scores whole corpora")

@@ -1,6 +1,8 @@
 """ROUGE-L as in coco-caption, which the question-generation evaluation script uses (Tables 1, 4 and 7)."""
 
-from sacrebleu.metrics.base import Metric, Score
+from sacrebleu.metrics.base import Score
+
+from mist_fairseq.scoring.summed import SummedMetric
 
 BETA = 1.2
 
@@ -35,7 +37,7 @@ def longest_common_subsequence(first: list[str], second: list[str]) -> int:
     return best[-1]
 
 
-class RougeL(Metric):
+class RougeL(SummedMetric):
     """Mean ``rouge_l`` of the sentences in percent, with sacrebleu's interface. Tokens stand between spaces."""
 
     def _preprocess_segment(self, sent):
@@ -50,6 +52,3 @@ class RougeL(Metric):
     def _compute_score_from_stats(self, stats):
         total, sentences = stats
         return Score("ROUGE-L", 100 * float(total) / float(sentences))
-
-    def _aggregate_and_compute(self, stats):
-        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
