@@ -3,6 +3,7 @@
 Jiang et al., *Improving Non-autoregressive Generation with Mixup Training*.
 """
 
+import argparse
 import inspect
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ _INSTALL = (
 
 try:
     import fairseq
+    import torch
     from fairseq.tasks import FairseqTask
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "fairseq":
@@ -26,9 +28,14 @@ except Exception as error:  # fairseq <= 0.12.2 does not import on Python >= 3.1
 if "from_checkpoint" not in inspect.signature(FairseqTask.build_model).parameters:
     raise ImportError(f"{_INSTALL} (found {getattr(fairseq, '__version__', 'one without a version')})")
 
+# torch loads checkpoints without executing code and refuses all but plain values. Those of fairseq's older models, the
+# baselines, hold their options as a Namespace.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
 # --user-dir finds tasks/ and models/ by itself, the other kinds it does not; a plain import finds none.
 from mist_fairseq.criterions import mist_loss  # noqa: E402, F401
 from mist_fairseq.models import mist as _model  # noqa: E402, F401
 from mist_fairseq.optim import bert_adamw  # noqa: E402, F401
 from mist_fairseq.scoring import scorers  # noqa: E402, F401
 from mist_fairseq.tasks import mist as _task  # noqa: E402, F401
+from mist_fairseq.tasks import translation  # noqa: E402, F401

@@ -23,6 +23,7 @@ def main():
             input=args.texts,
             model_writer=model,
             vocab_size=args.vocab_size,
+            pad_id=3,  # low, because learned positions of fairseq's models begin behind it
             hard_vocab_limit=False,
             character_coverage=0.9999,
             normalization_rule_name="nmt_nfkc_cf",  # lower-cases, like the paper's uncased encoders

@@ -10,7 +10,17 @@ from mist_fairseq.models.encoder import real_positions
 from mist_fairseq.models.mist import PositionLimits
 
 
-class MistDataset(FairseqDataset):
+class AllBatches:
+    """Mixed into a data set of fairseq's: batches of all sentences."""
+
+    def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
+        """As fairseq's, which leaves out a last batch that is no multiple of 8 sentences."""
+        batches = super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple)
+        rest = indices[sum(len(batch) for batch in batches) :]
+        return [*batches, rest] if len(rest) else batches
+
+
+class MistDataset(AllBatches, FairseqDataset):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
     Args:
@@ -92,12 +102,6 @@ class MistDataset(FairseqDataset):
     def filter_indices_by_size(self, indices, max_sizes):
         """Keep all: what is too long is cut, never dropped."""
         return indices, []
-
-    def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
-        """Batches of all sentences. fairseq's own leaves out a last batch that is no multiple of 8 sentences."""
-        batches = super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple)
-        rest = indices[sum(len(batch) for batch in batches) :]
-        return [*batches, rest] if len(rest) else batches
 
     # -- items and batches ----------------------------------------------------------------------------------
 

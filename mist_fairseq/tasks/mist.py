@@ -10,7 +10,6 @@ import sacrebleu
 from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, open_dict
 
@@ -20,10 +19,10 @@ from mist_fairseq.generator import DECODINGS, NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
 from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
+from mist_fairseq.tasks.validation import bleu_counts, log_scores
 
 logger = logging.getLogger(__name__)
 
-BLEU_ORDER = 4
 _WORD = re.compile(r"\w+|[^\w\s]")  # validation scores words and punctuation marks apart
 
 
@@ -233,12 +232,7 @@ class MistTask(FairseqTask):
             logger.info("example hypothesis: %s", hypotheses[0])
             logger.info("example reference: %s", references[0])
         if self.cfg.eval_bleu:
-            bleu = sacrebleu.corpus_bleu(hypotheses, [references])
-            logging_output["_bleu_sys_len"] = bleu.sys_len
-            logging_output["_bleu_ref_len"] = bleu.ref_len
-            for n in range(BLEU_ORDER):
-                logging_output[f"_bleu_counts_{n}"] = bleu.counts[n]
-                logging_output[f"_bleu_totals_{n}"] = bleu.totals[n]
+            logging_output.update(bleu_counts(sacrebleu.corpus_bleu(hypotheses, [references])))
         if self.cfg.eval_rouge:
             pairs = zip(map(_WORD.findall, hypotheses), map(_WORD.findall, references))
             logging_output["_rouge_l_sum"] = sum(rouge_l(hypothesis, [reference]) for hypothesis, reference in pairs)
@@ -263,40 +257,7 @@ class MistTask(FairseqTask):
     def reduce_metrics(self, logging_outputs, criterion):
         """Log the criterion's figures, and BLEU and ROUGE-L over all validation batches."""
         super().reduce_metrics(logging_outputs, criterion)
-
-        def log_sums(*names):
-            for name in names:
-                # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
-                metrics.log_scalar_sum(f"_{name}", sum(float(log[f"_{name}"]) for log in logging_outputs))
-
-        if any("_bleu_sys_len" in log for log in logging_outputs):
-            orders = [f"bleu_{kind}_{n}" for kind in ("counts", "totals") for n in range(BLEU_ORDER)]
-            log_sums(*orders, "bleu_sys_len", "bleu_ref_len")
-            metrics.log_derived("bleu", _bleu)
-        if any("_rouge_l_sum" in log for log in logging_outputs):
-            log_sums("rouge_l_sum", "rouge_l_count")
-            metrics.log_derived("rouge_l", _rouge_l)
-
-
-def _bleu(meters) -> float:
-    """Corpus BLEU from summed n-gram counts."""
-
-    def total(name):
-        return int(meters[f"_bleu_{name}"].sum)
-
-    bleu = sacrebleu.BLEU.compute_bleu(
-        correct=[total(f"counts_{n}") for n in range(BLEU_ORDER)],
-        total=[total(f"totals_{n}") for n in range(BLEU_ORDER)],
-        sys_len=total("sys_len"),
-        ref_len=total("ref_len"),
-        smooth_method="exp",
-    )
-    return round(float(bleu.score), 2)
-
-
-def _rouge_l(meters) -> float:
-    """Mean ROUGE-L of the sentences, in percent."""
-    return round(100 * meters["_rouge_l_sum"].sum / meters["_rouge_l_count"].sum, 2)
+        log_scores(logging_outputs)
 
 
 PREPROCESS = (

@@ -1,0 +1,147 @@
+"""fairseq's translation tasks over our dictionaries: every baseline reads the data that ``--task mist`` reads."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+from fairseq import utils
+from fairseq.data import (
+    AppendTokenDataset,
+    LanguagePairDataset,
+    PrependTokenDataset,
+    StripTokenDataset,
+    TruncateDataset,
+    data_utils,
+)
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
+
+from mist_fairseq.data.dataset import AllBatches
+from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.tasks.mist import PREPROCESS
+from mist_fairseq.tasks.validation import bleu_counts, log_scores
+
+logger = logging.getLogger(__name__)
+
+
+class PairDataset(AllBatches, LanguagePairDataset):
+    """fairseq's, in batches of all sentences."""
+
+
+class _OverTokenizers:
+    """What the two tasks change of fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
+
+    _starts_with_bos: bool
+
+    def __init__(self, cfg, src_dict: TokenizerDictionary, tgt_dict: TokenizerDictionary):
+        if src_dict != tgt_dict:
+            raise ValueError(f"source and target of {cfg.data} have different dictionaries: {PREPROCESS}")
+        super().__init__(cfg, src_dict, tgt_dict)
+        # fairseq saves it with each checkpoint.
+        self.state.merge_state_dict({"dictionary": src_dict.fingerprint()})
+
+    def load_state_dict(self, state_dict):
+        """Refuse a checkpoint with another vocabulary than the data's."""
+        if state_dict.get("dictionary", self.state.dictionary) != self.state.dictionary:
+            raise ValueError(
+                f"the data in {self.cfg.data} was binarized with another vocabulary than the checkpoint was trained "
+                "with: run fairseq-preprocess with --srcdict and the dict.*.txt of the training data"
+            )
+        super().load_state_dict(state_dict)
+
+    @classmethod
+    def load_dictionary(cls, filename):
+        """Read a ``vocab.txt``, a SentencePiece model or a saved dictionary."""
+        return load_dictionary(filename)
+
+    @classmethod
+    def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
+        """Refuse: the vocabulary is not counted from the data."""
+        raise ValueError(PREPROCESS)
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Load one split; sources are cut to ``--max-source-positions``, as the mist task's are.
+
+        Raises:
+            FileNotFoundError: the split is not there.
+            ValueError: source and target have different numbers of lines.
+        """
+        folders = utils.split_paths(self.cfg.data)
+        if split != self.cfg.train_subset:
+            folders = folders[:1]
+        source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
+        prefix = os.path.join(folders[(epoch - 1) % len(folders)], f"{split}.{source_lang}-{target_lang}.")
+        source, target = (
+            data_utils.load_indexed_dataset(prefix + lang, self.src_dict, self.cfg.dataset_impl, combine=combine)
+            for lang in (source_lang, target_lang)
+        )
+        if source is None:
+            raise FileNotFoundError(f"no data at {prefix}{source_lang}: run fairseq-preprocess with --{split}pref")
+        if target is not None and len(source) != len(target):
+            raise ValueError(f"{prefix}{source_lang} has {len(source):,} lines and {target_lang} {len(target):,}")
+        source = self._cut(source)
+        if self._starts_with_bos:
+            source = PrependTokenDataset(source, self.src_dict.bos())
+            target = target and PrependTokenDataset(target, self.tgt_dict.bos())
+        self.datasets[split] = PairDataset(
+            source,
+            source.sizes,
+            self.src_dict,
+            target,
+            None if target is None else target.sizes,
+            self.tgt_dict,
+            left_pad_source=self.cfg.left_pad_source,
+            left_pad_target=self.cfg.left_pad_target,
+            shuffle=split == self.cfg.train_subset,
+        )
+
+    def _cut(self, source):
+        eos = self.src_dict.eos()
+        limit = self.cfg.max_source_positions - 1 - self._starts_with_bos
+        return AppendTokenDataset(TruncateDataset(StripTokenDataset(source, eos), limit), eos)
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """Log the criterion's figures and BLEU, as plain numbers that load without executing code."""
+        FairseqTask.reduce_metrics(self, logging_outputs, criterion)
+        log_scores(logging_outputs)
+
+
+@dataclass
+class MistTranslationConfig(TranslationConfig):
+    """fairseq's, with the paper's limit of the source."""
+
+    max_source_positions: int = field(
+        default=464, metadata={"help": "most source tokens, special ones counted; longer ones are cut"}
+    )
+
+
+@register_task("mist_translation", dataclass=MistTranslationConfig)
+class MistTranslationTask(_OverTokenizers, TranslationTask):
+    """``translation`` over our dictionaries: the autoregressive baselines. Args: as fairseq's."""
+
+    _starts_with_bos = False
+
+
+@dataclass
+class MistTranslationLevenshteinConfig(TranslationLevenshteinConfig):
+    """fairseq's, with the paper's limit of the source."""
+
+    max_source_positions: int = field(
+        default=464, metadata={"help": "most source tokens, special ones counted; longer ones are cut"}
+    )
+
+
+@register_task("mist_translation_lev", dataclass=MistTranslationLevenshteinConfig)
+class MistTranslationLevenshteinTask(_OverTokenizers, TranslationLevenshteinTask):
+    """``translation_lev`` over our dictionaries: fairseq's NAR and semi-NAR baselines. Args: as fairseq's."""
+
+    _starts_with_bos = True
+
+    def valid_step(self, sample, model, criterion):
+        """Losses, and with ``--eval-bleu``, which fairseq's task ignores, the n-gram counts of generated text."""
+        loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        if self.cfg.eval_bleu:
+            bleu = self._inference_with_bleu(self.sequence_generator, sample, model)
+            logging_output.update(bleu_counts(bleu))
+        return loss, sample_size, logging_output

@@ -1,0 +1,52 @@
+"""BLEU and ROUGE-L over all batches of a validation, for every task here."""
+
+import sacrebleu
+from fairseq.logging import metrics
+from sacrebleu.metrics.bleu import BLEUScore
+
+BLEU_ORDER = 4
+
+
+def bleu_counts(bleu: BLEUScore) -> dict[str, int]:
+    """What ``log_scores`` adds up of a batch: n-gram counts and lengths, under fairseq's names."""
+    counts = {f"_bleu_counts_{n}": bleu.counts[n] for n in range(BLEU_ORDER)}
+    totals = {f"_bleu_totals_{n}": bleu.totals[n] for n in range(BLEU_ORDER)}
+    return {**counts, **totals, "_bleu_sys_len": bleu.sys_len, "_bleu_ref_len": bleu.ref_len}
+
+
+def log_scores(logging_outputs: list[dict]):
+    """Log ``bleu`` and ``rouge_l``, whichever the batches have counts of."""
+
+    def log_sums(*names):
+        for name in names:
+            # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
+            metrics.log_scalar_sum(f"_{name}", sum(float(log[f"_{name}"]) for log in logging_outputs))
+
+    if any("_bleu_sys_len" in log for log in logging_outputs):
+        orders = [f"bleu_{kind}_{n}" for kind in ("counts", "totals") for n in range(BLEU_ORDER)]
+        log_sums(*orders, "bleu_sys_len", "bleu_ref_len")
+        metrics.log_derived("bleu", _bleu)
+    if any("_rouge_l_sum" in log for log in logging_outputs):
+        log_sums("rouge_l_sum", "rouge_l_count")
+        metrics.log_derived("rouge_l", _rouge_l)
+
+
+def _bleu(meters) -> float:
+    """Corpus BLEU from summed n-gram counts."""
+
+    def total(name):
+        return int(meters[f"_bleu_{name}"].sum)
+
+    bleu = sacrebleu.BLEU.compute_bleu(
+        correct=[total(f"counts_{n}") for n in range(BLEU_ORDER)],
+        total=[total(f"totals_{n}") for n in range(BLEU_ORDER)],
+        sys_len=total("sys_len"),
+        ref_len=total("ref_len"),
+        smooth_method="exp",
+    )
+    return round(float(bleu.score), 2)
+
+
+def _rouge_l(meters) -> float:
+    """Mean ROUGE-L of the sentences, in percent."""
+    return round(100 * meters["_rouge_l_sum"].sum / meters["_rouge_l_count"].sum, 2)
