@@ -248,9 +248,14 @@ class NARGenerator:
             found.scores[active, :width] = scores
             found.steps[active] += 1
             found.history.append(found.tokens)
-            active = active[(tokens != previous[:, :width]).any(1)]
+            active = active[self._changed(tokens, previous[:, :width])]
             if len(active) == 0:
                 break
+
+    @staticmethod
+    def _changed(tokens: Tensor, previous: Tensor) -> Tensor:
+        """Which sentences a MIST iteration changed. *Shapes:* (B, T), (B, T) -> (B)."""
+        return (tokens != previous).any(1)
 
     def _iterate_mask_predict(self, found: Hypotheses, source: SourceState):
         """Mask the least confident tokens and predict these again, N in all, over the same source state."""

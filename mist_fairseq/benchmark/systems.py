@@ -1,0 +1,365 @@
+"""The systems that a benchmark can time: fairseq models, and the same models run by CTranslate2 and Hugging Face.
+
+All of them answer the same sentences of binarized data, token ids in and token ids out.
+"""
+
+import copy
+import importlib
+import os
+import shlex
+import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq.data import data_utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
+from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+
+from mist_fairseq.benchmark.forced import Forcing, force
+
+GROUPS = ["AR", "Semi-NAR", "NAR"]
+PRECISIONS = ["fp32", "bf16", "int8"]
+_PLUGIN = str(Path(__file__).parents[1])
+
+
+@dataclass
+class Entry:
+    """One system of the list.
+
+    Attributes:
+        name: of its row.
+        path: checkpoint of fairseq.
+        arguments: instead of a checkpoint, what fairseq-train would be given (``--task``, ``--arch``, sizes): random
+            weights.
+        engine: what runs it, one of ``ENGINES``.
+        group: ``AR``, ``Semi-NAR`` or ``NAR``, as in the paper's tables.
+        precision: ``fp32``, ``bf16`` or, for ctranslate2, ``int8``.
+        options: of task, model and generation by fairseq's names: ``beam``, ``decoding``, ``iter_decode_max_iter``, ...
+        data: folder of binarized data.
+        passes: probability of each number of passes over the target, where lengths are prescribed; None for the
+            system's own number.
+    """
+
+    name: str
+    path: str | None = None
+    arguments: str | None = None
+    engine: str = "fairseq"
+    group: str = "NAR"
+    precision: str = "fp32"
+    options: dict = field(default_factory=dict)
+    data: str = ""
+    passes: dict[int, float] | None = None
+
+    def __post_init__(self):
+        where = f"system {self.name!r}"
+        if not self.name or not isinstance(self.name, str):
+            raise ValueError(f"a system's name is {self.name!r}, expected text")
+        if (self.path is None) == (self.arguments is None):
+            raise ValueError(f"{where}: give either path, a checkpoint, or arguments, for random weights")
+        known = {"engine": list(ENGINES), "group": GROUPS, "precision": PRECISIONS}
+        for key, values in known.items():
+            if getattr(self, key) not in values:
+                raise ValueError(f"{where}: {key} is {getattr(self, key)!r}, expected one of {', '.join(values)}")
+        if self.precision == "int8" and self.engine != "ctranslate2":
+            raise ValueError(f"{where}: precision int8 needs engine ctranslate2")
+        if not isinstance(self.options, dict):
+            raise ValueError(f"{where}: options are {self.options!r}, expected names with values")
+
+
+def read_entries(path: Path) -> tuple[list[Entry], dict]:
+    """The systems of a YAML file, and its other settings.
+
+    Top level: ``systems``, a list of ``Entry``; ``data``, ``subset``, ``reference``, ``source``, ``protocol``, common to
+    all. Files are looked for from the YAML file's folder on.
+
+    Raises:
+        ValueError: the file is no such YAML; says what is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    settings = ["data", "subset", "reference", "source", "protocol"]
+    if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
+        raise ValueError(f"{path} has no list of systems")
+    common = {key: value for key, value in content.items() if key != "systems"}
+    _check_keys(common, settings, str(path))
+
+    def absolute(name):
+        return None if name is None else os.path.normpath(path.parent / str(name))
+
+    entries = []
+    for given in content["systems"]:
+        if not isinstance(given, dict):
+            raise ValueError(f"{path}: a system is {given!r}, expected name, path and the like")
+        _check_keys(given, [one.name for one in fields(Entry)], f"{path}: system {given.get('name')!r}")
+        entry = Entry(**{"name": "", **given})
+        entry.path, entry.data = absolute(entry.path), absolute(entry.data or common.get("data")) or ""
+        entries.append(entry)
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two systems have the same name")
+    for key in ("data", "reference", "source"):
+        common[key] = absolute(common.get(key))
+    return entries, common
+
+
+def _check_keys(given: dict, known: list[str], where: str):
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{where}: {key!r} is unknown, expected {', '.join(known)}")
+
+
+class System:
+    """A fairseq model that generates as its task does, and the base of the other engines.
+
+    Args:
+        entry: what to load.
+        device: where to.
+        forced: give every output the length of its reference, and ``entry.passes``.
+    """
+
+    def __init__(self, entry: Entry, device: torch.device, forced: bool = False):
+        self.entry, self.device = entry, device
+        overrides = {"data": entry.data, **self._overrides()}
+        if entry.path is None:
+            self.cfg = _training_configuration(entry)
+            overwrite_args_by_name(self.cfg, overrides)
+            self.task = tasks.setup_task(self.cfg.task)
+            self.model = self.task.build_model(self.cfg.model)
+        else:
+            models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([entry.path], overrides)
+            (self.model,) = models
+        self.model.eval()
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.dictionary = self.task.target_dictionary
+        self._special = {self.dictionary.pad(), self.dictionary.bos(), self.dictionary.eos()}
+        self._start()
+        self.forcing = self._force() if forced else None
+
+    def _overrides(self) -> dict:
+        """The options, and the precision where the task knows how to keep it."""
+        return {"precision": self.entry.precision, **self.entry.options}
+
+    def _start(self):
+        """Make ``generator``, as fairseq-generate does."""
+        self.model.to(self.device).prepare_for_inference_(self.cfg)
+        self.generator = self.task.build_generator([self.model], self.cfg.generation)
+
+    def _force(self) -> Forcing:
+        return force(self.model, self.generator)
+
+    def load_data(self, subset: str):
+        """Load a split of the data."""
+        self.task.load_dataset(subset)
+        self.dataset = self.task.dataset(subset)
+
+    def batch(self, indices) -> dict:
+        """A batch of sentences, on the device, with what its outputs are forced to."""
+        sample = self.dataset.collater([self.dataset[int(i)] for i in indices])
+        lengths = passes = None
+        if self.forcing is not None:
+            lengths = sample["target"].ne(self.dictionary.pad()).sum(1)
+            if self.entry.passes:
+                passes = torch.tensor([self._draw(int(i)) for i in sample["id"]])
+        sample["forced"] = lengths, passes
+        return utils.move_to_cuda(sample) if self.device.type == "cuda" else sample
+
+    def _draw(self, i: int) -> int:
+        """The number of passes of sentence *i*."""
+        numbers, weights = zip(*self.entry.passes.items())
+        return int(np.random.default_rng(i).choice(numbers, p=np.array(weights) / sum(weights)))
+
+    def decode(self, sample: dict) -> list:
+        """What is timed: token ids in, hypotheses out."""
+        if self.forcing is not None:
+            self.forcing.prescribe(*sample["forced"])
+        autocast = self.entry.precision == "bf16" and "precision" not in self.task.cfg
+        with torch.autocast(self.device.type, torch.bfloat16) if autocast else nullcontext():
+            return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
+
+    def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
+        """Of what ``decode`` gave: by sentence, tokens without special ones and the passes over the target.
+
+        Raises:
+            ValueError: there are fewer or more outputs than sentences.
+        """
+        if len(hypotheses) != len(sample["id"]):
+            raise ValueError(f"{len(hypotheses)} outputs for {len(sample['id'])} sentences")
+        return {i: self._read(hypothesis) for i, hypothesis in zip(sample["id"].tolist(), hypotheses)}
+
+    def _read(self, ranked: list[dict]) -> tuple[list[int], int]:
+        tokens = ranked[0]["tokens"].tolist()
+        # fairseq's iterative refinement counts passes from 0; word by word there are as many as tokens.
+        refined = isinstance(self.generator, IterativeRefinementGenerator)
+        passes = ranked[0]["steps"] + refined if "steps" in ranked[0] else len(tokens)
+        return [token for token in tokens if token not in self._special], int(passes)
+
+    def text(self, tokens: list[int]) -> str:
+        """Readable output."""
+        return self.dictionary.string(torch.tensor(tokens), self.cfg.common_eval.post_process)
+
+    def close(self):
+        """Remove what was written."""
+
+
+class CTranslate2System(System):
+    """fairseq's Transformer, converted by CTranslate2's own converter and run by it."""
+
+    def _overrides(self):
+        return self.entry.options
+
+    def _start(self):
+        ctranslate2 = _import("ctranslate2")
+        self._folder = tempfile.TemporaryDirectory()
+        checkpoint, out = self.entry.path, os.path.join(self._folder.name, "model")
+        if checkpoint is None:
+            checkpoint = os.path.join(self._folder.name, "random.pt")
+            torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
+        ctranslate2.converters.FairseqConverter(checkpoint, self.entry.data, user_dir=_PLUGIN).convert(out)
+        self.generator = ctranslate2.Translator(
+            out,
+            device=self.device.type,
+            compute_type={"fp32": "float32", "bf16": "bfloat16"}.get(self.entry.precision, self.entry.precision),
+            inter_threads=1,
+            intra_threads=torch.get_num_threads(),
+        )
+        self.model = None
+
+    def _force(self):
+        return Forcing()
+
+    def batch(self, indices):
+        """The sources as CTranslate2 takes them, lists of pieces; it appends the final one itself."""
+        sample = super().batch(indices)
+        rows = sample["net_input"]["src_tokens"].tolist()
+        sample["pieces"] = [[self.dictionary[i] for i in row if i not in self._special] for row in rows]
+        return sample
+
+    def decode(self, sample):
+        generation, length = self.cfg.generation, {}
+        if self.forcing is not None:  # one length for the batch, the longest
+            longest = int(sample["forced"][0].max())
+            length = {"min_decoding_length": longest, "max_decoding_length": longest}
+        return self.generator.translate_batch(
+            sample["pieces"],
+            beam_size=generation.beam,
+            length_penalty=generation.lenpen,
+            **{"max_decoding_length": generation.max_len_b, **length},
+        )
+
+    def _read(self, result):
+        tokens = [self.dictionary.index(piece) for piece in result.hypotheses[0]]
+        return tokens, len(tokens) + 1
+
+    def close(self):
+        del self.generator
+        self._folder.cleanup()
+
+
+class HuggingFaceSystem(System):
+    """fairseq's Transformer in Hugging Face's Marian, which computes the same, by ``generate``."""
+
+    def _overrides(self):
+        return self.entry.options
+
+    def _start(self):
+        transformers = _import("transformers")
+        args, generation, dictionary = self.cfg.model, self.cfg.generation, self.dictionary
+        pieces = {"pad": dictionary.pad(), "bos": dictionary.bos(), "eos": dictionary.eos()}
+        special = {f"{name}_token_id": i for name, i in [*pieces.items(), ("decoder_start", dictionary.eos())]}
+        positions = {side: getattr(self.model, side).embed_positions for side in ("encoder", "decoder")}
+        # fairseq's positions begin behind that of padding.
+        positions = {side: table.weights[dictionary.pad() + 1 :] for side, table in positions.items()}
+        config = transformers.MarianConfig(
+            vocab_size=len(dictionary),
+            d_model=args.encoder_embed_dim,
+            encoder_layers=args.encoder_layers,
+            decoder_layers=args.decoder_layers,
+            encoder_ffn_dim=args.encoder_ffn_embed_dim,
+            decoder_ffn_dim=args.decoder_ffn_embed_dim,
+            encoder_attention_heads=args.encoder_attention_heads,
+            decoder_attention_heads=args.decoder_attention_heads,
+            max_position_embeddings=len(positions["encoder"]),
+            activation_function=args.activation_fn,
+            scale_embedding=True,
+            forced_eos_token_id=None,
+            **special,
+        )
+        model = transformers.MarianMTModel(config)
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        state["lm_head.weight"] = state.pop("model.decoder.output_projection.weight")
+        state["model.shared.weight"] = state["model.encoder.embed_tokens.weight"]
+        state |= {f"model.{side}.embed_positions.weight": table for side, table in positions.items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        wrong = [name for name in [*missing, *unexpected] if not name.endswith(("final_logits_bias", "version"))]
+        if wrong:
+            raise ValueError(f"Hugging Face's Marian has other weights than this model: {', '.join(wrong[:5])}")
+        self.model = model.eval().to(self.device)
+        self.generator = transformers.GenerationConfig(
+            num_beams=generation.beam,
+            length_penalty=generation.lenpen,
+            max_new_tokens=generation.max_len_b,
+            early_stopping=True,
+            **special,
+        )
+        model.generation_config = self.generator
+
+    def _force(self):
+        return Forcing()
+
+    def batch(self, indices):
+        """With the sources padded on the right, as Marian wants them."""
+        sample = super().batch(indices)
+        source, pad = sample["net_input"]["src_tokens"], self.dictionary.pad()
+        sample["source"] = data_utils.collate_tokens([row[row.ne(pad)] for row in source], pad)
+        return sample
+
+    def decode(self, sample):
+        """Token ids in, token ids out."""
+        source, length = sample["source"], {}
+        if self.forcing is not None:  # one length for the batch, the longest
+            longest = int(sample["forced"][0].max())
+            length = {"min_new_tokens": longest, "max_new_tokens": longest}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.entry.precision == "bf16"):
+            return self.model.generate(
+                source,
+                attention_mask=source.ne(self.dictionary.pad()).long(),
+                generation_config=self.generator,
+                **length,
+            )
+
+    def _read(self, tokens):
+        tokens = [token for token in tokens.tolist() if token not in self._special]
+        return tokens, len(tokens) + 1
+
+
+ENGINES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem}
+
+
+def load_system(entry: Entry, device: torch.device, forced: bool = False) -> System:
+    """Load a system of whichever engine. Args: as ``System``."""
+    return ENGINES[entry.engine](entry, device, forced)
+
+
+def _training_configuration(entry: Entry):
+    """What fairseq-train makes of a system's arguments."""
+    parser = options.get_training_parser()
+    given = [entry.data, "--user-dir", _PLUGIN, *shlex.split(entry.arguments)]
+    try:
+        args = options.parse_args_and_arch(parser, given)
+    except SystemExit as error:
+        raise ValueError(f"fairseq-train does not take the arguments {entry.arguments!r}") from error
+    return convert_namespace_to_omegaconf(args)
+
+
+def _import(module: str):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} is not installed: pip install -e .[benchmark]") from error
