@@ -1,15 +1,15 @@
 """``results/README.md``: every row of the paper's tables beside what the result files say."""
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby, zip_longest
 from pathlib import Path
 
+from mist_fairseq.output import markdown_table, whole_file
 from mist_fairseq.scoring.scores import METRICS
 
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
@@ -138,7 +138,7 @@ class Report:
                     **{key: "" for key in ("iterations", "speed") if key in row},
                 }
                 lines += self._lines(columns, gain, row["gains"], answers, legend, sign="+")
-        return f"{table['title']}:\n\n{_markdown([*heads, 'Ours'], lines)}\n\n{legend}".rstrip()
+        return f"{table['title']}:\n\n{markdown_table([*heads, 'Ours'], lines)}\n\n{legend}".rstrip()
 
     def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
         """The lines of one row: as many as the task with the most answers has."""
@@ -201,7 +201,7 @@ class Report:
                 how = "on {device}, {threads} threads, batch size {batch_size}, commit {commit}".format(**content)
                 heads = ["Milliseconds", *kinds, f"Times as fast as {lines[0][0]}"]
                 yield f"[{path.name}]({path.name}), {how}:"
-                yield f"{_markdown(heads, lines)}\n\n```bash\n{content['command']}\n```"
+                yield f"{markdown_table(heads, lines)}\n\n```bash\n{content['command']}\n```"
         yield from [] if paths else [self._without("latency")]
 
     def _without(self, what: str) -> str:
@@ -226,7 +226,7 @@ class Report:
                     decoding = f"{entry['decoding']} × {entry['iterations']}"
                     lines.append([run.content["arm"], decoding, *cells, run.summary])
             heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Run"]
-            yield f"{self.paper['tasks'][task]}:\n\n{_markdown(heads, lines)}"
+            yield f"{self.paper['tasks'][task]}:\n\n{markdown_table(heads, lines)}"
 
     def _runs(self) -> Iterator[str]:
         yield "## Runs" if self.runs else "## Runs\n\nNone yet."
@@ -248,12 +248,8 @@ class Report:
 def write(folder: Path) -> Path:
     """Write README.md, all of it or nothing."""
     out, text = folder / "README.md", Report(folder).markdown()
-    partial = out.with_name(out.name + ".tmp")
-    try:
+    with whole_file(out) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return out
 
 
@@ -311,9 +307,3 @@ def _anchor(name: str) -> str:
 
 def _round(value: float) -> Decimal:
     return Decimal(f"{value:.2f}")
-
-
-def _markdown(heads: list[str], lines: Iterable[list[str]]) -> str:
-    rows = [[" ".join(cell.replace("|", r"\|").split()) for cell in row] for row in [heads, *lines]]
-    rows.insert(1, ["---"] * len(heads))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

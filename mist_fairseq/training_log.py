@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mist_fairseq.output import new_figure
+
 _JSON = re.compile(r'\{"epoch": .*\}\s*$')
 _SIMPLE_TRAINING = re.compile(r"epoch \d+:\s+\d+ / \d+ (\S+=.*)$")
 _SIMPLE_VALIDATION = re.compile(r"epoch \d+ \| valid on '(.+?)' subset \| (.*)$")
@@ -210,15 +212,7 @@ def draw(curves: list[Curve], metric: str, out: str):
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"no module {error.name!r}, which drawing needs: pip install -c constraints.txt -e .[plot]"
-        ) from error
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     unit, divisor = _time_unit(max(curve.seconds[-1] for curve in curves))
     for i, curve in enumerate(curves):
@@ -243,7 +237,7 @@ def draw(curves: list[Curve], metric: str, out: str):
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=11)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    canvas.print_figure(out, dpi=150)
+    figure.savefig(out, dpi=150)
 
 
 def _time_unit(seconds: float) -> tuple[str, int]:

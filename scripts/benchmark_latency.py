@@ -1,57 +1,99 @@
-"""Time checkpoints side by side: MIST costs nothing at inference.
+"""Time any systems side by side: the Speed columns of the paper's tables, on your machine.
 
-    python scripts/benchmark_latency.py DATA-BIN --out latency.json \\
-        --system "no mixing=a/checkpoint_best.pt" --system "MIST=b/checkpoint_best.pt" \\
-        --system "MIST x 3=b/checkpoint_best.pt:decoding=mist,decoding_iterations=3"
+    python scripts/benchmark_latency.py systems.yaml --batch-size 1 16 --out results/latency/quora.json
+    python scripts/benchmark_latency.py examples/baselines/paper_sizes.yaml --synthetic quora --out quora.json
 
-A system is NAME=CHECKPOINT[:OPTION=VALUE,...] with options of the task. All systems take turns at each batch, so that
-a noisy machine disturbs them alike: compare ratios, not milliseconds of different runs.
+All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
+compare ratios, not milliseconds of different runs. The first is what the others' speed is compared with. A system that
+fails is reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the
+file names a reference, scores and a plot of quality over latency (.png).
+
+A file of systems (see examples/baselines):
+
+    data: data-bin                 # for all systems without their own
+    reference: test.tgt            # raw text, for scores; with source: and protocol: of scripts/score.py
+    systems:
+      - {name: Transformer, group: AR, path: transformer/checkpoint_best.pt, options: {beam: 4}}
+      - {name: MIST, path: mist/checkpoint_best.pt}
+      - {name: MIST x 3, path: mist/checkpoint_best.pt, options: {decoding: mist, decoding_iterations: 3}}
+
+Keys of a system: name, path or arguments (fairseq-train's, for random weights), group (AR, Semi-NAR, NAR), engine
+(fairseq, ctranslate2, huggingface), precision (fp32, bf16, int8), options (fairseq's names), data, passes.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
-from mist_fairseq.benchmark import System, measure
-from mist_fairseq.evaluation import provenance
-
-
-def read_system(text: str) -> System:
-    """NAME=CHECKPOINT[:OPTION=VALUE,...]"""
-    name, _, rest = text.partition("=")
-    path, _, options = rest.partition(":")
-    if not path or (options and "=" not in options):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CHECKPOINT[:OPTION=VALUE,...]")
-    pairs = dict(option.split("=", 1) for option in options.split(",") if option)
-    return System(name, path, {key: int(value) if value.isdigit() else value for key, value in pairs.items()})
+from mist_fairseq.benchmark.synthetic import read_profile, write_data
+from mist_fairseq.benchmark.systems import read_entries
+from mist_fairseq.benchmark.tables import markdown, plot
+from mist_fairseq.benchmark.timing import Benchmark
+from mist_fairseq.evaluation import provenance, read_lines
+from mist_fairseq.output import whole_file
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="folder of binarized data")
-    parser.add_argument("--system", type=read_system, action="append", required=True, metavar="NAME=CHECKPOINT")
-    parser.add_argument("--subset", default="test", help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("systems", type=Path, help="YAML file")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these systems of the file")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument("--sentences", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--warm-up", type=int, default=3, help="batches before the clock counts (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
+    parser.add_argument("--forced", action="store_true", help="every output as long as its reference")
+    parser.add_argument("--synthetic", metavar="PROFILE", help="random data of quora, squad_qg, xsum or a YAML file")
+    parser.add_argument("--profile", action="store_true", help="where our own systems' time goes")
+    parser.add_argument("--no-memory", action="store_true", help="do not load every system once more for its memory")
+    parser.add_argument("--metric", default="bleu-4", help="of the plot (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
-    if len({system.name for system in args.system}) < len(args.system):
-        sys.exit("error: two systems have the same name")
+    if min([*args.batch_size, args.sentences]) < 1 or args.warm_up < 0:
+        parser.error("--batch-size and --sentences start at 1, --warm-up at 0")
     try:
-        result = measure(args.system, args.data, args.subset, batch_size=args.batch_size, sentences=args.sentences)
-    except (OSError, ValueError) as error:
+        with tempfile.TemporaryDirectory() as folder:
+            result = run(args, Path(folder))
+        result.update(provenance())
+        with whole_file(args.out) as partial:
+            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        tables = markdown(result)
+        args.out.with_suffix(".md").write_text(tables, encoding="utf-8")
+        print(tables)
+        if result.get("scores"):
+            plot(result, args.metric, args.out.with_suffix(".png"))
+    except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
-    result.update(provenance())
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{'':<24}{'ms mean':>9}{'median':>9}{'p90':>9}{'tokens':>8}{'passes':>8}  times as fast as the first")
-    for name, found in result["systems"].items():
-        ms, (low, high) = found["milliseconds"], found["speed_up_interval"]
-        print(
-            f"{name:<24}{ms['mean']:>9.2f}{ms['median']:>9.2f}{ms['p90']:>9.2f}{found['tokens_per_sentence']:>8.1f}"
-            f"{found['passes_per_sentence']:>8.2f}  {found['speed_up']:.2f} ({low:.2f} - {high:.2f})"
-        )
+    sys.exit(any("error" in content for content in result["described"].values()))
+
+
+def run(args, folder: Path) -> dict:
+    """Everything that was asked for, for JSON."""
+    entries, settings = read_entries(args.systems)
+    if args.only:
+        unknown = set(args.only) - {entry.name for entry in entries}
+        if unknown:
+            raise ValueError(f"{args.systems} has no system {', '.join(sorted(unknown))}")
+        entries = [entry for entry in entries if entry.name in args.only]
+    subset = settings.get("subset", "test")
+    if args.synthetic:
+        write_data(folder, read_profile(args.synthetic), args.sentences, subset)
+        for entry in entries:
+            entry.data = str(folder)
+    benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), threads=args.threads)
+    chosen = benchmark.choose(args.sentences)
+    runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]
+    result = {"synthetic": args.synthetic, "runs": runs}
+    if args.profile:
+        result["parts"] = benchmark.parts(chosen, args.batch_size[0])
+    if settings.get("reference") and not args.synthetic:
+        reference = read_lines(settings["reference"])
+        source = read_lines(settings["source"]) if settings.get("source") else None
+        result["scores"] = benchmark.scores(reference, source, settings.get("protocol", "plain"))
+    if not args.no_memory:
+        result["memory"] = benchmark.memory(chosen, args.batch_size[0])
+    return benchmark.describe() | result
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import sentencepiece
 
+from mist_fairseq.output import whole_file
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,10 +35,8 @@ def main():
         )
     except (OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + ".tmp")
-    partial.write_bytes(model.getvalue())
-    partial.replace(args.out)
+    with whole_file(args.out) as partial:
+        partial.write_bytes(model.getvalue())
 
 
 if __name__ == "__main__":

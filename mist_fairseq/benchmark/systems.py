@@ -122,7 +122,12 @@ class System:
         entry: what to load.
         device: where to.
         forced: give every output the length of its reference, and ``entry.passes``.
+
+    Attributes:
+        settle: seconds until its threads leave the processor to others.
     """
+
+    settle = 0.0
 
     def __init__(self, entry: Entry, device: torch.device, forced: bool = False):
         self.entry, self.device = entry, device
@@ -210,6 +215,8 @@ class System:
 
 class CTranslate2System(System):
     """fairseq's Transformer, converted by CTranslate2's own converter and run by it."""
+
+    settle = 0.25  # its OpenMP threads wait busily for 200 ms
 
     def _overrides(self):
         return self.entry.options

@@ -1,48 +1,223 @@
-"""Latency of trained checkpoints, measured side by side."""
+"""Time any number of systems side by side, on the same sentences, and score what they say."""
 
-import copy
+import ctypes
+import multiprocessing
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict
+from difflib import SequenceMatcher
+from pathlib import Path
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
+from mist_fairseq.benchmark.systems import Entry, System, load_system
+from mist_fairseq.generator import NARGenerator
+from mist_fairseq.scoring.scores import PROTOCOLS, score
+
 RESAMPLES = 1000
+PARTS = {
+    "encode_source": "source pass",
+    "length_logits": "length",
+    "decode_target": "target pass",
+    "token_logits": "head",
+}
 
 
-@dataclass
-class System:
-    """A checkpoint ready to generate.
+class Benchmark:
+    """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
 
-    Attributes:
-        name: of the user's choice.
-        path: checkpoint.
-        options: of the task, by their field names: ``decoding``, ``decoding_iterations``, ``precision``, ...
+    Args:
+        entries: the first is what the others' speed is compared with.
+        subset: ``test`` or the like.
+        forced: give every output the length of its reference.
+        threads: of the CPU, for each system; None for torch's default.
     """
 
-    name: str
-    path: str
-    options: dict
+    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, threads: int | None = None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.entries, self.subset, self.forced = entries, subset, forced
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.systems: dict[str, System] = {}
+        self.errors: dict[str, str] = {}
+        for entry in tqdm(entries, desc="loading", disable=None):
+            self._guard(entry.name, self._load, entry)
 
-    def load(self, data: str, device: torch.device):
-        """Load through fairseq's checkpoint code; ``data`` is the folder of binarized data."""
-        overrides = {"data": data, **self.options}
-        (self.model,), self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([self.path], overrides)
-        self.model.eval().to(device)
-        self.generator = self.task.build_generator([self.model], self.cfg.generation)
+    def _load(self, entry: Entry):
+        system = load_system(entry, self.device, self.forced)
+        system.load_data(self.subset)
+        for first in list(self.systems.values())[:1]:
+            _check_same_sentences(first, system)
+        self.systems[entry.name] = system
 
-    def run(self, sample: dict) -> tuple[float, int, int]:
-        """Milliseconds of ``task.inference_step``, tokens generated, passes over the target."""
-        _synchronize()
-        start = time.perf_counter()
-        hypotheses = self.task.inference_step(self.generator, [self.model], sample)
-        _synchronize()
-        elapsed = 1000 * (time.perf_counter() - start)
-        best = [one[0] for one in hypotheses]
-        return elapsed, sum(len(one["tokens"]) for one in best), sum(one["steps"] for one in best)
+    def _guard(self, name: str, work: Callable, *arguments):
+        """The result of *work*; if it fails, the system is out."""
+        try:
+            return work(*arguments)
+        except Exception as error:  # whatever one system does wrong, the others go on
+            lines = str(error).strip().splitlines() or [""]
+            self.errors[name] = f"{type(error).__name__}: {lines[0]}".removeprefix("ValueError: ")
+            if name in self.systems:
+                self.systems.pop(name).close()
+            return None
+
+    def choose(self, sentences: int) -> np.ndarray:
+        """Sentences evenly spaced over the data, in the order of their length."""
+        if not self.systems:
+            raise ValueError(f"no system could be loaded: {self.errors}")
+        dataset = next(iter(self.systems.values())).dataset
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(sentences, len(dataset))).astype(int))
+        sizes = np.array([dataset.size(int(i))[0] for i in chosen])
+        return chosen[np.argsort(sizes, kind="stable")]
+
+    def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
+        """Milliseconds of every system on the same batches, all systems in turn at each.
+
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold.
+
+        Args:
+            chosen: sentences.
+            batch_size: sentences at a time.
+            warm_up: batches before the clock counts.
+
+        Returns:
+            For JSON: by system, milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and
+            passes a sentence, how many times as fast as the first it is, with a 95 % bootstrap interval over batches.
+        """
+        parts = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+        times: dict[str, list[float]] = {name: [] for name in self.systems}
+        outputs: dict[str, dict[int, tuple[list[int], int]]] = {name: {} for name in self.systems}
+        warm = [parts[i % len(parts)] for i in range(warm_up)]
+
+        def once(system: System, part: np.ndarray, counts: bool):
+            sample = system.batch(part)
+            elapsed, hypotheses = _clock(system.decode, sample)
+            found = system.read(sample, hypotheses)
+            time.sleep(system.settle)
+            if counts:
+                times[system.entry.name].append(elapsed / len(part))
+                outputs[system.entry.name] |= found
+
+        for number, part in enumerate(tqdm([*warm, *parts], desc=f"batches of {batch_size}", disable=None)):
+            names = list(self.systems)
+            turn = number % max(1, len(names))
+            for name in names[turn:] + names[:turn]:
+                self._guard(name, once, self.systems[name], part, number >= warm_up)
+        weights = np.array([len(part) for part in parts])
+        first = self.entries[0].name
+        base = np.array(times[first]) * weights if first in self.systems else None
+        return {
+            "batch_size": batch_size,
+            "sentences": len(chosen),
+            "systems": {
+                name: {
+                    **_summary(np.array(times[name]) * weights, weights, base),
+                    "tokens_per_sentence": float(np.mean([len(tokens) for tokens, _ in outputs[name].values()])),
+                    "passes_per_sentence": float(np.mean([passes for _, passes in outputs[name].values()])),
+                }
+                for name in self.systems
+            },
+        }
+
+    def parts(self, chosen: np.ndarray, batch_size: int) -> dict[str, dict[str, float]]:
+        """Where the time of our own systems goes: milliseconds a sentence by part of the computation."""
+        found = {}
+        for name, system in self.systems.items():
+            if not isinstance(system.generator, NARGenerator):
+                continue
+            batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+            spent = dict.fromkeys([*PARTS.values(), "overhead"], 0.0)
+            with _clocked(system.model.encoder, spent):
+                for number, part in enumerate([batches[0], *batches]):
+                    if number == 1:  # the first warms up
+                        spent.update(dict.fromkeys(spent, 0.0))
+                    sample = system.batch(part)
+                    total, _ = _clock(system.decode, sample)
+                    spent["overhead"] += total
+            spent["overhead"] -= sum(spent[part] for part in PARTS.values())
+            found[name] = {part: milliseconds / len(chosen) for part, milliseconds in spent.items()}
+        return found
+
+    def scores(self, reference: list[str], source: list[str], protocol: str, batch_size: int = 64) -> dict[str, dict]:
+        """Scores of all outputs of the subset, by system and metric."""
+        texts = {}
+
+        def generate(system: System) -> list[str]:
+            dataset, found = system.dataset, {}
+            if len(dataset) != len(reference):
+                raise ValueError(f"{len(dataset):,} sentences in {system.entry.data} but {len(reference):,} references")
+            order = np.argsort([dataset.size(i)[0] for i in range(len(dataset))], kind="stable")
+            for at in tqdm(range(0, len(order), batch_size), desc=system.entry.name, disable=None):
+                sample = system.batch(order[at : at + batch_size])
+                found |= system.read(sample, system.decode(sample))
+            return [system.text(found[i][0]) for i in range(len(dataset))]
+
+        for name in list(self.systems):
+            lines = self._guard(name, generate, self.systems[name])
+            if lines is not None:
+                texts[name] = lines
+        results = score(texts, reference, source, protocol=PROTOCOLS[protocol]) if texts else {}
+        return {name: result.as_dict() | {"outputs": texts[name][:20]} for name, result in results.items()}
+
+    def memory(self, chosen: np.ndarray, batch_size: int) -> dict[str, int | None]:
+        """Most bytes that weights and computation take, of each system in a process of its own."""
+        batch = chosen[-batch_size:].tolist()
+        found = {}
+        for entry in tqdm([e for e in self.entries if e.name in self.systems], desc="memory", disable=None):
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(1) as pool:
+                given = entry, self.subset, batch, self.forced, torch.get_num_threads()
+                found[entry.name] = self._guard(entry.name, pool.apply, _peak_memory, given)
+        return found
+
+    def describe(self) -> dict:
+        """For JSON: the machine, and what every system is; why one failed."""
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else _processor()
+        described = {entry.name: {k: v for k, v in asdict(entry).items() if v} for entry in self.entries}
+        for key, content in described.items():
+            content.pop("name")
+            if key in self.systems:
+                content["parameters"] = self.systems[key].parameters
+            if key in self.errors:
+                content["error"] = self.errors[key]
+        return {
+            "device": name,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "forced_lengths": self.forced,
+            "described": described,
+        }
+
+
+def _check_same_sentences(first: System, system: System):
+    """Refuse data with other sentences than the first system's, whatever the tokens."""
+    if len(system.dataset) != len(first.dataset):
+        raise ValueError(
+            f"its data has {len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}: all "
+            "systems are timed on the same"
+        )
+    rows = np.unique(np.linspace(0, len(first.dataset) - 1, 20).astype(int))
+    alike = 0
+    for i in rows:
+        texts = (s.dictionary.string(s.dataset[int(i)]["source"], "sentencepiece") for s in (first, system))
+        plain = ["".join(c for c in text.lower() if c.isalnum()) for text in texts]
+        length = min(map(len, plain))  # one may be cut earlier
+        alike += SequenceMatcher(None, plain[0][:length], plain[1][:length], autojunk=False).ratio() > 0.5
+    if alike < len(rows) / 2:
+        raise ValueError(f"its data has other sentences than that of {first.entry.name}")
+
+
+def _clock(work: Callable, *args, **kwargs) -> tuple[float, object]:
+    """Milliseconds of *work*, and its result."""
+    _synchronize()
+    start = time.perf_counter()
+    result = work(*args, **kwargs)
+    _synchronize()
+    return 1000 * (time.perf_counter() - start), result
 
 
 def _synchronize():
@@ -50,81 +225,84 @@ def _synchronize():
         torch.cuda.synchronize()
 
 
-def measure(
-    systems: list[System], data: str, subset: str, *, batch_size: int = 1, sentences: int = 200, warm_up: int = 5
-) -> dict:
-    """Time every system on the same sentences, one batch after the other, all systems at each.
+@contextmanager
+def _clocked(encoder, spent: dict[str, float]):
+    """Add the milliseconds of an encoder's parts to *spent*."""
 
-    So whatever disturbs the machine disturbs all of them alike, and the ratios hold.
+    def clocked(method: Callable, part: str) -> Callable:
+        def call(*args, **kwargs):
+            elapsed, result = _clock(method, *args, **kwargs)
+            spent[part] += elapsed
+            return result
+
+        return call
+
+    for name, part in PARTS.items():
+        setattr(encoder, name, clocked(getattr(encoder, name), part))
+    try:
+        yield
+    finally:
+        for name in PARTS:
+            delattr(encoder, name)
+
+
+def _summary(times: np.ndarray, weights: np.ndarray, first: np.ndarray | None) -> dict:
+    """Of the batches' milliseconds.
 
     Args:
-        systems: the first is what the others are compared with.
-        data: folder of binarized data.
-        subset: ``test`` or the like.
-        batch_size: sentences at a time.
-        sentences: how many, evenly spaced over the data.
-        warm_up: batches before the clock counts.
-
-    Returns:
-        For JSON: per system milliseconds a batch (mean, median, p90, p99), sentences/s, tokens and passes a sentence,
-        and how many times as fast as the first it is, with a 95 % bootstrap interval over batches; and the device,
-        threads and torch version.
+        times: of each batch, *Shape:* (batches).
+        weights: sentences of each batch, *Shape:* (batches).
+        first: milliseconds of the system to compare with.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for system in systems:
-        system.load(data, device)
-    task = systems[0].task
-    task.load_dataset(subset)
-    dataset = task.dataset(subset)
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(sentences, len(dataset))).astype(int))
-    chosen = chosen[np.argsort(dataset.source_sizes[chosen], kind="stable")]
-    batches = [
-        dataset.collater([dataset[i] for i in chosen[at : at + batch_size]]) for at in range(0, len(chosen), batch_size)
-    ]
-    if device.type == "cuda":
-        batches = utils.move_to_cuda(batches)
-    times = {system.name: [] for system in systems}
-    tokens, passes = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
-    warm = [batches[i % len(batches)] for i in range(warm_up)]
-    for number, batch in enumerate(tqdm([*warm, *batches], desc=f"batches of {batch_size}", disable=None)):
-        turn = number % len(systems)
-        for system in systems[turn:] + systems[:turn]:
-            elapsed, generated, steps = system.run(copy.deepcopy(batch))
-            if number >= warm_up:
-                times[system.name].append(elapsed)
-                tokens[system.name] += generated
-                passes[system.name] += steps
-    first = np.array(times[systems[0].name])
-    return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "batch_size": batch_size,
-        "sentences": len(chosen),
-        "systems": {
-            system.name: {
-                "checkpoint": system.path,
-                "options": system.options,
-                **_summary(np.array(times[system.name]), first, len(chosen)),
-                "tokens_per_sentence": tokens[system.name] / len(chosen),
-                "passes_per_sentence": passes[system.name] / len(chosen),
-            }
-            for system in systems
-        },
-    }
-
-
-def _summary(times: np.ndarray, first: np.ndarray, sentences: int) -> dict:
-    """Of the batches' milliseconds; *first*: those of the system to compare with."""
-    resamples = np.random.default_rng(1).integers(len(times), size=(RESAMPLES, len(times)))
-    ratios = first[resamples].sum(1) / times[resamples].sum(1)
-    return {
+    each = np.repeat(times / weights, weights)
+    summary = {
         "milliseconds": {
-            "mean": times.mean(),
-            "median": np.median(times),
-            **{f"p{q}": np.percentile(times, q) for q in (90, 99)},
+            "mean": float(each.mean()),
+            "median": float(np.median(each)),
+            **{f"p{q}": float(np.percentile(each, q)) for q in (90, 99)},
         },
-        "sentences_per_second": 1000 * sentences / times.sum(),
-        "speed_up": first.sum() / times.sum(),
-        "speed_up_interval": [np.percentile(ratios, 2.5), np.percentile(ratios, 97.5)],
+        "sentences_per_second": float(1000 * weights.sum() / times.sum()),
     }
+    if first is not None:
+        resamples = np.random.default_rng(1).integers(len(times), size=(RESAMPLES, len(times)))
+        ratios = first[resamples].sum(1) / times[resamples].sum(1)
+        summary["speed_up"] = float(first.sum() / times.sum())
+        summary["speed_up_interval"] = [float(np.percentile(ratios, q)) for q in (2.5, 97.5)]
+    return summary
+
+
+def _processor() -> str:
+    """What /proc/cpuinfo calls the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "cpu"
+
+
+def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool, threads: int) -> int | None:
+    """Run one system alone in this process. Returns bytes, None where the system does not tell."""
+    torch.set_num_threads(threads)
+    before = _status("VmRSS")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    system = load_system(entry, device, forced)
+    system.load_data(subset)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif before is not None:
+        # Loading takes more than running does: begin anew.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    system.decode(system.batch(batch))
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return None if before is None else _status("VmHWM") - before
+
+
+def _status(field: str) -> int | None:
+    """Bytes, from /proc/self/status."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))

@@ -14,6 +14,7 @@ from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
 from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask, real_positions, row_chunks
+from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,23 @@ class MistModel(BaseFairseqModel):
         self.precision = str(cfg.precision)
         self.dictionary = dictionary
         self.limits = limits
-        self.encoder = Encoder(
+        self.encoder = self.build_encoder(cfg, len(dictionary))
+        self.register_buffer("never_predicted", torch.tensor(dictionary.never_predicted()), persistent=False)
+        # In the state dict, because a resumed training gets nothing else of its checkpoint's configuration.
+        self.register_buffer("trained_limits", torch.tensor([limits.source, limits.target]))
+        self.register_buffer("fingerprint", torch.tensor(list(bytes.fromhex(dictionary.fingerprint()))))
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Called by the task's ``build_model``."""
+        return cls(cfg, task.dictionary, task.limits)
+
+    @classmethod
+    def build_encoder(cls, cfg: MistConfig, vocab_size: int) -> Encoder:
+        """The encoder with the sizes of *cfg*."""
+        return Encoder(
             EncoderConfig(
-                vocab_size=len(dictionary),
+                vocab_size=vocab_size,
                 hidden_size=cfg.encoder_embed_dim,
                 layers=cfg.encoder_layers,
                 heads=cfg.encoder_attention_heads,
@@ -90,15 +105,16 @@ class MistModel(BaseFairseqModel):
                 attention_dropout=cfg.attention_dropout,
             )
         )
-        self.register_buffer("never_predicted", torch.tensor(dictionary.never_predicted()), persistent=False)
-        # In the state dict, because a resumed training gets nothing else of its checkpoint's configuration.
-        self.register_buffer("trained_limits", torch.tensor([limits.source, limits.target]))
-        self.register_buffer("fingerprint", torch.tensor(list(bytes.fromhex(dictionary.fingerprint()))))
 
     @classmethod
-    def build_model(cls, cfg, task):
-        """Called by the task's ``build_model``."""
-        return cls(cfg, task.dictionary, task.limits)
+    def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
+        """What ``--pretrained`` sets of the configuration. Refuses another vocabulary than the folder's."""
+        check_dictionary(folder, dictionary)
+        return read_sizes(folder)
+
+    def load_pretrained(self, folder: str):
+        """Load the weights of ``--pretrained``."""
+        load_pretrained(self.encoder, folder)
 
     def max_positions(self) -> tuple[int, int]:
         """The limits of source and target."""
@@ -109,15 +125,18 @@ class MistModel(BaseFairseqModel):
 
         Not when the model is built: only then may a checkpoint bring the limits it was trained with.
         """
-        source, target, config = self.limits.source, self.limits.target, self.encoder.config
-        if source + target > config.max_positions:
+        self.check_positions()
+        target, classes = self.limits.target, self.encoder.config.length_classes
+        if target >= classes:
+            raise ValueError(f"--max-target-positions {target} needs more than {classes} --length-classes")
+
+    def check_positions(self):
+        """Refuse limits that are together beyond the model's positions."""
+        source, target, known = self.limits.source, self.limits.target, self.encoder.config.max_positions
+        if source + target > known:
             raise ValueError(
                 f"--max-source-positions {source} + --max-target-positions {target} = {source + target} exceed the "
-                f"model's {config.max_positions} positions: lower one of them"
-            )
-        if target >= config.length_classes:
-            raise ValueError(
-                f"--max-target-positions {target} needs more than {config.length_classes} --length-classes"
+                f"model's {known} positions: lower one of them"
             )
 
     def autocast(self, precision: str | None = None):

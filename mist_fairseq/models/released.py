@@ -16,6 +16,7 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 from mist_fairseq.models.pretrained import convert_state, load_state, read_sizes, read_weights
+from mist_fairseq.output import whole_file
 from mist_fairseq.tasks.mist import MistTaskConfig
 
 # Whatever config.json says: their code has the token types as constants, and a decoder that starts as a copy of the
@@ -56,7 +57,8 @@ def convert_checkpoint(
     model = MistModel(cfg.model, dictionary, PositionLimits(max_source, max_target))
     model.check_limits()
     _load(model, read_weights(Path(checkpoint)), checkpoint)
-    _save(_training_state(cfg, model), Path(out))
+    with whole_file(out) as partial:
+        torch.save(_training_state(cfg, model), partial)
     sizes = model.encoder.config
     return (
         f"{out}: {sizes.layers} layers of {sizes.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
@@ -106,14 +108,3 @@ def _training_state(cfg: DictConfig, model: MistModel) -> dict:
         "extra_state": {"train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}},
         "last_optimizer_state": None,
     }
-
-
-def _save(state: dict, out: Path):
-    """All of the file or nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".tmp")
-    try:
-        torch.save(state, partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)

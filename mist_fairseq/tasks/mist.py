@@ -10,6 +10,7 @@ import sacrebleu
 from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, open_dict
 
@@ -17,7 +18,6 @@ from mist_fairseq.data.dataset import MistDataset
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.generator import DECODINGS, NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
-from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 
@@ -180,8 +180,7 @@ class MistTask(FairseqTask):
         """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
         start_from = None if from_checkpoint else cfg.pretrained
         if start_from:
-            check_dictionary(start_from, self.dictionary)
-            sizes = read_sizes(start_from)
+            sizes = ARCH_MODEL_REGISTRY[cfg._name].pretrained_sizes(start_from, self.dictionary)
             logger.info("sizes of %s: %s", start_from, sizes)
             # In place: this is the configuration that checkpoints will store.
             with open_dict(cfg):
@@ -189,7 +188,7 @@ class MistTask(FairseqTask):
                     cfg[name] = size
         model = super().build_model(cfg, from_checkpoint)
         if start_from:
-            load_pretrained(model.encoder, start_from)
+            model.load_pretrained(start_from)
         self.model = model
         if self.cfg.eval_bleu or self.cfg.eval_rouge:
             self.generator = self.build_generator([model], None)

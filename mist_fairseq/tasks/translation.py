@@ -101,6 +101,26 @@ class _OverTokenizers:
         limit = self.cfg.max_source_positions - 1 - self._starts_with_bos
         return AppendTokenDataset(TruncateDataset(StripTokenDataset(source, eos), limit), eos)
 
+    def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
+        """The model's own generator where it has one, otherwise fairseq's. Args: as fairseq's."""
+        own = getattr(models[0], "build_generator", None)
+        if own is not None:
+            return own(self.target_dictionary, args)
+        generator = super().build_generator(
+            models,
+            args,
+            seq_gen_cls=seq_gen_cls,
+            extra_gen_cls_kwargs=extra_gen_cls_kwargs,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
+        if self.cfg.eval_bleu:
+            for model in models:
+                if hasattr(model, "set_beam_size"):
+                    # BART's attention has been told to keep one of every --beam sources, and would in training, too.
+                    model.set_beam_size(1)
+                    del model.encoder.reorder_encoder_out
+        return generator
+
     def reduce_metrics(self, logging_outputs, criterion):
         """Log the criterion's figures and BLEU, as plain numbers that load without executing code."""
         FairseqTask.reduce_metrics(self, logging_outputs, criterion)

@@ -1,0 +1,44 @@
+"""Files that are there whole or not at all, Markdown tables, figures."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a file to write to, which takes the place of *path* if the block ends well. Makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def markdown_table(heads: list[str], lines: Iterable[list[str]]) -> str:
+    """A table of GitHub's Markdown; vertical bars in cells are escaped, line breaks become spaces."""
+    rows = [[" ".join(cell.replace("|", r"\|").split()) for cell in row] for row in [heads, *lines]]
+    rows.insert(1, ["---"] * len(heads))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def new_figure(width: float, height: float):
+    """An empty figure of matplotlib, inches wide and high, that needs no display.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"no module {error.name!r}, which drawing needs: pip install -c constraints.txt -e .[plot]"
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
