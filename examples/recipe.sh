@@ -22,9 +22,9 @@ usage() {
     sed -n "3,/^[^#]/s/^# \{0,1\}//p" "$root/examples/recipe.sh" >&2
     exit 2
 }
-stop() { echo "error: $*" >&2; exit 1; }
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
+source "$root/examples/common.sh"
 out=$root/examples/$task/run data= pretrained= vocab= arm=mist max_update=$updates gpus=1 eval_batch_size=64
 stage=all options=()
 case "${1:-}" in
@@ -60,18 +60,6 @@ fi
 cd "$root"
 source scripts/setup_env.sh scores
 
-check_data() {
-    local split side sources targets
-    for split in train valid test; do
-        for side in src tgt; do
-            [ -f "$data/$split.$side" ] || stop "there is no $data/$split.$side: see --data, or the stage prepare"
-        done
-        sources=$(grep -c '' "$data/$split.src" || true) targets=$(grep -c '' "$data/$split.tgt" || true)
-        [ "$sources" = "$targets" ] || stop "$data/$split.src has $sources lines and $split.tgt has $targets:" \
-            "line i of one must belong to line i of the other"
-    done
-}
-
 check_encoder() {
     if [ "$pretrained" = random ]; then
         [ -z "$vocab" ] || [ -f "$vocab" ] || stop "there is no $vocab"
@@ -79,21 +67,6 @@ check_encoder() {
     fi
     [ -n "$pretrained" ] || stop "--pretrained is missing: a folder (see scripts/get_pretrained.py) or random"
     [ -f "$pretrained/vocab.txt" ] || stop "there is no $pretrained/vocab.txt: see scripts/get_pretrained.py"
-}
-
-# What something was made from stands beside it, so that it is made again when that changes.
-texts() { cat "$1"/{train,valid,test}.{src,tgt} | cksum; } # RAW
-made_from() { [ -e "$1" ] && [ "$(cat "$1" 2>/dev/null)" = "$2" ]; } # STAMP VALUE
-
-binarize_folder() { # RAW BIN
-    local origin
-    origin=$(texts "$1"; cksum < "$vocab")
-    ! made_from "$2/.done" "$origin" || return 0
-    rm -rf "$2"
-    fairseq-preprocess --user-dir mist_fairseq --task mist --source-lang src --target-lang tgt \
-        --trainpref "$1/train" --validpref "$1/valid" --testpref "$1/test" \
-        --joined-dictionary --srcdict "$vocab" --destdir "$2" --workers "$(nproc)"
-    echo "$origin" > "$2/.done"
 }
 
 binarize() {

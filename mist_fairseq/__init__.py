@@ -34,6 +34,7 @@ torch.serialization.add_safe_globals([argparse.Namespace])
 
 # --user-dir finds tasks/ and models/ by itself, the other kinds it does not; a plain import finds none.
 from mist_fairseq.criterions import mist_loss  # noqa: E402, F401
+from mist_fairseq.models import bang, mass, nat_mass, prophetnet  # noqa: E402, F401
 from mist_fairseq.models import mist as _model  # noqa: E402, F401
 from mist_fairseq.optim import bert_adamw  # noqa: E402, F401
 from mist_fairseq.scoring import scorers  # noqa: E402, F401

@@ -12,6 +12,8 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from mist_fairseq.generator import NARGenerator
+from mist_fairseq.models.bang import BangGenerator
+from mist_fairseq.models.huggingface import HuggingFaceGenerator
 
 _SURE = 1e4  # a logit that decides
 
@@ -27,6 +29,21 @@ class Forcing:
     def prescribe(self, lengths: Tensor, passes: Tensor | None):
         """*Shapes:* (B), (B)."""
         self.lengths, self.passes = lengths, passes
+
+
+class LongestForcing(Forcing):
+    """Gives all sentences of a batch the longest one's length, where no other way is open.
+
+    Args:
+        config: of Hugging Face's generation, to be changed.
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    def prescribe(self, lengths, passes):
+        """*Shapes:* (B), (B)."""
+        self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
 
 
 def force(model, generator) -> Forcing:
@@ -48,9 +65,9 @@ def force(model, generator) -> Forcing:
             _force_edits(model, forcing)
         else:
             model.decoder.forward_length_prediction = lambda *_, **__: forcing.lengths.clone()
-    elif hasattr(generator, "prescribe"):
-        forcing.prescribe = generator.prescribe
-    else:
+    elif isinstance(generator, HuggingFaceGenerator):
+        return LongestForcing(generator.config)
+    elif not isinstance(generator, BangGenerator):  # always does the same amount of work
         raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
     return forcing
 

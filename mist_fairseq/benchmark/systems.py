@@ -4,7 +4,6 @@ All of them answer the same sentences of binarized data, token ids in and token 
 """
 
 import copy
-import importlib
 import os
 import shlex
 import tempfile
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 import yaml
 from fairseq import checkpoint_utils, options, tasks, utils
-from fairseq.data import data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
 
 from mist_fairseq.benchmark.forced import Forcing, force
+from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
 
 GROUPS = ["AR", "Semi-NAR", "NAR"]
 PRECISIONS = ["fp32", "bf16", "int8"]
@@ -74,8 +73,8 @@ class Entry:
 def read_entries(path: Path) -> tuple[list[Entry], dict]:
     """The systems of a YAML file, and its other settings.
 
-    Top level: ``systems``, a list of ``Entry``; ``data``, ``subset``, ``reference``, ``source``, ``protocol``, common to
-    all. Files are looked for from the YAML file's folder on.
+    Top level: ``systems``, a list of ``Entry``, and common to all ``data``, ``subset``, ``reference``, ``source`` and
+    ``protocol``. Files are looked for from the YAML file's folder on.
 
     Raises:
         ValueError: the file is no such YAML; says what is wrong.
@@ -131,7 +130,9 @@ class System:
 
     def __init__(self, entry: Entry, device: torch.device, forced: bool = False):
         self.entry, self.device = entry, device
-        overrides = {"data": entry.data, **self._overrides()}
+        overrides = {"data": entry.data, **entry.options}
+        if entry.engine == "fairseq":  # our models know what to make of it
+            overrides["precision"] = entry.precision
         if entry.path is None:
             self.cfg = _training_configuration(entry)
             overwrite_args_by_name(self.cfg, overrides)
@@ -146,10 +147,6 @@ class System:
         self._special = {self.dictionary.pad(), self.dictionary.bos(), self.dictionary.eos()}
         self._start()
         self.forcing = self._force() if forced else None
-
-    def _overrides(self) -> dict:
-        """The options, and the precision where the task knows how to keep it."""
-        return {"precision": self.entry.precision, **self.entry.options}
 
     def _start(self):
         """Make ``generator``, as fairseq-generate does."""
@@ -218,17 +215,17 @@ class CTranslate2System(System):
 
     settle = 0.25  # its OpenMP threads wait busily for 200 ms
 
-    def _overrides(self):
-        return self.entry.options
-
     def _start(self):
-        ctranslate2 = _import("ctranslate2")
+        try:
+            import ctranslate2
+        except ImportError as error:
+            raise ValueError("CTranslate2 is not installed: pip install -e .[benchmark]") from error
         self._folder = tempfile.TemporaryDirectory()
         checkpoint, out = self.entry.path, os.path.join(self._folder.name, "model")
         if checkpoint is None:
             checkpoint = os.path.join(self._folder.name, "random.pt")
             torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
-        ctranslate2.converters.FairseqConverter(checkpoint, self.entry.data, user_dir=_PLUGIN).convert(out)
+        _converter(ctranslate2, self.dictionary)(checkpoint, self.entry.data, user_dir=_PLUGIN).convert(out)
         self.generator = ctranslate2.Translator(
             out,
             device=self.device.type,
@@ -269,14 +266,24 @@ class CTranslate2System(System):
         self._folder.cleanup()
 
 
+def _converter(ctranslate2, dictionary):
+    """CTranslate2's own converter, told the names of our special tokens."""
+
+    class Converter(ctranslate2.converters.FairseqConverter):
+        def _load(self):
+            spec = super()._load()
+            spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
+            spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
+            return spec
+
+    return Converter
+
+
 class HuggingFaceSystem(System):
     """fairseq's Transformer in Hugging Face's Marian, which computes the same, by ``generate``."""
 
-    def _overrides(self):
-        return self.entry.options
-
     def _start(self):
-        transformers = _import("transformers")
+        transformers = import_transformers()
         args, generation, dictionary = self.cfg.model, self.cfg.generation, self.dictionary
         pieces = {"pad": dictionary.pad(), "bos": dictionary.bos(), "eos": dictionary.eos()}
         special = {f"{name}_token_id": i for name, i in [*pieces.items(), ("decoder_start", dictionary.eos())]}
@@ -308,42 +315,14 @@ class HuggingFaceSystem(System):
         if wrong:
             raise ValueError(f"Hugging Face's Marian has other weights than this model: {', '.join(wrong[:5])}")
         self.model = model.eval().to(self.device)
-        self.generator = transformers.GenerationConfig(
-            num_beams=generation.beam,
-            length_penalty=generation.lenpen,
-            max_new_tokens=generation.max_len_b,
-            early_stopping=True,
-            **special,
+        self.generator = HuggingFaceGenerator(
+            self.model,
+            pad=dictionary.pad(),
+            eos=dictionary.eos(),
+            start=dictionary.eos(),
+            options=generation,
+            score=False,
         )
-        model.generation_config = self.generator
-
-    def _force(self):
-        return Forcing()
-
-    def batch(self, indices):
-        """With the sources padded on the right, as Marian wants them."""
-        sample = super().batch(indices)
-        source, pad = sample["net_input"]["src_tokens"], self.dictionary.pad()
-        sample["source"] = data_utils.collate_tokens([row[row.ne(pad)] for row in source], pad)
-        return sample
-
-    def decode(self, sample):
-        """Token ids in, token ids out."""
-        source, length = sample["source"], {}
-        if self.forcing is not None:  # one length for the batch, the longest
-            longest = int(sample["forced"][0].max())
-            length = {"min_new_tokens": longest, "max_new_tokens": longest}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.entry.precision == "bf16"):
-            return self.model.generate(
-                source,
-                attention_mask=source.ne(self.dictionary.pad()).long(),
-                generation_config=self.generator,
-                **length,
-            )
-
-    def _read(self, tokens):
-        tokens = [token for token in tokens.tolist() if token not in self._special]
-        return tokens, len(tokens) + 1
 
 
 ENGINES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem}
@@ -363,10 +342,3 @@ def _training_configuration(entry: Entry):
     except SystemExit as error:
         raise ValueError(f"fairseq-train does not take the arguments {entry.arguments!r}") from error
     return convert_namespace_to_omegaconf(args)
-
-
-def _import(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{module} is not installed: pip install -e .[benchmark]") from error

@@ -1,368 +1,50 @@
-"""Dictionaries that are tokenizers.
+"""Dictionaries that are tokenizers: BERT's WordPiece, SentencePiece, and the byte-level BPE of BART.
 
-fairseq turns text into ids only through ``Dictionary.encode_line`` and ids into text only through
-``Dictionary.string``. A dictionary that owns its tokenizer therefore takes raw text in and gives readable text
-out at every fairseq command. ``load_dictionary`` reads a BERT ``vocab.txt``, a SentencePiece model, or the
-self-contained ``dict.*.txt`` that ``save`` writes from either.
+``load_dictionary`` reads the files that a pre-trained model comes with, or the self-contained ``dict.*.txt`` that
+``save`` writes from them.
 """
 
 import base64
-import hashlib
 import json
-import os
+import re
 from pathlib import Path
 
-import torch
-from fairseq.data import Dictionary, data_utils
-from sentencepiece import SentencePieceProcessor
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from mist_fairseq.data.byte_level_bpe import ByteLevelBPEDictionary, read_bart
+from mist_fairseq.data.sentencepiece import SentencePieceDictionary
+from mist_fairseq.data.tokenizer_dictionary import CLS, HEADER, MASK, PAD, SEP, UNK, TokenizerDictionary, lines_of
+from mist_fairseq.data.wordpiece import WordPieceDictionary
 
-from mist_fairseq.data.detokenize import join_words
+__all__ = [
+    "CLS",
+    "MASK",
+    "PAD",
+    "SEP",
+    "UNK",
+    "ByteLevelBPEDictionary",
+    "SentencePieceDictionary",
+    "TokenizerDictionary",
+    "WordPieceDictionary",
+    "load_dictionary",
+]
 
-PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-
-# First line of a saved dictionary, followed by one line of JSON settings and the vocabulary itself.
-_HEADER = "#mist_fairseq dictionary 1"
-
-# Doubled on purpose in English text and code ("c++", "--", "``", "''"): never a repeated word.
-_DOUBLED = frozenset("+-'`/*=")
-
-
-class TokenizerDictionary(Dictionary):
-    """A fixed vocabulary with its own tokenizer; ``bos`` is [CLS] and ``eos`` is [SEP].
-
-    Subclasses give ``_encode_text``, ``_detokenize``, ``starts_word`` and ``_payload``.
-
-    Args:
-        symbols: the vocabulary; a symbol's position is its id.
-        special: ids of [PAD], [UNK], [CLS], [SEP] and [MASK], by these names.
-        settings: what besides the vocabulary fixes the tokenizer; JSON-serialisable.
-    """
-
-    def __init__(self, symbols: list[str], special: dict[str, int], settings: dict):
-        self.symbols = symbols
-        self.count = [1] * len(symbols)
-        self.indices = {symbol: index for index, symbol in enumerate(symbols)}
-        self.pad_index, self.unk_index = special[PAD], special[UNK]
-        self.bos_index, self.eos_index, self.mask_index = special[CLS], special[SEP], special[MASK]
-        self.pad_word, self.unk_word = symbols[self.pad_index], symbols[self.unk_index]
-        self.bos_word, self.eos_word = symbols[self.bos_index], symbols[self.eos_index]
-        self.nspecial = 0
-        self.settings = settings
-
-    def mask(self) -> int:
-        """Id of [MASK]."""
-        return self.mask_index
-
-    def never_predicted(self) -> list[int]:
-        """Ids that no target contains: [PAD], [CLS] and [MASK]."""
-        return [self.pad_index, self.bos_index, self.mask_index]
-
-    # -- identity and files ---------------------------------------------------------------------------------
-
-    def _serialized(self) -> str:
-        settings = json.dumps(self.settings, sort_keys=True)
-        return f"{_HEADER}\n{settings}\n{self._payload()}"
-
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over vocabulary and settings: equal exactly when all ids of all texts are."""
-        return hashlib.sha256(self._serialized().encode("utf-8")).hexdigest()
-
-    def __eq__(self, other):
-        return isinstance(other, TokenizerDictionary) and self._serialized() == other._serialized()
-
-    def save(self, f):
-        """Write a file that ``load_dictionary`` turns back into an equal dictionary.
-
-        Args:
-            f: a path, or a text file open for writing.
-        """
-        if isinstance(f, (str, os.PathLike)):
-            Path(f).parent.mkdir(parents=True, exist_ok=True)
-            Path(f).write_bytes(self._serialized().encode("utf-8"))
-        else:
-            f.write(self._serialized())
-
-    def add_symbol(self, word, n=1, overwrite=False):
-        """Return the id of *word*; the vocabulary is fixed, so an unknown one raises ValueError."""
-        if word not in self.indices:
-            raise ValueError(f"cannot add {word!r}: the vocabulary belongs to a tokenizer and does not grow")
-        return self.indices[word]
-
-    # -- text to ids ----------------------------------------------------------------------------------------
-
-    def encode_line(
-        self,
-        line,
-        line_tokenizer=None,
-        add_if_not_exist=True,
-        consumer=None,
-        append_eos=True,
-        reverse_order=False,
-    ) -> torch.IntTensor:
-        """Tokenize raw text. A literal ``[SEP]`` is the special token; other literal specials are plain text.
-
-        Args:
-            line: one line of raw text.
-            line_tokenizer, add_if_not_exist: part of fairseq's signature, without effect: the dictionary is
-                the tokenizer and never grows.
-            consumer: called with (text, id) of every token; an unknown token's text is the original word.
-            append_eos: end with [SEP].
-            reverse_order: reverse the tokens before [SEP] is appended.
-
-        Returns:
-            IntTensor of ids, *Shape:* (number of tokens + append_eos).
-        """
-        tokens = []
-        for i, text in enumerate(line.split(SEP)):
-            if i > 0:
-                tokens.append((SEP, self.eos_index))
-            tokens.extend(self._encode_text(text))
-        if consumer is not None:
-            for token in tokens:
-                consumer(*token)
-        ids = [index for _, index in tokens]
-        if reverse_order:
-            ids.reverse()
-        if append_eos:
-            ids.append(self.eos_index)
-        return torch.tensor(ids, dtype=torch.int32)
-
-    # -- ids to text ----------------------------------------------------------------------------------------
-
-    def string(
-        self,
-        tensor,
-        bpe_symbol=None,
-        escape_unk=False,
-        extra_symbols_to_ignore=None,
-        unk_string=None,
-        include_eos=False,
-        separator=" ",
-    ) -> str:
-        """Readable text from ids. fairseq's arguments keep their meaning.
-
-        Args:
-            tensor: ids, *Shape:* (T), or (B, T) for B lines joined by newlines; a list of ids will do.
-            bpe_symbol: any of fairseq's ``--post-process`` names; pieces are joined whichever is given.
-            escape_unk: write the unknown token as ``<[UNK]>``, so that it matches no hypothesis.
-            extra_symbols_to_ignore: ids to leave out beside [PAD], [CLS] and [SEP].
-            unk_string: text for the unknown token.
-            include_eos: keep [SEP].
-            separator: stands between words.
-        """
-        if torch.is_tensor(tensor) and tensor.dim() == 2:
-            arguments = (bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)
-            return "\n".join(self.string(row, *arguments) for row in tensor)
-        data_utils.post_process("", bpe_symbol)  # refuses names that fairseq does not know
-        ignored = {self.pad_index, self.bos_index, *(extra_symbols_to_ignore or ())}
-        if not include_eos:
-            ignored.add(self.eos_index)
-        ids = tensor.tolist() if torch.is_tensor(tensor) else tensor
-        unknown = unk_string if unk_string is not None else self.unk_string(escape_unk)
-        text = self._detokenize([int(i) for i in ids if int(i) not in ignored], unknown)
-        return text if separator == " " else text.replace(" ", separator)
-
-    def collapse_repeats(self, ids: list[int]) -> list[int]:
-        """Positions that are left when [SEP]s and directly repeated words are dropped.
-
-        "the the cat" becomes "the cat", as in the authors' scoring. Words compare by their ids; marks that
-        text doubles on purpose, as in "c++", stay.
-
-        Args:
-            ids: a generated sequence.
-
-        Returns:
-            Increasing positions into *ids*.
-        """
-        words: list[list[int]] = []
-        for position, index in enumerate(ids):
-            if index == self.eos_index:
-                continue
-            if not words or self.starts_word(index):
-                words.append([])
-            words[-1].append(position)
-        kept: list[int] = []
-        previous = None
-        for word in words:
-            current = [ids[position] for position in word]
-            if current != previous or self.symbols[current[0]] in _DOUBLED:
-                kept.extend(word)
-            previous = current
-        return kept
-
-    # -- given by the subclasses ----------------------------------------------------------------------------
-
-    def _encode_text(self, text: str) -> list[tuple[str, int]]:
-        raise NotImplementedError
-
-    def _detokenize(self, ids: list[int], unknown: str) -> str:
-        raise NotImplementedError
-
-    def starts_word(self, index: int) -> bool:
-        """Whether the token begins a word, rather than continuing one."""
-        raise NotImplementedError
-
-    def _payload(self) -> str:
-        raise NotImplementedError
-
-
-class WordPieceDictionary(TokenizerDictionary):
-    """BERT's tokenizer over a ``vocab.txt``, ids unchanged (Devlin et al. 2018).
-
-    Args:
-        symbols: lines of ``vocab.txt``.
-        lowercase, strip_accents, tokenize_chinese_chars: as in BERT's ``tokenizer_config.json``;
-            ``strip_accents=None`` follows *lowercase*.
-
-    Raises:
-        ValueError: a special token is missing, or a line stands twice.
-    """
-
-    def __init__(
-        self,
-        symbols: list[str],
-        lowercase: bool = True,
-        strip_accents: bool | None = None,
-        tokenize_chinese_chars: bool = True,
-        source: str = "vocab.txt",
-    ):
-        special = {name: symbols.index(name) for name in (PAD, UNK, CLS, SEP, MASK) if name in symbols}
-        missing = [name for name in (PAD, UNK, CLS, SEP, MASK) if name not in special]
-        if missing:
-            raise ValueError(
-                f"{source} has no {', '.join(missing)}: a masked-LM vocabulary (BERT's vocab.txt, one token a "
-                "line) or a SentencePiece model is needed"
-            )
-        super().__init__(
-            symbols,
-            special,
-            {
-                "type": "wordpiece",
-                "lowercase": lowercase,
-                "strip_accents": strip_accents,
-                "tokenize_chinese_chars": tokenize_chinese_chars,
-            },
-        )
-        if len(self.indices) != len(symbols):
-            raise ValueError(f"{source} has {len(symbols)} lines but only {len(self.indices)} different tokens")
-        self.tokenizer = Tokenizer(models.WordPiece(self.indices, unk_token=UNK, max_input_chars_per_word=100))
-        # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
-        self.tokenizer.normalizer = normalizers.Sequence(
-            [
-                normalizers.BertNormalizer(
-                    clean_text=True,
-                    handle_chinese_chars=tokenize_chinese_chars,
-                    strip_accents=False,
-                    lowercase=False,
-                ),
-                normalizers.NFC(),
-                normalizers.BertNormalizer(
-                    clean_text=False,
-                    handle_chinese_chars=False,
-                    strip_accents=strip_accents,
-                    lowercase=lowercase,
-                ),
-            ]
-        )
-        self.tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._continues = [symbol.startswith("##") and len(symbol) > 2 for symbol in symbols]
-
-    def _encode_text(self, text):
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        return [
-            (text[slice(*span)] if index == self.unk_index else token, index)
-            for token, index, span in zip(encoding.tokens, encoding.ids, encoding.offsets)
-        ]
-
-    def _detokenize(self, ids, unknown):
-        words: list[str] = []
-        for index in ids:
-            symbol = unknown if index == self.unk_index else self[index]
-            if words and not self.starts_word(index):
-                words[-1] += symbol[2:]
-            else:
-                words.append(symbol)
-        return join_words(words)
-
-    def starts_word(self, index):
-        return not self._continues[index]
-
-    def _payload(self):
-        return "".join(symbol + "\n" for symbol in self.symbols)
-
-
-class SentencePieceDictionary(TokenizerDictionary):
-    """A SentencePiece model (Kudo and Richardson 2018), ids unchanged.
-
-    ``<s>``, ``</s>`` and the padding piece serve as [CLS], [SEP] and [PAD] where the model has them, and a
-    control symbol ``[MASK]`` as [MASK]; what it lacks is appended behind its own pieces.
-
-    Args:
-        model: the serialized model (the bytes of ``sp.model``).
-
-    Raises:
-        ValueError: the bytes are no SentencePiece model, or [MASK] is one of its ordinary pieces.
-    """
-
-    def __init__(self, model: bytes, source: str = "sp.model"):
-        self.processor = SentencePieceProcessor()
-        try:
-            self.processor.LoadFromSerializedProto(model)
-            symbols = [self.processor.IdToPiece(i) for i in range(self.processor.GetPieceSize())]
-        except RuntimeError as error:
-            raise ValueError(f"{source} is not a SentencePiece model: {error}") from error
-        sp = self.processor
-        special = {UNK: sp.unk_id(), CLS: sp.bos_id(), SEP: sp.eos_id(), PAD: sp.pad_id(), MASK: -1}
-        if MASK in symbols:
-            special[MASK] = symbols.index(MASK)
-            if not sp.IsControl(special[MASK]):
-                raise ValueError(
-                    f"{source} has [MASK] as an ordinary piece, so text could contain it: train the model with "
-                    "--control_symbols=[MASK] or without it"
-                )
-        for name, index in special.items():
-            if index < 0:
-                special[name] = len(symbols)
-                symbols.append(name)
-        self._model = model
-        super().__init__(symbols, special, {"type": "sentencepiece"})
-        self._starts = [symbol.startswith("\u2581") for symbol in symbols]
-
-    def _encode_text(self, text):
-        # Encoded as pieces, an unknown one shows its text.
-        return list(zip(self.processor.EncodeAsPieces(text), self.processor.EncodeAsIds(text)))
-
-    def _detokenize(self, ids, unknown):
-        pieces = []
-        for index in ids:
-            if index == self.unk_index:
-                pieces.append(f" {unknown} ")  # spaced as SentencePiece spaces its own mark
-            elif index >= self.processor.GetPieceSize() or self.processor.IsControl(index):
-                pieces.append(f" {self[index]} ")  # SentencePiece itself would decode it to nothing
-            else:
-                pieces.append(self[index])
-        return " ".join(self.processor.DecodePieces(pieces).split())
-
-    def starts_word(self, index):
-        return self._starts[index]
-
-    def _payload(self):
-        return base64.encodebytes(self._model).decode("ascii")
+_NUMBER_AND_COUNT = re.compile(r"\d+ \d+\n")
 
 
 def load_dictionary(filename: str) -> TokenizerDictionary:
-    """Load a saved ``dict.*.txt``, a BERT ``vocab.txt`` or a SentencePiece model, told apart by content.
+    """Load a saved ``dict.*.txt``, a BERT ``vocab.txt``, a SentencePiece model or BART's ``dict.txt``, by content.
 
-    A ``vocab.txt`` takes its casing from the ``tokenizer_config.json`` beside it, lower-case without one.
+    A ``vocab.txt`` takes its casing from the ``tokenizer_config.json`` beside it, lower-case without one. BART's
+    ``dict.txt`` needs GPT-2's ``encoder.json`` and ``vocab.bpe`` beside it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is none of the three; says what was found.
+        FileNotFoundError: there is no such file, or none beside it that it needs.
+        ValueError: the file is none of the four; says what was found.
     """
     path = Path(filename)
     if not path.is_file():
-        raise FileNotFoundError(f"no dictionary at {path}: give a BERT vocab.txt or a SentencePiece model")
+        raise FileNotFoundError(
+            f"no dictionary at {path}: give a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
+        )
     data = path.read_bytes()
     try:
         text = data.decode("utf-8")
@@ -370,8 +52,10 @@ def load_dictionary(filename: str) -> TokenizerDictionary:
         text = None
     if path.suffix == ".model" or text is None or "\0" in text:
         return SentencePieceDictionary(data, source=str(path))
-    if text.startswith(_HEADER + "\n"):
+    if text.startswith(HEADER + "\n"):
         return _load_saved(text, str(path))
+    if _NUMBER_AND_COUNT.match(text):
+        return read_bart(path)
     settings = {}
     config = path.with_name("tokenizer_config.json")
     if config.is_file():
@@ -380,7 +64,7 @@ def load_dictionary(filename: str) -> TokenizerDictionary:
         except ValueError as error:
             raise ValueError(f"{config} is not JSON: {error}") from error
     return WordPieceDictionary(
-        _lines(text),
+        lines_of(text),
         lowercase=settings.get("do_lower_case", True),
         strip_accents=settings.get("strip_accents"),
         tokenize_chinese_chars=settings.get("tokenize_chinese_chars", True),
@@ -394,14 +78,11 @@ def _load_saved(text: str, source: str) -> TokenizerDictionary:
         settings = json.loads(settings)
         kind = settings.pop("type")
         if kind == "wordpiece":
-            return WordPieceDictionary(_lines(payload), source=source, **settings)
+            return WordPieceDictionary(lines_of(payload), source=source, **settings)
         if kind == "sentencepiece":
             return SentencePieceDictionary(base64.b64decode(payload), source=source)
+        if kind == "byte-level-bpe":
+            return ByteLevelBPEDictionary(**json.loads(payload), source=source)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: run fairseq-preprocess again ({error})") from error
     raise ValueError(f"{source} holds a dictionary of unknown type {kind!r}")
-
-
-def _lines(text: str) -> list[str]:
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines

@@ -97,6 +97,13 @@ def unpack(packed: Tensor, index: Tensor, B: int, L: int) -> Tensor:
     return packed.view(B, L, -1)
 
 
+def keep_linear_in_(module: nn.Module, precision: torch.dtype):
+    """Convert the weights of all ``nn.Linear`` to what autocast to *precision* would make of them at every use."""
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear):
+            linear.to(precision)
+
+
 def row_chunks(logits: Tensor) -> list[slice]:
     """Slices over the rows of (N, V) that keep temporaries in a CPU's cache; a GPU takes all rows at once."""
     size = 64 if logits.device.type == "cpu" else max(1, len(logits))
@@ -263,6 +270,13 @@ class Encoder(nn.Module):
         for layer, key, value in zip(self.layers, source.keys, source.values):
             x, _, _ = layer(x, index, mask, (B, T), key, value)
         return x
+
+    def keep_in_(self, precision: torch.dtype):
+        """Convert the weights of matrix products, for inference under autocast to *precision*."""
+        keep_linear_in_(self, precision)
+        head = self.head
+        weight = self.word_embeddings.weight if head.weight is None else head.weight
+        head.weight, head.bias = (nn.Parameter(data.detach().to(precision)) for data in (weight, head.bias))
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""

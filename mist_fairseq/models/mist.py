@@ -144,6 +144,15 @@ class MistModel(BaseFairseqModel):
         enabled = (precision or self.precision) == "bf16"
         return torch.autocast(self.trained_limits.device.type, dtype=torch.bfloat16, enabled=enabled)
 
+    def prepare_for_inference_(self, cfg):
+        """Called by fairseq-generate. With bf16, weights of matrix products are kept in bf16, once and for all.
+
+        Autocast would read and round all of them anew for every batch; the results are the same.
+        """
+        super().prepare_for_inference_(cfg)
+        if self.precision == "bf16":
+            self.encoder.keep_in_(torch.bfloat16)
+
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load a checkpoint and take over the position limits it was trained with.
 

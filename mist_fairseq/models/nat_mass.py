@@ -20,7 +20,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.models.encoder import SourceState, pack, padding_mask, unpack
+from mist_fairseq.models.encoder import SourceState, keep_linear_in_, pack, padding_mask, unpack
 from mist_fairseq.models.mass import MASS_POSITIONS, PRETRAINED_HELP, check_mass_dictionary, read_mass
 from mist_fairseq.models.mist import PRECISIONS, MistModel
 
@@ -172,6 +172,7 @@ class EncoderDecoder(nn.Module):
         self.encoder = Stack(config, config.encoder_layers, decoder=False)
         self.decoder = Stack(config, config.decoder_layers, decoder=True)
         self.length_head = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        self.output_weight = None  # of its own only where the embeddings' precision is not that of matrix products
         self.apply(self._initialise)
 
     @staticmethod
@@ -218,6 +219,11 @@ class EncoderDecoder(nn.Module):
             x = layer.ffn(layer.cross_attention(x, key, value, index, source_mask, shape))
         return x
 
+    def keep_in_(self, precision: torch.dtype):
+        """Convert the weights of matrix products, for inference under autocast to *precision*."""
+        keep_linear_in_(self, precision)
+        self.output_weight = nn.Parameter(self.word_embeddings.weight.detach().to(precision))
+
     def length_logits(self, source: SourceState) -> Tensor:
         """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
         real = padding_mask(source.lengths, source.hidden.shape[1])[:, :, None]
@@ -226,7 +232,7 @@ class EncoderDecoder(nn.Module):
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the tokens. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
-        return F.linear(hidden, self.word_embeddings.weight)
+        return F.linear(hidden, self.word_embeddings.weight if self.output_weight is None else self.output_weight)
 
     def _embed(self, tokens: Tensor, index: Tensor, stack: Stack) -> Tensor:
         """*Shapes:* (B, L), (N) -> packed (N, D)."""

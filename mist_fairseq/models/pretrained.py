@@ -173,6 +173,8 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32, without executing code.
 
+    Of a fairseq checkpoint those of the model.
+
     Raises:
         ValueError: it is damaged or holds something else than a dictionary of tensors.
     """
@@ -182,6 +184,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} is damaged or is no file of plain tensors: {reason}") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} does not hold a dictionary of tensors")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

@@ -4,15 +4,10 @@ import logging
 import os
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
 from fairseq import utils
-from fairseq.data import (
-    AppendTokenDataset,
-    LanguagePairDataset,
-    PrependTokenDataset,
-    StripTokenDataset,
-    TruncateDataset,
-    data_utils,
-)
+from fairseq.data import BaseWrapperDataset, LanguagePairDataset, PrependTokenDataset, data_utils
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
@@ -27,6 +22,24 @@ logger = logging.getLogger(__name__)
 
 class PairDataset(AllBatches, LanguagePairDataset):
     """fairseq's, in batches of all sentences."""
+
+
+class _Cut(BaseWrapperDataset):
+    """Sentences of at most *limit* tokens; one that is longer ends in *eos* where it is cut."""
+
+    def __init__(self, dataset, limit: int, eos: int):
+        super().__init__(dataset)
+        self.limit, self.eos = limit, eos
+
+    def __getitem__(self, index):
+        tokens = self.dataset[index]
+        if len(tokens) <= self.limit:
+            return tokens
+        return torch.cat([tokens[: self.limit - 1], tokens.new_tensor([self.eos])])
+
+    @property
+    def sizes(self):
+        return np.minimum(self.dataset.sizes, self.limit)
 
 
 class _OverTokenizers:
@@ -80,7 +93,7 @@ class _OverTokenizers:
             raise FileNotFoundError(f"no data at {prefix}{source_lang}: run fairseq-preprocess with --{split}pref")
         if target is not None and len(source) != len(target):
             raise ValueError(f"{prefix}{source_lang} has {len(source):,} lines and {target_lang} {len(target):,}")
-        source = self._cut(source)
+        source = _Cut(source, self.cfg.max_source_positions - self._starts_with_bos, self.src_dict.eos())
         if self._starts_with_bos:
             source = PrependTokenDataset(source, self.src_dict.bos())
             target = target and PrependTokenDataset(target, self.tgt_dict.bos())
@@ -95,11 +108,6 @@ class _OverTokenizers:
             left_pad_target=self.cfg.left_pad_target,
             shuffle=split == self.cfg.train_subset,
         )
-
-    def _cut(self, source):
-        eos = self.src_dict.eos()
-        limit = self.cfg.max_source_positions - 1 - self._starts_with_bos
-        return AppendTokenDataset(TruncateDataset(StripTokenDataset(source, eos), limit), eos)
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """The model's own generator where it has one, otherwise fairseq's. Args: as fairseq's."""
@@ -118,7 +126,7 @@ class _OverTokenizers:
                 if hasattr(model, "set_beam_size"):
                     # BART's attention has been told to keep one of every --beam sources, and would in training, too.
                     model.set_beam_size(1)
-                    del model.encoder.reorder_encoder_out
+                    model.encoder.__dict__.pop("reorder_encoder_out", None)
         return generator
 
     def reduce_metrics(self, logging_outputs, criterion):

@@ -1,14 +1,20 @@
 import io
+import json
 import pickle
 import pydoc_data.topics
 import unicodedata
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 from fairseq.binarizer import BinarizeSummary, VocabularyDatasetBinarizer
+from fairseq.data import Dictionary
+from fairseq.data.encoders.gpt2_bpe import GPT2BPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import ByteLevelBPETokenizer
 from transformers import BertTokenizer
 
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary, load_dictionary
@@ -38,6 +44,25 @@ def real_lines() -> list[str]:
 
 def has_special(text: str) -> bool:
     return any(name in text for name in (PAD, UNK, CLS, SEP, MASK))
+
+
+def write_bart_dictionary(folder: Path, size: int = 500) -> Path:
+    """BART's three vocabulary files around a small BPE; dict.txt in an order of its own, as BART's is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(real_lines()[:1000], vocab_size=size, show_progress=False)
+    vocab, merges = bpe.save_model(str(folder))
+    Path(vocab).rename(folder / "encoder.json")
+    Path(merges).rename(folder / "vocab.bpe")
+    lines = [f"{(number * 7) % size} {1000 - number}" for number in range(size)]
+    made_up = [f"madeupword{number:04d} 0" for number in range(4)]
+    (folder / "dict.txt").write_text("\n".join([*lines, *made_up]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bart_folder(tmp_path_factory) -> Path:
+    return write_bart_dictionary(tmp_path_factory.mktemp("bart.base"))
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +152,12 @@ def test_preprocess_counts_unknown_words_by_their_text(bert):
     assert set(summary.replaced) == {"☃", "\U00012000"}
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "cased", "sentencepiece"])
-def test_what_preprocess_writes_loads_back_to_the_same(kind, minilm, sentencepiece_model, tmp_path):
+@pytest.mark.parametrize("kind", ["wordpiece", "cased", "sentencepiece", "byte-level-bpe"])
+def test_what_preprocess_writes_loads_back_to_the_same(kind, minilm, sentencepiece_model, bart_folder, tmp_path):
     if kind == "sentencepiece":
         dictionary = load_dictionary(sentencepiece_model)
+    elif kind == "byte-level-bpe":
+        dictionary = load_dictionary(str(bart_folder / "dict.txt"))
     else:
         with open(minilm + "/vocab.txt", encoding="utf-8") as file:
             dictionary = WordPieceDictionary(file.read().split("\n")[:-1], lowercase=kind == "wordpiece")
@@ -165,6 +192,7 @@ def test_casing_comes_from_the_tokenizer_config(tmp_path):
         ("#mist_fairseq dictionary 1\n{}\n", "damaged"),
         ('#mist_fairseq dictionary 1\n{"type": "bpe"}\n', "unknown type 'bpe'"),
         ('#mist_fairseq dictionary 1\n{"type": "sentencepiece"}\nAAAA\n', "not a SentencePiece model"),
+        ('#mist_fairseq dictionary 1\n{"type": "byte-level-bpe"}\n{"symbols": []}\n', "damaged"),
     ],
 )
 def test_files_that_are_no_dictionary_are_refused(content, message, tmp_path):
@@ -268,3 +296,54 @@ def test_sentencepiece_repeats_collapse(sentencepiece_model):
     dictionary = load_dictionary(sentencepiece_model)
     ids = dictionary.encode_line("this object object is is new", append_eos=False).tolist()
     assert dictionary.string([ids[position] for position in dictionary.collapse_repeats(ids)]) == "this object is new"
+
+
+def test_ids_of_bart_are_fairseqs(bart_folder):
+    dictionary = load_dictionary(str(bart_folder / "dict.txt"))
+    files = Namespace(
+        gpt2_encoder_json=str(bart_folder / "encoder.json"), gpt2_vocab_bpe=str(bart_folder / "vocab.bpe")
+    )
+    bpe, theirs = GPT2BPE(files), Dictionary.load(str(bart_folder / "dict.txt"))
+    for line in [*real_lines()[:2000], *AWKWARD]:
+        if has_special(line):
+            continue
+        line = line.rstrip()
+        expected = theirs.encode_line(bpe.encode(line), append_eos=True, add_if_not_exist=False).tolist()
+        assert dictionary.encode_line(line + "\n").tolist() == expected, line
+        assert dictionary.string(expected) == line == bpe.decode(theirs.string(torch.tensor(expected)))
+    assert (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk()) == (0, 1, 2, 3)
+    assert len(dictionary) == len(theirs) + 1 == 4 + 500 + 4 + 1 and dictionary.mask() == 508
+    assert dictionary[5] == theirs[5] == "7"
+
+
+def test_bart_specials(bart_folder):
+    dictionary = load_dictionary(str(bart_folder / "dict.txt"))
+    ids = dictionary.encode_line("the answer [SEP] the text <mask> </s>").tolist()
+    assert ids.count(dictionary.eos()) == 2 and not {dictionary.mask(), dictionary.unk()} & set(ids)
+    assert dictionary.string(ids) == "the answer the text <mask> </s>"
+    assert dictionary.string(ids, include_eos=True) == "the answer</s> the text <mask> </s></s>"
+    assert dictionary.string([dictionary.unk(), *ids[:2]], escape_unk=True).startswith("<<unk>>")
+    assert dictionary.string(dictionary.encode_line("\u2603")[:1]) == "\ufffd"
+    words = dictionary.encode_line("a the the cat", append_eos=False).tolist()
+    assert dictionary.string([words[position] for position in dictionary.collapse_repeats(words)]) == "a the cat"
+
+
+@pytest.mark.parametrize(
+    "name, content, error, message",
+    [
+        ("encoder.json", None, FileNotFoundError, "put GPT-2's encoder.json beside it"),
+        ("vocab.bpe", None, FileNotFoundError, "put GPT-2's vocab.bpe beside it"),
+        ("encoder.json", "{", ValueError, "encoder.json is not JSON"),
+        ("encoder.json", json.dumps({"a": 0}), ValueError, "no token for 255 of the 256 bytes"),
+        ("vocab.bpe", "#version: 0.2\nq x\n", ValueError, "merges 'q x'"),
+        ("dict.txt", "5 10\n5 9\n", ValueError, "Duplicate word"),
+    ],
+)
+def test_damaged_files_of_bart_are_refused(name, content, error, message, bart_folder, tmp_path):
+    for file in bart_folder.iterdir():
+        if file.name != name:
+            (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        elif content is not None:
+            (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=message):
+        load_dictionary(str(tmp_path / "dict.txt"))

@@ -1,0 +1,99 @@
+"""GPT-2's byte-level BPE as a dictionary, with the ids of fairseq's BART."""
+
+import json
+from pathlib import Path
+
+from fairseq.data import Dictionary
+from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from mist_fairseq.data.tokenizer_dictionary import CLS, MASK, PAD, SEP, UNK, TokenizerDictionary, lines_of
+
+_SPECIAL = {CLS: "<s>", PAD: "<pad>", SEP: "</s>", UNK: "<unk>", MASK: "<mask>"}
+
+
+class ByteLevelBPEDictionary(TokenizerDictionary):
+    """GPT-2's byte-level BPE (Radford et al. 2019) under the ids of BART's ``dict.txt`` (Lewis et al. 2020).
+
+    A symbol is GPT-2's number of a token, as a decimal string. ``<s>``, ``</s>``, ``<pad>``, ``<unk>`` and ``<mask>``
+    serve as [CLS], [SEP], [PAD], [UNK] and [MASK]. Case, spaces and all characters of a text come back as they were;
+    only white space at its end, or before a literal ``[SEP]``, is dropped.
+
+    Args:
+        symbols: fairseq's four special symbols, the tokens of ``dict.txt`` and ``<mask>``.
+        encoder: the text of a token, one character a byte as GPT-2 writes it -> GPT-2's number (``encoder.json``).
+        merges: pairs joined by a space, the first merged first (``vocab.bpe`` without its first line).
+
+    Raises:
+        ValueError: a special symbol or a byte is missing, or a merge makes no token.
+    """
+
+    def __init__(self, symbols: list[str], encoder: dict[str, int], merges: list[str], source: str = "dict.txt"):
+        missing = [name for name in _SPECIAL.values() if name not in symbols]
+        if missing:
+            raise ValueError(f"{source} has no {', '.join(missing)}: BART's dict.txt is needed")
+        byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
+        if absent := sorted(byte_of.keys() - encoder.keys()):
+            raise ValueError(
+                f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
+                "GPT-2's is needed"
+            )
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        for pair in pairs:
+            if len(pair) != 2 or not encoder.keys() >= {*pair, "".join(pair)}:
+                raise ValueError(f"vocab.bpe of {source} merges {' '.join(pair)!r}, which encoder.json does not know")
+        super().__init__(
+            symbols, {name: symbols.index(symbol) for name, symbol in _SPECIAL.items()}, {"type": "byte-level-bpe"}
+        )
+        self._encoder, self._merges = encoder, merges
+        self.tokenizer = Tokenizer(models.BPE(encoder, pairs))
+        self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        text_of = {str(number): bytes(byte_of[char] for char in text) for text, number in encoder.items()}
+        self._bytes = [text_of.get(symbol, symbol.encode("utf-8")) for symbol in symbols]
+        self._starts = [symbol not in text_of or text_of[symbol].startswith(b" ") for symbol in symbols]
+
+    def _encode_text(self, text):
+        encoding = self.tokenizer.encode(text.rstrip(), add_special_tokens=False)
+        return [(token, self.index(str(number))) for token, number in zip(encoding.tokens, encoding.ids)]
+
+    def _detokenize(self, ids, unknown):
+        pieces = [unknown.encode("utf-8") if index == self.unk_index else self._bytes[index] for index in ids]
+        text = b"".join(pieces).decode("utf-8", errors="replace")
+        return text.replace("\r", " ").replace("\n", " ")  # a text is a line
+
+    def starts_word(self, index):
+        return self._starts[index]
+
+    def _payload(self):
+        content = {"symbols": self.symbols, "encoder": self._encoder, "merges": self._merges}
+        return json.dumps(content, sort_keys=True) + "\n"
+
+
+def read_bart(path: Path) -> ByteLevelBPEDictionary:
+    """Read BART's ``dict.txt`` with GPT-2's ``encoder.json`` and ``vocab.bpe`` beside it.
+
+    ``<mask>`` stands behind the lines of ``dict.txt``, where fairseq's denoising task puts it: the embeddings of a
+    released ``model.pt`` have a row for it (bart.base: 4 + 51,196 + 1).
+
+    Raises:
+        FileNotFoundError: one of the other two files is missing.
+        ValueError: one of the three is damaged; says which.
+    """
+    encoder, merges = path.with_name("encoder.json"), path.with_name("vocab.bpe")
+    missing = [file.name for file in (encoder, merges) if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path} is BART's dictionary, whose tokens are numbers of GPT-2's BPE: put GPT-2's "
+            f"{' and '.join(missing)} beside it (fairseq's gpt2_bpe folder)"
+        )
+    try:
+        symbols = Dictionary.load(str(path)).symbols
+    except RuntimeError as error:  # a token stands twice
+        raise ValueError(f"{path}: {error}") from error
+    if _SPECIAL[MASK] not in symbols:
+        symbols.append(_SPECIAL[MASK])
+    try:
+        tokens = json.loads(encoder.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{encoder} is not JSON: {error}") from error
+    return ByteLevelBPEDictionary(symbols, tokens, lines_of(merges.read_text(encoding="utf-8"))[1:], source=str(path))

@@ -1,0 +1,127 @@
+"""fairseq's translation tasks over our dictionaries, in one process."""
+
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.logging import metrics
+
+from mist_fairseq.data.dictionary import WordPieceDictionary
+from tests.helpers import tiny_dictionary, tiny_vocab
+from tests.tasks.test_mist import LINES, write_data
+from tests.tasks.test_mist import make_task as make_mist_task
+
+SIZES = dict(encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_attention_heads=2)
+SIZES |= dict(decoder_layers=1, decoder_embed_dim=32, decoder_ffn_embed_dim=64, decoder_attention_heads=2)
+MODELS = {
+    "mist_translation": ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy"],
+    "mist_translation_lev": [
+        *("--arch", "nonautoregressive_transformer", "--criterion", "nat_loss", "--noise", "full_mask"),
+    ],
+}
+LONG = [*LINES, ("how " * 100, "why"), ("[SEP] the guitar", "it"), ("the guitar [SEP]", "it")]
+
+
+def configuration(folder, name, *more):
+    """What fairseq-train makes of its command line."""
+    sizes = [word for size in SIZES.items() for word in ("--" + size[0].replace("_", "-"), str(size[1]))]
+    line = [str(folder), "--task", name, *MODELS[name], *sizes, "--share-all-embeddings", "--batch-size", "4"]
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), [*line, *more]))
+
+
+def make_task(folder, name, *more):
+    return tasks.setup_task(configuration(folder, name, *more).task)
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+def test_sentences_are_those_of_the_mist_task(tmp_path, name):
+    folder = write_data(tmp_path, LONG)
+    dictionary = tiny_dictionary()
+    starts = name == "mist_translation_lev"
+    # One token less where [CLS] is not there to be counted.
+    task = make_task(folder, name, "--max-source-positions", "10" if starts else "9")
+    ours, theirs = task, make_mist_task(folder, max_source_positions=10)
+    for one in (ours, theirs):
+        one.load_dataset("valid")
+    ours, theirs = ours.dataset("valid"), theirs.dataset("valid")
+    assert len(ours) == len(theirs) == len(LONG)
+    for i in range(len(LONG)):
+        found, expected = ours[i], theirs[i]
+        first = [] if starts else [dictionary.bos()]
+        assert found["id"] == expected["id"] == i
+        assert [*first, *found["source"].tolist()] == expected["source"].tolist()
+        assert found["target"].tolist() == [dictionary.bos()] * starts + expected["target"].tolist()
+        assert ours.size(i) == (len(found["source"]), len(found["target"]))
+    how = dictionary.index("how")
+    assert ours[4]["source"].tolist() == [dictionary.bos()] * starts + 8 * [how] + [dictionary.eos()]
+    batch = ours.collater([ours[i] for i in (4, 1)])
+    assert batch["id"].tolist() == [4, 1] and batch["net_input"]["src_lengths"].tolist() == [9 + starts, 1 + starts]
+
+
+def test_what_does_not_fit_is_refused(tmp_path, name):
+    task = make_task(write_data(tmp_path / "more", extra_target=["one more"]), name)
+    with pytest.raises(ValueError, match="src has 4 lines and tgt 5"):
+        task.load_dataset("valid")
+    with pytest.raises(FileNotFoundError, match=r"no data at .*test\.src-tgt\.src: .*--testpref"):
+        task.load_dataset("test")
+    folder = write_data(tmp_path / "different")
+    (folder / "dict.tgt.txt").write_text("\n".join([*tiny_vocab()[:-1], "another"]) + "\n")
+    with pytest.raises(ValueError, match="different dictionaries.*--joined-dictionary"):
+        make_task(folder, name)
+    with pytest.raises(ValueError, match="--joined-dictionary --srcdict FILE"):
+        tasks.TASK_REGISTRY[name].build_dictionary(["train.src"])
+
+
+def test_a_checkpoint_with_another_vocabulary_is_refused(tmp_path, name):
+    task = make_task(write_data(tmp_path / "data"), name)
+    saved = dict(task.state.state_dict)
+    make_task(tmp_path / "data", name).load_state_dict(saved)
+    other = WordPieceDictionary([*tiny_vocab()[:-1], "another"])
+    other = make_task(write_data(tmp_path / "other", dictionary=other), name)
+    with pytest.raises(ValueError, match="other was binarized with another vocabulary than the checkpoint"):
+        other.load_state_dict(saved)
+
+
+def test_no_sentence_is_lost_in_batches(tmp_path, name):
+    task = make_task(write_data(tmp_path, 5 * LINES), name)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    batches = dataset.batch_by_size(dataset.ordered_indices(), max_sentences=16, required_batch_size_multiple=8)
+    assert [len(batch) for batch in batches] == [16, 4]
+    assert sorted(np.concatenate(batches)) == list(range(20))
+    iterator = task.get_batch_iterator(dataset, max_sentences=16, required_batch_size_multiple=8)
+    found = [i for batch in iterator.next_epoch_itr(shuffle=False) for i in batch["id"].tolist()]
+    assert sorted(found) == list(range(20))
+
+
+def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name):
+    arguments = '{"beam": 2, "max_len_b": 10, "iter_decode_max_iter": 0}'
+    config = configuration(write_data(tmp_path), name, "--eval-bleu", "--eval-bleu-args", arguments)
+    task = tasks.setup_task(config.task)
+    torch.manual_seed(0)
+    model = task.build_model(config.model)
+    criterion = task.build_criterion(config.criterion)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    logs, hypotheses, references = [], [], []
+    for ids in ([0, 1], [2, 3]):
+        sample = dataset.collater([dataset[i] for i in ids])
+        logs.append(task.valid_step(sample, model, criterion)[2])
+        best = task.inference_step(task.sequence_generator, [model], sample)
+        hypotheses += [task.target_dictionary.string(ranked[0]["tokens"]) for ranked in best]
+        references += [LINES[i][1] for i in sample["id"]]
+    with metrics.aggregate(new_root=True) as logged:
+        task.reduce_metrics(logs, criterion)
+    values = logged.get_smoothed_values()
+    assert any(hypotheses)
+    assert values["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references]).score, abs=0.01)
+    assert all(log["_bleu_ref_len"] > 0 and "_bleu_counts_3" in log for log in logs)
+    kept = {key: meter.state_dict() for key, meter in logged.items() if "bleu" in key and key != "bleu"}
+    numbers = [value for state in kept.values() for value in state.values()]
+    assert len(kept) == 10 and all(value is None or type(value) in (int, float) for value in numbers)
