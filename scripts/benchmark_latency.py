@@ -23,8 +23,10 @@ Keys of a system: name, path or arguments (fairseq-train's, for random weights),
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from mist_fairseq.benchmark.synthetic import read_profile, write_data
@@ -33,6 +35,7 @@ from mist_fairseq.benchmark.tables import markdown, plot
 from mist_fairseq.benchmark.timing import Benchmark
 from mist_fairseq.evaluation import provenance, read_lines
 from mist_fairseq.output import whole_file
+from mist_fairseq.scoring.scores import PROTOCOLS
 
 
 def main():
@@ -52,6 +55,8 @@ def main():
     args = parser.parse_args()
     if min([*args.batch_size, args.sentences]) < 1 or args.warm_up < 0:
         parser.error("--batch-size and --sentences start at 1, --warm-up at 0")
+    warnings.simplefilter("ignore")  # of fairseq's about hydra, for every system anew
+    logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = run(args, Path(folder))
@@ -90,7 +95,10 @@ def run(args, folder: Path) -> dict:
     if settings.get("reference") and not args.synthetic:
         reference = read_lines(settings["reference"])
         source = read_lines(settings["source"]) if settings.get("source") else None
-        result["scores"] = benchmark.scores(reference, source, settings.get("protocol", "plain"))
+        protocol = settings.get("protocol", "plain")
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"{args.systems}: protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+        result["scores"] = benchmark.scores(reference, source, protocol, settings.get("metrics"))
     if not args.no_memory:
         result["memory"] = benchmark.memory(chosen, args.batch_size[0])
     return benchmark.describe() | result

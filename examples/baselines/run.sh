@@ -48,7 +48,7 @@ data=$(realpath -m "$data") out=$(realpath -m "$out") name=${name:-$system}
 [[ $max_update =~ ^[1-9][0-9]*$ && $batch_size =~ ^[1-9][0-9]*$ ]] ||
     stop "--max-update and --batch-size are $max_update and $batch_size, expected numbers from 1"
 
-# Settings of the semi-NAR systems and NAT are those of fairseq's own examples.
+# Models, noise and losses of the semi-NAR systems and NAT are those of fairseq's own examples.
 lev="--criterion nat_loss --label-smoothing 0.1 --share-all-embeddings --apply-bert-init --encoder-learned-pos
     --decoder-learned-pos --optimizer adam --lr 5e-4 --warmup-updates 4000 --dropout 0.1 --weight-decay 0.01"
 length="--pred-length-offset --length-loss-factor 0.1"
@@ -57,7 +57,7 @@ tune="--lr 3e-5 --warmup-updates 500" # of pre-trained weights, the paper's
 nar="--criterion mist_loss --label-smoothing 0.1 --glancing-ratio 0.5 --optimizer bert_adamw --weight-decay 0.01 $tune"
 
 settings() { # SYSTEM: its group in the tables, task, options of fairseq-train and of fairseq-generate
-    group=AR task=mist_translation generation="--beam 4 --lenpen 1.0"
+    group=AR task=mist_translation generation="--beam 4 --lenpen 1.0" positions=464
     case "$1" in
         transformer|bart|mass|prophetnet) ;;
         insertion|inat|levt|cmlm) group=Semi-NAR task=mist_translation_lev generation="--iter-decode-max-iter 9" ;;
@@ -67,7 +67,7 @@ settings() { # SYSTEM: its group in the tables, task, options of fairseq-train a
     esac
     case "$1" in
         transformer) arguments="--arch transformer --share-all-embeddings $ar --lr 5e-4 --warmup-updates 4000" ;;
-        bart) arguments="--arch bart_base $ar $tune" ;;
+        bart) arguments="--arch bart_base $ar $tune" positions=1024 ;; # the released table of positions has no fewer
         mass) arguments="--arch mass_base $ar $tune" ;;
         prophetnet) arguments="--arch prophetnet $ar $tune" ;;
         insertion) arguments="--arch insertion_transformer --noise random_delete $lev" ;;
@@ -86,11 +86,12 @@ settings() { # SYSTEM: its group in the tables, task, options of fairseq-train a
 }
 
 case "$stage" in score|latency) ;; *) settings "$system" ;; esac
-weights=
-[ "$pretrained" = random ] || weights="--pretrained $pretrained"
-[ "$system" != bart ] || [ -z "$weights" ] ||
-    weights="--restore-file $pretrained/model.pt --reset-optimizer --reset-dataloader --reset-meters
-        --reset-lr-scheduler"
+weights=()
+case "$pretrained $system" in
+    random*) ;;
+    *bart) weights=(--finetune-from-model "$pretrained/model.pt") ;;
+    *) weights=(--pretrained "$pretrained") ;;
+esac
 cd "$root"
 check_data
 extras=scores
@@ -101,8 +102,11 @@ run=$out/$name checkpoint=$out/$name/checkpoints/checkpoint_best.pt
 
 binarize() {
     if [ -z "$vocab" ] && [ "$pretrained" != random ]; then
-        vocab=$pretrained/vocab.txt
-        [ "$system" != bart ] || vocab=$pretrained/dict.txt
+        case "$system" in
+            bart) vocab=$pretrained/dict.txt ;;
+            prophetnet) vocab=$pretrained/prophetnet.tokenizer ;;
+            *) vocab=$pretrained/vocab.txt ;;
+        esac
     elif [ -z "$vocab" ]; then
         vocab=$out/sp.model
         if [ ! -f "$vocab" ] || ! made_from "$vocab.done" "$(texts "$data")"; then
@@ -116,13 +120,26 @@ binarize() {
     echo "$bin" > "$run/data-bin"
 }
 
-train() {
+find_bin() {
     bin=$(cat "$run/data-bin" 2>/dev/null) || stop "there is no binarized data yet: run the stage binarize first"
-    local interval=$(( max_update < 5000 ? max_update : 5000 )) never=1000000000
-    fairseq-train "$bin" --user-dir mist_fairseq --task "$task" $arguments $weights \
-        --lr-scheduler polynomial_decay --max-update "$max_update" --total-num-update "$max_update" --clip-norm 1.0 \
-        --batch-size "$batch_size" --seed 1 --num-workers 0 --max-source-positions 464 \
-        --eval-bleu --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
+    [ "$(head -n 1 "$bin/.done")" = "$(texts "$data")" ] ||
+        stop "$data is not what $bin was made from: run the stages binarize and train again"
+}
+
+mapping() { # OPTIONS: fairseq-generate's, as JSON and YAML have them
+    local pairs=
+    for (( ; $#; )); do pairs+=", \"$(tr - _ <<< "${1#--}")\": $2"; shift 2; done
+    echo "{${pairs#, }}"
+}
+
+train() {
+    find_bin
+    local interval=$(( max_update < 5000 ? max_update : 5000 )) never=1000000000 validation=(--eval-bleu)
+    [ "$task" = mist ] || validation+=(--eval-bleu-args "$(mapping $generation)") # as in the stage generate
+    fairseq-train "$bin" --user-dir mist_fairseq --task "$task" --max-source-positions "$positions" $arguments \
+        "${weights[@]}" --lr-scheduler polynomial_decay --max-update "$max_update" --total-num-update "$max_update" \
+        --clip-norm 1.0 --batch-size "$batch_size" --seed 1 --num-workers 0 \
+        "${validation[@]}" --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
         --validate-interval-updates "$interval" --save-interval-updates "$interval" --keep-interval-updates 1 \
         --validate-interval "$never" --save-interval "$never" `# at the end of epochs` \
         --no-epoch-checkpoints --save-dir "$run/checkpoints" \
@@ -132,10 +149,14 @@ train() {
 
 generate() {
     [ -f "$checkpoint" ] || stop "there is no $checkpoint: run the stage train first"
+    find_bin
     mkdir -p "$out/generated"
-    fairseq-generate "$(cat "$run/data-bin")" --user-dir mist_fairseq --task "$task" --path "$checkpoint" \
-        --gen-subset test --batch-size 64 --scoring sacrebleu $generation "${options[@]}" > "$out/generated/$name.txt"
-    tail -n 1 "$out/generated/$name.txt"
+    fairseq-generate "$bin" --user-dir mist_fairseq --task "$task" --path "$checkpoint" \
+        --max-source-positions "$positions" --gen-subset test --batch-size 64 --scoring sacrebleu $generation \
+        "${options[@]}" > "$run/generated.txt" 2> "$run/generate.log" ||
+        stop "fairseq-generate failed: $(tail -n 1 "$run/generate.log") (all of it: $run/generate.log)"
+    cat "$run/generated.txt" "$run/generate.log" > "$out/generated/$name.txt" # the log tells that it came to its end
+    tail -n 1 "$run/generated.txt"
 }
 
 score() {
@@ -148,19 +169,14 @@ score() {
         --json "$out/scores.json" "${files[@]}" "${options[@]}"
 }
 
-row() { # FOLDER NAME GENERATION [KEYS]: a system for scripts/benchmark_latency.py
-    local given options=
-    read -ra given <<< "$3"
-    set -- "$1" "$2" "${4:-}" "${given[@]}"
-    local folder=$1 name=$2 keys=$3; shift 3
-    for (( ; $#; )); do options+="$(tr - _ <<< "${1#--}"): $2, "; shift 2; done
-    echo "- {name: \"$name\", group: $group, path: $out/$folder/checkpoints/checkpoint_best.pt," \
-        "data: $(cat "$out/$folder/data-bin"), options: {${options%, }}${keys:+, $keys}}"
+row() { # FOLDER NAME OPTIONS [KEYS]: a system for scripts/benchmark_latency.py
+    echo "- {name: \"$2\", group: $group, path: \"$out/$1/checkpoints/checkpoint_best.pt\"," \
+        "data: \"$(cat "$out/$1/data-bin")\", options: $(mapping $3)${4:+, $4}}"
 }
 
 rows() { # of all systems that are trained, the Transformer first: the others are compared with it
     local folder
-    for folder in transformer $(ls "$out" | grep -vx transformer); do
+    { echo transformer; ls "$out" | grep -vx transformer; } | while IFS= read -r folder; do
         [ -f "$out/$folder/system" ] || continue
         settings "$(cat "$out/$folder/system")"
         row "$folder" "$folder" "$generation"
@@ -184,10 +200,11 @@ rows() { # of all systems that are trained, the Transformer first: the others ar
 }
 
 latency() {
-    {
-        printf '%s\n' "reference: $data/test.tgt" "source: $data/test.src" "protocol: $protocol" "systems:"
-        rows
-    } > "$out/systems.yaml"
+    local systems
+    systems=$(rows)
+    [ -n "$systems" ] || stop "no system in $out is trained: run the stage train first"
+    printf '%s\n' "reference: \"$data/test.tgt\"" "source: \"$data/test.src\"" "protocol: $protocol" \
+        "systems:" "$systems" > "$out/systems.yaml"
     python scripts/benchmark_latency.py "$out/systems.yaml" --batch-size 1 16 --profile --out "$out/latency.json" \
         "${options[@]}"
 }

@@ -7,7 +7,6 @@ import copy
 import os
 import shlex
 import tempfile
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -68,13 +67,15 @@ class Entry:
             raise ValueError(f"{where}: precision int8 needs engine ctranslate2")
         if not isinstance(self.options, dict):
             raise ValueError(f"{where}: options are {self.options!r}, expected names with values")
+        if self.passes is not None and not isinstance(self.passes, dict):
+            raise ValueError(f"{where}: passes are {self.passes!r}, expected numbers with their probabilities")
 
 
 def read_entries(path: Path) -> tuple[list[Entry], dict]:
     """The systems of a YAML file, and its other settings.
 
-    Top level: ``systems``, a list of ``Entry``, and common to all ``data``, ``subset``, ``reference``, ``source`` and
-    ``protocol``. Files are looked for from the YAML file's folder on.
+    Top level: ``systems``, a list of ``Entry``, and common to all ``data``, ``subset``, ``reference``, ``source``,
+    ``protocol`` and ``metrics``. Files are looked for from the YAML file's folder on.
 
     Raises:
         ValueError: the file is no such YAML; says what is wrong.
@@ -83,7 +84,7 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    settings = ["data", "subset", "reference", "source", "protocol"]
+    settings = ["data", "subset", "reference", "source", "protocol", "metrics"]
     if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
         raise ValueError(f"{path} has no list of systems")
     common = {key: value for key, value in content.items() if key != "systems"}
@@ -181,8 +182,9 @@ class System:
         """What is timed: token ids in, hypotheses out."""
         if self.forcing is not None:
             self.forcing.prescribe(*sample["forced"])
+        # Our own models know their precision.
         autocast = self.entry.precision == "bf16" and "precision" not in self.task.cfg
-        with torch.autocast(self.device.type, torch.bfloat16) if autocast else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
 
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
@@ -234,6 +236,8 @@ class CTranslate2System(System):
             intra_threads=torch.get_num_threads(),
         )
         self.model = None
+        if self.entry.path is None:
+            os.remove(checkpoint)
 
     def _force(self):
         return Forcing()
@@ -259,7 +263,8 @@ class CTranslate2System(System):
 
     def _read(self, result):
         tokens = [self.dictionary.index(piece) for piece in result.hypotheses[0]]
-        return tokens, len(tokens) + 1
+        # The final token is not among them, nor, with a prescribed length, ever made.
+        return tokens, len(tokens) + (self.forcing is None)
 
     def close(self):
         del self.generator

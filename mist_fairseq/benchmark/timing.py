@@ -142,8 +142,15 @@ class Benchmark:
             found[name] = {part: milliseconds / len(chosen) for part, milliseconds in spent.items()}
         return found
 
-    def scores(self, reference: list[str], source: list[str], protocol: str, batch_size: int = 64) -> dict[str, dict]:
-        """Scores of all outputs of the subset, by system and metric."""
+    def scores(
+        self,
+        reference: list[str],
+        source: list[str] | None,
+        protocol: str,
+        metrics: list[str] | None = None,
+        batch_size: int = 64,
+    ) -> dict[str, dict]:
+        """Scores of all outputs of the subset, and the first outputs, by system; arguments as of ``score``."""
         texts = {}
 
         def generate(system: System) -> list[str]:
@@ -160,7 +167,7 @@ class Benchmark:
             lines = self._guard(name, generate, self.systems[name])
             if lines is not None:
                 texts[name] = lines
-        results = score(texts, reference, source, protocol=PROTOCOLS[protocol]) if texts else {}
+        results = score(texts, reference, source, protocol=PROTOCOLS[protocol], metrics=metrics) if texts else {}
         return {name: result.as_dict() | {"outputs": texts[name][:20]} for name, result in results.items()}
 
     def memory(self, chosen: np.ndarray, batch_size: int) -> dict[str, int | None]:

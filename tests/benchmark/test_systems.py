@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from mist_fairseq.benchmark.systems import Entry, read_entries
+from tests.benchmark.helpers import MIST, TRANSFORMER, entry, load
+
+BEAM = {"beam": 3, "lenpen": 1.0, "max_len_b": 8}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_entries_of_a_file(tmp_path):
+    path = write(
+        tmp_path / "systems.yaml",
+        "data: bin\nreference: /data/test.tgt\nprotocol: quora\nsystems:\n"
+        "- {name: a, path: run/a.pt, group: AR, options: {beam: 4}}\n"
+        "- {name: b, arguments: --arch mist_base, data: other, precision: bf16, passes: {2: 0.5, 3: 0.5}}\n",
+    )
+    entries, settings = read_entries(path)
+    assert entries == [
+        Entry("a", path=f"{tmp_path}/run/a.pt", group="AR", options={"beam": 4}, data=f"{tmp_path}/bin"),
+        Entry("b", arguments="--arch mist_base", data=f"{tmp_path}/other", precision="bf16", passes={2: 0.5, 3: 0.5}),
+    ]
+    assert settings["reference"] == "/data/test.tgt" and settings["protocol"] == "quora"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("systems: {", "is not YAML"),
+        ("[]", "has no list of systems"),
+        ("systems: a", "has no list of systems"),
+        ("systems: [a]", "a system is 'a'"),
+        ("systems: [{path: a}]", "a system's name is ''"),
+        ("systems: [{name: a}]", "system 'a': give either path, a checkpoint, or arguments"),
+        ("systems: [{name: a, path: b, arguments: c}]", "give either path"),
+        ("systems: [{name: a, path: b, beam: 4}]", "system 'a': 'beam' is unknown, expected name, path"),
+        ("sytems: []\nsystems: []", "'sytems' is unknown"),
+        ("systems: [{name: a, path: b, group: NAT}]", "group is 'NAT', expected one of AR, Semi-NAR, NAR"),
+        ("systems: [{name: a, path: b, engine: onnx}]", "engine is 'onnx', expected one of fairseq, ctranslate2"),
+        ("systems: [{name: a, path: b, precision: fp64}]", "precision is 'fp64'"),
+        ("systems: [{name: a, path: b, precision: int8}]", "precision int8 needs engine ctranslate2"),
+        ("systems: [{name: a, path: b, options: beam}]", "options are 'beam'"),
+        ("systems: [{name: a, path: b, passes: 3}]", "passes are 3"),
+        ("systems: [{name: a, path: b}, {name: a, path: c}]", "two systems have the same name"),
+        ("systems: !!python/object/apply:os.system [touch hacked]", "is not YAML"),
+    ],
+)
+def test_files_that_say_no_systems(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_entries(write(tmp_path / "systems.yaml", text))
+
+
+def answers(system, indices=range(6)):
+    sample = system.batch(indices)
+    found = system.read(sample, system.decode(sample))
+    return [found[i][0] for i in indices]
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "huggingface"])
+def test_other_engines_say_what_fairseq_says(data, engine):
+    if engine == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    expected = answers(load(entry(data, TRANSFORMER, options=BEAM)))
+    system = load(entry(data, TRANSFORMER, options=BEAM, engine=engine))
+    assert answers(system) == expected and any(expected)
+    assert [answers(system, [i])[0] for i in range(6)] == expected, "padding makes no difference"
+    assert system.parameters == load(entry(data, TRANSFORMER)).parameters
+    forced = load(entry(data, TRANSFORMER, options=BEAM, engine=engine), forced=True)
+    for i in range(6):
+        sample = forced.batch([i])
+        assert forced.read(sample, forced.decode(sample))[i][1] == sample["forced"][0].item()
+    system.close()
+    forced.close()
+
+
+def test_converted_folder_is_removed(data):
+    pytest.importorskip("ctranslate2")
+    system = load(entry(data, TRANSFORMER, engine="ctranslate2"))
+    folder = Path(system._folder.name)
+    assert (folder / "model/model.bin").is_file() and not (folder / "random.pt").exists()
+    system.close()
+    assert not folder.exists()
+
+
+def test_precision_of_fairseqs_models_is_autocast(data):
+    system = load(entry(data, TRANSFORMER, precision="bf16", options=BEAM))
+    seen = []
+    system.model.decoder.layers[0].fc1.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    answers(system)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_our_model_keeps_its_weights_in_bf16_and_says_the_same(data):
+    system = load(entry(data, MIST, precision="bf16"))
+    encoder = system.model.encoder
+    assert encoder.layers[0].qkv.weight.dtype == encoder.head.weight.dtype == torch.bfloat16
+    assert encoder.word_embeddings.weight.dtype == encoder.layers[0].ffn_norm.weight.dtype == torch.float32
+    plain = load(entry(data, MIST))
+    with torch.no_grad():
+        inputs = system.batch(range(6))["net_input"]
+        source = inputs["src_tokens"], inputs["src_lengths"]
+        results = []
+        for one in (system, plain):  # the second by autocast alone
+            with one.model.autocast("bf16"):
+                state = one.generator._encode(*source)
+                lengths = torch.tensor([5] * 6)
+                results.append((state.hidden, *one.generator._fill(one.generator._masks(lengths), lengths, state)))
+    for kept, cast in zip(*results):
+        assert torch.equal(kept, cast)
+
+
+def test_read_refuses_a_missing_output(data):
+    system = load(entry(data, MIST))
+    sample = system.batch(range(3))
+    with pytest.raises(ValueError, match="2 outputs for 3 sentences"):
+        system.read(sample, system.decode(sample)[:2])
+
+
+def test_arguments_that_fairseq_train_does_not_know(data, capsys):
+    with pytest.raises(ValueError, match="fairseq-train does not take the arguments"):
+        load(entry(data, "--task mist --arch none"))

@@ -1,0 +1,148 @@
+import time
+
+import numpy as np
+import pytest
+
+from mist_fairseq.benchmark import timing
+from mist_fairseq.benchmark.synthetic import write_data
+from mist_fairseq.benchmark.timing import Benchmark
+from tests.benchmark.conftest import SENTENCES
+from tests.benchmark.helpers import MIST, entry
+
+
+@pytest.fixture
+def benchmark(data):
+    return Benchmark([entry(data, MIST, name) for name in "ab"])
+
+
+def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
+    seen = []
+    for name, system in benchmark.systems.items():
+        decode = system.decode
+
+        def watched(sample, name=name, decode=decode):
+            seen.append((name, tuple(sorted(sample["id"].tolist()))))
+            return decode(sample)
+
+        monkeypatch.setattr(system, "decode", watched)
+    chosen = benchmark.choose(100)
+    assert sorted(chosen) == list(range(SENTENCES))
+    result = benchmark.time(chosen, batch_size=5, warm_up=2)
+    batches = [tuple(sorted(chosen[at : at + 5].tolist())) for at in (0, 5, 10)]
+    order = [(name, batch) for batch in [*batches[:2], *batches] for name in "ab"]
+    assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
+    for found in result["systems"].values():
+        assert found["passes_per_sentence"] == 1
+    assert result["sentences"] == SENTENCES and result["batch_size"] == 5
+
+
+def test_chosen_sentences_are_spread_and_sorted(benchmark):
+    chosen = benchmark.choose(4)
+    assert sorted(chosen) == [0, 3, 7, 11]
+    sizes = [benchmark.systems["a"].dataset.size(i)[0] for i in chosen]
+    assert sizes == sorted(sizes)
+
+
+def test_a_slower_system_is_slower(benchmark, monkeypatch):
+    slow = benchmark.systems["b"]
+    decode = slow.decode
+    monkeypatch.setattr(slow, "decode", lambda sample: (time.sleep(0.05), decode(sample))[1])
+    found = benchmark.time(benchmark.choose(6), 1)["systems"]
+    assert found["a"]["speed_up"] == 1 and found["a"]["speed_up_interval"] == [1, 1]
+    low, high = found["b"]["speed_up_interval"]
+    assert low <= found["b"]["speed_up"] <= high < 1
+    assert found["b"]["milliseconds"]["mean"] > 50
+    assert found["b"]["speed_up"] == pytest.approx(
+        found["a"]["milliseconds"]["mean"] / found["b"]["milliseconds"]["mean"]
+    )
+
+
+def test_summary_weighs_the_last_smaller_batch():
+    summary = timing._summary(np.array([40.0, 40.0, 30.0]), np.array([4, 4, 1]), np.array([80.0, 80.0, 60.0]))
+    assert summary["milliseconds"]["mean"] == pytest.approx(110 / 9)
+    assert summary["milliseconds"]["median"] == 10 and summary["milliseconds"]["p99"] > 28
+    assert summary["sentences_per_second"] == pytest.approx(9000 / 110)
+    assert summary["speed_up"] == 2 and summary["speed_up_interval"] == [2, 2]
+    assert "speed_up" not in timing._summary(np.array([1.0]), np.array([1]), None)
+
+
+def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
+    fewer, others = tmp_path / "fewer", tmp_path / "others"
+    for folder, sentences in ((fewer, 5), (others, SENTENCES)):
+        folder.mkdir()
+        write_data(folder, {"source": {30: 1}, "target": {5: 1}}, sentences)
+    systems = [
+        entry(data, MIST, "a"),
+        entry(data, "--task mist --arch none", "no such model"),
+        entry(str(fewer), MIST, "fewer sentences"),
+        entry(str(others), MIST, "other sentences"),
+        entry(data, MIST, "fails later"),
+        entry(data, MIST, "leaves sentences out"),
+    ]
+    benchmark = Benchmark(systems)
+    assert list(benchmark.systems) == ["a", "fails later", "leaves sentences out"]
+    monkeypatch.setattr(benchmark.systems["fails later"], "decode", lambda sample: 1 / 0)
+    decode = benchmark.systems["leaves sentences out"].decode
+    monkeypatch.setattr(benchmark.systems["leaves sentences out"], "decode", lambda sample: decode(sample)[1:])
+    result = benchmark.time(benchmark.choose(6), 2)
+    assert list(result["systems"]) == ["a"]
+    described = benchmark.describe()["described"]
+    errors = {name: content["error"] for name, content in described.items() if "error" in content}
+    assert "does not take the arguments" in errors["no such model"]
+    assert errors["fewer sentences"].startswith(f"its data has 5 sentences, that of a {SENTENCES}")
+    assert errors["other sentences"] == "its data has other sentences than that of a"
+    assert errors["fails later"] == "ZeroDivisionError: division by zero"
+    assert errors["leaves sentences out"] == "1 outputs for 2 sentences"
+    assert set(errors) == {one.name for one in systems} - {"a"}
+
+
+def test_without_any_system(data):
+    with pytest.raises(ValueError, match="no system could be loaded.*does not take"):
+        Benchmark([entry(data, "--task mist --arch none")]).choose(3)
+
+
+def test_first_system_fails(data):
+    benchmark = Benchmark([entry(data, "--task mist --arch none", "a"), entry(data, MIST, "b")])
+    assert "speed_up" not in benchmark.time(benchmark.choose(2), 1)["systems"]["b"]
+
+
+def test_parts_make_the_whole(data):
+    options = {"decoding": "mist", "decoding_iterations": 3}
+    benchmark = Benchmark([entry(data, MIST, "single"), entry(data, MIST, "mist", options=options)], forced=True)
+    (single, mist) = benchmark.parts(benchmark.choose(6), 2).values()
+    assert list(single) == ["source pass", "length", "target pass", "head", "overhead"]
+    assert all(milliseconds > 0 for milliseconds in [*single.values(), *mist.values()])
+    assert mist["source pass"] > single["source pass"] and mist["head"] > single["head"]
+    encoder = benchmark.systems["single"].model.encoder
+    assert "encode_source" not in vars(encoder), "the clocks are gone"
+
+
+def test_scores_of_the_whole_subset(benchmark, monkeypatch):
+    system = benchmark.systems["a"]
+    source = [system.text(system.dataset[i]["source"].tolist()) for i in range(SENTENCES)]
+    sample = system.batch(range(SENTENCES))
+    answers = system.read(sample, system.decode(sample))
+    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    assert benchmark.scores(reference[1:], source, "plain") == {}
+    assert "12 sentences" in benchmark.errors["a"] and "11 references" in benchmark.errors["b"]
+
+
+def test_scores_are_those_of_the_outputs(data):
+    benchmark = Benchmark([entry(data, MIST, "a")])
+    system = benchmark.systems["a"]
+    answers = system.read(sample := system.batch(range(SENTENCES)), system.decode(sample))
+    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    found = benchmark.scores(
+        reference, [f"s {i}" for i in range(SENTENCES)], "plain", ["bleu-1", "sacrebleu"], batch_size=5
+    )["a"]
+    assert found["values"]["bleu-1"] == pytest.approx(100) and found["outputs"] == reference
+
+
+def test_memory_is_measured_apart(data):
+    large = f"{MIST} --max-positions 1000000"
+    benchmark = Benchmark([entry(data, MIST, "small"), entry(data, large, "large")])
+    found = benchmark.memory(benchmark.choose(2), 1)
+    if found["small"] is None:
+        pytest.skip("this system does not tell")
+    more = 4 * (benchmark.systems["large"].parameters - benchmark.systems["small"].parameters)
+    assert found["small"] > 0 and 0.8 * more < found["large"] - found["small"] < 1.5 * more
