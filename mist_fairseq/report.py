@@ -112,6 +112,7 @@ class Report:
         self.folder = folder
         self.paper = _load(folder / "paper.json")
         self.runs = _read_runs(folder, self.paper)
+        self.speeds = {task: _read_speeds(folder / "latency" / f"{task}.json") for task in self.paper["tasks"]}
 
     def markdown(self) -> str:
         """All of README.md."""
@@ -126,7 +127,7 @@ class Report:
     def _table(self, table: dict) -> str:
         legend, first, columns = Legend(), table["rows"][0], table["columns"]
         heads = [title for key, title in _LEFT.items() if key in first] + [column["name"] for column in columns]
-        heads += [f"Speed {legend.letter(self.paper['not_run']['speed'])}"] if "speed" in first else []
+        heads += [f"Speed {legend.letter(self.paper['speed'])}"] if "speed" in first else []
         lines = []
         for row in table["rows"]:
             answers = {column["task"]: self._answers(row, column["task"], legend) for column in columns}
@@ -143,7 +144,7 @@ class Report:
     def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
         """The lines of one row: as many as the task with the most answers has."""
         left = [row[key] for key in _LEFT if key in row]
-        speed = [row["speed"] and f"{row['speed']} → not run"] if "speed" in row else []
+        speed = [self._speed(row, columns[0]["task"])] if "speed" in row else []
         for line in zip_longest(*answers.values()):
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
             notes, cells = {task: answer.note for task, answer in by_task.items()}, []
@@ -156,6 +157,10 @@ class Report:
             if len(answers) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
             yield [*left, *cells, *speed, "<br>".join(notes.values())]
+
+    def _speed(self, row: dict, task: str) -> str:
+        ours = self.speeds[task].get(row.get("latency"))
+        return row["speed"] and f"{row['speed']} → {'not run' if ours is None else f'{ours:.1f}×'}"
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
@@ -192,16 +197,17 @@ class Report:
         paths, kinds = sorted(self.folder.glob("latency-*.json")), ["mean", "median", "p90"]
         for path in paths:
             content = _load(path)
-            with _expecting(path, "a file with systems, their milliseconds, command, commit and device"):
-                lines = []
-                for name, system in content["systems"].items():
-                    times = [str(_round(system["milliseconds"][kind])) for kind in kinds]
-                    ratio, (low, high) = system["speed_up"], system["speed_up_interval"]
-                    lines.append([name, *times, f"{ratio:.2f} ({low:.2f} - {high:.2f})"])
-                how = "on {device}, {threads} threads, batch size {batch_size}, commit {commit}".format(**content)
-                heads = ["Milliseconds", *kinds, f"Times as fast as {lines[0][0]}"]
-                yield f"[{path.name}]({path.name}), {how}:"
-                yield f"{markdown_table(heads, lines)}\n\n```bash\n{content['command']}\n```"
+            with _expecting(path, "a result of scripts/benchmark_latency.py"):
+                yield f"[{path.name}]({path.name}), on {content['device']}, {content['threads']} threads:"
+                for run in content["runs"]:
+                    lines = []
+                    for name, system in run["systems"].items():
+                        times = [str(_round(system["milliseconds"][kind])) for kind in kinds]
+                        ratio, (low, high) = system["speed_up"], system["speed_up_interval"]
+                        lines.append([name, *times, f"{ratio:.2f} ({low:.2f} - {high:.2f})"])
+                    heads = [f"Milliseconds, batches of {run['batch_size']}", *kinds]
+                    yield markdown_table([*heads, f"Times as fast as {lines[0][0]}"], lines)
+                yield f"Commit {content['commit']}:\n\n```bash\n{content['command']}\n```"
         yield from [] if paths else [self._without("latency")]
 
     def _without(self, what: str) -> str:
@@ -258,6 +264,16 @@ def check(folder: Path):
     out, text = folder / "README.md", Report(folder).markdown()
     if not out.exists() or out.read_text(encoding="utf-8") != text:
         raise ValueError(f"{out} is not what the result files say: run python scripts/report.py --results {folder}")
+
+
+def _read_speeds(path: Path) -> dict[str, float]:
+    """Speed over the first system one sentence at a time, by system, of a result of scripts/benchmark_latency.py."""
+    if not path.exists():
+        return {}
+    content = _load(path)
+    with _expecting(path, "a result of scripts/benchmark_latency.py with --batch-size 1"):
+        (run,) = [run for run in content["runs"] if run["batch_size"] == 1]
+        return {name: float(system["speed_up"]) for name, system in run["systems"].items() if "speed_up" in system}
 
 
 def _read_runs(folder: Path, paper: dict) -> list[Run]:

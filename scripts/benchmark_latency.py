@@ -2,6 +2,7 @@
 
     python scripts/benchmark_latency.py systems.yaml --batch-size 1 16 --out results/latency/quora.json
     python scripts/benchmark_latency.py examples/baselines/paper_sizes.yaml --synthetic quora --out quora.json
+    python scripts/benchmark_latency.py data-bin --system a=a.pt --system b=b.pt:precision=bf16 --out latency.json
 
 All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
 compare ratios, not milliseconds of different runs. The first is what the others' speed is compared with. A system that
@@ -29,8 +30,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import yaml
+
 from mist_fairseq.benchmark.synthetic import read_profile, write_data
-from mist_fairseq.benchmark.systems import read_entries
+from mist_fairseq.benchmark.systems import Entry, check_names, read_entries
 from mist_fairseq.benchmark.tables import markdown, plot
 from mist_fairseq.benchmark.timing import Benchmark
 from mist_fairseq.evaluation import provenance, read_lines
@@ -38,9 +41,22 @@ from mist_fairseq.output import whole_file
 from mist_fairseq.scoring.scores import PROTOCOLS
 
 
+def read_system(text: str) -> Entry:
+    """NAME=CHECKPOINT[:OPTION=VALUE,...]"""
+    name, _, rest = text.partition("=")
+    path, _, options = rest.partition(":")
+    if not path or (options and "=" not in options):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CHECKPOINT[:OPTION=VALUE,...]")
+    pairs = dict(option.split("=", 1) for option in options.split(",") if option)
+    keys = {key: pairs.pop(key) for key in ("group", "precision", "engine") if key in pairs}
+    return Entry(name, path, options={key: yaml.safe_load(value) for key, value in pairs.items()}, **keys)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("systems", type=Path, help="YAML file")
+    parser.add_argument("systems", type=Path, help="YAML file, or binarized data for --system")
+    metavar = "NAME=CHECKPOINT[:OPTION=VALUE,...]"
+    parser.add_argument("--system", type=read_system, action="append", metavar=metavar, help="instead of a file")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these systems of the file")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument("--sentences", type=int, default=200, help="(default: %(default)s)")
@@ -75,7 +91,13 @@ def main():
 
 def run(args, folder: Path) -> dict:
     """Everything that was asked for, for JSON."""
-    entries, settings = read_entries(args.systems)
+    if args.system:
+        entries, settings = args.system, {}
+        for entry in entries:
+            entry.data = str(args.systems)
+        check_names(entries, "--system")
+    else:
+        entries, settings = read_entries(args.systems)
     if args.only:
         unknown = set(args.only) - {entry.name for entry in entries}
         if unknown:

@@ -157,8 +157,23 @@ def test_reasons_why_rows_were_not_run(folder):
     assert cells(folder, 2, "MIST(MiniLM) †")[0]["Ours"] == "not run: " + reasons["xsum"]
     assert "{task}" not in Report(folder).markdown()
     table = section(Report(folder).markdown(), "Table 1")
-    assert "| Speed (a) |" in table and f"- (a) {reasons['speed']}\n" in table
+    assert "| Speed (a) |" in table and f"- (a) {PAPER['speed']}\n" in table
     assert cells(folder, 1, "NAT (Gu et al. 2017)")[0]["Speed (a)"] == "8.3× → not run"
+
+
+def test_speed_is_that_of_the_benchmark(folder):
+    (folder / "latency").mkdir()
+    path = folder / "latency/squad_qg.json"
+    systems = {"NAT": {"speed_up": 3.14}, "CMLM": {}}
+    runs = [{"batch_size": 1, "systems": systems}, {"batch_size": 16, "systems": {"NAT": {"speed_up": 9}}}]
+    path.write_text(json.dumps({"runs": runs}))
+    expected = {"NAT (Gu et al. 2017)": "8.3× → 3.1×", "CMLM (Ghazvininejad et al. 2019)": "1.9× → not run"}
+    for name, speed in expected.items():
+        assert cells(folder, 1, name)[0]["Speed (a)"] == speed
+    assert cells(folder, 3, "NAT (Gu et al. 2017)")[0]["Speed (a)"] == "5.6× → not run"
+    path.write_text(json.dumps({"runs": runs[1:]}))
+    with pytest.raises(ValueError, match="squad_qg.json is not a result of scripts/benchmark_latency.py"):
+        Report(folder)
 
 
 def test_a_row_of_its_own_reason(folder):
@@ -290,18 +305,18 @@ def test_figures_latency_and_other_files(folder):
         (folder / name).write_text("{}")
     ratio = {"speed_up": 1.004, "speed_up_interval": [0.9, 1.11]}
     systems = {"mist": {"milliseconds": {"mean": 10.126, "median": 10, "p90": 11.5}, **ratio}}
-    content = {"systems": systems, "command": "python x.py", "commit": "abc", "device": "cpu"}
-    content |= {"threads": 2, "batch_size": 1}
+    content = {"runs": [{"batch_size": 1, "systems": systems}], "command": "python x.py", "commit": "abc"}
+    content |= {"threads": 2, "device": "cpu"}
     (folder / "latency-cpu.json").write_text(json.dumps(content))
     markdown = Report(folder).markdown()
     assert "![convergence-xsum](convergence-xsum.png)" in section(markdown, "Figure 2")
     latency = section(markdown, "No cost at inference")
-    row = {"Milliseconds": "mist", "mean": "10.13", "median": "10.00", "p90": "11.50"}
+    row = {"Milliseconds, batches of 1": "mist", "mean": "10.13", "median": "10.00", "p90": "11.50"}
     assert tables(latency) == [[row | {"Times as fast as mist": "1.00 (0.90 - 1.11)"}]]
-    assert "python x.py" in latency and "on cpu, 2 threads, batch size 1, commit abc" in latency
+    assert "python x.py" in latency and "on cpu, 2 threads:" in latency and "Commit abc:" in latency
     links = re.findall(r"\]\((.*)\)", section(markdown, "More files"))
     assert links == ["convergence-xsum.json", "notes.md", "significance-quora.json"]
-    (folder / "latency-cpu.json").write_text('{"systems": {}}')
+    (folder / "latency-cpu.json").write_text('{"runs": []}')
     with pytest.raises(ValueError, match="latency-cpu.json"):
         Report(folder).markdown()
 

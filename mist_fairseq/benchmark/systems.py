@@ -101,12 +101,17 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
         entry = Entry(**{"name": "", **given})
         entry.path, entry.data = absolute(entry.path), absolute(entry.data or common.get("data")) or ""
         entries.append(entry)
-    names = [entry.name for entry in entries]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path}: two systems have the same name")
+    check_names(entries, str(path))
     for key in ("data", "reference", "source"):
         common[key] = absolute(common.get(key))
     return entries, common
+
+
+def check_names(entries: list[Entry], where: str):
+    """Refuse two systems of the same name."""
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: two systems have the same name")
 
 
 def _check_keys(given: dict, known: list[str], where: str):

@@ -261,5 +261,5 @@ class MistTask(FairseqTask):
 
 PREPROCESS = (
     "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
-    "--joined-dictionary --srcdict FILE, a BERT vocab.txt or a SentencePiece model"
+    "--joined-dictionary --srcdict FILE, a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
 )
