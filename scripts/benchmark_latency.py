@@ -107,7 +107,7 @@ def run(args, folder: Path) -> dict:
     if args.synthetic:
         write_data(folder, read_profile(args.synthetic), args.sentences, subset)
         for entry in entries:
-            entry.data = str(folder)
+            entry.folder, entry.data = str(folder), ""
     benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), threads=args.threads)
     chosen = benchmark.choose(args.sentences)
     runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]

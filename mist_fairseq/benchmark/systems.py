@@ -39,6 +39,7 @@ class Entry:
         precision: ``fp32``, ``bf16`` or, for ctranslate2, ``int8``.
         options: of task, model and generation by fairseq's names: ``beam``, ``decoding``, ``iter_decode_max_iter``, ...
         data: folder of binarized data.
+        folder: where *path* and *data* are looked for.
         passes: probability of each number of passes over the target, where lengths are prescribed; None for the
             system's own number.
     """
@@ -51,7 +52,13 @@ class Entry:
     precision: str = "fp32"
     options: dict = field(default_factory=dict)
     data: str = ""
+    folder: str = ""
     passes: dict[int, float] | None = None
+
+    @property
+    def data_path(self) -> str:
+        """Where the data is."""
+        return os.path.join(self.folder, self.data)
 
     def __post_init__(self):
         where = f"system {self.name!r}"
@@ -90,21 +97,16 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
     common = {key: value for key, value in content.items() if key != "systems"}
     _check_keys(common, settings, str(path))
 
-    def absolute(name):
-        return None if name is None else os.path.normpath(path.parent / str(name))
-
-    entries = []
+    entries, keys = [], [one.name for one in fields(Entry) if one.name != "folder"]
     for given in content["systems"]:
         if not isinstance(given, dict):
             raise ValueError(f"{path}: a system is {given!r}, expected name, path and the like")
-        _check_keys(given, [one.name for one in fields(Entry)], f"{path}: system {given.get('name')!r}")
-        entry = Entry(**{"name": "", **given})
-        entry.path, entry.data = absolute(entry.path), absolute(entry.data or common.get("data")) or ""
-        entries.append(entry)
+        _check_keys(
+            given, [one.name for one in fields(Entry) if one.name != "folder"], f"{path}: system {given.get('name')!r}"
+        )
+        entries.append(Entry(**{"name": "", "data": common.get("data", ""), **given, "folder": str(path.parent)}))
     check_names(entries, str(path))
-    for key in ("data", "reference", "source"):
-        common[key] = absolute(common.get(key))
-    return entries, common
+    return entries, common | {key: str(path.parent / common[key]) for key in ("reference", "source") if key in common}
 
 
 def check_names(entries: list[Entry], where: str):
@@ -136,7 +138,7 @@ class System:
 
     def __init__(self, entry: Entry, device: torch.device, forced: bool = False):
         self.entry, self.device = entry, device
-        overrides = {"data": entry.data, **entry.options}
+        overrides = {"data": entry.data_path, **entry.options}
         if entry.engine == "fairseq":  # our models know what to make of it
             overrides["precision"] = entry.precision
         if entry.path is None:
@@ -145,7 +147,9 @@ class System:
             self.task = tasks.setup_task(self.cfg.task)
             self.model = self.task.build_model(self.cfg.model)
         else:
-            models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([entry.path], overrides)
+            models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task(
+                [os.path.join(entry.folder, entry.path)], overrides
+            )
             (self.model,) = models
         self.model.eval()
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -228,11 +232,14 @@ class CTranslate2System(System):
         except ImportError as error:
             raise ValueError("CTranslate2 is not installed: pip install -e .[benchmark]") from error
         self._folder = tempfile.TemporaryDirectory()
-        checkpoint, out = self.entry.path, os.path.join(self._folder.name, "model")
-        if checkpoint is None:
+        checkpoint, out = (
+            os.path.join(self.entry.folder, self.entry.path or ""),
+            os.path.join(self._folder.name, "model"),
+        )
+        if self.entry.path is None:
             checkpoint = os.path.join(self._folder.name, "random.pt")
             torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
-        _converter(ctranslate2, self.dictionary)(checkpoint, self.entry.data, user_dir=_PLUGIN).convert(out)
+        _converter(ctranslate2, self.dictionary)(checkpoint, self.entry.data_path, user_dir=_PLUGIN).convert(out)
         self.generator = ctranslate2.Translator(
             out,
             device=self.device.type,
@@ -346,7 +353,7 @@ def load_system(entry: Entry, device: torch.device, forced: bool = False) -> Sys
 def _training_configuration(entry: Entry):
     """What fairseq-train makes of a system's arguments."""
     parser = options.get_training_parser()
-    given = [entry.data, "--user-dir", _PLUGIN, *shlex.split(entry.arguments)]
+    given = [entry.data_path, "--user-dir", _PLUGIN, *shlex.split(entry.arguments)]
     try:
         args = options.parse_args_and_arch(parser, given)
     except SystemExit as error:

@@ -184,9 +184,12 @@ class Benchmark:
     def describe(self) -> dict:
         """For JSON: the machine, and what every system is; why one failed."""
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else _processor()
-        described = {entry.name: {k: v for k, v in asdict(entry).items() if v} for entry in self.entries}
+        hidden = ("name", "folder")
+        described = {
+            entry.name: {key: value for key, value in asdict(entry).items() if value and key not in hidden}
+            for entry in self.entries
+        }
         for key, content in described.items():
-            content.pop("name")
             if key in self.systems:
                 content["parameters"] = self.systems[key].parameters
             if key in self.errors:

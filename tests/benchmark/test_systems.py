@@ -23,9 +23,10 @@ def test_entries_of_a_file(tmp_path):
     )
     entries, settings = read_entries(path)
     assert entries == [
-        Entry("a", path=f"{tmp_path}/run/a.pt", group="AR", options={"beam": 4}, data=f"{tmp_path}/bin"),
+        Entry("a", path="run/a.pt", group="AR", options={"beam": 4}, data="bin", folder=str(tmp_path)),
         Entry("b", arguments="--arch mist_base", data=f"{tmp_path}/other", precision="bf16", passes={2: 0.5, 3: 0.5}),
     ]
+    assert entries[0].data_path == f"{tmp_path}/bin"
     assert settings["reference"] == "/data/test.tgt" and settings["protocol"] == "quora"
 
 

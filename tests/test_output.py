@@ -1,0 +1,20 @@
+import pytest
+
+from mist_fairseq.output import markdown_table, whole_file
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with whole_file(path) as partial:
+        partial.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    with pytest.raises(RuntimeError), whole_file(path) as partial:
+        partial.write_text("sec")
+        raise RuntimeError
+    assert path.read_text() == "first" and [one.name for one in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_markdown_table():
+    table = markdown_table(["a", "b"], [["1|2", "x\ny"], ["", "z"]])
+    assert table == "| a | b |\n| --- | --- |\n| 1\\|2 | x y |\n|  | z |"
