@@ -96,14 +96,11 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
         raise ValueError(f"{path} has no list of systems")
     common = {key: value for key, value in content.items() if key != "systems"}
     _check_keys(common, settings, str(path))
-
     entries, keys = [], [one.name for one in fields(Entry) if one.name != "folder"]
     for given in content["systems"]:
         if not isinstance(given, dict):
             raise ValueError(f"{path}: a system is {given!r}, expected name, path and the like")
-        _check_keys(
-            given, [one.name for one in fields(Entry) if one.name != "folder"], f"{path}: system {given.get('name')!r}"
-        )
+        _check_keys(given, keys, f"{path}: system {given.get('name')!r}")
         entries.append(Entry(**{"name": "", "data": common.get("data", ""), **given, "folder": str(path.parent)}))
     check_names(entries, str(path))
     return entries, common | {key: str(path.parent / common[key]) for key in ("reference", "source") if key in common}

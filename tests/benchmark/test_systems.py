@@ -24,7 +24,14 @@ def test_entries_of_a_file(tmp_path):
     entries, settings = read_entries(path)
     assert entries == [
         Entry("a", path="run/a.pt", group="AR", options={"beam": 4}, data="bin", folder=str(tmp_path)),
-        Entry("b", arguments="--arch mist_base", data=f"{tmp_path}/other", precision="bf16", passes={2: 0.5, 3: 0.5}),
+        Entry(
+            "b",
+            arguments="--arch mist_base",
+            data="other",
+            folder=str(tmp_path),
+            precision="bf16",
+            passes={2: 0.5, 3: 0.5},
+        ),
     ]
     assert entries[0].data_path == f"{tmp_path}/bin"
     assert settings["reference"] == "/data/test.tgt" and settings["protocol"] == "quora"
