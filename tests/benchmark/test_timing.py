@@ -32,7 +32,7 @@ def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
     order = [(name, batch) for batch in [*batches[:2], *batches] for name in "ab"]
     assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
     for found in result["systems"].values():
-        assert found["passes_per_sentence"] == 1
+        assert found["passes_per_sentence"] == 1 and found["passes"] == {1: SENTENCES}
     assert result["sentences"] == SENTENCES and result["batch_size"] == 5
 
 
