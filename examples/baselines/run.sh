@@ -57,7 +57,7 @@ tune="--lr 3e-5 --warmup-updates 500" # of pre-trained weights, the paper's
 nar="--criterion mist_loss --label-smoothing 0.1 --glancing-ratio 0.5 --optimizer bert_adamw --weight-decay 0.01 $tune"
 
 settings() { # SYSTEM: its group in the tables, task, options of fairseq-train and of fairseq-generate
-    group=AR task=mist_translation generation="--beam 4 --lenpen 1.0" positions=464
+    group=AR task=mist_translation generation="--beam 4 --lenpen 1.0"
     case "$1" in
         transformer|bart|mass|prophetnet) ;;
         insertion|inat|levt|cmlm) group=Semi-NAR task=mist_translation_lev generation="--iter-decode-max-iter 9" ;;
@@ -67,7 +67,7 @@ settings() { # SYSTEM: its group in the tables, task, options of fairseq-train a
     esac
     case "$1" in
         transformer) arguments="--arch transformer --share-all-embeddings $ar --lr 5e-4 --warmup-updates 4000" ;;
-        bart) arguments="--arch bart_base $ar $tune" positions=1024 ;; # the released table of positions has no fewer
+        bart) arguments="--arch bart_base $ar $tune" ;;
         mass) arguments="--arch mass_base $ar $tune" ;;
         prophetnet) arguments="--arch prophetnet $ar $tune" ;;
         insertion) arguments="--arch insertion_transformer --noise random_delete $lev" ;;
@@ -105,8 +105,8 @@ binarize() {
         case "$system" in
             bart) vocab=$pretrained/dict.txt ;;
             prophetnet) vocab=$pretrained/prophetnet.tokenizer ;;
-            *) vocab=$pretrained/vocab.txt ;;
         esac
+        [ -n "$vocab" ] && [ -f "$vocab" ] || vocab=$pretrained/vocab.txt
     elif [ -z "$vocab" ]; then
         vocab=$out/sp.model
         if [ ! -f "$vocab" ] || ! made_from "$vocab.done" "$(texts "$data")"; then
@@ -136,7 +136,7 @@ train() {
     find_bin
     local interval=$(( max_update < 5000 ? max_update : 5000 )) never=1000000000 validation=(--eval-bleu)
     [ "$task" = mist ] || validation+=(--eval-bleu-args "$(mapping $generation)") # as in the stage generate
-    fairseq-train "$bin" --user-dir mist_fairseq --task "$task" --max-source-positions "$positions" $arguments \
+    fairseq-train "$bin" --user-dir mist_fairseq --task "$task" $arguments \
         "${weights[@]}" --lr-scheduler polynomial_decay --max-update "$max_update" --total-num-update "$max_update" \
         --clip-norm 1.0 --batch-size "$batch_size" --seed 1 --num-workers 0 \
         "${validation[@]}" --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
@@ -152,8 +152,8 @@ generate() {
     find_bin
     mkdir -p "$out/generated"
     fairseq-generate "$bin" --user-dir mist_fairseq --task "$task" --path "$checkpoint" \
-        --max-source-positions "$positions" --gen-subset test --batch-size 64 --scoring sacrebleu $generation \
-        "${options[@]}" > "$run/generated.txt" 2> "$run/generate.log" ||
+        --gen-subset test --batch-size 64 --scoring sacrebleu $generation "${options[@]}" \
+        > "$run/generated.txt" 2> "$run/generate.log" ||
         stop "fairseq-generate failed: $(tail -n 1 "$run/generate.log") (all of it: $run/generate.log)"
     cat "$run/generated.txt" "$run/generate.log" > "$out/generated/$name.txt" # the log tells that it came to its end
     tail -n 1 "$run/generated.txt"
@@ -170,8 +170,8 @@ score() {
 }
 
 row() { # FOLDER NAME OPTIONS [KEYS]: a system for scripts/benchmark_latency.py
-    echo "- {name: \"$2\", group: $group, path: \"$out/$1/checkpoints/checkpoint_best.pt\"," \
-        "data: \"$(cat "$out/$1/data-bin")\", options: $(mapping $3)${4:+, $4}}"
+    echo "- {name: \"$2\", group: $group, path: \"$1/checkpoints/checkpoint_best.pt\"," \
+        "data: $(basename "$(cat "$out/$1/data-bin")"), options: $(mapping $3)${4:+, $4}}"
 }
 
 rows() { # of all systems that are trained, the Transformer first: the others are compared with it
@@ -205,6 +205,7 @@ latency() {
     [ -n "$systems" ] || stop "no system in $out is trained: run the stage train first"
     printf '%s\n' "reference: \"$data/test.tgt\"" "source: \"$data/test.src\"" "protocol: $protocol" \
         "systems:" "$systems" > "$out/systems.yaml"
+    out=$(realpath --relative-to . "$out")
     python scripts/benchmark_latency.py "$out/systems.yaml" --batch-size 1 16 --profile --out "$out/latency.json" \
         "${options[@]}"
 }

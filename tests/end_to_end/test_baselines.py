@@ -21,22 +21,10 @@ SIZES = {
     "transformer": FAIRSEQ,
     "levt": FAIRSEQ,
     "nat": FAIRSEQ,
-    "mist": ["--max-positions", 120],
+    "mist": ["--max-positions", 120, "--max-source-positions", 60],
     "nat-mass-mist": DECODER,
 }
-TRAINING = [
-    "--max-update",
-    40,
-    "--warmup-updates",
-    1,
-    "--lr",
-    0.01,
-    "--batch-size",
-    8,
-    "--max-source-positions",
-    60,
-    "--cpu",
-]
+TRAINING = ["--max-update", 40, "--warmup-updates", 1, "--lr", 0.01, "--batch-size", 8, "--cpu"]
 
 
 def baselines(*arguments, **how) -> str:
