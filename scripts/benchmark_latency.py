@@ -38,7 +38,7 @@ from mist_fairseq.benchmark.tables import markdown, plot
 from mist_fairseq.benchmark.timing import Benchmark
 from mist_fairseq.evaluation import provenance, read_lines
 from mist_fairseq.output import whole_file
-from mist_fairseq.scoring.scores import PROTOCOLS
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
 
 
 def read_system(text: str) -> Entry:
@@ -108,18 +108,23 @@ def run(args, folder: Path) -> dict:
         write_data(folder, read_profile(args.synthetic), args.sentences, subset)
         for entry in entries:
             entry.folder, entry.data = str(folder), ""
+    reference, source, protocol = None, None, settings.get("protocol", "plain")
+    if settings.get("reference") and not args.synthetic:  # what is wrong with it is found before anything is timed
+        reference = read_lines(settings["reference"])
+        source = read_lines(settings["source"]) if settings.get("source") else None
+        metrics = settings.get("metrics", [args.metric])
+        if protocol not in PROTOCOLS or not set(metrics) <= set(METRICS):
+            raise ValueError(
+                f"{args.systems}: protocol {protocol!r}, metrics {metrics!r}; expected one of {', '.join(PROTOCOLS)} "
+                f"and some of {', '.join(METRICS)}"
+            )
     benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), threads=args.threads)
     chosen = benchmark.choose(args.sentences)
     runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]
     result = {"synthetic": args.synthetic, "runs": runs}
     if args.profile:
         result["parts"] = benchmark.parts(chosen, args.batch_size[0])
-    if settings.get("reference") and not args.synthetic:
-        reference = read_lines(settings["reference"])
-        source = read_lines(settings["source"]) if settings.get("source") else None
-        protocol = settings.get("protocol", "plain")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"{args.systems}: protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    if reference is not None:
         result["scores"] = benchmark.scores(reference, source, protocol, settings.get("metrics"))
     if not args.no_memory:
         result["memory"] = benchmark.memory(chosen, args.batch_size[0])

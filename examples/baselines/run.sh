@@ -48,7 +48,7 @@ data=$(realpath -m "$data") out=$(realpath -m "$out") name=${name:-$system}
 [[ $max_update =~ ^[1-9][0-9]*$ && $batch_size =~ ^[1-9][0-9]*$ ]] ||
     stop "--max-update and --batch-size are $max_update and $batch_size, expected numbers from 1"
 
-# Models, noise and losses of the semi-NAR systems and NAT are those of fairseq's own examples.
+# Noise and losses of the semi-NAR systems and NAT are as in fairseq's own examples.
 lev="--criterion nat_loss --label-smoothing 0.1 --share-all-embeddings --apply-bert-init --encoder-learned-pos
     --decoder-learned-pos --optimizer adam --lr 5e-4 --warmup-updates 4000 --dropout 0.1 --weight-decay 0.01"
 length="--pred-length-offset --length-loss-factor 0.1"
@@ -108,6 +108,8 @@ binarize() {
         esac
         [ -n "$vocab" ] && [ -f "$vocab" ] || vocab=$pretrained/vocab.txt
     elif [ -z "$vocab" ]; then
+        [ "$system" != prophetnet ] || stop "--vocab is missing: Hugging Face's ProphetNet needs [PAD] to be 0, as in" \
+            "the vocab.txt of BERT"
         vocab=$out/sp.model
         if [ ! -f "$vocab" ] || ! made_from "$vocab.done" "$(texts "$data")"; then
             python scripts/train_sentencepiece.py "$data/train.src" "$data/train.tgt" --out "$vocab"

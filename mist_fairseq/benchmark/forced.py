@@ -19,16 +19,17 @@ _SURE = 1e4  # a logit that decides
 
 
 class Forcing:
-    """What a batch must give; ``prescribe`` sets it before each batch.
+    """What a batch must give; ``prescribe`` sets it before each batch."""
 
-    Attributes:
-        lengths: of the targets, special tokens counted as in the system's own data, *Shape:* (B).
-        passes: over the target, None for the system's own number, *Shape:* (B).
-    """
+    def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
+        """Set what the next batch must give.
 
-    def prescribe(self, lengths: Tensor, passes: Tensor | None):
-        """*Shapes:* (B), (B)."""
-        self.lengths, self.passes = lengths, passes
+        Args:
+            ids: of the sentences, *Shape:* (B).
+            lengths: of the targets, special tokens counted as in the system's own data, *Shape:* (B).
+            passes: over the target, None for the system's own number, *Shape:* (B).
+        """
+        self.ids, self.lengths, self.passes = ids, lengths, passes
 
 
 class LongestForcing(Forcing):
@@ -41,9 +42,39 @@ class LongestForcing(Forcing):
     def __init__(self, config):
         self.config = config
 
-    def prescribe(self, lengths, passes):
-        """*Shapes:* (B), (B)."""
+    def prescribe(self, ids, lengths, passes):
+        """Shapes as there."""
         self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
+
+
+class RefinementForcing(Forcing):
+    """Keeps track of the sentences that iterative refinement has not finished.
+
+    Attributes:
+        left: passes that are left to each of them, *Shape:* (B').
+        lengths: their lengths, *Shape:* (B').
+        last: for which of them this is the last pass, *Shape:* (B').
+    """
+
+    def __init__(self, model, generator: IterativeRefinementGenerator):
+        self.model, self.generator = model, generator
+        self.usual = generator.max_iter + 1
+
+    def prescribe(self, ids, lengths, passes):
+        """Shapes as there."""
+        if passes is None and isinstance(self.model, InsertionTransformerModel):
+            # From <s> </s> with one gap, all gaps filled in each pass, and one pass that changes nothing.
+            passes = 1 + (lengths - 1).log2().ceil().long()
+        elif passes is None:
+            passes = torch.full_like(lengths, self.usual)
+        super().prescribe(ids, lengths, passes)
+        self.left = passes
+        # fairseq reads it before it calls the model.
+        self.generator.max_iter = int(passes.max()) - 1
+
+    def finish(self):
+        """A pass is over."""
+        self.left, self.lengths = self.left[~self.last] - 1, self.lengths[~self.last]
 
 
 def force(model, generator) -> Forcing:
@@ -56,9 +87,12 @@ def force(model, generator) -> Forcing:
     if isinstance(generator, NARGenerator):
         _force_lengths_and_iterations(generator, forcing)
     elif isinstance(generator, SequenceGenerator):
-        _force_end(model, generator.eos, forcing)
+        _force_end(generator, forcing)
     elif isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
-        _force_passes(model, generator, forcing)
+        if generator.beam_size > 1:
+            raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
+        forcing = RefinementForcing(model, generator)
+        _force_passes(model, forcing)
         if isinstance(model, InsertionTransformerModel):
             _force_insertions(model, forcing)
         elif isinstance(model, LevenshteinTransformerModel):
@@ -88,35 +122,26 @@ def _force_lengths_and_iterations(generator: NARGenerator, forcing: Forcing):
     generator._changed = lambda tokens, previous: torch.ones_like(tokens[:, 0], dtype=torch.bool)
 
 
-def _force_end(model, eos: int, forcing: Forcing):
-    """Beam search: every hypothesis ends at the prescribed length. The encoder's output carries the lengths along."""
-    encode, decode = model.encoder.forward, model.decoder.forward
+def _force_end(generator: SequenceGenerator, forcing: Forcing):
+    """Beam search: every hypothesis ends at the prescribed length."""
+    search = generator.search.step
 
-    def encoder(*args, **kwargs):
-        encoded = encode(*args, **kwargs)
-        encoded["src_lengths"] = [forcing.lengths[:, None]]
-        return encoded
+    def step(step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
+        # The sentences that are not finished, by their ids.
+        rows = (original_batch_idxs[:, None] == forcing.ids).int().argmax(1)
+        ends = forcing.lengths[rows] == step + 1
+        lprobs[:, :, generator.eos] = torch.where(ends, _SURE, -_SURE).to(lprobs.dtype)[:, None]
+        return search(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
 
-    def decoder(prev_output_tokens, encoder_out=None, **kwargs):
-        logits, extra = decode(prev_output_tokens, encoder_out=encoder_out, **kwargs)
-        ends = encoder_out["src_lengths"][0][:, 0] == prev_output_tokens.shape[1]
-        logits[:, -1, eos] = torch.where(ends, _SURE, -_SURE).to(logits.dtype)
-        return logits, extra
-
-    model.encoder.forward, model.decoder.forward = encoder, decoder
+    generator.search.step = step
 
 
-def _force_passes(model, generator: IterativeRefinementGenerator, forcing: Forcing):
+def _force_passes(model, forcing: RefinementForcing):
     """Iterative refinement stops where a pass changes nothing: so the last pass does, and no earlier one."""
-    decode, usual = model.forward_decoder, generator.max_iter + 1
+    decode = model.forward_decoder
+    one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
 
     def forward_decoder(decoder_out, encoder_out, **kwargs):
-        if decoder_out.step == 0:
-            forcing.left = forcing.passes
-            if forcing.left is None:
-                forcing.left = _natural_passes(model, forcing.lengths, usual)
-            generator.max_iter = int(forcing.left.max()) - 1
-            forcing.rows = torch.arange(len(forcing.lengths), device=forcing.lengths.device)
         forcing.last = forcing.left == 1
         before = decoder_out.output_tokens.clone()  # the decoder may write into it
         if isinstance(model, LevenshteinTransformerModel):
@@ -126,27 +151,20 @@ def _force_passes(model, generator: IterativeRefinementGenerator, forcing: Forci
         before = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=model.pad)
         tokens[forcing.last] = before[forcing.last]
         stuck = ~forcing.last & (tokens == before).all(1)
-        tokens[stuck, 1] = torch.where(before[stuck, 1] == model.unk, model.eos, model.unk)
-        forcing.left, forcing.rows = forcing.left[~forcing.last] - 1, forcing.rows[~forcing.last]
+        tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
+        forcing.finish()
         return decoded
 
     model.forward_decoder = forward_decoder
 
 
-def _natural_passes(model, lengths: Tensor, usual: int) -> Tensor:
-    """As many as fit the length, if all gaps are filled at once, and one that changes nothing; or *usual*."""
-    if not isinstance(model, InsertionTransformerModel):
-        return torch.full_like(lengths, usual)
-    return 1 + (lengths - 1).clamp(min=1).log2().ceil().long()
-
-
-def _force_insertions(model, forcing: Forcing):
+def _force_insertions(model, forcing: RefinementForcing):
     """Insertion Transformer: as many gaps filled in each pass as bring the length about in time."""
     insert = model.decoder.forward_word_ins
 
     def forward_word_ins(normalize, encoder_out, prev_output_tokens):
         scores = insert(normalize=normalize, encoder_out=encoder_out, prev_output_tokens=prev_output_tokens)
-        missing = forcing.lengths[forcing.rows] - prev_output_tokens.ne(model.pad).sum(1)  # (B)
+        missing = forcing.lengths - prev_output_tokens.ne(model.pad).sum(1)  # (B)
         number = (missing / (forcing.left - 1).clamp(min=1)).ceil()
         gap = torch.arange(scores.shape[1], device=scores.device)
         scores[:, :, model.pad] = torch.where(gap < number[:, None], -_SURE, _SURE).to(scores.dtype)
@@ -155,7 +173,7 @@ def _force_insertions(model, forcing: Forcing):
     model.decoder.forward_word_ins = forward_word_ins
 
 
-def _force_edits(model, forcing: Forcing):
+def _force_edits(model, forcing: RefinementForcing):
     """Levenshtein Transformer: all placeholders in the first pass, then one token deleted and inserted anew."""
     delete, placeholders = model.decoder.forward_word_del, model.decoder.forward_mask_ins
 
@@ -168,7 +186,7 @@ def _force_edits(model, forcing: Forcing):
 
     def forward_mask_ins(**kwargs):
         scores, attention = placeholders(**kwargs)
-        number = forcing.lengths[forcing.rows] - kwargs["prev_output_tokens"].ne(model.pad).sum(1)  # (B)
+        number = forcing.lengths - kwargs["prev_output_tokens"].ne(model.pad).sum(1)  # (B)
         decided = torch.full_like(scores, -_SURE)
         decided[:, :, 0] = 0
         decided[:, 0] = -_SURE

@@ -30,14 +30,19 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
         return PROFILES[name]
     if not Path(name).is_file():
         raise ValueError(f"no profile {name!r}: expected {', '.join(PROFILES)} or a YAML file")
-    content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict) or set(content) != {"source", "target"}:
         raise ValueError(f"{name}: expected source and target, got {content!r}")
-    profile = {side: given if isinstance(given, dict) else {given: 1} for side, given in content.items()}
-    for side, lengths in profile.items():
-        for length, weight in lengths.items():
+    profile = {}
+    for side, given in content.items():
+        lengths = list(given.items()) if isinstance(given, dict) else [(given, 1)]
+        for length, weight in lengths:
             if not isinstance(length, int) or length < 3 or not isinstance(weight, (int, float)) or weight < 0:
                 raise ValueError(f"{name}: {side} has length {length!r} with weight {weight!r}, expected at least 3")
+        profile[side] = dict(lengths)
     return profile
 
 

@@ -7,6 +7,7 @@ import copy
 import os
 import shlex
 import tempfile
+from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 
 from mist_fairseq.benchmark.forced import Forcing, force
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
@@ -103,7 +105,8 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
         _check_keys(given, keys, f"{path}: system {given.get('name')!r}")
         entries.append(Entry(**{"name": "", "data": common.get("data", ""), **given, "folder": str(path.parent)}))
     check_names(entries, str(path))
-    return entries, common | {key: str(path.parent / common[key]) for key in ("reference", "source") if key in common}
+    named = {key: str(path.parent / str(common[key])) for key in ("reference", "source") if common.get(key)}
+    return entries, common | named
 
 
 def check_names(entries: list[Entry], where: str):
@@ -135,28 +138,36 @@ class System:
 
     def __init__(self, entry: Entry, device: torch.device, forced: bool = False):
         self.entry, self.device = entry, device
-        overrides = {"data": entry.data_path, **entry.options}
+        # Not the validation of a training that stored its options in the checkpoint.
+        overrides = {"data": entry.data_path, "eval_bleu": False, **entry.options}
         if entry.engine == "fairseq":  # our models know what to make of it
             overrides["precision"] = entry.precision
         if entry.path is None:
             self.cfg = _training_configuration(entry)
+            _check_options(entry, self.cfg)
             overwrite_args_by_name(self.cfg, overrides)
             self.task = tasks.setup_task(self.cfg.task)
             self.model = self.task.build_model(self.cfg.model)
         else:
-            models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task(
-                [os.path.join(entry.folder, entry.path)], overrides
-            )
+            path = os.path.join(entry.folder, entry.path)
+            if entry.options and os.path.isfile(path):
+                _check_options(entry, torch.load(path, map_location="cpu", weights_only=True, mmap=True)["cfg"])
+            models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([path], overrides)
             (self.model,) = models
         self.model.eval()
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.dictionary = self.task.target_dictionary
         self._special = {self.dictionary.pad(), self.dictionary.bos(), self.dictionary.eos()}
+        self._shortest = 3 if isinstance(self.task, TranslationLevenshteinTask) else 2  # a word and the special ones
         self._start()
+        if isinstance(self.generator, HuggingFaceGenerator):
+            self.generator.score = False  # fairseq's beam search has its scores without another pass
         self.forcing = self._force() if forced else None
 
     def _start(self):
         """Make ``generator``, as fairseq-generate does."""
+        if self.entry.precision == "bf16" and "precision" not in self.task.cfg:  # else the model sees to it
+            self.model.to(torch.bfloat16)
         self.model.to(self.device).prepare_for_inference_(self.cfg)
         self.generator = self.task.build_generator([self.model], self.cfg.generation)
 
@@ -173,10 +184,12 @@ class System:
         sample = self.dataset.collater([self.dataset[int(i)] for i in indices])
         lengths = passes = None
         if self.forcing is not None:
-            lengths = sample["target"].ne(self.dictionary.pad()).sum(1)
+            if sample["target"] is None:
+                raise ValueError(f"{self.entry.data_path} has no targets, whose lengths the outputs should have")
+            lengths = sample["target"].ne(self.dictionary.pad()).sum(1).clamp(min=self._shortest)
             if self.entry.passes:
                 passes = torch.tensor([self._draw(int(i)) for i in sample["id"]])
-        sample["forced"] = lengths, passes
+        sample["forced"] = sample["id"], lengths, passes
         return utils.move_to_cuda(sample) if self.device.type == "cuda" else sample
 
     def _draw(self, i: int) -> int:
@@ -188,10 +201,7 @@ class System:
         """What is timed: token ids in, hypotheses out."""
         if self.forcing is not None:
             self.forcing.prescribe(*sample["forced"])
-        # Our own models know their precision.
-        autocast = self.entry.precision == "bf16" and "precision" not in self.task.cfg
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
+        return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
 
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
         """Of what ``decode`` gave: by sentence, tokens without special ones and the passes over the target.
@@ -261,7 +271,7 @@ class CTranslate2System(System):
     def decode(self, sample):
         generation, length = self.cfg.generation, {}
         if self.forcing is not None:  # one length for the batch, the longest
-            longest = int(sample["forced"][0].max())
+            longest = int(sample["forced"][1].max())
             length = {"min_decoding_length": longest, "max_decoding_length": longest}
         return self.generator.translate_batch(
             sample["pieces"],
@@ -278,6 +288,18 @@ class CTranslate2System(System):
     def close(self):
         del self.generator
         self._folder.cleanup()
+
+
+def _check_options(entry: Entry, cfg):
+    """Refuse options that nothing would read."""
+    known = {name for part in ("task", "model", "generation") for name in _names(cfg[part])}
+    for name in entry.options:
+        if name not in known or name == "precision":
+            raise ValueError(f"option {name!r} is none of its task, model or generation")
+
+
+def _names(cfg) -> list[str]:
+    return list(vars(cfg) if isinstance(cfg, Namespace) else cfg or ())
 
 
 def _converter(ctranslate2, dictionary):
@@ -319,6 +341,13 @@ class HuggingFaceSystem(System):
             forced_eos_token_id=None,
             **special,
         )
+        tables = (
+            self.model.encoder.embed_tokens,
+            self.model.decoder.embed_tokens,
+            self.model.decoder.output_projection,
+        )
+        if args.no_scale_embedding or not all(torch.equal(table.weight, tables[0].weight) for table in tables):
+            raise ValueError("Hugging Face's Marian has one matrix for all embeddings, scaled: --share-all-embeddings")
         model = transformers.MarianMTModel(config)
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         state["lm_head.weight"] = state.pop("model.decoder.output_projection.weight")
@@ -328,14 +357,14 @@ class HuggingFaceSystem(System):
         wrong = [name for name in [*missing, *unexpected] if not name.endswith(("final_logits_bias", "version"))]
         if wrong:
             raise ValueError(f"Hugging Face's Marian has other weights than this model: {', '.join(wrong[:5])}")
-        self.model = model.eval().to(self.device)
+        precision = torch.bfloat16 if self.entry.precision == "bf16" else torch.float32
+        self.model = model.eval().to(self.device, precision)
         self.generator = HuggingFaceGenerator(
             self.model,
             pad=dictionary.pad(),
             eos=dictionary.eos(),
             start=dictionary.eos(),
             options=generation,
-            score=False,
         )
 
 

@@ -6,6 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import SequenceMatcher
@@ -45,6 +46,7 @@ class Benchmark:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.systems: dict[str, System] = {}
         self.errors: dict[str, str] = {}
+        self.parameters: dict[str, int] = {}
         for entry in tqdm(entries, desc="loading", disable=None):
             self._guard(entry.name, self._load, entry)
 
@@ -54,6 +56,7 @@ class Benchmark:
         for first in list(self.systems.values())[:1]:
             _check_same_sentences(first, system)
         self.systems[entry.name] = system
+        self.parameters[entry.name] = system.parameters
 
     def _guard(self, name: str, work: Callable, *arguments):
         """The result of *work*; if it fails, the system is out."""
@@ -93,7 +96,8 @@ class Benchmark:
         parts = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
         times: dict[str, list[float]] = {name: [] for name in self.systems}
         outputs: dict[str, dict[int, tuple[list[int], int]]] = {name: {} for name in self.systems}
-        warm = [parts[i % len(parts)] for i in range(warm_up)]
+        # From the longest on, so that no batch is the first of its size.
+        warm = [parts[i] for i in np.linspace(len(parts) - 1, 0, warm_up).astype(int)]
 
         def once(system: System, part: np.ndarray, counts: bool):
             sample = system.batch(part)
@@ -128,22 +132,22 @@ class Benchmark:
 
     def parts(self, chosen: np.ndarray, batch_size: int) -> dict[str, dict[str, float]]:
         """Where the time of our own systems goes: milliseconds a sentence by part of the computation."""
-        found = {}
-        for name, system in self.systems.items():
-            if not isinstance(system.generator, NARGenerator):
-                continue
-            batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+        batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+
+        def measure(system: System) -> dict[str, float]:
             spent = dict.fromkeys([*PARTS.values(), "overhead"], 0.0)
             with _clocked(system.model.encoder, spent):
-                for number, part in enumerate([batches[0], *batches]):
+                for number, part in enumerate([batches[-1], *batches]):
                     if number == 1:  # the first warms up
                         spent.update(dict.fromkeys(spent, 0.0))
-                    sample = system.batch(part)
-                    total, _ = _clock(system.decode, sample)
+                    total, _ = _clock(system.decode, system.batch(part))
                     spent["overhead"] += total
             spent["overhead"] -= sum(spent[part] for part in PARTS.values())
-            found[name] = {part: milliseconds / len(chosen) for part, milliseconds in spent.items()}
-        return found
+            return {part: milliseconds / len(chosen) for part, milliseconds in spent.items()}
+
+        ours = [name for name, system in self.systems.items() if isinstance(system.generator, NARGenerator)]
+        found = {name: self._guard(name, measure, self.systems[name]) for name in ours}
+        return {name: spent for name, spent in found.items() if spent}
 
     def scores(
         self,
@@ -178,10 +182,9 @@ class Benchmark:
         batch = chosen[-batch_size:].tolist()
         found = {}
         for entry in tqdm([e for e in self.entries if e.name in self.systems], desc="memory", disable=None):
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(1) as pool:
-                given = entry, self.subset, batch, self.forced, torch.get_num_threads()
-                found[entry.name] = self._guard(entry.name, pool.apply, _peak_memory, given)
+            given = entry, self.subset, batch, self.forced, torch.get_num_threads()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found[entry.name] = self._guard(entry.name, pool.submit(_peak_memory, *given).result)
         return found
 
     def describe(self) -> dict:
@@ -193,8 +196,8 @@ class Benchmark:
             for entry in self.entries
         }
         for key, content in described.items():
-            if key in self.systems:
-                content["parameters"] = self.systems[key].parameters
+            if key in self.parameters:
+                content["parameters"] = self.parameters[key]
             if key in self.errors:
                 content["error"] = self.errors[key]
         return {
@@ -308,7 +311,7 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool, thre
         Path("/proc/self/clear_refs").write_text("5")
     system.decode(system.batch(batch))
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated() if entry.engine != "ctranslate2" else None  # not torch's memory
     return None if before is None else _status("VmHWM") - before
 
 

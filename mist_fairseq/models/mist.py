@@ -150,6 +150,7 @@ class MistModel(BaseFairseqModel):
         Autocast would read and round all of them anew for every batch; the results are the same.
         """
         super().prepare_for_inference_(cfg)
+        self.precision = str(cfg.task.precision)  # the generator's, whatever the checkpoint was trained in
         if self.precision == "bf16":
             self.encoder.keep_in_(torch.bfloat16)
 

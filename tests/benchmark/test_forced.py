@@ -17,7 +17,7 @@ def outputs(system, indices=range(6)):
     """Tokens with all special ones, passes and prescribed lengths, by sentence."""
     sample = system.batch(indices)
     found = system.decode(sample)
-    lengths = sample["forced"][0].tolist()
+    lengths = sample["forced"][1].tolist()
     passes = [system.read(sample, found)[i][1] for i in sample["id"].tolist()]
     return [len(ranked[0]["tokens"]) for ranked in found], passes, lengths
 
@@ -37,7 +37,7 @@ def test_beam_search_ends_where_it_must(data, beam):
 def test_without_force_lengths_are_the_models_own(data):
     system = load(entry(data, TRANSFORMER, options={"beam": 1, "max_len_b": 20}))
     sample = system.batch(range(6))
-    assert sample["forced"] == (None, None)
+    assert sample["forced"][1:] == (None, None)
     lengths = sample["target"].ne(system.dictionary.pad()).sum(1).tolist()
     assert [len(ranked[0]["tokens"]) for ranked in system.decode(sample)] != lengths
 
@@ -87,7 +87,7 @@ def test_our_own(data, options, passes):
         inputs = sample["net_input"]
         hypotheses = system.generator._decode(inputs["src_tokens"], inputs["src_lengths"])
     beam = options.get("length_beam", 1)
-    assert hypotheses.lengths.tolist() == sample["forced"][0].repeat_interleave(beam).tolist()
+    assert hypotheses.lengths.tolist() == sample["forced"][1].repeat_interleave(beam).tolist()
     assert hypotheses.steps.tolist() == [passes] * 6 * beam
 
 

@@ -82,7 +82,7 @@ def test_other_engines_say_what_fairseq_says(data, engine):
     forced = load(entry(data, TRANSFORMER, options=BEAM, engine=engine), forced=True)
     for i in range(6):
         sample = forced.batch([i])
-        assert forced.read(sample, forced.decode(sample))[i][1] == sample["forced"][0].item()
+        assert forced.read(sample, forced.decode(sample))[i][1] == sample["forced"][1].item()
     system.close()
     forced.close()
 
