@@ -10,6 +10,7 @@ SIZES = " ".join(
 )
 LEV = f"--task mist_translation_lev --share-all-embeddings {SIZES} --arch"
 TRANSFORMER = f"--task mist_translation --arch transformer --share-all-embeddings {SIZES}"
+BART = f"--task mist_translation --arch bart_base {SIZES}"
 MIST = (
     "--task mist --arch mist_tiny --encoder-layers 1 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 "
     "--encoder-attention-heads 2"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mist_fairseq.benchmark.forced import force
-from tests.benchmark.helpers import LEV, MIST, TRANSFORMER, entry, load
+from tests.benchmark.helpers import BART, LEV, MIST, TRANSFORMER, entry, load
 
 TEN = {"iter_decode_max_iter": 9}
 ITERATIVE = {
@@ -60,6 +60,27 @@ def test_refinement_takes_the_passes_that_are_prescribed(data, name):
     assert outputs(system, range(12))[1] == passes, "the passes of a sentence are always the same"
     alone = [outputs(system, [i])[1][0] for i in range(4)]
     assert alone == [system._draw(i) for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["inat", "levt", "insertion"])
+def test_sentences_one_at_a_time_take_their_own_passes(data, name):
+    arguments = f"{LEV} insertion_transformer" if name == "insertion" else ITERATIVE[name][0]
+    system = load(entry(data, arguments, options=TEN), forced=True)
+    for passes in (6, 9, 6):
+        sample = system.batch([0])
+        sample["forced"] = *sample["forced"][:2], torch.tensor([passes])
+        assert system.read(sample, system.decode(sample))[0][1] == passes
+
+
+def test_length_beams_of_fairseq_are_refused(data):
+    with pytest.raises(ValueError, match="iter-decode-with-beam"):
+        load(entry(data, ITERATIVE["cmlm"][0], options={**TEN, "iter_decode_with_beam": 3}), forced=True)
+
+
+def test_bart_in_batches(data):
+    """fairseq's BART keeps one encoded source for all its hypotheses."""
+    found, passes, lengths = outputs(load(entry(data, BART, options={"beam": 3}), forced=True))
+    assert found == passes == lengths and len(set(lengths)) > 1
 
 
 def test_insertions_as_many_as_the_length_needs(data):

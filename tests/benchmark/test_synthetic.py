@@ -31,6 +31,8 @@ def test_profile_from_a_file(tmp_path):
     "content, message",
     [
         ("source: 20", "expected source and target"),
+        ("source: {", "is not YAML"),
+        ("source: [20]\ntarget: 9", r"source has length \[20\]"),
         ("source: 2\ntarget: 9", "source has length 2"),
         ("source: 20\ntarget: {9: -1}", "target has length 9 with weight -1"),
         ("source: 20\ntarget: nine", "target has length 'nine'"),

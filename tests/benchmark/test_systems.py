@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mist_fairseq.benchmark.systems import Entry, read_entries
 from tests.benchmark.helpers import MIST, TRANSFORMER, entry, load
@@ -96,12 +97,36 @@ def test_converted_folder_is_removed(data):
     assert not folder.exists()
 
 
-def test_precision_of_fairseqs_models_is_autocast(data):
-    system = load(entry(data, TRANSFORMER, precision="bf16", options=BEAM))
-    seen = []
-    system.model.decoder.layers[0].fc1.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    answers(system)
-    assert set(seen) == {torch.bfloat16}
+@pytest.mark.parametrize("engine", ["fairseq", "huggingface"])
+def test_bf16_of_baselines(data, engine):
+    system = load(entry(data, TRANSFORMER, precision="bf16", options=BEAM, engine=engine))
+    assert {parameter.dtype for parameter in system.model.parameters()} == {torch.bfloat16}
+    assert len(answers(system)) == 6
+
+
+def test_a_model_that_hugging_face_would_change(data):
+    with pytest.raises(ValueError, match="one matrix for all embeddings"):
+        load(entry(data, TRANSFORMER.replace("--share-all-embeddings", ""), engine="huggingface"))
+
+
+@pytest.mark.parametrize("option", ["beams", "decoding_iteration", "precision"])
+def test_options_that_nothing_reads(data, option):
+    with pytest.raises(ValueError, match=f"option '{option}' is none of its task, model or generation"):
+        load(entry(data, MIST, options={option: 3}))
+
+
+def test_options_of_a_checkpoint(data, tmp_path):
+    path = tmp_path / "transformer.pt"
+    trained = load(entry(data, TRANSFORMER))
+    cfg = OmegaConf.to_container(trained.cfg, resolve=True, enum_to_str=True)
+    state = {"args": None, "cfg": cfg, "model": trained.model.state_dict(), "task_state": trained.task.state_dict()}
+    torch.save(state, path)
+    given = {"path": "transformer.pt", "data": data, "folder": str(tmp_path)}
+    again = load(Entry("again", options={"beam": 2, "dropout": 0.2}, **given))
+    assert again.generator.beam_size == 2 and again.parameters == trained.parameters
+    for option in ("beams", "drop"):
+        with pytest.raises(ValueError, match=f"option '{option}'"):
+            load(Entry("wrong", options={option: 2}, **given))
 
 
 def test_our_model_keeps_its_weights_in_bf16_and_says_the_same(data):

@@ -54,6 +54,13 @@ def test_layout_of_the_paper(result):
     assert "abacus, 2 threads" in lines[-1] and "as long as the systems make them" in lines[-1]
 
 
+def test_a_system_that_failed_later_keeps_its_row(result):
+    result["described"]["LevT"]["error"] = "RuntimeError: out of memory"
+    lines = markdown(result).splitlines()
+    assert "| Semi-NAR | LevT | 20.00 |  | 3.2 | 2.00× (1.80 - 2.20) |  |" in lines
+    assert "- LevT: RuntimeError: out of memory" in lines
+
+
 def test_every_row_of_a_table_has_all_its_cells(result):
     table = None
     for line in markdown(result).splitlines():

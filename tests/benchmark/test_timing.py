@@ -5,6 +5,7 @@ import pytest
 
 from mist_fairseq.benchmark import timing
 from mist_fairseq.benchmark.synthetic import write_data
+from mist_fairseq.benchmark.tables import markdown
 from mist_fairseq.benchmark.timing import Benchmark
 from tests.benchmark.conftest import SENTENCES
 from tests.benchmark.helpers import MIST, entry
@@ -94,6 +95,17 @@ def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
     assert errors["fails later"] == "ZeroDivisionError: division by zero"
     assert errors["leaves sentences out"] == "1 outputs for 2 sentences"
     assert set(errors) == {one.name for one in systems} - {"a"}
+
+
+def test_a_system_that_fails_late_is_still_described(data, monkeypatch):
+    benchmark = Benchmark([entry(data, MIST, "a"), entry(data, MIST, "b")])
+    runs = [benchmark.time(benchmark.choose(2), 1)]
+    monkeypatch.setattr(benchmark.systems["b"], "decode", lambda sample: 1 / 0)
+    runs.append(benchmark.time(benchmark.choose(2), 2))
+    assert list(benchmark.parts(benchmark.choose(2), 1)) == ["a"]
+    result = benchmark.describe() | {"runs": runs}
+    assert result["described"]["b"]["parameters"] == result["described"]["a"]["parameters"]
+    assert "- b: ZeroDivisionError: division by zero" in markdown(result)
 
 
 def test_without_any_system(data):

@@ -2,9 +2,11 @@ import copy
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mist_fairseq.data.dictionary import WordPieceDictionary
+from mist_fairseq.generator import NARGenerator
 from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
 from mist_fairseq.models.mist import MistModel, PositionLimits
@@ -171,3 +173,18 @@ def test_limits_beyond_the_positions_are_refused(dictionary):
     with pytest.raises(ValueError, match="32 --length-classes"):
         tiny_model(dictionary, source=20, target=32).check_limits()
     tiny_model(dictionary, source=44, target=20).check_limits()
+
+
+@pytest.mark.parametrize("trained", ["fp32", "bf16"])
+@pytest.mark.parametrize("asked", ["fp32", "bf16"])
+def test_inference_is_in_the_precision_of_the_command_line(dictionary, trained, asked):
+    model = tiny_model(dictionary, precision=trained)
+    cfg = OmegaConf.create({"task": {"precision": asked}, "generation": {}})
+    model.prepare_for_inference_(cfg)
+    expected = torch.bfloat16 if asked == "bf16" else torch.float32
+    assert model.encoder.layers[0].qkv.weight.dtype == model.encoder.length_head.weight.dtype == expected
+    assert model.encoder.word_embeddings.weight.dtype == torch.float32
+    inputs = batch(SOURCES, TARGETS, dictionary)
+    hypotheses = NARGenerator([model], dictionary, precision=asked).generate([model], inputs)
+    plain = NARGenerator([tiny_model(dictionary)], dictionary, precision=asked).generate(None, inputs)
+    assert [one[0]["tokens"].tolist() for one in hypotheses] == [one[0]["tokens"].tolist() for one in plain]

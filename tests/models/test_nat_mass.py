@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from fairseq import tasks
@@ -233,3 +235,19 @@ def test_other_weights_or_another_vocabulary_are_refused(tmp_path, dictionary):
         build(dictionary, folder, encoder_layers=1, decoder_layers=1, encoder_embed_dim=64)
     with pytest.raises(ValueError, match="another vocabulary"):
         NatMassModel.pretrained_sizes(str(folder), WordPieceDictionary([*tiny_vocab(), "another"]))
+
+
+def test_weights_kept_in_bf16_give_what_autocast_gives(dictionary):
+    model = build(dictionary).eval()
+    kept = copy.deepcopy(model)
+    kept.encoder.keep_in_(torch.bfloat16)
+    assert kept.encoder.decoder.layers[0].cross_attention.query.weight.dtype == torch.bfloat16
+    inputs = batch([9, 4], [5, 7], dictionary)["net_input"]
+    found = []
+    for one in (model, kept):
+        with torch.no_grad(), one.autocast("bf16"):
+            source = one.encoder.encode_source(inputs["src_tokens"], inputs["src_lengths"], inputs["src_index"])
+            target = inputs["target_tokens"], inputs["target_lengths"], inputs["target_index"]
+            hidden = one.encoder.decode_target(*target, source)
+            found.append((source.hidden, one.encoder.length_logits(source), one.encoder.token_logits(hidden)))
+    assert all(torch.equal(*pair) for pair in zip(*found))
