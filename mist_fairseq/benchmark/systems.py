@@ -323,9 +323,9 @@ class HuggingFaceSystem(System):
         args, generation, dictionary = self.cfg.model, self.cfg.generation, self.dictionary
         pieces = {"pad": dictionary.pad(), "bos": dictionary.bos(), "eos": dictionary.eos()}
         special = {f"{name}_token_id": i for name, i in [*pieces.items(), ("decoder_start", dictionary.eos())]}
-        positions = {side: getattr(self.model, side).embed_positions for side in ("encoder", "decoder")}
-        # fairseq's positions begin behind that of padding.
-        positions = {side: table.weights[dictionary.pad() + 1 :] for side, table in positions.items()}
+        # Sinusoids, of which each side has as many as it needs; they begin behind that of padding.
+        both = [getattr(self.model, side).embed_positions.weights for side in ("encoder", "decoder")]
+        positions = max(both, key=len)[dictionary.pad() + 1 :]
         config = transformers.MarianConfig(
             vocab_size=len(dictionary),
             d_model=args.encoder_embed_dim,
@@ -335,7 +335,7 @@ class HuggingFaceSystem(System):
             decoder_ffn_dim=args.decoder_ffn_embed_dim,
             encoder_attention_heads=args.encoder_attention_heads,
             decoder_attention_heads=args.decoder_attention_heads,
-            max_position_embeddings=len(positions["encoder"]),
+            max_position_embeddings=len(positions),
             activation_function=args.activation_fn,
             scale_embedding=True,
             forced_eos_token_id=None,
@@ -352,7 +352,7 @@ class HuggingFaceSystem(System):
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         state["lm_head.weight"] = state.pop("model.decoder.output_projection.weight")
         state["model.shared.weight"] = state["model.encoder.embed_tokens.weight"]
-        state |= {f"model.{side}.embed_positions.weight": table for side, table in positions.items()}
+        state |= {f"model.{side}.embed_positions.weight": positions for side in ("encoder", "decoder")}
         missing, unexpected = model.load_state_dict(state, strict=False)
         wrong = [name for name in [*missing, *unexpected] if not name.endswith(("final_logits_bias", "version"))]
         if wrong:

@@ -71,6 +71,12 @@ def answers(system, indices=range(6)):
     return [found[i][0] for i in indices]
 
 
+def test_positions_of_source_and_target_may_differ(data):
+    arguments = f"{TRANSFORMER} --max-source-positions 40"
+    expected = answers(load(entry(data, arguments, options=BEAM)))
+    assert answers(load(entry(data, arguments, options=BEAM, engine="huggingface"))) == expected
+
+
 @pytest.mark.parametrize("engine", ["ctranslate2", "huggingface"])
 def test_other_engines_say_what_fairseq_says(data, engine):
     if engine == "ctranslate2":
