@@ -151,7 +151,8 @@ class System:
         else:
             path = os.path.join(entry.folder, entry.path)
             if entry.options and os.path.isfile(path):
-                _check_options(entry, torch.load(path, map_location="cpu", weights_only=True, mmap=True)["cfg"])
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                _check_options(entry, state.get("cfg") or state["args"])
             models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([path], overrides)
             (self.model,) = models
         self.model.eval()
@@ -292,14 +293,12 @@ class CTranslate2System(System):
 
 def _check_options(entry: Entry, cfg):
     """Refuse options that nothing would read."""
-    known = {name for part in ("task", "model", "generation") for name in _names(cfg[part])}
+    # Checkpoints of old have all options in one.
+    parts = [cfg] if isinstance(cfg, Namespace) else [cfg[part] for part in ("task", "model", "generation")]
+    known = {name for part in parts for name in (vars(part) if isinstance(part, Namespace) else part or ())}
     for name in entry.options:
         if name not in known or name == "precision":
             raise ValueError(f"option {name!r} is none of its task, model or generation")
-
-
-def _names(cfg) -> list[str]:
-    return list(vars(cfg) if isinstance(cfg, Namespace) else cfg or ())
 
 
 def _converter(ctranslate2, dictionary):

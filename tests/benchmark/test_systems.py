@@ -126,7 +126,8 @@ def test_options_of_a_checkpoint(data, tmp_path):
     trained = load(entry(data, TRANSFORMER))
     cfg = OmegaConf.to_container(trained.cfg, resolve=True, enum_to_str=True)
     state = {"args": None, "cfg": cfg, "model": trained.model.state_dict(), "task_state": trained.task.state_dict()}
-    torch.save(state, path)
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    torch.save(state | {"optimizer_history": [history], "extra_state": {}, "last_optimizer_state": None}, path)
     given = {"path": "transformer.pt", "data": data, "folder": str(tmp_path)}
     again = load(Entry("again", options={"beam": 2, "dropout": 0.2}, **given))
     assert again.generator.beam_size == 2 and again.parameters == trained.parameters
