@@ -55,16 +55,17 @@ def _summary(result: dict) -> str:
             continue
         passes = next(one["passes_per_sentence"] for one in found if one)
         cells.append("N" if group == "AR" else f"{passes:.1f}".removesuffix(".0"))
-        lines.append([group, name, *cells, *map(_speed, found)])
+        lines.append([group, name, *cells, *map(_speed, found, runs)])
     failures = [f"- {name}: {content['error']}" for name, content in result["described"].items() if "error" in content]
     return "\n\n".join([markdown_table(heads, lines), *(["Failed:\n\n" + "\n".join(failures)] if failures else [])])
 
 
-def _speed(found: dict | None) -> str:
+def _speed(found: dict | None, run: dict) -> str:
     if not found or "speed_up" not in found:
         return ""
     low, high = found["speed_up_interval"]
-    return f"{found['speed_up']:.2f}× ({low:.2f} - {high:.2f})"
+    one_batch = run["sentences"] <= run["batch_size"]  # whose interval has no width
+    return f"{found['speed_up']:.2f}×" + ("" if one_batch else f" ({low:.2f} - {high:.2f})")
 
 
 def _details(result: dict, run: dict) -> str:

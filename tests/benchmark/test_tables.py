@@ -61,6 +61,11 @@ def test_a_system_that_failed_later_keeps_its_row(result):
     assert "- LevT: RuntimeError: out of memory" in lines
 
 
+def test_one_batch_has_no_interval(result):
+    result["runs"][1]["sentences"] = 16
+    assert "| AR | Transformer | 30.12 | 25.00 | N | 1.00× (0.90 - 1.10) | 1.00× |" in markdown(result)
+
+
 def test_every_row_of_a_table_has_all_its_cells(result):
     table = None
     for line in markdown(result).splitlines():
