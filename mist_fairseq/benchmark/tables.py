@@ -113,18 +113,20 @@ def plot(result: dict, metric: str, path: Path):
     }
     if not points:
         raise ValueError(f"no scores of {metric}: there is nothing to plot")
-    figure = new_figure(9, 6)
+    figure = new_figure(11, 6)
     axes = figure.add_subplot()
-    for group, marker in zip(GROUPS, "os^"):
-        chosen = [(x, y) for x, y, of in points.values() if of == group]
-        if chosen:
-            axes.scatter(*zip(*chosen), marker=marker, s=50, label=group)
-    for name, (x, y, _) in points.items():
-        axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    style = dict(zip(GROUPS, (("o", "tab:blue"), ("s", "tab:orange"), ("^", "tab:green"))))
+    for number, (name, (x, y, group)) in enumerate(points.items(), 1):
+        marker, colour = style[group]
+        axes.scatter(x, y, marker=marker, color=colour, s=40, label=f"{number}  {name} ({group})")
+        axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
+    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_formatter("{x:g}")
     axes.set_xlabel(f"milliseconds a sentence, batches of {run['batch_size']}")
     axes.set_ylabel(_METRICS.get(metric, metric))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    axes.grid(color="0.9", which="both")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix[1:])
