@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.generator import _REFUSED
-from mist_fairseq.models.encoder import relative_position_bucket, row_chunks, unpack
+from mist_fairseq.models.encoder import initialise_as_bert, relative_position_bucket, row_chunks, unpack
 from mist_fairseq.models.nat_mass import Attention, CrossAttention, EncoderDecoderConfig, FeedForward, SelfAttention
 from mist_fairseq.models.pretrained import check_dictionary, read_weights
 
@@ -179,15 +179,7 @@ class BangNarModel(BaseFairseqModel):
         self.encoder = Stack(config, self.limit + 1, cfg.encoder_layers, EncoderLayer)
         self.decoder = Stack(config, self.limit + 2, cfg.decoder_layers, DecoderLayer)
         self.register_buffer("never_predicted", torch.tensor(dictionary.never_predicted()), persistent=False)
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module: nn.Module):
-        """As BERT."""
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+        self.apply(initialise_as_bert)
 
     @classmethod
     def add_args(cls, parser):

@@ -185,6 +185,27 @@ class Layer(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
+class LengthHead(nn.Linear):
+    """Target length, the final [SEP] counted, from the mean over the encoded source; a layer without bias."""
+
+    def __init__(self, hidden_size: int, classes: int):
+        super().__init__(hidden_size, classes, bias=False)
+
+    def forward(self, source: SourceState) -> Tensor:
+        """Scores of each length. -> (B, classes)."""
+        real = padding_mask(source.lengths, source.hidden.shape[1])[:, :, None]
+        mean = source.hidden.masked_fill(~real, 0.0).sum(1) / source.lengths[:, None]
+        return super().forward(mean).float()
+
+
+def initialise_as_bert(module: nn.Module):
+    """For ``apply``: normal weights, biases zero (Devlin et al. 2018)."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 class MaskedLMHead(nn.Module):
     """BERT's masked-LM head; ``weight`` is None while the decoder is tied to the word embeddings."""
 
@@ -215,18 +236,11 @@ class Encoder(nn.Module):
             nn.Linear(config.rel_pos_bins, config.heads, bias=False) if config.rel_pos_bins > 0 else None
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.length_head = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
-        self.apply(self._initialise)
+        self.apply(initialise_as_bert)
         if self.head.weight is not None:
             self.head.weight.data.copy_(self.word_embeddings.weight.data)
-
-    @staticmethod
-    def _initialise(module: nn.Module):
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """Run the source rows, which see only the source.
@@ -280,9 +294,7 @@ class Encoder(nn.Module):
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
-        real = padding_mask(source.lengths, source.hidden.shape[1])[:, :, None]
-        mean = source.hidden.masked_fill(~real, 0.0).sum(1) / source.lengths[:, None]
-        return self.length_head(mean).float()
+        return self.length_head(source)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Masked-LM scores. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""

@@ -20,7 +20,15 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.models.encoder import SourceState, keep_linear_in_, pack, padding_mask, unpack
+from mist_fairseq.models.encoder import (
+    LengthHead,
+    SourceState,
+    initialise_as_bert,
+    keep_linear_in_,
+    pack,
+    padding_mask,
+    unpack,
+)
 from mist_fairseq.models.mass import MASS_POSITIONS, PRETRAINED_HELP, check_mass_dictionary, read_mass
 from mist_fairseq.models.mist import PRECISIONS, MistModel
 
@@ -171,16 +179,9 @@ class EncoderDecoder(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.encoder = Stack(config, config.encoder_layers, decoder=False)
         self.decoder = Stack(config, config.decoder_layers, decoder=True)
-        self.length_head = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.output_weight = None  # of its own only where the embeddings' precision is not that of matrix products
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module: nn.Module):
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+        self.apply(initialise_as_bert)
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """Run the encoder; the state's keys and values are those of each decoder layer's cross-attention.
@@ -226,9 +227,7 @@ class EncoderDecoder(nn.Module):
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
-        real = padding_mask(source.lengths, source.hidden.shape[1])[:, :, None]
-        mean = source.hidden.masked_fill(~real, 0.0).sum(1) / source.lengths[:, None]
-        return self.length_head(mean).float()
+        return self.length_head(source)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the tokens. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
