@@ -12,7 +12,7 @@ DECODINGS = ["single-pass", "mist", "mask-predict"]
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
 # name -> (its default, what to do instead).
-_REFUSED = {
+AUTOREGRESSIVE_OPTIONS = {
     "sampling": (False, "the output is the argmax of one parallel pass"),
     "constraints": (None, "tokens are predicted independently"),
     "prefix_size": (0, "tokens are predicted independently"),
@@ -38,6 +38,20 @@ _REFUSED = {
     "iter_decode_force_max_iter": (False, "a MIST fixed point cannot change any more"),
     "retain_dropout": (False, "decoding is deterministic"),
 }
+
+
+def refuse_options(options, refused: dict[str, tuple[object, str]], user: str):
+    """Raise ValueError if an option of fairseq has another value than its default.
+
+    Args:
+        options: fairseq's generation options, or None.
+        refused: name -> (its default, what to do instead).
+        user: what the option does not work with, for the message.
+    """
+    for name, (default, instead) in refused.items():
+        value = getattr(options, name, default)
+        if value is not None and value != default:
+            raise ValueError(f"--{name.replace('_', '-')} does not work with {user}: {instead}")
 
 
 @dataclass
@@ -121,10 +135,7 @@ class NARGenerator:
             raise ValueError(
                 f"got {len(models)} models: ensembles are not supported; average the checkpoints into one instead"
             )
-        for name, (default, instead) in _REFUSED.items():
-            value = getattr(options, name, default)
-            if value is not None and value != default:
-                raise ValueError(f"--{name.replace('_', '-')} does not work with a non-autoregressive model: {instead}")
+        refuse_options(options, AUTOREGRESSIVE_OPTIONS, "a non-autoregressive model")
         if decoding not in DECODINGS:
             raise ValueError(f"--decoding is {decoding!r}, expected one of {', '.join(DECODINGS)}")
         if iterations < 1 or length_beam < 1:

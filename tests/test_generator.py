@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.generator import _REFUSED, NARGenerator, least_confident
+from mist_fairseq.generator import AUTOREGRESSIVE_OPTIONS, NARGenerator, least_confident
 from mist_fairseq.mixing import mix_source
 from tests.helpers import batch, decode, encode, sources, tiny_model
 
@@ -264,9 +264,9 @@ def test_training_mode_and_dropout_are_off(dictionary):
     assert all(torch.equal(a[0]["positional_scores"], b[0]["positional_scores"]) for a, b in zip(first, second))
 
 
-@pytest.mark.parametrize("name", sorted(_REFUSED))
+@pytest.mark.parametrize("name", sorted(AUTOREGRESSIVE_OPTIONS))
 def test_options_of_autoregressive_decoding_are_refused_by_name(dictionary, name):
-    default, _ = _REFUSED[name]
+    default, _ = AUTOREGRESSIVE_OPTIONS[name]
     values = {bool: True, int: 7, float: 7.5, type(None): "hard"}
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} does not work"):
         generator(tiny_model(dictionary), options=Namespace(**{name: values[type(default)]}))

@@ -75,8 +75,7 @@ class Benchmark:
             raise ValueError(f"no system could be loaded: {self.errors}")
         dataset = next(iter(self.systems.values())).dataset
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(sentences, len(dataset))).astype(int))
-        sizes = np.array([dataset.size(int(i))[0] for i in chosen])
-        return chosen[np.argsort(sizes, kind="stable")]
+        return _by_length(dataset, chosen)
 
     def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
         """Milliseconds of every system on the same batches, all systems in turn at each.
@@ -93,7 +92,7 @@ class Benchmark:
             passes a sentence, how many sentences took how many passes, how many times as fast as the first it is, with
             a 95 % bootstrap interval over batches.
         """
-        parts = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+        parts = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}
         outputs: dict[str, dict[int, tuple[list[int], int]]] = {name: {} for name in self.systems}
         # From the longest on, so that no batch is the first of its size.
@@ -105,7 +104,7 @@ class Benchmark:
             found = system.read(sample, hypotheses)
             time.sleep(system.settle)
             if counts:
-                times[system.entry.name].append(elapsed / len(part))
+                times[system.entry.name].append(elapsed)
                 outputs[system.entry.name] |= found
 
         for number, part in enumerate(tqdm([*warm, *parts], desc=f"batches of {batch_size}", disable=None)):
@@ -115,13 +114,13 @@ class Benchmark:
                 self._guard(name, once, self.systems[name], part, number >= warm_up)
         weights = np.array([len(part) for part in parts])
         first = self.entries[0].name
-        base = np.array(times[first]) * weights if first in self.systems else None
+        base = np.array(times[first]) if first in self.systems else None
         return {
             "batch_size": batch_size,
             "sentences": len(chosen),
             "systems": {
                 name: {
-                    **_summary(np.array(times[name]) * weights, weights, base),
+                    **_summary(np.array(times[name]), weights, base),
                     "tokens_per_sentence": float(np.mean([len(tokens) for tokens, _ in outputs[name].values()])),
                     "passes_per_sentence": float(np.mean([passes for _, passes in outputs[name].values()])),
                     "passes": dict(sorted(Counter(passes for _, passes in outputs[name].values()).items())),
@@ -132,7 +131,7 @@ class Benchmark:
 
     def parts(self, chosen: np.ndarray, batch_size: int) -> dict[str, dict[str, float]]:
         """Where the time of our own systems goes: milliseconds a sentence by part of the computation."""
-        batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+        batches = _batches(chosen, batch_size)
 
         def measure(system: System) -> dict[str, float]:
             spent = dict.fromkeys([*PARTS.values(), "overhead"], 0.0)
@@ -164,9 +163,9 @@ class Benchmark:
             dataset, found = system.dataset, {}
             if len(dataset) != len(reference):
                 raise ValueError(f"{len(dataset):,} sentences in {system.entry.data} but {len(reference):,} references")
-            order = np.argsort([dataset.size(i)[0] for i in range(len(dataset))], kind="stable")
-            for at in tqdm(range(0, len(order), batch_size), desc=system.entry.name, disable=None):
-                sample = system.batch(order[at : at + batch_size])
+            batches = _batches(_by_length(dataset, np.arange(len(dataset))), batch_size)
+            for part in tqdm(batches, desc=system.entry.name, disable=None):
+                sample = system.batch(part)
                 found |= system.read(sample, system.decode(sample))
             return [system.text(found[i][0]) for i in range(len(dataset))]
 
@@ -207,6 +206,15 @@ class Benchmark:
             "forced_lengths": self.forced,
             "described": described,
         }
+
+
+def _by_length(dataset, indices: np.ndarray) -> np.ndarray:
+    """Sentences in the order of their sources' lengths."""
+    return indices[np.argsort([dataset.size(int(i))[0] for i in indices], kind="stable")]
+
+
+def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    return [indices[at : at + size] for at in range(0, len(indices), size)]
 
 
 def _check_same_sentences(first: System, system: System):

@@ -1,13 +1,42 @@
 """Source-target pairs as the model reads them."""
 
+import os
+
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data import FairseqDataset, data_utils
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.models.encoder import real_positions
 from mist_fairseq.models.mist import PositionLimits
+
+
+def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):
+    """Binarized source and target of one split; the target is None where there is none.
+
+    Args:
+        cfg: of a task, with its data folders, languages and name of the training split.
+        dictionary: of both.
+        split: for instance ``train``, which alone comes in shards.
+        epoch, combine: as of a task's ``load_dataset``.
+
+    Raises:
+        FileNotFoundError: the split is not there.
+    """
+    folders = utils.split_paths(cfg.data)
+    if split != cfg.train_subset:
+        folders = folders[:1]
+    folder = folders[(epoch - 1) % len(folders)]
+    prefix = os.path.join(folder, f"{split}.{cfg.source_lang}-{cfg.target_lang}.")
+    source, target = (
+        data_utils.load_indexed_dataset(prefix + lang, dictionary, cfg.dataset_impl, combine=combine)
+        for lang in (cfg.source_lang, cfg.target_lang)
+    )
+    if source is None:
+        raise FileNotFoundError(f"no data at {prefix}{cfg.source_lang}: run fairseq-preprocess with --{split}pref")
+    return source, target
 
 
 class AllBatches:

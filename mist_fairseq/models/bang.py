@@ -27,7 +27,7 @@ from fairseq.models import BaseFairseqModel, register_model, register_model_arch
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.generator import _REFUSED
+from mist_fairseq.generator import AUTOREGRESSIVE_OPTIONS, refuse_options
 from mist_fairseq.models.encoder import initialise_as_bert, relative_position_bucket, row_chunks, unpack
 from mist_fairseq.models.nat_mass import Attention, CrossAttention, EncoderDecoderConfig, FeedForward, SelfAttention
 from mist_fairseq.models.pretrained import check_dictionary, read_weights
@@ -309,10 +309,8 @@ class BangGenerator:
     """
 
     def __init__(self, model: BangNarModel, dictionary: TokenizerDictionary, options=None):
-        for name, (default, _) in _REFUSED.items():
-            value = getattr(options, name, default)
-            if value is not None and value != default:
-                raise ValueError(f"--{name.replace('_', '-')} does not work with BANG's single parallel pass: leave it")
+        refused = {name: (default, "leave it") for name, (default, _) in AUTOREGRESSIVE_OPTIONS.items()}
+        refuse_options(options, refused, "BANG's single parallel pass")
         nbest = getattr(options, "nbest", 1)
         if nbest != 1:
             raise ValueError(f"--nbest is {nbest}, but BANG's single parallel pass gives one output")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mist_fairseq.generator import refuse_options
+
 # fairseq's generation options that Hugging Face's beam search does not have: name -> default.
 _REFUSED = {
     "sampling": False,
@@ -69,10 +71,8 @@ class HuggingFaceGenerator:
         options=None,
         score: bool = True,
     ):
-        for name, default in _REFUSED.items():
-            value = getattr(options, name, default)
-            if value is not None and value != default:
-                raise ValueError(f"--{name.replace('_', '-')} does not work with Hugging Face's beam search: leave it")
+        refused = {name: (default, "leave it") for name, default in _REFUSED.items()}
+        refuse_options(options, refused, "Hugging Face's beam search")
         beam, nbest = getattr(options, "beam", 5), getattr(options, "nbest", 1)
         if not 1 <= nbest <= beam:
             raise ValueError(f"expected 1 <= --nbest <= --beam, got {nbest} and {beam}")

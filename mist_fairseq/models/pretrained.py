@@ -110,7 +110,7 @@ def load_pretrained(encoder: nn.Module, folder: str):
         ValueError: it cannot be read, lacks a key, or a shape does not fit (names the key and both shapes).
     """
     source = f"--pretrained {folder}"
-    state, _ = convert_state(_read_folder(Path(folder)), len(encoder.layers), source)
+    state, _ = convert_state(read_weights(find_weights(folder)), len(encoder.layers), source)
     own = encoder.state_dict().keys()
     if encoder.head.weight is not None and "head.weight" not in state and "word_embeddings.weight" in state:
         state["head.weight"] = state["word_embeddings.weight"]
@@ -162,12 +162,13 @@ def _bert_name(name: str) -> str:
     return prefix + (known.get(name) or f"{known[module]}.{kind}")
 
 
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    safe, plain = folder / "model.safetensors", folder / "pytorch_model.bin"
+def find_weights(folder: str) -> Path:
+    """The ``model.safetensors`` of a folder, or its ``pytorch_model.bin``; FileNotFoundError without either."""
+    safe, plain = Path(folder) / "model.safetensors", Path(folder) / "pytorch_model.bin"
     path = safe if safe.is_file() else plain
     if not path.is_file():
         raise FileNotFoundError(f"--pretrained {folder}: there is no model.safetensors and no pytorch_model.bin in it")
-    return read_weights(path)
+    return path
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

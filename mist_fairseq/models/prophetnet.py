@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers, right_padded
-from mist_fairseq.models.pretrained import read_weights
+from mist_fairseq.models.pretrained import find_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -220,10 +220,7 @@ def _load(folder: str, config) -> nn.Module:
         FileNotFoundError: there is no weights file.
         ValueError: it cannot be read, or a weight is missing or has another shape (names it).
     """
-    files = [Path(folder) / name for name in ("model.safetensors", "pytorch_model.bin")]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"--pretrained {folder}: there is no model.safetensors and no pytorch_model.bin in it")
+    found = find_weights(folder)
     try:
         model, report = import_transformers().ProphetNetForConditionalGeneration.from_pretrained(
             None, config=config, state_dict=read_weights(found), output_loading_info=True

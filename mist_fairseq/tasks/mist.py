@@ -14,7 +14,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, open_dict
 
-from mist_fairseq.data.dataset import MistDataset
+from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.generator import DECODINGS, NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
@@ -131,22 +131,9 @@ class MistTask(FairseqTask):
             FileNotFoundError: the split is not there.
             ValueError: source and target have different numbers of lines, or the model cannot take the limits.
         """
-        folders = utils.split_paths(self.cfg.data)
         if split == self.cfg.train_subset and self.model is not None:
             self.model.check_limits()  # a resumed checkpoint has brought its own by now
-        if split != self.cfg.train_subset:
-            folders = folders[:1]  # only training data comes in shards
-        source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
-        prefix = os.path.join(folders[(epoch - 1) % len(folders)], f"{split}.{source_lang}-{target_lang}.")
-
-        def load(lang):
-            return data_utils.load_indexed_dataset(
-                prefix + lang, self.dictionary, self.cfg.dataset_impl, combine=combine
-            )
-
-        source, target = load(source_lang), load(target_lang)
-        if source is None:
-            raise FileNotFoundError(f"no data at {prefix}{source_lang}: run fairseq-preprocess with --{split}pref")
+        source, target = load_pair(self.cfg, self.dictionary, split, epoch, combine)
         dataset = MistDataset(
             source,
             source.sizes,

@@ -1,23 +1,18 @@
 """fairseq's translation tasks over our dictionaries: every baseline reads the data that ``--task mist`` reads."""
 
-import logging
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from fairseq import utils
-from fairseq.data import BaseWrapperDataset, LanguagePairDataset, PrependTokenDataset, data_utils
+from fairseq.data import BaseWrapperDataset, LanguagePairDataset, PrependTokenDataset
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
-from mist_fairseq.data.dataset import AllBatches
+from mist_fairseq.data.dataset import AllBatches, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.tasks.mist import PREPROCESS
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
-
-logger = logging.getLogger(__name__)
 
 
 class PairDataset(AllBatches, LanguagePairDataset):
@@ -80,19 +75,11 @@ class _OverTokenizers:
             FileNotFoundError: the split is not there.
             ValueError: source and target have different numbers of lines.
         """
-        folders = utils.split_paths(self.cfg.data)
-        if split != self.cfg.train_subset:
-            folders = folders[:1]
-        source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
-        prefix = os.path.join(folders[(epoch - 1) % len(folders)], f"{split}.{source_lang}-{target_lang}.")
-        source, target = (
-            data_utils.load_indexed_dataset(prefix + lang, self.src_dict, self.cfg.dataset_impl, combine=combine)
-            for lang in (source_lang, target_lang)
-        )
-        if source is None:
-            raise FileNotFoundError(f"no data at {prefix}{source_lang}: run fairseq-preprocess with --{split}pref")
+        source, target = load_pair(self.cfg, self.src_dict, split, epoch, combine)
         if target is not None and len(source) != len(target):
-            raise ValueError(f"{prefix}{source_lang} has {len(source):,} lines and {target_lang} {len(target):,}")
+            source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
+            counts = f"{source_lang} has {len(source):,} lines and {target_lang} {len(target):,}"
+            raise ValueError(f"{split} of {self.cfg.data}: {counts}")
         source = _Cut(source, self.cfg.max_source_positions - self._starts_with_bos, self.src_dict.eos())
         if self._starts_with_bos:
             source = PrependTokenDataset(source, self.src_dict.bos())
