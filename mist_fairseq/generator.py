@@ -1,11 +1,13 @@
 """Non-autoregressive generation: single pass, MIST iterations and Mask-Predict, behind fairseq's commands."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.engines.length_guesser import LengthGuesser
 from mist_fairseq.models.encoder import SourceState, padding_mask, real_positions
 
 DECODINGS = ["single-pass", "mist", "mask-predict"]
@@ -110,7 +112,9 @@ class NARGenerator:
         length_beam: decode this many of the likeliest lengths and order them by mean log-probability.
         min_length, max_length: bounds of the length, in tokens before the final [SEP].
         keep_repeats: leave directly repeated words in the output.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        guesses: compute [MASK]s of this many likely lengths in the same pass as the source, so that a sentence takes
+            one pass where the length is among them. For a single length only; on a GPU it would only wait.
         options: fairseq's generation options, None for their defaults.
 
     Raises:
@@ -129,6 +133,7 @@ class NARGenerator:
         max_length: int | None = None,
         keep_repeats: bool = False,
         precision: str = "fp32",
+        guesses: int = 0,
         options=None,
     ):
         if len(models) != 1:
@@ -142,6 +147,8 @@ class NARGenerator:
             raise ValueError("--decoding-iterations and --length-beam must be at least 1")
         if decoding == "single-pass" and iterations > 1:
             raise ValueError(f"--decoding-iterations {iterations} needs --decoding mist or mask-predict")
+        if guesses < 0 or (guesses and length_beam > 1):
+            raise ValueError(f"--length-guesses {guesses}: expected 0 or more, and 0 with a --length-beam")
         nbest = getattr(options, "nbest", 1)
         if nbest > length_beam:
             raise ValueError(f"--nbest {nbest} needs a --length-beam of at least {nbest}, not {length_beam}")
@@ -157,9 +164,16 @@ class NARGenerator:
         self.max_length = max_length
         self.keep_repeats = keep_repeats
         self.precision = precision
+        self.guesses = guesses
+        self.guesser = None
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
         self.eos = dictionary.eos()
         self.symbols_to_strip_from_output = {dictionary.eos(), dictionary.pad()}
+
+    @property
+    def encoder(self):
+        """What runs the passes: the engine that the model got when it was prepared for inference, or its encoder."""
+        return self.model.engine or self.model.encoder
 
     @torch.no_grad()
     def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs):
@@ -177,7 +191,7 @@ class NARGenerator:
             raise ValueError("prefixes and constraints need an autoregressive model")
         self.model.eval()
         inputs = sample["net_input"]
-        with self.model.autocast(self.precision):
+        with self.model.autocast(self.precision), getattr(self.encoder, "context", nullcontext)():
             hypotheses = self._decode(inputs["src_tokens"], inputs["src_lengths"])
         return self._finalize(hypotheses, beam=len(hypotheses.lengths) // len(inputs["src_tokens"]))
 
@@ -185,14 +199,17 @@ class NARGenerator:
 
     def _decode(self, src_tokens: Tensor, src_lengths: Tensor) -> Hypotheses:
         """*Shapes:* (B, S), (B) -> B * K candidates, the K of a sentence side by side."""
-        source = self._encode_distinct(src_tokens, src_lengths)
-        lengths = self._predict_lengths(source).flatten()  # (B * K)
-        if self.length_beam > 1:
-            rows = torch.arange(len(src_tokens), device=src_tokens.device)
-            rows = rows.repeat_interleave(len(lengths) // len(src_tokens))
-            source = source.select(rows)
-            src_tokens, src_lengths = src_tokens[rows], src_lengths[rows]
-        tokens, scores = self._fill(self._masks(lengths), lengths, source)
+        if self.guesses:
+            source, lengths, (tokens, scores) = self._fill_guesses(src_tokens, src_lengths)
+        else:
+            source = self._encode_distinct(src_tokens, src_lengths)
+            lengths = self._predict_lengths(source).flatten()  # (B * K)
+            if self.length_beam > 1:
+                rows = torch.arange(len(src_tokens), device=src_tokens.device)
+                rows = rows.repeat_interleave(len(lengths) // len(src_tokens))
+                source = source.select(rows)
+                src_tokens, src_lengths = src_tokens[rows], src_lengths[rows]
+            tokens, scores = self._fill(self._masks(lengths), lengths, source)
         found = Hypotheses(tokens, scores, lengths, torch.ones_like(lengths), [tokens])
         if self.decoding == "mist":
             self._iterate_mist(found, src_tokens, src_lengths)
@@ -202,7 +219,7 @@ class NARGenerator:
 
     def _encode_distinct(self, src_tokens: Tensor, src_lengths: Tensor) -> SourceState:
         """Encode each distinct source once; data with several references repeats its sources."""
-        if len(src_tokens) > 1:
+        if len(src_tokens) > 1 and not src_tokens.is_cuda:  # a GPU would wait
             distinct, inverse = torch.unique(src_tokens, dim=0, return_inverse=True)
             if len(distinct) < len(src_tokens):
                 lengths = torch.empty_like(src_lengths[: len(distinct)])
@@ -211,12 +228,21 @@ class NARGenerator:
         return self._encode(src_tokens, src_lengths)
 
     def _encode(self, src_tokens: Tensor, src_lengths: Tensor) -> SourceState:
-        index = real_positions(src_lengths, src_tokens.shape[1])
-        return self.model.encoder.encode_source(src_tokens, src_lengths, index)
+        return self.encoder.encode_source(src_tokens, src_lengths, self._positions(src_lengths, src_tokens.shape[1]))
+
+    @staticmethod
+    def _positions(lengths: Tensor, size: int) -> Tensor:
+        """Flat indices of what to compute: the real positions; on a GPU all, as it would wait to learn which are real.
+
+        *Shapes:* (B) -> (N), into B * size.
+        """
+        if lengths.is_cuda:
+            return torch.arange(len(lengths) * size, device=lengths.device)
+        return real_positions(lengths, size)
 
     def _predict_lengths(self, source: SourceState) -> Tensor:
         """The K likeliest lengths, final [SEP] counted. -> (B, K)."""
-        scores = self.model.encoder.length_logits(source)
+        scores = self.encoder.length_logits(source)
         longest = self.model.limits.target
         if self.max_length is not None:
             longest = min(longest, self.max_length + 1)
@@ -235,23 +261,53 @@ class NARGenerator:
 
     def _fill(self, tokens: Tensor, lengths: Tensor, source: SourceState) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; the other tokens stay, with score 0. *Shapes:* (B, T) -> tokens, scores (B, T)."""
-        real = real_positions(lengths, tokens.shape[1])
-        hidden = self.model.encoder.decode_target(tokens, lengths, real, source)
-        masked = tokens.flatten()[real] == self.dictionary.mask()
-        index = real[masked]
-        logits = self.model.encoder.token_logits(hidden[masked]).float()
-        logits.index_fill_(-1, self.model.never_predicted, float("-inf"))
-        best, predicted = logits.max(-1)
-        filled = tokens.flatten().scatter(0, index, predicted).view_as(tokens)
-        scores = logits.new_zeros(tokens.numel()).scatter(0, index, best - logits.logsumexp(-1))
-        return filled, scores.view_as(tokens)
+        index = self._positions(lengths, tokens.shape[1])
+        hidden = self.encoder.decode_target(tokens, lengths, index, source)
+        return self._predict(tokens, index, hidden)
+
+    def _predict(self, tokens: Tensor, index: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens in place of [MASK]s. *Shapes:* (B, T), (N), (N, D) -> tokens, scores (B, T)."""
+        flat = tokens.flatten()
+        masked = flat[index] == self.dictionary.mask()
+        if not tokens.is_cuda and not masked.all():
+            index, hidden, masked = index[masked], hidden[masked], masked[masked]
+        predicted, scores = self.encoder.likeliest_tokens(hidden, self.model.never_predicted)
+        if tokens.is_cuda:
+            predicted, scores = torch.where(masked, predicted, flat[index]), scores.masked_fill(~masked, 0.0)
+        filled = flat.index_copy(0, index, predicted).view_as(tokens)
+        return filled, scores.new_zeros(len(flat)).index_copy(0, index, scores).view_as(tokens)
+
+    def _fill_guesses(self, src_tokens: Tensor, src_lengths: Tensor):
+        """Source state, lengths (B) and filled targets, by one pass where a length was guessed, else by two."""
+        if self.guesser is None:
+            limits = self.model.limits
+            self.guesser = LengthGuesser(self.guesses, (limits.source, limits.target), self.min_length + 1)
+        guesses = self.guesser.guess(src_lengths)  # (B, K)
+        source, hidden = self.encoder.encode_and_guess(src_tokens, src_lengths, guesses, self.dictionary.mask())
+        lengths = self._predict_lengths(source)  # (B, 1)
+        right = guesses == lengths  # (B, K)
+        lengths = lengths[:, 0]
+        self.guesser.learn(src_lengths, lengths)
+        hit, missed = right.any(1).nonzero()[:, 0], (~right.any(1)).nonzero()[:, 0]
+        self.guesser.hits += len(hit)
+        self.guesser.total += len(lengths)
+        masks = self._masks(lengths)
+        tokens, scores = masks.clone(), torch.zeros(masks.shape)
+        width = min(masks.shape[1], hidden.shape[2])
+        if len(hit):
+            index = real_positions(lengths[hit], width)
+            rows = hidden[hit, right[hit].int().argmax(1), :width].flatten(0, 1)[index]
+            tokens[hit, :width], scores[hit, :width] = self._predict(masks[hit, :width], index, rows)
+        if len(missed):
+            tokens[missed], scores[missed] = self._fill(masks[missed], lengths[missed], source.select(missed))
+        return source, lengths, (tokens, scores)
 
     def _iterate_mist(self, found: Hypotheses, src_tokens: Tensor, src_lengths: Tensor):
         """Mix the output into the source and fill again; a sentence that no longer changes is done."""
         active = torch.arange(len(found.lengths), device=src_tokens.device)
         for _ in range(1, self.iterations):
             previous, lengths = found.tokens[active], found.lengths[active]
-            mixed = self.model.mix(previous, lengths, src_tokens[active], src_lengths[active])
+            mixed = self._encode(*self.model.mix(previous, lengths, src_tokens[active], src_lengths[active]))
             width = int(lengths.max())
             tokens, scores = self._fill(self._masks(lengths), lengths, mixed)
             found.tokens = found.tokens.clone()

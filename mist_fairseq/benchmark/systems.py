@@ -38,7 +38,7 @@ class Entry:
             weights.
         engine: what runs it, one of ``ENGINES``.
         group: ``AR``, ``Semi-NAR`` or ``NAR``, as in the paper's tables.
-        precision: ``fp32``, ``bf16`` or, for ctranslate2, ``int8``.
+        precision: ``fp32``, ``bf16`` or, for ctranslate2 and our own models, ``int8``.
         options: of task, model and generation by fairseq's names: ``beam``, ``decoding``, ``iter_decode_max_iter``, ...
         data: folder of binarized data.
         folder: where *path* and *data* are looked for.
@@ -72,8 +72,6 @@ class Entry:
         for key, values in known.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"{where}: {key} is {getattr(self, key)!r}, expected one of {', '.join(values)}")
-        if self.precision == "int8" and self.engine != "ctranslate2":
-            raise ValueError(f"{where}: precision int8 needs engine ctranslate2")
         if not isinstance(self.options, dict):
             raise ValueError(f"{where}: options are {self.options!r}, expected names with values")
         if self.passes is not None and not isinstance(self.passes, dict):
@@ -167,8 +165,11 @@ class System:
 
     def _start(self):
         """Make ``generator``, as fairseq-generate does."""
-        if self.entry.precision == "bf16" and "precision" not in self.task.cfg:  # else the model sees to it
-            self.model.to(torch.bfloat16)
+        if "precision" not in self.task.cfg:  # else the model sees to it
+            if self.entry.precision == "int8":
+                raise ValueError("fairseq's own models do not run in int8: use fp32 or bf16, or engine ctranslate2")
+            if self.entry.precision == "bf16":
+                self.model.to(torch.bfloat16)
         self.model.to(self.device).prepare_for_inference_(self.cfg)
         self.generator = self.task.build_generator([self.model], self.cfg.generation)
 

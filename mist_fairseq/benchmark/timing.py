@@ -23,9 +23,10 @@ from mist_fairseq.scoring.scores import PROTOCOLS, score
 RESAMPLES = 1000
 PARTS = {
     "encode_source": "source pass",
+    "encode_and_guess": "source pass",
     "length_logits": "length",
     "decode_target": "target pass",
-    "token_logits": "head",
+    "likeliest_tokens": "head",
 }
 
 
@@ -135,13 +136,13 @@ class Benchmark:
 
         def measure(system: System) -> dict[str, float]:
             spent = dict.fromkeys([*PARTS.values(), "overhead"], 0.0)
-            with _clocked(system.model.encoder, spent):
+            with _clocked(system.generator.encoder, spent):
                 for number, part in enumerate([batches[-1], *batches]):
                     if number == 1:  # the first warms up
                         spent.update(dict.fromkeys(spent, 0.0))
                     total, _ = _clock(system.decode, system.batch(part))
                     spent["overhead"] += total
-            spent["overhead"] -= sum(spent[part] for part in PARTS.values())
+            spent["overhead"] -= sum(spent[part] for part in set(PARTS.values()))
             return {part: milliseconds / len(chosen) for part, milliseconds in spent.items()}
 
         ours = [name for name, system in self.systems.items() if isinstance(system.generator, NARGenerator)]
@@ -261,13 +262,18 @@ def _clocked(encoder, spent: dict[str, float]):
 
         return call
 
+    usual = {name: vars(encoder).get(name) for name in PARTS}
     for name, part in PARTS.items():
-        setattr(encoder, name, clocked(getattr(encoder, name), part))
+        if hasattr(encoder, name):
+            setattr(encoder, name, clocked(getattr(encoder, name), part))
     try:
         yield
     finally:
-        for name in PARTS:
-            delattr(encoder, name)
+        for name, method in usual.items():
+            if method is not None:
+                setattr(encoder, name, method)
+            elif name in vars(encoder):
+                delattr(encoder, name)
 
 
 def _summary(times: np.ndarray, weights: np.ndarray, first: np.ndarray | None) -> dict:

@@ -110,6 +110,20 @@ def row_chunks(logits: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(logits), size)]
 
 
+def argmax(scores: Tensor, block: int = 128) -> Tensor:
+    """``scores.argmax(1)``, of a vocabulary's size several times as fast on a CPU. *Shapes:* (N, V) -> (N)."""
+    if scores.device.type != "cpu":
+        return scores.argmax(1)
+    V = scores.shape[1]
+    whole = V // block * block
+    largest = scores[:, :whole].unflatten(1, (-1, block)).amax(2)  # (N, V / block)
+    if whole < V:
+        largest = torch.cat([largest, scores[:, whole:].amax(1, keepdim=True)], dim=1)
+    first = block * largest.argmax(1, keepdim=True)
+    columns = (first + torch.arange(block)).clamp(max=V - 1)
+    return first[:, 0] + scores.gather(1, columns).argmax(1)
+
+
 def relative_position_bucket(relative: Tensor, bins: int, max_distance: int) -> Tensor:
     """T5's bidirectional buckets, as UniLM uses them: exact near zero, logarithmic up to *max_distance*.
 
@@ -222,7 +236,134 @@ class MaskedLMHead(nn.Module):
         return F.linear(hidden, embeddings if self.weight is None else self.weight, self.bias)
 
 
-class Encoder(nn.Module):
+class TokenHead:
+    """What becomes of last hidden states in generation."""
+
+    def likeliest_tokens(self, hidden: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and their log-probabilities in fp32, over all tokens but *never*. *Shape:* (N, D) -> (N), (N)."""
+        logits = self.token_logits(hidden).float().index_fill_(-1, never, float("-inf"))
+        tokens = argmax(logits)
+        return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+
+
+class Passes(TokenHead):
+    """What a target is generated with: passes over source rows, target rows or both, made of one ``_run``.
+
+    ``Encoder`` runs them in PyTorch, the engines of ``mist_fairseq.engines`` elsewhere.
+
+    Attributes:
+        config: the sizes.
+        relative_bias: UniLM's, or None.
+    """
+
+    config: EncoderConfig
+    relative_bias: nn.Linear | None
+
+    def _run(
+        self, tokens: Tensor, positions: Tensor, types: Tensor, mask: Tensor, index: Tensor, source: SourceState | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Embeddings and layers.
+
+        Args:
+            tokens, positions, types: *Shape:* (B, L), the last two also (1, L).
+            mask: of ``_mask``, broadcastable to (B, H, L, K); K is L, after the source's S if there is one.
+            index: flat positions to compute, *Shape:* (N), into B * L.
+            source: seen beside the rows themselves.
+
+        Returns:
+            Last hidden states at *index* (N, D), and each layer's own keys and values, (B, H, L, d).
+        """
+        raise NotImplementedError
+
+    def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
+        """Run the source rows, which see only the source.
+
+        Args:
+            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+            lengths: real tokens of each, *Shape:* (B).
+            index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
+        """
+        B, S = tokens.shape
+        positions = torch.arange(S, device=tokens.device)[None]  # (1, S)
+        mask = self._mask(padding_mask(lengths, S)[:, None], positions, positions)
+        types = torch.full_like(positions, self.config.source_type)
+        x, keys, values = self._run(tokens, positions, types, mask, index, None)
+        return SourceState(keys, values, unpack(x, index, B, S), lengths)
+
+    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
+        """Run the target rows, which see source and target. Positions go on after each source's real length.
+
+        Args:
+            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
+            lengths: real tokens of each, *Shape:* (B).
+            index: flat positions of the real tokens, *Shape:* (N), into B * T.
+            source: the same sentences' source state.
+
+        Returns:
+            Last hidden states at *index*, *Shape:* (N, D).
+        """
+        T, S = tokens.shape[1], source.hidden.shape[1]
+        positions = self._target_positions(source.lengths, T)
+        real = torch.cat([padding_mask(source.lengths, S), padding_mask(lengths, T)], dim=1)  # (B, S + T)
+        source_positions = torch.arange(S, device=tokens.device).expand(len(tokens), S)
+        mask = self._mask(real[:, None], positions, torch.cat([source_positions, positions], dim=1))
+        types = torch.full_like(positions, self.config.target_type)
+        x, _, _ = self._run(tokens, positions, types, mask, index, source)
+        return x
+
+    def encode_and_guess(
+        self, tokens: Tensor, lengths: Tensor, guesses: Tensor, mask_token: int
+    ) -> tuple[SourceState, Tensor]:
+        """``encode_source``, and in the same pass ``decode_target`` of [MASK]s of several lengths.
+
+        Source rows see the source, those of a guess the source and their own guess, as if each ran alone. So weights
+        are read once, not twice, where one of the guesses turns out to be the length.
+
+        Args:
+            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+            lengths: real tokens of each, *Shape:* (B).
+            guesses: lengths of targets, *Shape:* (B, K).
+            mask_token: id of [MASK].
+
+        Returns:
+            The source state, and last hidden states of the guesses, *Shape:* (B, K, T, D).
+        """
+        (B, S), K, T = tokens.shape, guesses.shape[1], int(guesses.max())
+        source_positions = torch.arange(S, device=tokens.device).expand(B, S)
+        target_positions = self._target_positions(lengths, T)
+        positions = torch.cat([source_positions, target_positions.repeat(1, K)], dim=1)  # (B, L)
+        tokens = torch.cat([tokens, tokens.new_full((B, K * T), mask_token)], dim=1)
+        part = torch.arange(K + 1, device=tokens.device).repeat_interleave(torch.tensor([S] + K * [T]))  # (L)
+        types = torch.where(part == 0, self.config.source_type, self.config.target_type)[None]
+        real = torch.cat([padding_mask(lengths, S), padding_mask(guesses.flatten(), T).view(B, K * T)], dim=1)
+        visible = (part == 0) | (part == part[:, None])  # (L, L)
+        index = real.flatten().nonzero()[:, 0]
+        mask = self._mask(real[:, None] & visible, positions, positions)
+        x, keys, values = self._run(tokens, positions, types, mask, index, None)
+        hidden = unpack(x, index, B, S + K * T)
+        state = SourceState([k[:, :, :S] for k in keys], [v[:, :, :S] for v in values], hidden[:, :S], lengths)
+        return state, hidden[:, S:].view(B, K, T, -1)
+
+    def _target_positions(self, source_lengths: Tensor, T: int) -> Tensor:
+        """*Shape:* (B) -> (B, T)."""
+        positions = source_lengths[:, None] + torch.arange(T, device=source_lengths.device)
+        return positions.clamp(max=self.config.max_positions - 1)  # only padding can run over the last one
+
+    def _mask(self, visible: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Attention mask: boolean, or UniLM's relative position bias with what is not *visible* at -inf.
+
+        *Shapes:* visible (B, 1 or L, K), queries (B or 1, L) and keys (B or 1, K) positions -> (B, 1 or H, 1 or L, K).
+        """
+        visible = visible[:, None]
+        if self.relative_bias is None:
+            return visible
+        relative = keys[:, None, :] - queries[:, :, None]  # (B or 1, L, K)
+        bucket = relative_position_bucket(relative, self.config.rel_pos_bins, self.config.max_rel_pos)
+        bias = F.embedding(bucket, self.relative_bias.weight.t()).permute(0, 3, 1, 2)  # (B or 1, H, L, K)
+        return bias.masked_fill(~visible, float("-inf"))
+
+
+class Encoder(Passes, nn.Module):
     """Embeddings, layers, length classifier and masked-LM head, initialised as BERT is."""
 
     def __init__(self, config: EncoderConfig):
@@ -242,48 +383,20 @@ class Encoder(nn.Module):
         if self.head.weight is not None:
             self.head.weight.data.copy_(self.word_embeddings.weight.data)
 
-    def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
-        """Run the source rows, which see only the source.
-
-        Args:
-            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
-            lengths: real tokens of each, *Shape:* (B).
-            index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
-        """
-        B, S = tokens.shape
-        positions = torch.arange(S, device=tokens.device)[None]  # (1, S)
-        x = self._embed(tokens, positions.expand(B, S), self.config.source_type, index)
-        mask = self._mask(padding_mask(lengths, S), positions, positions)
+    def _run(self, tokens, positions, types, mask, index, source):
+        shape = tokens.shape
+        tokens, positions, types = (
+            pack(part.expand(shape)[:, :, None], index)[:, 0] for part in (tokens, positions, types)
+        )
+        x = self.word_embeddings(tokens) + self.position_embeddings(positions) + self.type_embeddings(types)
+        x = F.dropout(self.embedding_norm(x), self.config.dropout, self.training)
         keys, values = [], []
-        for layer in self.layers:
-            x, key, value = layer(x, index, mask, (B, S))
+        for i, layer in enumerate(self.layers):
+            seen = () if source is None else (source.keys[i], source.values[i])
+            x, key, value = layer(x, index, mask, shape, *seen)
             keys.append(key)
             values.append(value)
-        return SourceState(keys, values, unpack(x, index, B, S), lengths)
-
-    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
-        """Run the target rows, which see source and target. Positions go on after each source's real length.
-
-        Args:
-            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
-            lengths: real tokens of each, *Shape:* (B).
-            index: flat positions of the real tokens, *Shape:* (N), into B * T.
-            source: the same sentences' source state.
-
-        Returns:
-            Last hidden states at *index*, *Shape:* (N, D).
-        """
-        (B, T), S = tokens.shape, source.hidden.shape[1]
-        # Only padding can run over the last position.
-        positions = source.lengths[:, None] + torch.arange(T, device=tokens.device)  # (B, T)
-        positions = positions.clamp(max=self.config.max_positions - 1)
-        x = self._embed(tokens, positions, self.config.target_type, index)
-        real = torch.cat([padding_mask(source.lengths, S), padding_mask(lengths, T)], dim=1)  # (B, S + T)
-        source_positions = torch.arange(S, device=tokens.device).expand(B, S)
-        mask = self._mask(real, positions, torch.cat([source_positions, positions], dim=1))
-        for layer, key, value in zip(self.layers, source.keys, source.values):
-            x, _, _ = layer(x, index, mask, (B, T), key, value)
-        return x
+        return x, keys, values
 
     def keep_in_(self, precision: torch.dtype):
         """Convert the weights of matrix products, for inference under autocast to *precision*."""
@@ -299,22 +412,3 @@ class Encoder(nn.Module):
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Masked-LM scores. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
         return self.head(hidden, self.word_embeddings.weight)
-
-    def _embed(self, tokens: Tensor, positions: Tensor, token_type: int, index: Tensor) -> Tensor:
-        """*Shapes:* (B, L), (B, L), (N) -> packed (N, D)."""
-        tokens, positions = pack(tokens[:, :, None], index)[:, 0], pack(positions[:, :, None], index)[:, 0]
-        x = self.word_embeddings(tokens) + self.position_embeddings(positions) + self.type_embeddings.weight[token_type]
-        return F.dropout(self.embedding_norm(x), self.config.dropout, self.training)
-
-    def _mask(self, real: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        """Attention mask: boolean, or UniLM's relative position bias with padding at -inf.
-
-        *Shapes:* real (B, K), queries (B or 1, L) and keys (B or 1, K) positions -> (B, 1 or H, 1 or L, K).
-        """
-        real = real[:, None, None, :]
-        if self.relative_bias is None:
-            return real
-        relative = keys[:, None, :] - queries[:, :, None]  # (B or 1, L, K)
-        bucket = relative_position_bucket(relative, self.config.rel_pos_bins, self.config.max_rel_pos)
-        bias = F.embedding(bucket, self.relative_bias.weight.t()).permute(0, 3, 1, 2)  # (B or 1, H, L, K)
-        return bias.masked_fill(~real, float("-inf"))

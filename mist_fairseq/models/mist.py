@@ -11,14 +11,15 @@ from omegaconf import II
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.engines import build_engine
 from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
-from mist_fairseq.models.encoder import Encoder, EncoderConfig, SourceState, padding_mask, real_positions, row_chunks
+from mist_fairseq.models.encoder import Encoder, EncoderConfig, padding_mask, row_chunks
 from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ChoiceEnum(["fp32", "bf16"])
+PRECISIONS = ChoiceEnum(["fp32", "bf16", "int8"])
 
 
 @dataclass
@@ -73,6 +74,7 @@ class MistModel(BaseFairseqModel):
         self.dictionary = dictionary
         self.limits = limits
         self.encoder = self.build_encoder(cfg, len(dictionary))
+        self.engine = None  # what runs the encoder's passes in generation, instead of the encoder
         self.register_buffer("never_predicted", torch.tensor(dictionary.never_predicted()), persistent=False)
         # In the state dict, because a resumed training gets nothing else of its checkpoint's configuration.
         self.register_buffer("trained_limits", torch.tensor([limits.source, limits.target]))
@@ -145,14 +147,18 @@ class MistModel(BaseFairseqModel):
         return torch.autocast(self.trained_limits.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def prepare_for_inference_(self, cfg):
-        """Called by fairseq-generate. With bf16, weights of matrix products are kept in bf16, once and for all.
+        """Called by fairseq-generate: takes the command line's precision and builds the engine of ``--accelerate``.
 
-        Autocast would read and round all of them anew for every batch; the results are the same.
+        With bf16, weights of matrix products are kept in bf16, once and for all: autocast would read and round all of
+        them anew for every batch. The results are the same.
         """
         super().prepare_for_inference_(cfg)
         self.precision = str(cfg.task.precision)  # the generator's, whatever the checkpoint was trained in
         if self.precision == "bf16":
             self.encoder.keep_in_(torch.bfloat16)
+        accelerate = str(getattr(cfg.task, "accelerate", "auto"))
+        with torch.no_grad():
+            self.engine = build_engine(self.encoder, self.never_predicted, accelerate, self.precision)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load a checkpoint and take over the position limits it was trained with.
@@ -190,15 +196,10 @@ class MistModel(BaseFairseqModel):
         return tokens
 
     def mix(
-        self,
-        pseudo: Tensor,
-        pseudo_lengths: Tensor,
-        source: Tensor,
-        source_lengths: Tensor,
-        index: Tensor | None = None,
-    ) -> SourceState:
-        """Source state of ``[CLS] Y_p [SEP] X [SEP]``; shapes as in ``mix_source`` and ``encode_source``."""
-        mixed, lengths = mix_source(
+        self, pseudo: Tensor, pseudo_lengths: Tensor, source: Tensor, source_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``[CLS] Y_p [SEP] X [SEP]`` with this model's limit and tokens; shapes as in ``mix_source``."""
+        return mix_source(
             pseudo,
             pseudo_lengths,
             source,
@@ -207,8 +208,6 @@ class MistModel(BaseFairseqModel):
             sep=self.dictionary.eos(),
             pad=self.dictionary.pad(),
         )
-        index = real_positions(lengths, mixed.shape[1]) if index is None else index
-        return self.encoder.encode_source(mixed, lengths, index)
 
     def forward(
         self,
@@ -271,7 +270,7 @@ class MistModel(BaseFairseqModel):
                     pseudo = target_tokens
                 else:
                     pseudo = self._random_targets(ids, target_tokens, target_lengths)
-                mixed = self.mix(pseudo, target_lengths, src_tokens, src_lengths, mixed_index)
+                mixed = encoder.encode_source(*self.mix(pseudo, target_lengths, src_tokens, src_lengths), mixed_index)
                 mist_logits = encoder.token_logits(encoder.decode_target(masked, target_lengths, target_index, mixed))
                 mist_tokens = self.predict(mist_logits.detach())
             return {

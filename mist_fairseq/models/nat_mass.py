@@ -23,6 +23,7 @@ from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.models.encoder import (
     LengthHead,
     SourceState,
+    TokenHead,
     initialise_as_bert,
     keep_linear_in_,
     pack,
@@ -170,7 +171,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(config, decoder) for _ in range(layers))
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(TokenHead, nn.Module):
     """MASS's encoder and decoder, one matrix for all embeddings and the output, and a length classifier."""
 
     def __init__(self, config: EncoderDecoderConfig):

@@ -16,6 +16,7 @@ from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.engines import ACCELERATE
 from mist_fairseq.generator import DECODINGS, NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
 from mist_fairseq.scoring.rouge_l import rouge_l
@@ -40,7 +41,21 @@ class MistTaskConfig(FairseqDataclass):
         default=48, metadata={"help": "most target tokens, [SEP] counted; longer ones are cut for the loss"}
     )
     precision: PRECISIONS = field(
-        default="fp32", metadata={"help": "of matrix products (autocast); weights and losses stay in fp32"}
+        default="fp32",
+        metadata={
+            "help": "of matrix products; in training by autocast, with weights and losses in fp32. int8 is for "
+            "generation with ONNX Runtime"
+        },
+    )
+    accelerate: ChoiceEnum(ACCELERATE) = field(
+        default="auto",
+        metadata={
+            "help": "what runs the model in generation: none is PyTorch as it is; auto is onnxruntime on a CPU where "
+            "it is installed and has the precision, else none"
+        },
+    )
+    length_guesses: int = field(
+        default=0, metadata={"help": "fill targets of this many likely lengths in the pass over the source"}
     )
     eval_bleu: bool = field(default=False, metadata={"help": "validate with sacrebleu on generated text"})
     eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
@@ -132,6 +147,8 @@ class MistTask(FairseqTask):
             ValueError: source and target have different numbers of lines, or the model cannot take the limits.
         """
         if split == self.cfg.train_subset and self.model is not None:
+            if str(self.cfg.precision) == "int8":
+                raise ValueError("--precision int8 is for generation: train with fp32 or bf16")
             self.model.check_limits()  # a resumed checkpoint has brought its own by now
         source, target = load_pair(self.cfg, self.dictionary, split, epoch, combine)
         dataset = MistDataset(
@@ -203,6 +220,7 @@ class MistTask(FairseqTask):
             max_length=self.cfg.max_length,
             keep_repeats=self.cfg.keep_repeats,
             precision=str(self.cfg.precision),
+            guesses=self.cfg.length_guesses,
             options=args,
         )
 

@@ -53,7 +53,6 @@ def test_entries_of_a_file(tmp_path):
         ("systems: [{name: a, path: b, group: NAT}]", "group is 'NAT', expected one of AR, Semi-NAR, NAR"),
         ("systems: [{name: a, path: b, engine: onnx}]", "engine is 'onnx', expected one of fairseq, ctranslate2"),
         ("systems: [{name: a, path: b, precision: fp64}]", "precision is 'fp64'"),
-        ("systems: [{name: a, path: b, precision: int8}]", "precision int8 needs engine ctranslate2"),
         ("systems: [{name: a, path: b, options: beam}]", "options are 'beam'"),
         ("systems: [{name: a, path: b, passes: 3}]", "passes are 3"),
         ("systems: [{name: a, path: b}, {name: a, path: c}]", "two systems have the same name"),
