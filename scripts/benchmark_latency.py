@@ -28,10 +28,12 @@ import logging
 import sys
 import tempfile
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
+from mist_fairseq.benchmark.floor import mean_rates
 from mist_fairseq.benchmark.synthetic import read_profile, write_data
 from mist_fairseq.benchmark.systems import Entry, check_names, read_entries
 from mist_fairseq.benchmark.tables import markdown, plot
@@ -65,6 +67,7 @@ def main():
     parser.add_argument("--forced", action="store_true", help="every output as long as its reference")
     parser.add_argument("--synthetic", metavar="PROFILE", help="random data of quora, squad_qg, xsum or a YAML file")
     parser.add_argument("--profile", action="store_true", help="where our own systems' time goes")
+    parser.add_argument("--floor", action="store_true", help="what our own systems' matrix products take at least")
     parser.add_argument("--no-memory", action="store_true", help="do not load every system once more for its memory")
     parser.add_argument("--metric", default="bleu-4", help="of the plot (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
@@ -120,8 +123,15 @@ def run(args, folder: Path) -> dict:
             )
     benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), threads=args.threads)
     chosen = benchmark.choose(args.sentences)
+    before = benchmark.rates() if args.floor else {}
     runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]
     result = {"synthetic": args.synthetic, "runs": runs}
+    if args.floor:
+        # The machine may be slower or faster than it was: the mean of both.
+        rates = {key: mean_rates([before[key], now]) for key, now in benchmark.rates().items()}
+        result["rates"] = {key: asdict(value) for key, value in rates.items()}
+        for size, timed in zip(args.batch_size, runs):
+            timed["floor"] = benchmark.floor(chosen, size, rates)
     if args.profile:
         result["parts"] = benchmark.parts(chosen, args.batch_size[0])
     if reference is not None:

@@ -255,6 +255,13 @@ def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: i
     return Rates(PRODUCT_OPERATIONS / product, 2 * _COPIED / copying)
 
 
+def mean_rates(measured: list[Rates]) -> Rates:
+    """Of several measurements."""
+    return Rates(
+        statistics.mean(rates.operations for rates in measured), statistics.mean(rates.bandwidth for rates in measured)
+    )
+
+
 def fastest_product(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Callable[[], Tensor]:
     """A product of 2048 x 2048 matrices, ``PRODUCT_OPERATIONS``, by the fastest kernel. Args: as ``machine_rates``.
 

@@ -17,7 +17,9 @@ import yaml
 from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
+from omegaconf import open_dict
 
 from mist_fairseq.benchmark.forced import Forcing, force
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
@@ -153,6 +155,10 @@ class System:
                 _check_options(entry, state.get("cfg") or state["args"])
             models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([path], overrides)
             (self.model,) = models
+            with open_dict(self.cfg):
+                for name, default in _task_options(self.cfg).items():
+                    if name not in self.cfg.task:
+                        self.cfg.task[name] = self.task.cfg[name] = overrides.get(name, default)
         self.model.eval()
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.dictionary = self.task.target_dictionary
@@ -297,9 +303,16 @@ def _check_options(entry: Entry, cfg):
     # Checkpoints of old have all options in one.
     parts = [cfg] if isinstance(cfg, Namespace) else [cfg[part] for part in ("task", "model", "generation")]
     known = {name for part in parts for name in (vars(part) if isinstance(part, Namespace) else part or ())}
+    known |= set(_task_options(cfg))
     for name in entry.options:
         if name not in known or name == "precision":
             raise ValueError(f"option {name!r} is none of its task, model or generation")
+
+
+def _task_options(cfg) -> dict[str, object]:
+    """The task's options with their defaults, also those that it did not have yet when a checkpoint was written."""
+    kind = None if isinstance(cfg, Namespace) else TASK_DATACLASS_REGISTRY.get((cfg["task"] or {}).get("_name"))
+    return {} if kind is None else vars(kind())
 
 
 def _converter(ctranslate2, dictionary):

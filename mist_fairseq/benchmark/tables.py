@@ -22,6 +22,12 @@ def markdown(result: dict) -> str:
     sections = [_summary(result)]
     for run in result["runs"]:
         sections += [f"Batches of {run['batch_size']}, {run['sentences']} sentences:", _details(result, run)]
+        if run.get("floor"):
+            sections += ["Over the floor, what the matrix products take at least at the machine's rates:", _floor(run)]
+    if result.get("rates"):
+        rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
+        bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
+        sections.append(f"Rates of a product of 2048 x 2048 matrices: {rates}; of copying, {bandwidth:.0f} GB/s.")
     if result.get("parts"):
         sections += ["Milliseconds a sentence by part:", _parts(result)]
     lengths = "as long as their references" if result["forced_lengths"] else "as long as the systems make them"
@@ -91,12 +97,21 @@ def _details(result: dict, run: dict) -> str:
     return markdown_table(heads, lines)
 
 
+def _floor(run: dict) -> str:
+    lines = []
+    for name, least in run["floor"].items():
+        found = run["systems"][name]["milliseconds"]["median"]
+        lines.append([name, f"{least:.2f}", f"{found:.2f}", f"{found / least:.2f}"])
+    return markdown_table(["Models", "floor, ms", "median, ms", "median ÷ floor"], lines)
+
+
 def _parts(result: dict) -> str:
     parts = list(next(iter(result["parts"].values())))
-    return markdown_table(
-        ["Models", *parts],
-        [[name, *(f"{spent[part]:.2f}" for part in parts)] for name, spent in result["parts"].items()],
-    )
+    lines = []
+    for name, spent in result["parts"].items():
+        share = spent["overhead"] / sum(spent.values())
+        lines.append([name, *(f"{spent[part]:.2f}" for part in parts), f"{share:.1%}"])
+    return markdown_table(["Models", *parts, "share of overhead"], lines)
 
 
 def plot(result: dict, metric: str, path: Path):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mist_fairseq.benchmark.floor import Rates, floor_seconds, machine_rates, products
 from mist_fairseq.benchmark.systems import Entry, System, load_system
 from mist_fairseq.generator import NARGenerator
 from mist_fairseq.scoring.scores import PROTOCOLS, score
@@ -145,9 +146,45 @@ class Benchmark:
             spent["overhead"] -= sum(spent[part] for part in set(PARTS.values()))
             return {part: milliseconds / len(chosen) for part, milliseconds in spent.items()}
 
-        ours = [name for name, system in self.systems.items() if isinstance(system.generator, NARGenerator)]
-        found = {name: self._guard(name, measure, self.systems[name]) for name in ours}
+        found = {name: self._guard(name, measure, system) for name, system in self._ours().items()}
         return {name: spent for name, spent in found.items() if spent}
+
+    def _ours(self) -> dict[str, System]:
+        """The systems that are made of a source pass and a target pass."""
+        return {name: one for name, one in self.systems.items() if isinstance(one.generator, NARGenerator)}
+
+    def rates(self) -> dict[str, Rates]:
+        """What the machine reaches now, in every precision of our own systems."""
+        precisions = {system.entry.precision for system in self._ours().values()}
+        return {precision: machine_rates(precision, self.device) for precision in sorted(precisions)}
+
+    def floor(self, chosen: np.ndarray, batch_size: int, rates: dict[str, Rates]) -> dict[str, float]:
+        """Milliseconds a sentence that our own systems' matrix products take at least, at these rates.
+
+        Each batch counts as sentences of its mean lengths, the outputs as long as the references. Guessed lengths
+        count as right.
+        """
+
+        def least(system: System) -> float:
+            generator, seconds = system.generator, 0.0
+            for part in _batches(chosen, batch_size):
+                source, target = np.mean([system.dataset.size(int(i)) for i in part], axis=0).round().astype(int)
+                found = products(
+                    system.model.encoder,
+                    int(source),
+                    int(target),
+                    len(part),
+                    precision=system.entry.precision,
+                    decoding=generator.decoding,
+                    iterations=generator.iterations,
+                    source_limit=system.model.limits.source,
+                    blocks=generator.guesses or None,
+                )
+                seconds += floor_seconds(found, rates[system.entry.precision])
+            return 1000 * seconds / len(chosen)
+
+        found = {name: self._guard(name, least, system) for name, system in self._ours().items()}
+        return {name: milliseconds for name, milliseconds in found.items() if milliseconds}
 
     def scores(
         self,

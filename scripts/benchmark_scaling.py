@@ -1,0 +1,78 @@
+"""Time our own models as work grows: over source length, target length, batch size and iterations.
+
+    python scripts/benchmark_scaling.py --out scaling.json
+    python scripts/benchmark_scaling.py --arguments "--task mist --arch mist_base" --precision bf16 --out base-bf16.json
+
+One number changes at a time, all values and models in turn: target 16 for source lengths, source 32 for target
+lengths, 14 and 14 for batch sizes and iterations. Random weights and sentences, outputs of prescribed lengths. Writes
+the result as JSON, and beside it tables with the lines of least squares and what takes most where (.md) and a plot
+(.png).
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from mist_fairseq.benchmark import scaling
+from mist_fairseq.benchmark.systems import PRECISIONS
+from mist_fairseq.benchmark.training import describe
+from mist_fairseq.engines import ACCELERATE
+from mist_fairseq.evaluation import provenance
+from mist_fairseq.output import whole_file
+
+MODELS = ["--task mist --arch mist_small", "--task mist --arch mist_base"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = {"action": "append", "metavar": '"--task mist --arch ..."'}
+    parser.add_argument("--arguments", **models, help="a model; may be repeated (default: mist_small and mist_base)")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(default: %(default)s)")
+    parser.add_argument("--accelerate", default="auto", choices=ACCELERATE, help="(default: %(default)s)")
+    for name, values in scaling.VALUES.items():
+        shown = " ".join(map(str, values))
+        numbers = {"type": int, "nargs": "*", "default": values, "metavar": "N"}
+        parser.add_argument(f"--{name}", **numbers, help=f"none leaves the axis out (default: {shown})")
+    parser.add_argument("--repeats", type=int, default=15, help="of each value (default: %(default)s)")
+    parser.add_argument("--warm-up", type=int, default=1, help="repeats before the clock counts (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    args = parser.parse_args()
+    if args.repeats < 1 or args.warm_up < 0:
+        parser.error(f"--repeats starts at 1, --warm-up at 0, got {args.repeats} and {args.warm_up}")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")  # of fairseq's about hydra, for every model anew
+    logging.disable(logging.INFO)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = run(args, Path(folder))
+        result.update(provenance())
+        tables = scaling.markdown(result)
+        for path, text in ((args.out, json.dumps(result, indent=1) + "\n"), (args.out.with_suffix(".md"), tables)):
+            with whole_file(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        print(tables)
+        scaling.plot(result, args.out.with_suffix(".png"))
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def run(args, folder: Path) -> dict:
+    """Everything that was asked for, for JSON."""
+    axes = scaling.make_axes({name: getattr(args, name) for name in scaling.VALUES})
+    entries = scaling.make_entries(args.arguments or MODELS, folder, args.precision, args.accelerate)
+    scaling.write_works(folder, axes)
+    systems = scaling.load_systems(entries, axes)
+    found = [scaling.measure(systems, axis, args.repeats, args.warm_up) for axis in axes]
+    return describe() | {"described": scaling.describe_systems(systems), "axes": found}
+
+
+if __name__ == "__main__":
+    main()
