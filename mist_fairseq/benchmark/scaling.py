@@ -4,6 +4,7 @@ One of them changes while the others stay. A line through the times tells what i
 token, sentence or pass costs, and clocks around the model's parts tell which of them takes most where.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -107,7 +108,7 @@ def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
 
 
 def make_entries(arguments: list[str], folder: Path, precision: str = "fp32", accelerate: str = "auto") -> list[Entry]:
-    """Models with random weights, named after their architectures, or their arguments where those are the same.
+    """Models with random weights, named after their architecture and its other arguments.
 
     Args:
         arguments: of each model, what fairseq-train would be given (``--task``, ``--arch``, sizes).
@@ -118,10 +119,7 @@ def make_entries(arguments: list[str], folder: Path, precision: str = "fp32", ac
     Raises:
         ValueError: two models are the same.
     """
-    words = [text.replace("=", " ").split() for text in arguments]
-    names = [given[given.index("--arch") + 1] if "--arch" in given[:-1] else " ".join(given) for given in words]
-    if len(set(names)) < len(names):
-        names = arguments
+    names = [re.sub(r"--task[ =]\S+ *|--arch[ =]", "", text).strip() or text for text in arguments]
     options = {"accelerate": accelerate}
     entries = [
         Entry(name, arguments=text, precision=precision, options=options, data=str(folder))
@@ -298,9 +296,9 @@ def markdown(result: dict) -> str:
     )
     sections.append(
         f"{described}; {result['device']}, {result['threads']} threads, torch {result['torch']}. Random weights, "
-        f"outputs of prescribed lengths; medians of {result['axes'][0]['repeats']} repeats, all values and models of an "
-        "axis in turn. The line is that of least squares through the medians. Shares are measured apart, with clocks "
-        "around the parts."
+        f"outputs of prescribed lengths; medians of {result['axes'][0]['repeats']} repeats, all values and models of "
+        "an axis in turn. The line is that of least squares through the medians. Shares are measured apart, with "
+        "clocks around the parts."
     )
     return "\n\n".join(sections) + "\n"
 
@@ -319,6 +317,10 @@ def _count(number: int, unit: str) -> str:
 
 def _plural(unit: str) -> str:
     return _PLURALS.get(unit, f"{unit}s")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _table(found: dict) -> str:
@@ -345,11 +347,11 @@ def line_sentence(found: dict, line: dict) -> str:
     text = f"{fixed:.2f} ms a batch and {slope:.3f} ms for each {unit}, R² {line['r_squared']:.4f}"
     ends = found["values"][0], found["values"][-1]
     if fixed < 0:
-        return f"{text}; below 0 without any, so the first cost less than the last."
+        return f"{text}; the line begins below 0, as the first {_plural(unit)} cost less than the later ones."
     if slope < 0:
         return f"{text}; it does not grow."
-    shares = [f"{fixed / (fixed + slope * value):.0%} at {_count(value, unit)}" for value in ends]
-    return f"{text}; the fixed cost is {shares[0]}, {shares[1]}."
+    low, high = (f"{_percent(fixed / (fixed + slope * value))} of it at {_count(value, unit)}" for value in ends)
+    return f"{text}; what is fixed is {low}, {high}."
 
 
 def parts_sentence(found: dict, points: list[dict]) -> str:
@@ -363,10 +365,11 @@ def parts_sentence(found: dict, points: list[dict]) -> str:
     largest = [max(point["shares"], key=point["shares"].get) for point in points]
     stretches = []
     for part, numbers in groupby(range(len(points)), key=largest.__getitem__):
-        ends = [(found["values"][i], points[i]["shares"][part]) for i in numbers]
-        ends = [ends[0], ends[-1]] if len(ends) > 1 else ends
-        stretches.append(f"{part} {' to '.join(f'{share:.0%} at {_count(value, unit)}' for value, share in ends)}")
-    return f"what takes most is the {', then the '.join(stretches)}."
+        first, *_, last = 2 * list(numbers)
+        begin = f"{_percent(points[first]['shares'][part])} at {found['values'][first]} to " if first < last else ""
+        end = f"{_percent(points[last]['shares'][part])} at {_count(found['values'][last], unit)}"
+        stretches.append(f"{part} ({begin}{end})")
+    return f"the largest part is the {', then the '.join(stretches)}."
 
 
 def plot(result: dict, path: Path):
@@ -375,7 +378,7 @@ def plot(result: dict, path: Path):
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    figure = new_figure(12, 9)
+    figure = new_figure(12, 10)
     panels = dict(zip(VALUES, figure.subplots(2, 2).flat))
     colours = {name: f"C{number}" for number, name in enumerate(result["described"])}
     for found in result["axes"]:
@@ -385,17 +388,17 @@ def plot(result: dict, path: Path):
         for name, model in found["models"].items():
             line, colour = model["line"], colours[name]
             label = f"{name}, {decoding}" if found["axis"] == "iterations" else name
-            label += f": {line['intercept']:.1f} + {line['slope']:.2f} n, R² {line['r_squared']:.3f}"
+            label += f": {line['intercept']:.1f} {line['slope']:+.2f} n, R² {line['r_squared']:.3f}"
             axes.plot(x, line["intercept"] + line["slope"] * x, color=colour, linestyle=style, linewidth=1, alpha=0.7)
             medians = [point["milliseconds"]["median"] for point in model["points"]]
-            # The legend's mark: point and line.
             axes.scatter(found["values"], medians, color=colour, marker=marker, s=25)
-            axes.plot([], [], color=colour, marker=marker, linestyle=style, label=label)
+            axes.plot([], [], color=colour, marker=marker, linestyle=style, label=label)  # for the legend
         axes.set_xlabel(f"n, {_plural(_UNITS[found['axis']])}")
         axes.set_ylabel("milliseconds a batch")
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
     for name in panels.keys() - {found["axis"] for found in result["axes"]}:
         panels[name].set_visible(False)
     with whole_file(path) as partial:

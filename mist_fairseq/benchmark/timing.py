@@ -137,7 +137,7 @@ class Benchmark:
 
         def measure(system: System) -> dict[str, float]:
             spent = dict.fromkeys([*PARTS.values(), "overhead"], 0.0)
-            with _clocked(system.generator.encoder, spent):
+            with clocked(system.generator.encoder, spent):
                 for number, part in enumerate([batches[-1], *batches]):
                     if number == 1:  # the first warms up
                         spent.update(dict.fromkeys(spent, 0.0))
@@ -288,10 +288,10 @@ def _synchronize():
 
 
 @contextmanager
-def _clocked(encoder, spent: dict[str, float]):
-    """Add the milliseconds of an encoder's parts to *spent*."""
+def clocked(encoder, spent: dict[str, float]):
+    """Add the milliseconds of an encoder's parts to *spent*, which has one for each of ``PARTS``."""
 
-    def clocked(method: Callable, part: str) -> Callable:
+    def timed(method: Callable, part: str) -> Callable:
         def call(*args, **kwargs):
             elapsed, result = _clock(method, *args, **kwargs)
             spent[part] += elapsed
@@ -302,7 +302,7 @@ def _clocked(encoder, spent: dict[str, float]):
     usual = {name: vars(encoder).get(name) for name in PARTS}
     for name, part in PARTS.items():
         if hasattr(encoder, name):
-            setattr(encoder, name, clocked(getattr(encoder, name), part))
+            setattr(encoder, name, timed(getattr(encoder, name), part))
     try:
         yield
     finally:

@@ -93,10 +93,9 @@ class CudaGraphEncoder(Passes):
                 self._graphs[key] = Graphed(function, inputs)
         return self._graphs[key](*inputs)
 
-    @staticmethod
-    def _widen(tokens: Tensor) -> Tensor:
+    def _widen(self, tokens: Tensor) -> Tensor:
         """Padded to a multiple of the bucket; what stands there is masked by the lengths."""
-        missing = -tokens.shape[1] % BUCKET
+        missing = min(-tokens.shape[1] % BUCKET, self.config.max_positions - tokens.shape[1])
         return torch.nn.functional.pad(tokens, (0, missing)) if missing else tokens
 
     @staticmethod
