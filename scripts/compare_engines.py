@@ -17,41 +17,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from mist_fairseq.benchmark.systems import Entry, System, load_system
+from mist_fairseq.benchmark.equality import compare, markdown
 from mist_fairseq.evaluation import provenance, read_lines
-from mist_fairseq.output import markdown_table, whole_file
-from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, score
-
-NEAR = 1e-4  # difference of logits
-
-
-class Margins:
-    """Watches a model's PyTorch encoder decide: the two likeliest lengths' and tokens' logits, and their differences.
-
-    Attributes:
-        length: of the last sentence.
-        tokens: of its last pass, *Shape:* (T).
-    """
-
-    def __init__(self, system: System):
-        encoder, never = system.model.encoder, system.model.never_predicted
-        lengths, logits = encoder.length_logits, encoder.token_logits
-
-        def length_logits(source):
-            scores = lengths(source)
-            best = scores[0].topk(2).values
-            self.length = float(best[0] - best[1])
-            return scores
-
-        def token_logits(hidden):
-            scores = logits(hidden)
-            best = scores.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
-            self.tokens = best[:, 0] - best[:, 1]
-            return scores
-
-        encoder.length_logits, encoder.token_logits = length_logits, token_logits
+from mist_fairseq.output import whole_file
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
 
 
 def read_engine(text: str) -> tuple[str, str, int]:
@@ -61,13 +31,6 @@ def read_engine(text: str) -> tuple[str, str, int]:
     if not name or not precision or (guesses and not guesses.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME:PRECISION[:GUESSES]")
     return name, precision, int(guesses or 0)
-
-
-def near_tie(expected: torch.Tensor, found: torch.Tensor, margins: Margins) -> bool:
-    """Whether two outputs, whole ones with their final [SEP], differ where the model was undecided."""
-    if len(expected) != len(found):
-        return margins.length < NEAR
-    return bool((margins.tokens[expected != found] < NEAR).all())
 
 
 def main():
@@ -89,7 +52,10 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        result = run(args) | provenance()
+        reference, source = (read_lines(path) if path else None for path in (args.reference, args.source))
+        protocol = PROTOCOLS[args.protocol]
+        given = args.engines, args.subset, args.sentences, reference, source, protocol, args.metric
+        result = compare(args.data, args.path, *given) | {"protocol": args.protocol} | provenance()
         with whole_file(args.out) as partial:
             partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         table = markdown(result)
@@ -97,72 +63,6 @@ def main():
         print(table)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-
-
-def run(args) -> dict:
-    """The comparison, for JSON."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def load(name: str, precision: str, guesses: int) -> System:
-        options = {"accelerate": name, "length_guesses": guesses}
-        system = load_system(Entry(name, args.path, precision=precision, options=options, data=args.data), device)
-        system.load_data(args.subset)
-        decode = system.generator._decode
-
-        def watched(*inputs):
-            system.found = decode(*inputs)
-            return system.found
-
-        system.generator._decode = watched
-        return system
-
-    systems = {"PyTorch, fp32": load("none", "fp32", 0)}
-    for name, precision, guesses in args.engines:
-        systems[f"{name}, {precision}" + (f", {guesses} guesses" if guesses else "")] = load(name, precision, guesses)
-    plain = next(iter(systems.values()))
-    margins, number = Margins(plain), min(args.sentences, len(plain.dataset))
-    lines = {key: [] for key in systems}
-    different, near = dict.fromkeys(systems, 0), dict.fromkeys(systems, 0)
-    for i in tqdm(range(number), disable=None):
-        whole = {}
-        for key, system in systems.items():
-            sample = system.batch([i])
-            tokens, _ = system.read(sample, system.decode(sample))[i]
-            whole[key] = system.found.tokens[0].cpu()
-            lines[key].append(system.text(tokens))
-        expected = whole["PyTorch, fp32"]
-        for key, found in whole.items():
-            if not torch.equal(expected, found):
-                different[key] += 1
-                near[key] += near_tie(expected, found, margins)
-    result = {"checkpoint": args.path, "sentences": number, "protocol": args.protocol, "engines": {}}
-    scores = {}
-    if args.reference:
-        reference = read_lines(args.reference)[:number]
-        source = read_lines(args.source)[:number] if args.source else None
-        scores = score(lines, reference, source, protocol=PROTOCOLS[args.protocol], metrics=args.metric)
-    for key, system in systems.items():
-        found = {"different": different[key], "near_ties": near[key]}
-        if system.generator.guesser is not None:
-            found["guessed"] = system.generator.guesser.hits / system.generator.guesser.total
-        if key in scores:
-            found["scores"] = scores[key].as_dict()["values"]
-        result["engines"][key] = found
-    return result
-
-
-def markdown(result: dict) -> str:
-    """The table."""
-    metrics = list(next(iter(result["engines"].values())).get("scores", {}))
-    heads = ["Engine", "outputs that differ", "of these near-ties", "lengths guessed", *metrics]
-    lines = []
-    for key, found in result["engines"].items():
-        guessed = f"{found['guessed']:.1%}" if "guessed" in found else ""
-        cells = [f"{found['scores'][metric]:.2f}" for metric in metrics]
-        lines.append(
-            [key, f"{found['different']:,} of {result['sentences']:,}", str(found["near_ties"]), guessed, *cells]
-        )
-    return markdown_table(heads, lines) + "\n"
 
 
 if __name__ == "__main__":

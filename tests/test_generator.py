@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mist_fairseq.engines.length_guesser import LengthGuesser
 from mist_fairseq.generator import AUTOREGRESSIVE_OPTIONS, NARGenerator, least_confident
 from mist_fairseq.mixing import mix_source
 from tests.helpers import batch, decode, encode, sources, tiny_model
+from tests.models.test_nat_mass import build as nat_mass
 
 LENGTHS = [9, 4, 13, 2, 20, 9]
 
@@ -198,6 +200,65 @@ def test_length_bounds_count_tokens_before_the_final_sep(dictionary, low, high):
         assert length == plain_length(model, source, low + 1, high and high + 1)
 
 
+def assert_same_as_without_guesses(model, tokens, lengths, generators, **options):
+    expected = generate(model, tokens, lengths, **options)
+    for each in generators:
+        sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+        for found, wanted in zip(each.generate(None, sample), expected):
+            assert torch.equal(found[0]["tokens"], wanted[0]["tokens"]) and found[0]["steps"] == wanted[0]["steps"]
+            torch.testing.assert_close(found[0]["positional_scores"], wanted[0]["positional_scores"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rel_pos_bins", [0, 8])
+@pytest.mark.parametrize("decoding, iterations", [("single-pass", 1), ("mist", 3), ("mask-predict", 3)])
+@pytest.mark.parametrize("guessed", ["none", "some", "all"])
+def test_guessed_lengths_change_nothing(dictionary, monkeypatch, rel_pos_bins, decoding, iterations, guessed):
+    model = tiny_model(dictionary, rel_pos_bins=rel_pos_bins)
+    tokens, lengths = sources(LENGTHS, dictionary)
+    right = [plain_length(model, row[:length].tolist()) for row, length in zip(tokens, lengths)]
+    wrong = [length % 20 + 1 for length in right]
+    hits = {"none": [], "some": [0, 3, 4], "all": range(len(right))}[guessed]
+    guesses = [[wrong[row], right[row] if row in hits else 2 + (right[row] == 2)] for row in range(len(right))]
+    monkeypatch.setattr(LengthGuesser, "guess", lambda self, lengths: torch.tensor(guesses))
+    options = dict(decoding=decoding, iterations=iterations)
+    own = generator(model, guesses=2, **options)
+    assert_same_as_without_guesses(model, tokens, lengths, [own, own], **options)
+    assert (own.guesser.hits, own.guesser.total) == (2 * len(hits), 2 * len(right))
+
+
+@pytest.mark.parametrize("bounds", [{}, {"min_length": 6}, {"max_length": 3}, {"min_length": 4, "max_length": 4}])
+@pytest.mark.parametrize("guesses", [1, 3, 50])
+def test_guesses_learn_and_keep_to_the_bounds_of_the_length(dictionary, bounds, guesses):
+    """Every length is among 50 guesses; of a source seen before, at the second try, the length is the likeliest."""
+    model = tiny_model(dictionary)
+    tokens, lengths = sources([9, 4, 14, 19], dictionary)  # too far apart to learn from each other
+    own = generator(model, guesses=guesses, **bounds)
+    assert_same_as_without_guesses(model, tokens, lengths, [own], **bounds)
+    before = own.guesser.hits
+    assert own.guesser.total == 4 and (guesses < 50 or before == 4)
+    assert_same_as_without_guesses(model, tokens, lengths, [own], **bounds)
+    assert (own.guesser.hits, own.guesser.total) == (before + 4, 8)
+
+
+def test_a_guessed_length_needs_no_pass_over_the_target(dictionary, monkeypatch):
+    model = tiny_model(dictionary)
+    tokens, lengths = sources(LENGTHS, dictionary)
+    passes = []
+    original = model.encoder.decode_target
+    monkeypatch.setattr(model.encoder, "decode_target", lambda t, *more: passes.append(len(t)) or original(t, *more))
+    generate(model, tokens, lengths, guesses=50)
+    assert passes == []
+    own = generator(model, guesses=1)
+    own.generate(None, {"net_input": {"src_tokens": tokens, "src_lengths": lengths}})
+    assert passes == ([len(LENGTHS) - own.guesser.hits] if own.guesser.hits < len(LENGTHS) else [])
+
+
+def test_guesses_are_refused_where_source_and_target_have_different_layers(dictionary):
+    tokens, lengths = sources(LENGTHS, dictionary)
+    with pytest.raises(ValueError, match="--length-guesses"):
+        generate(nat_mass(dictionary), tokens, lengths, guesses=2)
+
+
 def test_equal_sources_are_encoded_once(dictionary, monkeypatch):
     model = tiny_model(dictionary)
     tokens, lengths = sources([9, 4, 13], dictionary)
@@ -282,6 +343,8 @@ def test_options_of_autoregressive_decoding_are_refused_by_name(dictionary, name
         ({"options": Namespace(nbest=3), "length_beam": 2}, "--nbest 3 needs a --length-beam of at least 3"),
         ({"min_length": 5, "max_length": 4}, "got 5 and 4"),
         ({"min_length": 0}, "got 0 and None"),
+        ({"guesses": -1}, "--length-guesses -1: expected 0 or more"),
+        ({"guesses": 2, "length_beam": 2}, "--length-guesses 2: expected 0 or more, and 0 with a --length-beam"),
     ],
 )
 def test_impossible_combinations_are_refused(dictionary, options, message):
@@ -297,8 +360,9 @@ def test_more_is_refused_when_generating(dictionary):
     sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
     with pytest.raises(ValueError, match="prefixes and constraints"):
         generator(model).generate(None, sample, prefix_tokens=tokens)
-    with pytest.raises(ValueError, match="--min-length 30 is too long: the model makes at most 19 tokens"):
-        generator(model, min_length=30).generate(None, sample)
+    for guesses in (0, 2):
+        with pytest.raises(ValueError, match="--min-length 30 is too long: the model makes at most 19 tokens"):
+            generator(model, min_length=30, guesses=guesses).generate(None, sample)
 
 
 def test_mixing_is_the_function_that_training_uses(dictionary):

@@ -1,6 +1,7 @@
 """Systems small enough for tests."""
 
 import torch
+from omegaconf import OmegaConf
 
 from mist_fairseq.benchmark.systems import Entry, load_system
 
@@ -27,3 +28,11 @@ def load(entry, forced=False, seed=0):
     system = load_system(entry, torch.device("cpu"), forced)
     system.load_data("test")
     return system
+
+
+def save_checkpoint(system, path):
+    """As fairseq-train does."""
+    cfg = OmegaConf.to_container(system.cfg, resolve=True, enum_to_str=True)
+    state = {"args": None, "cfg": cfg, "model": system.model.state_dict(), "task_state": system.task.state_dict()}
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    torch.save(state | {"optimizer_history": [history], "extra_state": {}, "last_optimizer_state": None}, path)

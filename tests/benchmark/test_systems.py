@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from mist_fairseq.benchmark.systems import Entry, read_entries
-from tests.benchmark.helpers import MIST, TRANSFORMER, entry, load
+from tests.benchmark.helpers import MIST, TRANSFORMER, entry, load, save_checkpoint
 
 BEAM = {"beam": 3, "lenpen": 1.0, "max_len_b": 8}
 
@@ -123,10 +122,7 @@ def test_options_that_nothing_reads(data, option):
 def test_options_of_a_checkpoint(data, tmp_path):
     path = tmp_path / "transformer.pt"
     trained = load(entry(data, TRANSFORMER))
-    cfg = OmegaConf.to_container(trained.cfg, resolve=True, enum_to_str=True)
-    state = {"args": None, "cfg": cfg, "model": trained.model.state_dict(), "task_state": trained.task.state_dict()}
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
-    torch.save(state | {"optimizer_history": [history], "extra_state": {}, "last_optimizer_state": None}, path)
+    save_checkpoint(trained, path)
     given = {"path": "transformer.pt", "data": data, "folder": str(tmp_path)}
     again = load(Entry("again", options={"beam": 2, "dropout": 0.2}, **given))
     assert again.generator.beam_size == 2 and again.parameters == trained.parameters
@@ -140,7 +136,7 @@ def test_our_model_keeps_its_weights_in_bf16_and_says_the_same(data):
     encoder = system.model.encoder
     assert encoder.layers[0].qkv.weight.dtype == encoder.head.weight.dtype == torch.bfloat16
     assert encoder.word_embeddings.weight.dtype == encoder.layers[0].ffn_norm.weight.dtype == torch.float32
-    plain = load(entry(data, MIST))
+    plain = load(entry(data, MIST, options={"accelerate": "none"}))
     with torch.no_grad():
         inputs = system.batch(range(6))["net_input"]
         source = inputs["src_tokens"], inputs["src_lengths"]

@@ -50,7 +50,7 @@ def test_layout_of_the_paper(result):
     ]
     assert "- broken: OSError: no such file" in lines
     detail = "| Transformer, fp32 | 100.0 | 90.0 | 120.0 | 150.0 | 10.0 | 11.2 | 12.0 | 60.0 M | 300 MiB |"
-    assert detail in lines and r"| ours \| fast | 3.00 | 0.50 |" in lines
+    assert detail in lines and r"| ours \| fast | 3.00 | 0.50 | 14.3% |" in lines
     assert "abacus, 2 threads" in lines[-1] and "as long as the systems make them" in lines[-1]
 
 
@@ -64,6 +64,13 @@ def test_a_system_that_failed_later_keeps_its_row(result):
 def test_one_batch_has_no_interval(result):
     result["runs"][1]["sentences"] = 16
     assert "| AR | Transformer | 30.12 | 25.00 | N | 1.00× (0.90 - 1.10) | 1.00× |" in markdown(result)
+
+
+def test_median_over_the_floor(result):
+    result["runs"][0]["floor"] = {"ours | fast": 5.0}
+    result["rates"] = {"fp32": {"operations": 180e9, "bandwidth": 40e9}}
+    text = markdown(result)
+    assert "| ours \\| fast | 5.00 | 11.25 | 2.25 |" in text and "fp32 180 G/s; of copying, 40 GB/s" in text
 
 
 def test_every_row_of_a_table_has_all_its_cells(result):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from mist_fairseq.benchmark import timing
+from mist_fairseq.benchmark.floor import Rates, products
 from mist_fairseq.benchmark.synthetic import write_data
 from mist_fairseq.benchmark.tables import markdown
 from mist_fairseq.benchmark.timing import Benchmark
 from tests.benchmark.conftest import SENTENCES
-from tests.benchmark.helpers import MIST, entry
+from tests.benchmark.helpers import MIST, TRANSFORMER, entry
 
 
 @pytest.fixture
@@ -129,6 +130,31 @@ def test_parts_make_the_whole(data):
     assert "encode_source" not in vars(encoder), "the clocks are gone"
 
 
+def test_parts_of_an_engine(data):
+    options = {"accelerate": "onnxruntime", "length_guesses": 1}
+    benchmark = Benchmark([entry(data, MIST, "guessing", options)])
+    (spent,) = benchmark.parts(benchmark.choose(6), 1).values()
+    assert all(spent[part] > 0 for part in ("source pass", "length", "head", "overhead"))
+    encoder = benchmark.systems["guessing"].generator.encoder
+    assert "encode_and_guess" not in vars(encoder) and "length_logits" in vars(encoder), "the clocks are gone, no more"
+
+
+def test_floor_of_our_own_systems(data):
+    mist = {"decoding": "mist", "decoding_iterations": 2}
+    entries = [entry(data, MIST, "single"), entry(data, MIST, "mist", mist), entry(data, TRANSFORMER, "other")]
+    benchmark = Benchmark(entries, forced=True)
+    chosen = benchmark.choose(2)
+    found = benchmark.floor(chosen, 1, {"fp32": Rates(1e9, 1e12)})
+    system = benchmark.systems["single"]
+    seconds = 0.0
+    for i in chosen:
+        source, target = system.dataset.size(int(i))
+        for product in products(system.model.encoder, int(source), int(target)):
+            seconds += product.count * product.operations / 1e9
+    assert list(found) == ["single", "mist"] and found["mist"] > found["single"]
+    assert found["single"] == pytest.approx(1000 * seconds / 2)
+
+
 def test_scores_of_the_whole_subset(benchmark, monkeypatch):
     system = benchmark.systems["a"]
     source = [system.text(system.dataset[i]["source"].tolist()) for i in range(SENTENCES)]
@@ -152,7 +178,8 @@ def test_scores_are_those_of_the_outputs(data):
 
 def test_memory_is_measured_apart(data):
     large = f"{MIST} --max-positions 1000000"
-    benchmark = Benchmark([entry(data, MIST, "small"), entry(data, large, "large")])
+    options = {"accelerate": "none"}  # an engine keeps weights of its own
+    benchmark = Benchmark([entry(data, MIST, "small", options), entry(data, large, "large", options)])
     found = benchmark.memory(benchmark.choose(2), 1)
     if found["small"] is None:
         pytest.skip("this system does not tell")

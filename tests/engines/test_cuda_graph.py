@@ -29,32 +29,40 @@ def test_generates_as_plain_pytorch(dictionary, rel_pos_bins, decoding, iteratio
             assert_same_outputs(found, expected, tolerance=1e-3)
 
 
+def test_a_bucket_may_end_beyond_the_last_position(dictionary):
+    sizes = dict(source=35, target=12, max_positions=47)
+    model, plain = (tiny_model(dictionary, **sizes).cuda() for _ in range(2))
+    prepare(model, "cudagraph")
+    tokens, lengths = on_gpu(*sources([35, 3], dictionary))
+    found, expected = (generate(each, tokens, lengths, min_length=11) for each in (model, plain))
+    assert_same_outputs(found, expected, tolerance=1e-3)
+
+
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-3), ("bf16", 0.1)])
 def test_passes_equal_the_encoders(dictionary, precision, tolerance):
     """A state stays valid while other batches run through the same graphs."""
     model = tiny_model(dictionary).cuda()
     encoder, engine = model.encoder, prepare(model, "cudagraph", precision).engine
     states = []
+    tgt, tgt_lengths = on_gpu(*targets([5, 12, 1], dictionary))
+    tgt_index = flat([5, 12, 1]).cuda()
     with torch.no_grad(), model.autocast(precision):
         for seed in (0, 1):
             tokens, lengths = on_gpu(*sources([9, 4, 13], dictionary, seed))
-            index = flat(lengths.tolist(), tokens.shape[1]).cuda()
-            states.append((engine.encode_source(tokens, lengths, index), encoder.encode_source(tokens, lengths, index)))
+            index = flat([9, 4, 13]).cuda()
+            states.append([each.encode_source(tokens, lengths, index) for each in (engine, encoder)])
         for found, expected in states:
             assert found.hidden.shape[1] == BUCKET
-            tokens, lengths = on_gpu(*targets([5, 12, 1], dictionary))
-            index = flat(lengths.tolist(), tokens.shape[1]).cuda()
-            torch.testing.assert_close(
-                *(each.decode_target(tokens, lengths, index, state).float() for each, state in
-                  ((engine, found), (encoder, expected))), atol=tolerance, rtol=0,
-            )
             for row, length in enumerate([9, 4, 13]):
-                torch.testing.assert_close(
-                    found.hidden[row, :length], expected.hidden[row, :length], atol=tolerance, rtol=0, check_dtype=False
-                )
-            torch.testing.assert_close(
-                engine.length_logits(found), encoder.length_logits(expected), atol=10 * tolerance, rtol=0
-            )
+                rows = found.hidden[row, :length].float(), expected.hidden[row, :length].float()
+                torch.testing.assert_close(*rows, atol=tolerance, rtol=0)
+            scores = engine.length_logits(found), encoder.length_logits(expected)
+            torch.testing.assert_close(*scores, atol=10 * tolerance, rtol=0)
+            hidden = [
+                each.decode_target(tgt, tgt_lengths, tgt_index, state).float()
+                for each, state in ((engine, found), (encoder, expected))
+            ]
+            torch.testing.assert_close(*hidden, atol=tolerance, rtol=0)
 
 
 def test_a_graph_is_captured_once_for_each_bucket(dictionary):

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import BertModel
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.models.encoder import Encoder, EncoderConfig, padding_mask, relative_position_bucket
+from mist_fairseq.models.encoder import Encoder, EncoderConfig, argmax, padding_mask, relative_position_bucket
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 from mist_fairseq.models.pretrained import load_pretrained, read_sizes
 from tests.helpers import bert_state, decode, encode, sources, targets, tiny_model, write_bert_folder
@@ -174,6 +176,73 @@ def test_a_sentence_alone_equals_the_sentence_in_a_batch(dictionary, rel_pos_bin
             torch.testing.assert_close(model.encoder.length_logits(alone)[0], lengths[row], atol=1e-4, rtol=0)
             again = decode(model, tgt[row : row + 1, :T], tgt_lengths[row : row + 1], alone)
             torch.testing.assert_close(again[0], hidden[row], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rel_pos_bins", [0, 8])
+@pytest.mark.parametrize("guesses", [[[4], [11], [2]], [[4, 9], [2, 3], [20, 2]], [[5, 2, 20], [7, 7, 6], [3, 4, 5]]])
+def test_guesses_equal_separate_passes(dictionary, rel_pos_bins, guesses):
+    """One pass over a source and targets of several lengths, against a pass for each; neither sees the others."""
+    model = tiny_model(dictionary, rel_pos_bins=rel_pos_bins, token_types=6, source_type_id=4, target_type_id=5)
+    src, src_lengths = sources([9, 3, 14], dictionary)
+    with torch.no_grad():
+        state, hidden = model.encoder.encode_and_guess(src, src_lengths, torch.tensor(guesses), dictionary.mask())
+        assert hidden.shape == (3, len(guesses[0]), max(map(max, guesses)), 32)
+        for row, lengths in enumerate(guesses):
+            S = int(src_lengths[row])
+            alone = encode(model, src[row : row + 1, :S], src_lengths[row : row + 1])
+            torch.testing.assert_close(state.hidden[row, :S], alone.hidden[0], atol=1e-4, rtol=0)
+            for found, expected in zip(state.keys + state.values, alone.keys + alone.values):
+                torch.testing.assert_close(found[row, :, :S], expected[0], atol=1e-4, rtol=0)
+            for k, length in enumerate(lengths):
+                masks = torch.full((1, length), dictionary.mask())
+                expected = decode(model, masks, torch.tensor([length]), alone)[0]
+                torch.testing.assert_close(hidden[row, k, :length], expected, atol=1e-4, rtol=0)
+
+
+def test_guesses_leave_a_source_state_to_decode_with(dictionary):
+    model = tiny_model(dictionary)
+    src, src_lengths = sources([9, 3, 14], dictionary)
+    tgt, tgt_lengths = targets([4, 11, 1], dictionary)
+    with torch.no_grad():
+        state, _ = model.encoder.encode_and_guess(src, src_lengths, tgt_lengths[:, None] + 1, dictionary.mask())
+        separate = encode(model, src, src_lengths)
+        assert torch.equal(state.lengths, src_lengths)
+        torch.testing.assert_close(
+            model.encoder.length_logits(state), model.encoder.length_logits(separate), atol=1e-4, rtol=0
+        )
+        for found, expected in zip(*(decode(model, tgt, tgt_lengths, each) for each in (state, separate))):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_guesses_reach_exactly_to_the_last_position(dictionary):
+    model = tiny_model(dictionary, source=44, target=20, max_positions=64)
+    src, src_lengths = sources([44, 5], dictionary)
+    guesses = torch.tensor([[20, 1], [20, 1]])
+    with torch.no_grad():
+        _, hidden = model.encoder.encode_and_guess(src, src_lengths, guesses, dictionary.mask())
+        masks = torch.full((2, 20), dictionary.mask())
+        expected = decode(model, masks, guesses[:, 0], encode(model, src, src_lengths))
+    for row in range(2):
+        torch.testing.assert_close(hidden[row, 0], expected[row], atol=1e-4, rtol=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 600), st.sampled_from([1, 7, 128]), st.integers(1, 50), st.integers(0, 10**6))
+def test_argmax_equals_torchs(rows, width, block, different, seed):
+    """Of equal scores the first, in blocks that do and do not divide the width."""
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(rows, width, generator=generator)
+    tied = torch.randint(different, (rows, width), generator=generator).float()
+    for scores in (random, tied, tied.masked_fill(tied > different // 2, float("-inf"))):
+        assert torch.equal(argmax(scores, block), scores.argmax(1))
+
+
+@pytest.mark.parametrize("width", [1, 127, 128, 129, 256, 30522])
+def test_argmax_in_the_first_and_last_place(width):
+    scores = torch.zeros(4, width)
+    scores[1, -1] = scores[2, 0] = 1
+    scores[3] = float("-inf")
+    assert argmax(scores).tolist() == [0, width - 1, 0, 0]
 
 
 def test_length_is_read_from_the_mean_of_the_source(dictionary):

@@ -6,6 +6,8 @@ from omegaconf import OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mist_fairseq.data.dictionary import WordPieceDictionary
+from mist_fairseq.engines.compiled import CompiledEncoder
+from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder
 from mist_fairseq.generator import NARGenerator
 from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
@@ -188,3 +190,31 @@ def test_inference_is_in_the_precision_of_the_command_line(dictionary, trained, 
     hypotheses = NARGenerator([model], dictionary, precision=asked).generate([model], inputs)
     plain = NARGenerator([tiny_model(dictionary)], dictionary, precision=asked).generate(None, inputs)
     assert [one[0]["tokens"].tolist() for one in hypotheses] == [one[0]["tokens"].tolist() for one in plain]
+
+
+@pytest.mark.parametrize(
+    "task, engine",
+    [
+        ({"precision": "fp32", "accelerate": "none"}, type(None)),
+        ({"precision": "bf16", "accelerate": "none"}, type(None)),
+        ({"precision": "fp32", "accelerate": "onnxruntime"}, OnnxRuntimeEncoder),
+        ({"precision": "int8", "accelerate": "onnxruntime"}, OnnxRuntimeEncoder),
+        ({"precision": "bf16", "accelerate": "compile"}, CompiledEncoder),
+        ({"precision": "int8", "accelerate": "auto"}, OnnxRuntimeEncoder),
+        ({"precision": "bf16", "accelerate": "auto"}, type(None)),
+        ({"precision": "fp32"}, OnnxRuntimeEncoder),  # a task without the option
+    ],
+)
+def test_inference_is_by_the_engine_of_the_command_line(dictionary, task, engine):
+    model = tiny_model(dictionary)
+    assert model.engine is None and NARGenerator([model], dictionary).encoder is model.encoder
+    model.prepare_for_inference_(OmegaConf.create({"task": task, "generation": {}}))
+    assert type(model.engine) is engine and model.precision == task["precision"]
+    assert NARGenerator([model], dictionary).encoder is (model.engine or model.encoder)
+    assert all(not name.startswith("engine") for name in model.state_dict())
+
+
+def test_an_engine_that_cannot_work_is_refused(dictionary):
+    cfg = OmegaConf.create({"task": {"precision": "bf16", "accelerate": "onnxruntime"}, "generation": {}})
+    with pytest.raises(ValueError, match="--accelerate onnxruntime has no --precision bf16"):
+        tiny_model(dictionary).prepare_for_inference_(cfg)

@@ -151,3 +151,23 @@ def test_dictionaries_are_not_built_from_data():
 def test_limits_that_hold_nothing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--max-target-positions is 2, expected at least 3"):
         make_task(write_data(tmp_path), max_target_positions=2)
+
+
+def test_training_in_int8_is_refused(tmp_path):
+    """Training alone: to generate, the same data may be read."""
+    folder = write_data(tmp_path)
+    training, generating = (make_task(folder, precision="int8", train_subset=name) for name in ("valid", "train"))
+    for task in (training, generating):
+        make_model(task)
+    with pytest.raises(ValueError, match="--precision int8 is for generation: train with fp32 or bf16"):
+        training.load_dataset("valid")
+    generating.load_dataset("valid")
+
+
+def test_the_generator_gets_the_options(tmp_path):
+    task = make_task(write_data(tmp_path), length_guesses=3, precision="bf16", decoding="mist", decoding_iterations=2)
+    generator = task.build_generator([make_model(task)[0]], None)
+    assert (generator.guesses, generator.precision, generator.decoding, generator.iterations) == (3, "bf16", "mist", 2)
+    with pytest.raises(ValueError, match="--length-guesses 3: expected 0 or more, and 0 with a --length-beam"):
+        task = make_task(tmp_path, length_guesses=3, length_beam=2)
+        task.build_generator([make_model(task)[0]], None)
