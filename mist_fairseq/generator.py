@@ -243,6 +243,12 @@ class NARGenerator:
     def _predict_lengths(self, source: SourceState) -> Tensor:
         """The K likeliest lengths, final [SEP] counted. -> (B, K)."""
         scores = self.encoder.length_logits(source)
+        allowed = scores[:, self.min_length + 1 : self._longest() + 1]
+        beam = min(self.length_beam, allowed.shape[1])
+        return allowed.topk(beam, dim=1).indices + self.min_length + 1
+
+    def _longest(self) -> int:
+        """Most tokens of an output, the final [SEP] counted."""
         longest = self.model.limits.target
         if self.max_length is not None:
             longest = min(longest, self.max_length + 1)
@@ -250,9 +256,7 @@ class NARGenerator:
             raise ValueError(
                 f"--min-length {self.min_length} is too long: the model makes at most {longest - 1} tokens and [SEP]"
             )
-        allowed = scores[:, self.min_length + 1 : longest + 1]
-        beam = min(self.length_beam, allowed.shape[1])
-        return allowed.topk(beam, dim=1).indices + self.min_length + 1
+        return longest
 
     def _masks(self, lengths: Tensor) -> Tensor:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
@@ -280,8 +284,10 @@ class NARGenerator:
     def _fill_guesses(self, src_tokens: Tensor, src_lengths: Tensor):
         """Source state, lengths (B) and filled targets, by one pass where a length was guessed, else by two."""
         if self.guesser is None:
-            limits = self.model.limits
-            self.guesser = LengthGuesser(self.guesses, (limits.source, limits.target), self.min_length + 1)
+            if src_tokens.is_cuda or not hasattr(self.encoder, "encode_and_guess"):
+                raise ValueError("--length-guesses is for mist_* architectures on a CPU: leave it at 0")
+            limits = self.model.limits.source, self._longest()
+            self.guesser = LengthGuesser(self.guesses, limits, self.min_length + 1)
         guesses = self.guesser.guess(src_lengths)  # (B, K)
         source, hidden = self.encoder.encode_and_guess(src_tokens, src_lengths, guesses, self.dictionary.mask())
         lengths = self._predict_lengths(source)  # (B, 1)

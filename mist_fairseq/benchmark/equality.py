@@ -109,7 +109,7 @@ def compare(
             if not torch.equal(expected, found):
                 different[key] += 1
                 near[key] += near_tie(expected, found, margins)
-    result = {"checkpoint": path, "sentences": number, "engines": {}}
+    result = {"sentences": number, "engines": {}}
     scores = {}
     if reference:
         source = source and source[:number]

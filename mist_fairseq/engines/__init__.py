@@ -28,6 +28,7 @@ def choose(encoder: torch.nn.Module, precision: str) -> str:
     if (
         isinstance(encoder, Encoder)
         and encoder.word_embeddings.weight.device.type == "cpu"
+        and encoder.word_embeddings.weight.dtype == torch.float32  # not fairseq's --fp16
         and precision in PRECISIONS["onnxruntime"]
         and all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
     ):
@@ -56,6 +57,8 @@ def build_engine(encoder: torch.nn.Module, never_predicted: torch.Tensor, accele
         accelerate = choose(encoder, precision)
     if precision not in PRECISIONS[accelerate]:
         able = " or ".join(name for name, precisions in PRECISIONS.items() if precision in precisions)
+        if precision == "int8" and not isinstance(encoder, Encoder):
+            raise ValueError("--precision int8 is for mist_* architectures: use fp32 or bf16")
         raise ValueError(f"--accelerate {accelerate} has no --precision {precision}: use --accelerate {able}")
     logger.info("engine: %s, %s", accelerate, precision)
     if accelerate == "none":

@@ -1,6 +1,8 @@
 """Source and target pass in ONNX Runtime, on a CPU."""
 
+import functools
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,12 +23,14 @@ class OnnxRuntimeEncoder(Passes):
         int8: quantize the matrix products.
 
     Raises:
-        ValueError: a package is not installed, or the encoder is on another device than the CPU.
+        ValueError: a package is not installed, or the encoder is not on the CPU or not in fp32.
     """
 
     def __init__(self, encoder: Encoder, never_predicted: Tensor, int8: bool):
         if encoder.word_embeddings.weight.device.type != "cpu":
             raise ValueError("--accelerate onnxruntime is for CPUs: add --cpu, or use --accelerate cudagraph")
+        if encoder.word_embeddings.weight.dtype != torch.float32:
+            raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
         self.config, self.relative_bias = encoder.config, encoder.relative_bias
         self.length_logits = encoder.length_logits
         self._layers = _session(layers_graph(encoder, int8))
@@ -70,6 +74,15 @@ class OnnxRuntimeEncoder(Passes):
             torch.set_num_threads(threads)
 
 
+@functools.cache
+def _sums_in_32_bits() -> bool:
+    """Whether this x86 processor adds products of 8-bit integers without saturating (VNNI)."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
 def _session(model):
     """What runs a graph."""
     try:
@@ -79,5 +92,7 @@ def _session(model):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
+    if not _sums_in_32_bits():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads wait busily, but in a run only
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

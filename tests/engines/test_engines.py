@@ -59,6 +59,7 @@ def test_auto_is_onnx_runtime_where_it_works(dictionary):
     assert build(tiny_model(dictionary), "auto", "bf16") is None
     assert build(nat_mass(dictionary), "auto", "fp32") is None
     assert choose(tiny_model(dictionary).to("meta").encoder, "fp32") == "none"  # any device that is not a CPU
+    assert choose(tiny_model(dictionary).half().encoder, "fp32") == "none"  # fairseq's own --fp16
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
