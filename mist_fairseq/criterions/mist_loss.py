@@ -45,26 +45,25 @@ class _SmoothedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, target, smoothing):
-        normaliser = logits.new_empty(len(logits), dtype=torch.float32)
-        uniform = torch.empty_like(normaliser)
+        nll = logits.new_empty(len(logits), dtype=torch.float32)
+        uniform = torch.empty_like(nll)
         for rows in row_chunks(logits):
-            part = logits[rows].float()
-            normaliser[rows] = part.logsumexp(-1)
-            uniform[rows] = part.mean(-1)
-        nll = normaliser - logits.gather(-1, target[:, None])[:, 0].float()
-        ctx.save_for_backward(logits, target, normaliser)
+            log_p = logits[rows].float().log_softmax(-1)
+            nll[rows] = -log_p.gather(1, target[rows, None])[:, 0]
+            uniform[rows] = -log_p.mean(-1)
+        ctx.save_for_backward(logits, target)
         ctx.smoothing = smoothing
         plain = nll.sum()
         ctx.mark_non_differentiable(plain)
-        return ((1 - smoothing) * nll + smoothing * (normaliser - uniform)).sum(), plain
+        return ((1 - smoothing) * nll + smoothing * uniform).sum(), plain
 
     @staticmethod
     def backward(ctx, grad_loss, _):
-        logits, target, normaliser = ctx.saved_tensors
+        logits, target = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for rows in row_chunks(logits):
             # d/dx of -(1 - e) log p(y) - e mean log p = p - (1 - e) [x is y] - e / V
-            part = (logits[rows].float() - normaliser[rows, None]).exp_()
+            part = logits[rows].float().softmax(-1)
             part -= ctx.smoothing / logits.shape[1]
             part.scatter_add_(1, target[rows, None], part.new_full((len(part), 1), ctx.smoothing - 1))
             gradient[rows] = part.mul_(grad_loss)

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mist_fairseq.models.training_kernels import Linear, attend, dropout, linear
+
 
 @dataclass
 class EncoderConfig:
@@ -99,9 +101,9 @@ def unpack(packed: Tensor, index: Tensor, B: int, L: int) -> Tensor:
 
 def keep_linear_in_(module: nn.Module, precision: torch.dtype):
     """Convert the weights of all ``nn.Linear`` to what autocast to *precision* would make of them at every use."""
-    for linear in module.modules():
-        if isinstance(linear, nn.Linear):
-            linear.to(precision)
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            part.to(precision)
 
 
 def row_chunks(logits: Tensor) -> list[slice]:
@@ -148,11 +150,11 @@ class Layer(nn.Module):
         self.heads = config.heads
         self.dropout = config.dropout
         self.attention_dropout = config.attention_dropout
-        self.qkv = nn.Linear(size, 3 * size)
-        self.attention_output = nn.Linear(size, size)
+        self.qkv = Linear(size, 3 * size)
+        self.attention_output = Linear(size, size)
         self.attention_norm = nn.LayerNorm(size, eps=1e-12)
-        self.ffn_in = nn.Linear(size, config.ffn_size)
-        self.ffn_out = nn.Linear(config.ffn_size, size)
+        self.ffn_in = Linear(size, config.ffn_size)
+        self.ffn_out = Linear(config.ffn_size, size)
         self.ffn_norm = nn.LayerNorm(size, eps=1e-12)
 
     def forward(
@@ -183,20 +185,14 @@ class Layer(nn.Module):
         if source_key is not None:
             all_keys = torch.cat([source_key, key], dim=2)  # (B, H, S + L, d)
             all_values = torch.cat([source_value, value], dim=2)
-        attended = F.scaled_dot_product_attention(
-            query,
-            all_keys,
-            all_values,
-            attn_mask=mask if mask.dtype == torch.bool else mask.to(query.dtype),
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
+        attended = attend(query, all_keys, all_values, mask, self.attention_dropout, self.training)
         attended = pack(attended.transpose(1, 2).flatten(2), index)  # (N, D)
         x = self.attention_norm(x + self._drop(self.attention_output(attended)))
         x = self.ffn_norm(x + self._drop(self.ffn_out(F.gelu(self.ffn_in(x)))))
         return x, key, value
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class LengthHead(nn.Linear):
@@ -225,7 +221,7 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform = Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if config.untie_head else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
@@ -233,7 +229,7 @@ class MaskedLMHead(nn.Module):
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
         """*Shapes:* hidden (N, D), embeddings (V, D) -> logits (N, V)."""
         hidden = self.norm(F.gelu(self.transform(hidden)))
-        return F.linear(hidden, embeddings if self.weight is None else self.weight, self.bias)
+        return linear(hidden, embeddings if self.weight is None else self.weight, self.bias, self.training)
 
 
 class TokenHead:
@@ -389,7 +385,7 @@ class Encoder(Passes, nn.Module):
             pack(part.expand(shape)[:, :, None], index)[:, 0] for part in (tokens, positions, types)
         )
         x = self.word_embeddings(tokens) + self.position_embeddings(positions) + self.type_embeddings(types)
-        x = F.dropout(self.embedding_norm(x), self.config.dropout, self.training)
+        x = dropout(self.embedding_norm(x), self.config.dropout, self.training)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             seen = () if source is None else (source.keys[i], source.values[i])

@@ -14,7 +14,7 @@ from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import build_engine
 from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
-from mist_fairseq.models.encoder import Encoder, EncoderConfig, padding_mask, row_chunks
+from mist_fairseq.models.encoder import Encoder, EncoderConfig, argmax, padding_mask, row_chunks
 from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class MistModel(BaseFairseqModel):
         """Likeliest tokens, never [PAD], [CLS] or [MASK]. *Shapes:* (N, V) -> (N)."""
         tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
         for rows in row_chunks(logits):
-            tokens[rows] = logits[rows].index_fill(-1, self.never_predicted, float("-inf")).argmax(-1)
+            tokens[rows] = argmax(logits[rows].index_fill(-1, self.never_predicted, float("-inf")))
         return tokens
 
     def mix(
