@@ -92,7 +92,8 @@ def compare(
 
     systems = {PLAIN: load("none", "fp32", 0)}
     for name, precision, guesses in engines:
-        systems[f"{name}, {precision}" + (f", {guesses} guess{"es" * (guesses > 1)}" if guesses else "")] = load(name, precision, guesses)
+        suffix = f", {guesses} guess{'es' * (guesses > 1)}" if guesses else ""
+        systems[f"{name}, {precision}{suffix}"] = load(name, precision, guesses)
     plain = next(iter(systems.values()))
     margins, number = Margins(plain), min(sentences, len(plain.dataset))
     lines = {key: [] for key in systems}
