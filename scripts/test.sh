@@ -17,5 +17,6 @@ ruff format --check .
 # Real weights to compare with, fetched before several test processes would all do it.
 "$PYTHON" scripts/get_pretrained.py minilm-l6 .cache/minilm-l6
 # One test process a core, one thread each: two processes with two threads each would only get in each other's way.
+cores=$(nproc) # before the next line, which it would obey
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -n "$(nproc)" "$@"
+exec "$PYTHON" -m pytest -n "$cores" "$@"
