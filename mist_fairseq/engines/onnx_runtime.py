@@ -15,7 +15,7 @@ from mist_fairseq.models.encoder import Encoder, Passes, argmax, pack
 class OnnxRuntimeEncoder(Passes):
     """An ``Encoder``'s passes, by sessions of ONNX Runtime with as many threads as torch has.
 
-    All positions are computed, padding too; at batch size 1 there is none. A sentence's result depends on no other sentence.
+    All positions are computed, padding too; at batch size 1 there is none.
 
     Args:
         encoder: whose weights to take; later changes of them go unnoticed.
