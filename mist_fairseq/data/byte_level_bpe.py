@@ -1,18 +1,16 @@
-"""GPT-2's byte-level BPE as a dictionary, with the ids of fairseq's BART."""
+"""GPT-2's byte-level BPE, with the ids of fairseq's BART."""
 
 import json
-from pathlib import Path
 
-from fairseq.data import Dictionary
-from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
-from tokenizers import Tokenizer, models, pre_tokenizers
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
-from mist_fairseq.data.tokenizer_dictionary import CLS, MASK, PAD, SEP, UNK, TokenizerDictionary, lines_of
+from mist_fairseq.data.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
 
-_SPECIAL = {CLS: "<s>", PAD: "<pad>", SEP: "</s>", UNK: "<unk>", MASK: "<mask>"}
+SPECIAL = {CLS: "<s>", PAD: "<pad>", SEP: "</s>", UNK: "<unk>", MASK: "<mask>"}
 
 
-class ByteLevelBPEDictionary(TokenizerDictionary):
+class ByteLevelBPE(Tokenizer):
     """GPT-2's byte-level BPE (Radford et al. 2019) under the ids of BART's ``dict.txt`` (Lewis et al. 2020).
 
     A symbol is GPT-2's number of a token, as a decimal string. ``<s>``, ``</s>``, ``<pad>``, ``<unk>`` and ``<mask>``
@@ -29,10 +27,10 @@ class ByteLevelBPEDictionary(TokenizerDictionary):
     """
 
     def __init__(self, symbols: list[str], encoder: dict[str, int], merges: list[str], source: str = "dict.txt"):
-        missing = [name for name in _SPECIAL.values() if name not in symbols]
+        missing = [name for name in SPECIAL.values() if name not in symbols]
         if missing:
             raise ValueError(f"{source} has no {', '.join(missing)}: BART's dict.txt is needed")
-        byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
+        byte_of = {char: byte for byte, char in _byte_characters().items()}
         if absent := sorted(byte_of.keys() - encoder.keys()):
             raise ValueError(
                 f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
@@ -43,10 +41,10 @@ class ByteLevelBPEDictionary(TokenizerDictionary):
             if len(pair) != 2 or not encoder.keys() >= {*pair, "".join(pair)}:
                 raise ValueError(f"vocab.bpe of {source} merges {' '.join(pair)!r}, which encoder.json does not know")
         super().__init__(
-            symbols, {name: symbols.index(symbol) for name, symbol in _SPECIAL.items()}, {"type": "byte-level-bpe"}
+            symbols, {name: symbols.index(symbol) for name, symbol in SPECIAL.items()}, {"type": "byte-level-bpe"}
         )
         self._encoder, self._merges = encoder, merges
-        self.tokenizer = Tokenizer(models.BPE(encoder, pairs))
+        self.tokenizer = tokenizers.Tokenizer(models.BPE(encoder, pairs))
         self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         text_of = {str(number): bytes(byte_of[char] for char in text) for text, number in encoder.items()}
         self._bytes = [text_of.get(symbol, symbol.encode("utf-8")) for symbol in symbols]
@@ -54,7 +52,10 @@ class ByteLevelBPEDictionary(TokenizerDictionary):
 
     def _encode_text(self, text):
         encoding = self.tokenizer.encode(text.rstrip(), add_special_tokens=False)
-        return [(token, self.index(str(number))) for token, number in zip(encoding.tokens, encoding.ids)]
+        return [
+            (token, self.indices.get(str(number), self.unk_index))
+            for token, number in zip(encoding.tokens, encoding.ids)
+        ]
 
     def _detokenize(self, ids, unknown):
         pieces = [unknown.encode("utf-8") if index == self.unk_index else self._bytes[index] for index in ids]
@@ -69,31 +70,8 @@ class ByteLevelBPEDictionary(TokenizerDictionary):
         return json.dumps(content, sort_keys=True) + "\n"
 
 
-def read_bart(path: Path) -> ByteLevelBPEDictionary:
-    """Read BART's ``dict.txt`` with GPT-2's ``encoder.json`` and ``vocab.bpe`` beside it.
-
-    ``<mask>`` stands behind the lines of ``dict.txt``, where fairseq's denoising task puts it: the embeddings of a
-    released ``model.pt`` have a row for it (bart.base: 4 + 51,196 + 1).
-
-    Raises:
-        FileNotFoundError: one of the other two files is missing.
-        ValueError: one of the three is damaged; says which.
-    """
-    encoder, merges = path.with_name("encoder.json"), path.with_name("vocab.bpe")
-    missing = [file.name for file in (encoder, merges) if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{path} is BART's dictionary, whose tokens are numbers of GPT-2's BPE: put GPT-2's "
-            f"{' and '.join(missing)} beside it (fairseq's gpt2_bpe folder)"
-        )
-    try:
-        symbols = Dictionary.load(str(path)).symbols
-    except RuntimeError as error:  # a token stands twice
-        raise ValueError(f"{path}: {error}") from error
-    if _SPECIAL[MASK] not in symbols:
-        symbols.append(_SPECIAL[MASK])
-    try:
-        tokens = json.loads(encoder.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{encoder} is not JSON: {error}") from error
-    return ByteLevelBPEDictionary(symbols, tokens, lines_of(merges.read_text(encoding="utf-8"))[1:], source=str(path))
+def _byte_characters() -> dict[int, str]:
+    """GPT-2's character for each byte: itself where that shows, else one of those from U+0100 on."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}

@@ -1,13 +1,11 @@
-"""A SentencePiece model as a dictionary."""
+"""A SentencePiece model as a tokenizer."""
 
 import base64
 
-from sentencepiece import SentencePieceProcessor
-
-from mist_fairseq.data.tokenizer_dictionary import CLS, MASK, PAD, SEP, UNK, TokenizerDictionary
+from mist_fairseq.data.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
 
 
-class SentencePieceDictionary(TokenizerDictionary):
+class SentencePiece(Tokenizer):
     """A SentencePiece model (Kudo and Richardson 2018), ids unchanged.
 
     ``<s>``, ``</s>`` and the padding piece serve as [CLS], [SEP] and [PAD] where the model has them, and a
@@ -21,6 +19,8 @@ class SentencePieceDictionary(TokenizerDictionary):
     """
 
     def __init__(self, model: bytes, source: str = "sp.model"):
+        from sentencepiece import SentencePieceProcessor  # only where such a model is used
+
         self.processor = SentencePieceProcessor()
         try:
             self.processor.LoadFromSerializedProto(model)
@@ -54,9 +54,9 @@ class SentencePieceDictionary(TokenizerDictionary):
             if index == self.unk_index:
                 pieces.append(f" {unknown} ")  # spaced as SentencePiece spaces its own mark
             elif index >= self.processor.GetPieceSize() or self.processor.IsControl(index):
-                pieces.append(f" {self[index]} ")  # SentencePiece itself would decode it to nothing
+                pieces.append(f" {self.symbols[index]} ")  # SentencePiece itself would decode it to nothing
             else:
-                pieces.append(self[index])
+                pieces.append(self.symbols[index])
         return " ".join(self.processor.DecodePieces(pieces).split())
 
     def starts_word(self, index):

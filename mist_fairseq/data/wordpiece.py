@@ -1,12 +1,13 @@
-"""BERT's tokenizer as a dictionary."""
+"""BERT's tokenizer."""
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from mist_fairseq.data.detokenize import join_words
-from mist_fairseq.data.tokenizer_dictionary import CLS, MASK, PAD, SEP, UNK, TokenizerDictionary
+from mist_fairseq.data.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
 
 
-class WordPieceDictionary(TokenizerDictionary):
+class WordPiece(Tokenizer):
     """BERT's tokenizer over a ``vocab.txt``, ids unchanged (Devlin et al. 2018).
 
     Args:
@@ -45,7 +46,9 @@ class WordPieceDictionary(TokenizerDictionary):
         )
         if len(self.indices) != len(symbols):
             raise ValueError(f"{source} has {len(symbols)} lines but only {len(self.indices)} different tokens")
-        self.tokenizer = Tokenizer(models.WordPiece(self.indices, unk_token=UNK, max_input_chars_per_word=100))
+        self.tokenizer = tokenizers.Tokenizer(
+            models.WordPiece(self.indices, unk_token=UNK, max_input_chars_per_word=100)
+        )
         # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
         self.tokenizer.normalizer = normalizers.Sequence(
             [
@@ -77,7 +80,7 @@ class WordPieceDictionary(TokenizerDictionary):
     def _detokenize(self, ids, unknown):
         words: list[str] = []
         for index in ids:
-            symbol = unknown if index == self.unk_index else self[index]
+            symbol = unknown if index == self.unk_index else self.symbols[index]
             if words and not self.starts_word(index):
                 words[-1] += symbol[2:]
             else:
