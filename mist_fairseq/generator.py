@@ -9,8 +9,7 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines.length_guesser import LengthGuesser
 from mist_fairseq.models.encoder import SourceState, padding_mask, real_positions
-
-DECODINGS = ["single-pass", "mist", "mask-predict"]
+from mist_fairseq.text_generator import Decoding
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
 # name -> (its default, what to do instead).
@@ -66,6 +65,7 @@ class Hypotheses:
         lengths: the final [SEP] counted, *Shape:* (B).
         steps: passes over the target, *Shape:* (B).
         history: tokens after each pass, each (B, T).
+        length_scores: probabilities of a sentence's lengths, for all its candidates, or None.
     """
 
     tokens: Tensor
@@ -73,6 +73,7 @@ class Hypotheses:
     lengths: Tensor
     steps: Tensor
     history: list[Tensor]
+    length_scores: Tensor | None = None
 
     def mean_score(self) -> Tensor:
         """Mean log-probability of the tokens. *Shape:* (B)."""
@@ -107,7 +108,7 @@ class NARGenerator:
     Args:
         models: one ``MistModel``.
         dictionary: the tokenizer.
-        decoding: one of ``DECODINGS``.
+        decoding: one of ``text_generator.DECODINGS``.
         iterations: passes over the target (the tables' "Iter." column); 1 is a single pass.
         length_beam: decode this many of the likeliest lengths and order them by mean log-probability.
         min_length, max_length: bounds of the length, in tokens before the final [SEP].
@@ -141,21 +142,11 @@ class NARGenerator:
                 f"got {len(models)} models: ensembles are not supported; average the checkpoints into one instead"
             )
         refuse_options(options, AUTOREGRESSIVE_OPTIONS, "a non-autoregressive model")
-        if decoding not in DECODINGS:
-            raise ValueError(f"--decoding is {decoding!r}, expected one of {', '.join(DECODINGS)}")
-        if iterations < 1 or length_beam < 1:
-            raise ValueError("--decoding-iterations and --length-beam must be at least 1")
-        if decoding == "single-pass" and iterations > 1:
-            raise ValueError(f"--decoding-iterations {iterations} needs --decoding mist or mask-predict")
+        nbest = getattr(options, "nbest", 1)
+        Decoding(decoding, iterations, length_beam, nbest, min_length, max_length)  # refuses what cannot work
         if guesses < 0 or (guesses and length_beam > 1):
             raise ValueError(f"--length-guesses {guesses}: expected 0 or more, and 0 with a --length-beam")
-        nbest = getattr(options, "nbest", 1)
-        if nbest > length_beam:
-            raise ValueError(f"--nbest {nbest} needs a --length-beam of at least {nbest}, not {length_beam}")
         self.model = models[0]
-        # The state dict may replace the limits after the generator was built, so they are read when generating.
-        if min_length < 1 or (max_length is not None and max_length < min_length):
-            raise ValueError(f"expected 1 <= --min-length <= --max-length, got {min_length} and {max_length}")
         self.dictionary = dictionary
         self.decoding = decoding
         self.iterations = iterations
@@ -167,6 +158,7 @@ class NARGenerator:
         self.guesses = guesses
         self.guesser = None
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
+        self.retain_length_scores = False
         self.eos = dictionary.eos()
         self.symbols_to_strip_from_output = {dictionary.eos(), dictionary.pad()}
 
@@ -181,36 +173,42 @@ class NARGenerator:
 
         Args:
             models: unused; the generator has its model.
-            sample: a batch with ``net_input`` of ``src_tokens`` and ``src_lengths``.
+            sample: a batch with ``net_input`` of ``src_tokens`` and ``src_lengths``, and perhaps ``lengths`` that the
+                outputs are to have, the final [SEP] counted, *Shape:* (B).
 
         Returns:
             For each sentence its hypotheses, best first: dictionaries with ``tokens``, ``score``,
-            ``positional_scores``, ``steps``, ``alignment``, ``attention`` and, if asked for, ``history``.
+            ``positional_scores``, ``steps``, ``alignment``, ``attention`` and, if asked for, ``history`` and
+            ``length_scores``, the probability of each length from ``min_length`` on.
         """
         if prefix_tokens is not None or constraints is not None:
             raise ValueError("prefixes and constraints need an autoregressive model")
         self.model.eval()
         inputs = sample["net_input"]
         with self.model.autocast(self.precision), getattr(self.encoder, "context", nullcontext)():
-            hypotheses = self._decode(inputs["src_tokens"], inputs["src_lengths"])
+            hypotheses = self._decode(inputs["src_tokens"], inputs["src_lengths"], sample.get("lengths"))
         return self._finalize(hypotheses, beam=len(hypotheses.lengths) // len(inputs["src_tokens"]))
 
     # -- decoding -------------------------------------------------------------------------------------------
 
-    def _decode(self, src_tokens: Tensor, src_lengths: Tensor) -> Hypotheses:
-        """*Shapes:* (B, S), (B) -> B * K candidates, the K of a sentence side by side."""
-        if self.guesses:
+    def _decode(self, src_tokens: Tensor, src_lengths: Tensor, lengths: Tensor | None = None) -> Hypotheses:
+        """*Shapes:* (B, S), (B), (B) -> B * K candidates, the K of a sentence side by side."""
+        length_scores = None
+        if self.guesses and lengths is None:
             source, lengths, (tokens, scores) = self._fill_guesses(src_tokens, src_lengths)
         else:
             source = self._encode_distinct(src_tokens, src_lengths)
-            lengths = self._predict_lengths(source).flatten()  # (B * K)
-            if self.length_beam > 1:
+            if self.retain_length_scores and lengths is None:
+                length_scores = self._allowed_lengths(source).softmax(1)
+            if lengths is None:
+                lengths = self._predict_lengths(source).flatten()  # (B * K)
+            if len(lengths) > len(src_tokens):
                 rows = torch.arange(len(src_tokens), device=src_tokens.device)
                 rows = rows.repeat_interleave(len(lengths) // len(src_tokens))
                 source = source.select(rows)
                 src_tokens, src_lengths = src_tokens[rows], src_lengths[rows]
             tokens, scores = self._fill(self._masks(lengths), lengths, source)
-        found = Hypotheses(tokens, scores, lengths, torch.ones_like(lengths), [tokens])
+        found = Hypotheses(tokens, scores, lengths, torch.ones_like(lengths), [tokens], length_scores)
         if self.decoding == "mist":
             self._iterate_mist(found, src_tokens, src_lengths)
         elif self.decoding == "mask-predict":
@@ -242,10 +240,13 @@ class NARGenerator:
 
     def _predict_lengths(self, source: SourceState) -> Tensor:
         """The K likeliest lengths, final [SEP] counted. -> (B, K)."""
-        scores = self.encoder.length_logits(source)
-        allowed = scores[:, self.min_length + 1 : self._longest() + 1]
+        allowed = self._allowed_lengths(source)
         beam = min(self.length_beam, allowed.shape[1])
         return allowed.topk(beam, dim=1).indices + self.min_length + 1
+
+    def _allowed_lengths(self, source: SourceState) -> Tensor:
+        """Scores of the lengths from the shortest to the longest allowed one. -> (B, lengths)."""
+        return self.encoder.length_logits(source)[:, self.min_length + 1 : self._longest() + 1]
 
     def _longest(self) -> int:
         """Most tokens of an output, the final [SEP] counted."""
@@ -364,6 +365,8 @@ class NARGenerator:
                 hypothesis["history"] = [
                     {"tokens": step[row, self._kept(step[row, :length])]} for step in history[: steps[row]]
                 ]
+            if found.length_scores is not None:
+                hypothesis["length_scores"] = found.length_scores[row // beam]
             candidates.append(hypothesis)
         return [
             sorted(candidates[i : i + beam], key=lambda hypothesis: -float(hypothesis["score"]))

@@ -52,7 +52,7 @@ class Decoding:
             object.__setattr__(self, "iterations", 1 if self.decoding == "single-pass" else 3)
         if self.length_beam is None:
             object.__setattr__(self, "length_beam", self.nbest)
-        for name in ("iterations", "length_beam", "nbest", "min_length", "max_length"):
+        for name in ("nbest", "length_beam", "iterations", "min_length", "max_length"):
             value = getattr(self, name)
             if (value is not None or name != "max_length") and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
@@ -120,7 +120,7 @@ class Output:
     token_scores: list[float] = field(default_factory=list)
     steps: int = 0
     history: list[str] = field(default_factory=list)
-    length_scores: dict[int, float] = field(default_factory=dict)
+    length_scores: dict[int, float] = field(default_factory=dict, repr=False)
     cut: bool = False
 
 
@@ -207,7 +207,7 @@ class TextGenerator:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
         number = len(texts) if hasattr(texts, "__len__") else None
         sources = self._read(texts, number, lengths, decoding)
-        outputs = self._outputs(sources, decoding, batch_size)
+        outputs = self._outputs(sources, decoding, batch_size, return_scores)
         if not return_scores:
             outputs = ([output.text for output in ranked] for ranked in outputs)
         if decoding.nbest == 1:
@@ -266,23 +266,26 @@ class TextGenerator:
             except StopIteration:
                 raise ValueError(f"there are more texts than lengths, which end at {i}") from None
 
-    def _outputs(self, sources: Iterator[Source], decoding: Decoding, batch_size: int) -> Iterator[list[Output]]:
+    def _outputs(
+        self, sources: Iterator[Source], decoding: Decoding, batch_size: int, details: bool
+    ) -> Iterator[list[Output]]:
         """Outputs in order; batches are of similar lengths, out of a window of sources."""
         while window := list(itertools.islice(sources, _WINDOW * batch_size)):
             found: dict[int, list[Output]] = {}
             by_length = sorted(range(len(window)), key=lambda i: (window[i].length is None, len(window[i].ids)))
             for _, group in itertools.groupby(by_length, key=lambda i: window[i].length is None):
                 while batch := list(itertools.islice(group, batch_size)):
-                    outputs = self.generate_sources([window[i] for i in batch], decoding)
+                    outputs = self.generate_sources([window[i] for i in batch], decoding, details)
                     found.update(zip(batch, outputs))
             yield from (found[i] for i in range(len(window)))
 
-    def generate_sources(self, sources: list[Source], decoding: Decoding) -> list[list[Output]]:
+    def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
         """The *nbest* outputs of each source of one batch, best first.
 
         Args:
             sources: made by ``encode``; either all with a length or none.
             decoding: how to generate.
+            details: give more than text and score.
         """
         wanted = [source for source in sources if not self._is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding) if wanted else [])
@@ -292,26 +295,24 @@ class TextGenerator:
                 outputs.append([Output("") for _ in range(decoding.nbest)])
                 continue
             hypotheses, length_scores = next(results)
-            outputs.append(
-                [self._output(hypothesis, length_scores, source.cut) for hypothesis in hypotheses[: decoding.nbest]]
-            )
+            ranked = [
+                Output(self.tokenizer.decode(hypothesis.ids), hypothesis.score, steps=hypothesis.steps, cut=source.cut)
+                for hypothesis in hypotheses[: decoding.nbest]
+            ]
+            if details:
+                for output, hypothesis in zip(ranked, hypotheses):
+                    self._describe(output, hypothesis)
+                    output.length_scores = length_scores
+            outputs.append(ranked)
         return outputs
 
-    def _output(self, hypothesis: Hypothesis, length_scores: dict[int, float], cut: bool) -> Output:
-        tokenizer = self.tokenizer
-        kept = [
-            (index, score) for index, score in zip(hypothesis.ids, hypothesis.scores) if index != tokenizer.eos_index
-        ]
-        return Output(
-            text=tokenizer.decode(hypothesis.ids),
-            score=hypothesis.score,
-            tokens=[tokenizer.symbols[index] for index, _ in kept],
-            token_scores=[score for _, score in kept],
-            steps=hypothesis.steps,
-            history=[tokenizer.decode(ids) for ids in hypothesis.history],
-            length_scores=length_scores,
-            cut=cut,
-        )
+    def _describe(self, output: Output, hypothesis: Hypothesis):
+        """Set tokens, their scores and the text after each pass."""
+        scored = zip(hypothesis.ids, hypothesis.scores)
+        kept = [(index, score) for index, score in scored if index != self.tokenizer.eos_index]
+        output.tokens = [self.tokenizer.symbols[index] for index, _ in kept]
+        output.token_scores = [score for _, score in kept]
+        output.history = [self.tokenizer.decode(ids) for ids in hypothesis.history]
 
 
 def _shown(value) -> str:

@@ -337,12 +337,12 @@ def test_options_of_autoregressive_decoding_are_refused_by_name(dictionary, name
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"decoding": "beam"}, "--decoding is 'beam', expected one of single-pass, mist, mask-predict"),
-        ({"iterations": 0}, "must be at least 1"),
-        ({"iterations": 3}, "needs --decoding mist or mask-predict"),
-        ({"options": Namespace(nbest=3), "length_beam": 2}, "--nbest 3 needs a --length-beam of at least 3"),
-        ({"min_length": 5, "max_length": 4}, "got 5 and 4"),
-        ({"min_length": 0}, "got 0 and None"),
+        ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict"),
+        ({"iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
+        ({"iterations": 3}, "iterations 3 needs decoding mist or mask-predict"),
+        ({"options": Namespace(nbest=3), "length_beam": 2}, "nbest 3 needs a length_beam of at least 3, not 2"),
+        ({"min_length": 5, "max_length": 4}, "min_length 5 is more than max_length 4"),
+        ({"min_length": 0}, "min_length is 0, expected a whole number of at least 1"),
         ({"guesses": -1}, "--length-guesses -1: expected 0 or more"),
         ({"guesses": 2, "length_beam": 2}, "--length-guesses 2: expected 0 or more, and 0 with a --length-beam"),
     ],
@@ -363,6 +363,35 @@ def test_more_is_refused_when_generating(dictionary):
     for guesses in (0, 2):
         with pytest.raises(ValueError, match="--min-length 30 is too long: the model makes at most 19 tokens"):
             generator(model, min_length=30, guesses=guesses).generate(None, sample)
+
+
+@pytest.mark.parametrize("decoding, iterations", [("single-pass", 1), ("mist", 3), ("mask-predict", 3)])
+@pytest.mark.parametrize("guesses", [0, 2])
+def test_lengths_may_be_given(dictionary, decoding, iterations, guesses):
+    """As if they were the only ones allowed."""
+    model = tiny_model(dictionary)
+    tokens, lengths = sources(LENGTHS, dictionary)
+    wanted = [2, 7, 3, 19, 7, 4]
+    sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}, "lengths": torch.tensor(wanted)}
+    found = generator(model, decoding=decoding, iterations=iterations, guesses=guesses).generate(None, sample)
+    for row, length in enumerate(wanted):
+        alone = tokens[row : row + 1, : lengths[row]], lengths[row : row + 1]
+        options = {"min_length": length - 1, "max_length": length - 1}
+        (expected,) = generate(model, *alone, decoding=decoding, iterations=iterations, **options)
+        assert torch.equal(found[row][0]["tokens"], expected[0]["tokens"])
+        torch.testing.assert_close(found[row][0]["positional_scores"], expected[0]["positional_scores"])
+
+
+def test_length_scores_are_given_if_asked_for(dictionary):
+    model = tiny_model(dictionary)
+    tokens, lengths = sources(LENGTHS, dictionary)
+    asking = generator(model, length_beam=2, min_length=2, max_length=8)
+    asking.retain_length_scores = True
+    found = asking.generate(None, {"net_input": {"src_tokens": tokens, "src_lengths": lengths}})
+    expected = model.encoder.length_logits(encode(model, tokens, lengths))[:, 3:10].softmax(1)
+    for row, ranked in enumerate(found):
+        for hypothesis in ranked:
+            torch.testing.assert_close(hypothesis["length_scores"], expected[row])
 
 
 def test_mixing_is_the_function_that_training_uses(dictionary):

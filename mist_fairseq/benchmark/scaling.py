@@ -40,7 +40,7 @@ class Work:
         source: tokens of each ``[CLS] X [SEP]``.
         target: tokens of each output, [SEP] counted.
         batch: sentences.
-        decoding: one of ``generator.DECODINGS``.
+        decoding: one of ``text_generator.DECODINGS``.
         iterations: passes over the target.
     """
 

@@ -30,7 +30,7 @@ class MistConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "folder with config.json, vocab.txt and model.safetensors or pytorch_model.bin of a BERT, "
-            "MiniLM or UniLM encoder; sets the sizes and the initial weights"
+            "MiniLM or UniLM encoder, or a model that scripts/export.py wrote; sets the sizes and the initial weights"
         },
     )
     encoder_layers: int = field(default=12, metadata={"help": "number of layers"})
@@ -84,6 +84,13 @@ class MistModel(BaseFairseqModel):
     def build_model(cls, cfg, task):
         """Called by the task's ``build_model``."""
         return cls(cfg, task.dictionary, task.limits)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As ``hub_interface.MistGenerator.from_pretrained``."""
+        from mist_fairseq.hub_interface import MistGenerator
+
+        return MistGenerator.from_pretrained(*args, **kwargs)
 
     @classmethod
     def build_encoder(cls, cfg: MistConfig, vocab_size: int) -> Encoder:
@@ -153,12 +160,16 @@ class MistModel(BaseFairseqModel):
         them anew for every batch. The results are the same.
         """
         super().prepare_for_inference_(cfg)
-        self.precision = str(cfg.task.precision)  # the generator's, whatever the checkpoint was trained in
-        if self.precision == "bf16":
+        # The generator's precision, whatever the checkpoint was trained in.
+        self.accelerate_(str(getattr(cfg.task, "accelerate", "auto")), str(cfg.task.precision))
+
+    def accelerate_(self, accelerate: str, precision: str):
+        """Set the precision and build the engine that generation is to use; errors as of ``engines.build_engine``."""
+        self.precision = precision
+        if precision == "bf16":
             self.encoder.keep_in_(torch.bfloat16)
-        accelerate = str(getattr(cfg.task, "accelerate", "auto"))
         with torch.no_grad():
-            self.engine = build_engine(self.encoder, self.never_predicted, accelerate, self.precision)
+            self.engine = build_engine(self.encoder, self.never_predicted, accelerate, precision)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load a checkpoint and take over the position limits it was trained with.

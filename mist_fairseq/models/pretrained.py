@@ -137,20 +137,20 @@ def load_state(encoder: nn.Module, state: dict[str, Tensor], source: str, option
     for name in sorted(state.keys() & own.keys()):
         if state[name].shape != own[name].shape:
             raise ValueError(
-                f"{source}: {_bert_name(name)} -> {name} has shape {tuple(state[name].shape)}, "
+                f"{source}: {bert_name(name)} -> {name} has shape {tuple(state[name].shape)}, "
                 f"the model needs {tuple(own[name].shape)}"
             )
     missing = sorted(own.keys() - state.keys() - optional)
     if missing:
-        theirs = ", ".join(map(_bert_name, missing[:3]))
+        theirs = ", ".join(map(bert_name, missing[:3]))
         raise ValueError(
             f"{source}: the weights lack {', '.join(missing[:3])} ({len(missing)} in all), in BERT's names {theirs}"
         )
     encoder.load_state_dict(state, strict=False)
 
 
-def _bert_name(name: str) -> str:
-    """BERT's name for one of our weights, for messages."""
+def bert_name(name: str) -> str:
+    """BERT's name for one of our weights; ``{query,key,value}`` stands for the three that ours joins."""
     if name == "length_head.weight":
         return "embed_length.weight"
     prefix, layer = "", re.match(r"layers\.(\d+)\.", name)

@@ -17,10 +17,12 @@ from omegaconf import II, open_dict
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.engines import ACCELERATE
-from mist_fairseq.generator import DECODINGS, NARGenerator
+from mist_fairseq.export.folder import is_released, load_released, released_sizes
+from mist_fairseq.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
+from mist_fairseq.text_generator import DECODINGS
 
 logger = logging.getLogger(__name__)
 
@@ -183,15 +185,22 @@ class MistTask(FairseqTask):
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
         start_from = None if from_checkpoint else cfg.pretrained
+        released = start_from and is_released(start_from)
         if start_from:
-            sizes = ARCH_MODEL_REGISTRY[cfg._name].pretrained_sizes(start_from, self.dictionary)
+            kind = ARCH_MODEL_REGISTRY[cfg._name]
+            if released:
+                sizes = released_sizes(start_from, kind, self.dictionary)
+            else:
+                sizes = kind.pretrained_sizes(start_from, self.dictionary)
             logger.info("sizes of %s: %s", start_from, sizes)
             # In place: this is the configuration that checkpoints will store.
             with open_dict(cfg):
                 for name, size in sizes.items():
                     cfg[name] = size
         model = super().build_model(cfg, from_checkpoint)
-        if start_from:
+        if released:
+            load_released(model, start_from)
+        elif start_from:
             model.load_pretrained(start_from)
         self.model = model
         if self.cfg.eval_bleu or self.cfg.eval_rouge:

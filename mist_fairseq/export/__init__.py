@@ -1,0 +1,1 @@
+"""Released models: a folder that stands alone, Hugging Face's format, ONNX."""

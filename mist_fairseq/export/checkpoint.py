@@ -1,0 +1,32 @@
+"""fairseq checkpoints of ``--task mist``, with the dictionary that they need from their data folder."""
+
+import os
+
+from fairseq import checkpoint_utils
+from omegaconf import DictConfig
+
+from mist_fairseq.models.mist import MistModel
+
+
+def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, DictConfig, int]:
+    """A model, the configuration that it was trained with, and the number of updates.
+
+    Args:
+        path: of a checkpoint.
+        data: folder with its ``dict.*.txt``, by default the one that it was trained on.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: there is no such data folder, its vocabulary is another one, or the model is not of ``--task mist``.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    overrides = {"eval_bleu": False, "eval_rouge": False}  # not the validation of its training
+    if data is not None:
+        overrides["data"] = data
+    state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    if not isinstance(models[0], MistModel):
+        raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
+    history = state.get("optimizer_history") or [{}]
+    return models[0], cfg, history[-1].get("num_updates", 0)

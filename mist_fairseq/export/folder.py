@@ -1,0 +1,205 @@
+"""A released model: a folder that stands alone.
+
+``config.json`` holds the architecture with its sizes and the position limits, ``model.safetensors`` the weights in fp32
+under our names, ``dict.txt`` the tokenizer, and ``README.md`` the model card. ``MistGenerator.from_pretrained``
+generates with it and ``--pretrained`` trains on from it.
+"""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import torch
+from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.output import whole_file
+
+logger = logging.getLogger(__name__)
+
+FORMAT, VERSION = "mist_fairseq", 1
+CONFIG, WEIGHTS, DICTIONARY, CARD = "config.json", "model.safetensors", "dict.txt", "README.md"
+
+# What a model is trained or run with, rather than what it is.
+_NOT_SIZES = {"_name", "pretrained", "precision", "dropout", "attention_dropout", "activation_dropout"}
+_LIMITS = {"max_source_positions", "max_target_positions"}
+
+
+def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool = False) -> list[str]:
+    """Write a model as a folder.
+
+    Args:
+        model: ``MistModel`` or ``NatMassModel``, in fp32.
+        cfg: its configuration.
+        folder: to write to; made if it is not there.
+        card: the text of its README.md.
+        overwrite: replace files that are there.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        FileExistsError: the folder has such files already.
+    """
+    path = Path(folder)
+    names = [CONFIG, WEIGHTS, DICTIONARY, CARD]
+    refuse_to_overwrite(path, names, overwrite)
+    (architecture,) = [name for name, kind in MODEL_REGISTRY.items() if kind is type(model)]
+    sizes = {name: getattr(cfg, name) for name in _size_names(architecture)}
+    limits = {"max_source_positions": model.limits.source, "max_target_positions": model.limits.target}
+    config = {"format": FORMAT, "version": VERSION, "architecture": architecture, **limits, "model": sizes}
+    path.mkdir(parents=True, exist_ok=True)
+    # The configuration last: without it a half-written folder is none.
+    (path / CONFIG).unlink(missing_ok=True)
+    with whole_file(path / WEIGHTS) as partial:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
+    with whole_file(path / DICTIONARY) as partial:
+        model.dictionary.save(partial)
+    with whole_file(path / CARD) as partial:
+        partial.write_text(card, encoding="utf-8")
+    with whole_file(path / CONFIG) as partial:
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return names
+
+
+def refuse_to_overwrite(folder: Path, names: list[str], overwrite: bool):
+    """Raise FileExistsError if the folder has one of the files and *overwrite* is not given."""
+    there = [name for name in names if (folder / name).exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{folder} has {', '.join(there)} already: choose another folder or allow to overwrite it (--overwrite)"
+        )
+
+
+def is_released(folder: str) -> bool:
+    """Whether a folder's config.json says that it is one of ours."""
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("format") == FORMAT
+
+
+def read_config(folder: str) -> dict:
+    """The ``config.json`` of a released model.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: it is no released model, or another version's; says what was found.
+    """
+    for name in (CONFIG, WEIGHTS, DICTIONARY):
+        if not (Path(folder) / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}: a released model is a folder with {CONFIG}, {WEIGHTS} and {DICTIONARY}, "
+                "which scripts/export.py writes"
+            )
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format", config.get("model_type")) if isinstance(config, dict) else config
+        raise ValueError(
+            f"{path} is not of a released model: its format is {found!r}, expected {FORMAT!r}. An ONNX folder is read "
+            "by OnnxGenerator; a pre-trained encoder must be trained first"
+        )
+    if config.get("version") != VERSION:
+        raise ValueError(f"{path} has version {config.get('version')!r}, this mist_fairseq reads version {VERSION}")
+    architecture, sizes = config.get("architecture"), config.get("model")
+    if architecture not in ("mist", "nat_mass"):
+        raise ValueError(f"{path}: architecture is {architecture!r}, expected mist or nat_mass")
+    names = _size_names(architecture)
+    if not isinstance(sizes, dict) or sizes.keys() != set(names):
+        raise ValueError(f"{path}: model is {sizes!r}, expected the values of {', '.join(names)}")
+    defaults = {one.name: one.default for one in dataclasses.fields(MODEL_DATACLASS_REGISTRY[architecture])}
+    for name, value in {**{key: config.get(key) for key in _LIMITS}, **sizes}.items():
+        if type(value) is not type(defaults.get(name, 0)) or value < 0:
+            kind = "true or false" if name == "untie_head" else "a whole number"
+            raise ValueError(f"{path}: {name} is {value!r}, expected {kind}")
+    return config
+
+
+def _size_names(architecture: str) -> list[str]:
+    return [
+        one.name for one in dataclasses.fields(MODEL_DATACLASS_REGISTRY[architecture]) if one.name not in _NOT_SIZES
+    ]
+
+
+def load_folder(folder: str) -> nn.Module:
+    """The model of a released folder, on the CPU and in evaluation mode.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged or does not fit the others; says which.
+    """
+    from mist_fairseq.models.mist import PositionLimits
+
+    config = read_config(folder)
+    dictionary = load_dictionary(str(Path(folder) / DICTIONARY))
+    architecture = config["architecture"]
+    cfg = MODEL_DATACLASS_REGISTRY[architecture](**config["model"], precision="fp32")
+    limits = PositionLimits(config["max_source_positions"], config["max_target_positions"])
+    model = MODEL_REGISTRY[architecture](cfg, dictionary, limits)
+    model.load_state_dict(_read_weights(model, folder))
+    if (limits.source, limits.target) != (config["max_source_positions"], config["max_target_positions"]):
+        raise ValueError(f"{folder}: {CONFIG} and {WEIGHTS} have different position limits: export the model again")
+    return model.eval()
+
+
+def _read_weights(model: nn.Module, folder: str) -> dict[str, Tensor]:
+    """The ``model.safetensors`` for a model of its sizes and vocabulary."""
+    path = Path(folder) / WEIGHTS
+    own = model.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name in sorted(own.keys() | shapes.keys()):
+                needed = tuple(own[name].shape) if name in own else None
+                if shapes.get(name) != needed:
+                    raise ValueError(f"{path}: {name} has shape {shapes.get(name)}, {CONFIG} asks for {needed}")
+            state = {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not torch.equal(state["fingerprint"], own["fingerprint"]):
+        raise ValueError(f"{path} was trained with another vocabulary than that of {DICTIONARY} beside it")
+    return state
+
+
+# -- as --pretrained ------------------------------------------------------------------------------------------
+
+
+def released_sizes(folder: str, kind: type, dictionary: TokenizerDictionary) -> dict[str, int | bool]:
+    """What ``--pretrained`` sets of a model's configuration where it names a released model.
+
+    Args:
+        folder: the released model.
+        kind: class of the model that is to be trained.
+        dictionary: of the data.
+
+    Raises:
+        ValueError: the model is of another architecture, or the data was binarized with another vocabulary.
+    """
+    config = read_config(folder)
+    if MODEL_REGISTRY[config["architecture"]] is not kind:
+        raise ValueError(f"--pretrained {folder} holds a {config['architecture']} model, --arch is another kind")
+    path = Path(folder) / DICTIONARY
+    if load_dictionary(str(path)) != dictionary:
+        raise ValueError(
+            f"the data was binarized with another vocabulary ({len(dictionary)} entries) than {path}: "
+            f"run fairseq-preprocess with --joined-dictionary --srcdict {path}"
+        )
+    return config["model"]
+
+
+def load_released(model: nn.Module, folder: str):
+    """Load the encoder of ``--pretrained``, its length classifier and head, too."""
+    state = _read_weights(model, folder)
+    model.encoder.load_state_dict(
+        {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    )
+    logger.info("loaded all weights of %s, the length classifier's, too", folder)

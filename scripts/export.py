@@ -1,0 +1,67 @@
+"""Make a fairseq checkpoint usable without fairseq's commands.
+
+    python scripts/export.py checkpoints/checkpoint_best.pt --data data-bin --to folder --out released \\
+        --training-data "Quora question pairs, 50K split" --license mit --scores scores.json
+    python scripts/export.py checkpoints/checkpoint_best.pt --data data-bin --to huggingface --out encoder
+    python scripts/export.py released --to onnx --out released-onnx
+
+folder: model.safetensors, config.json, dict.txt and a model card, for MistGenerator.from_pretrained and --pretrained.
+huggingface: the encoder with its masked-LM head, for transformers.BertModel.from_pretrained.
+onnx: source and target pass in fp32 and int8, for mist_fairseq.onnx_runtime, which needs neither fairseq nor torch.
+A folder that was written by --to folder may take the checkpoint's place.
+"""
+
+import argparse
+import os
+import sys
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="fairseq checkpoint (.pt), or a folder of --to folder")
+    parser.add_argument("--data", help="of a checkpoint: its data folder, if it is no longer where it was in training")
+    parser.add_argument("--to", required=True, choices=["folder", "huggingface", "onnx"])
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    card = parser.add_argument_group("model card of --to folder")
+    card.add_argument("--name", help="its title (default: the folder's name)")
+    card.add_argument("--training-data", default="Not told.", help="what the model was trained on")
+    card.add_argument("--license", default="unknown", help="of the weights, such as mit (default: %(default)s)")
+    card.add_argument("--language", default="", help="of the texts, such as en")
+    card.add_argument("--notes", default="", help="a paragraph on intended use and limits")
+    card.add_argument("--scores", nargs="*", help="what scripts/compare_decodings.py --out wrote")
+    args = parser.parse_args()
+    try:
+        names = export(args)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))
+    print(f"{args.out}: {', '.join(names)}")
+
+
+def export(args: argparse.Namespace) -> list[str]:
+    """Do what the command line says; the names of the files that were written."""
+    from mist_fairseq.export.checkpoint import load_checkpoint
+    from mist_fairseq.export.folder import load_folder, save_folder
+    from mist_fairseq.export.huggingface import save_huggingface
+    from mist_fairseq.export.model_card import Description, model_card
+    #
+    if not os.path.isdir(args.model):
+        model, cfg, updates = load_checkpoint(args.model, args.data)
+    elif args.to == "folder":
+        raise ValueError(f"{args.model} is a folder: --to folder needs a checkpoint")
+    else:
+        model = load_folder(args.model)
+    if args.to == "huggingface":
+        return save_huggingface(model, args.out, args.overwrite)
+    if args.to == "onnx":
+        from mist_fairseq.export.onnx_folder import export_onnx
+
+        return export_onnx(model, args.out, args.overwrite)
+    name = args.name or os.path.basename(os.path.abspath(args.out))
+    description = Description(name, args.training_data, args.license, args.language, args.notes, args.scores)
+    text = model_card(description, model, cfg, updates)
+    return save_folder(model, cfg.model, args.out, text, args.overwrite)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import transformers
+
+from mist_fairseq import MistGenerator
+from mist_fairseq.onnx_runtime import OnnxGenerator
+from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run
+
+
+def export(*arguments, fails=False) -> str:
+    line = [sys.executable, "scripts/export.py", *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory, trained, data):
+    folder = tmp_path_factory.mktemp("released") / "model"
+    description = ["--name", "tiny", "--training-data", "Invented questions.", "--license", "mit"]
+    export(trained[0], "--data", data, "--to", "folder", "--out", folder, *description)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generated(trained, data) -> list[str]:
+    """What fairseq-generate prints for the test sources, in their order."""
+    output = run("generate", data, "--path", trained[0], "--cpu", "--decoding", "mist", "--decoding-iterations", "3")
+    lines = [line.split("\t") for line in output.splitlines() if line.startswith("H-")]
+    return [text for _, text in sorted((int(line[0][2:]), line[2]) for line in lines)]
+
+
+@pytest.fixture(scope="session")
+def sources(text) -> list:
+    """The test sources as the Python interface takes them."""
+    lines = (text / "test.src").read_text(encoding="utf-8").splitlines()
+    return [tuple(line.split(" [SEP] ")) if "[SEP]" in line else line for line in lines]
+
+
+def assert_same(texts, generated, sources):
+    """But for empty sources, to which only fairseq-generate answers something."""
+    assert len(texts) == len(generated) == len(sources)
+    for text, expected, source in zip(texts, generated, sources):
+        assert text == (expected if source else "")
+
+
+def test_a_released_folder_answers_as_fairseq_generate(released, generated, sources):
+    generator = MistGenerator.from_pretrained(str(released))
+    assert_same(generator.generate(sources, decoding="mist", iterations=3, batch_size=4), generated, sources)
+    assert "| updates | " in (released / "README.md").read_text()
+
+
+def test_a_checkpoint_answers_the_same(trained, data, generated, sources):
+    folder, name = trained[0].parent, trained[0].name
+    generator = MistGenerator.from_pretrained(str(folder), checkpoint_file=name, data_name_or_path=str(data))
+    assert_same(generator.generate(sources, decoding="mist"), generated, sources)
+
+
+def test_onnx_answers_the_same(tmp_path, released, generated, sources):
+    export(released, "--to", "onnx", "--out", tmp_path)
+    generator = OnnxGenerator.from_pretrained(str(tmp_path))
+    assert_same(generator.generate(sources, decoding="mist"), generated, sources)
+
+
+def test_huggingface_loads_the_encoder(tmp_path, released):
+    export(released, "--to", "huggingface", "--out", tmp_path)
+    bert, found = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
+    assert not found["missing_keys"] and bert.config.hidden_size == 32
+
+
+def test_training_goes_on_from_a_released_folder(tmp_path, released, data, trained):
+    """Its loss begins where that of the released model is."""
+    options = [*LIMITS, *TRAINING, "--max-update", "1", "--save-dir", tmp_path / "checkpoints"]
+    log = run("train", data, "--arch", "mist_base", "--pretrained", released, *options)
+    before = run("validate", data, "--path", trained[0], "--cpu", "--valid-subset", "valid")
+    first = float(log.split("| valid on 'valid' subset | ")[1].split("loss ")[1].split(" ")[0])
+    assert "loaded all weights of" in log
+    expected = float(before.split("| loss ")[1].split(" ")[0])
+    assert first == pytest.approx(expected, rel=0.1)
+
+
+def test_what_cannot_be_exported_is_told(tmp_path, trained, released, data):
+    out = ["--out", tmp_path / "out"]
+    assert "no checkpoint at" in export(tmp_path / "none.pt", "--to", "folder", *out, fails=True)
+    assert "is a folder: --to folder needs a checkpoint" in export(released, "--to", "folder", *out, fails=True)
+    assert "no data folder" in export(trained[0], "--data", tmp_path / "no", "--to", "folder", *out, fails=True)
+    message = export(trained[0], "--data", data, "--to", "folder", "--out", released, fails=True)
+    assert "already: choose another folder or allow to overwrite it (--overwrite)" in message
+    assert "Traceback" not in message and json.loads((released / "config.json").read_text())["version"] == 1
+    assert not (tmp_path / "out").exists()
