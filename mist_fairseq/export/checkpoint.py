@@ -17,14 +17,19 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, Dict
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: there is no such data folder, its vocabulary is another one, or the model is not of ``--task mist``.
+        ValueError: the checkpoint is damaged, there is no such data folder, its vocabulary is another one, or the model
+            is not of ``--task mist``.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")
     overrides = {"eval_bleu": False, "eval_rouge": False}  # not the validation of its training
     if data is not None:
         overrides["data"] = data
-    state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    except Exception as error:  # of other bytes torch's unpickler makes nearly any
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"{path} is damaged or no checkpoint of fairseq-train: {reason[0]}") from error
     models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
     if not isinstance(models[0], MistModel):
         raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
