@@ -17,7 +17,7 @@ extras["benchmark"] = ["ctranslate2", *(package for packages in extras.values() 
 
 extras["serve"] = ["fastapi", "prometheus-client", "uvicorn"]  # python -m mist_fairseq.serve
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
-extras["docs"] = ["furo", "myst-parser", "sphinx"]  # scripts/build_docs.sh
+extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/build_docs.sh
 
 setup(
     name="mist-fairseq",

@@ -202,11 +202,10 @@ class TextGenerator:
             raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length, keep_repeats)
-        self._check_bounds(decoding)
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
         number = len(texts) if hasattr(texts, "__len__") else None
-        sources = self._read(texts, number, lengths, decoding)
+        sources = self.read(texts, lengths, decoding)
         outputs = self._outputs(sources, decoding, batch_size, return_scores)
         if not return_scores:
             outputs = ([output.text for output in ranked] for ranked in outputs)
@@ -214,13 +213,6 @@ class TextGenerator:
             outputs = (ranked[0] for ranked in outputs)
         outputs = _with_progress(outputs, number, progress)
         return outputs if number is None else list(outputs)
-
-    def _check_bounds(self, decoding: Decoding):
-        if decoding.min_length + 1 > self.max_target:
-            raise ValueError(
-                f"min_length {decoding.min_length} is too long: the model makes at most {self.max_target - 1} tokens "
-                "and the final [SEP]"
-            )
 
     def encode(self, text: Text, length: int | None = None) -> Source:
         """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts.
@@ -244,17 +236,23 @@ class TextGenerator:
             return Source(ids, length)
         return Source([*ids[: self.max_source - 1], self.tokenizer.eos_index], length, cut=True)
 
-    def _is_empty(self, source: Source) -> bool:
+    def is_empty(self, source: Source) -> bool:
+        """Whether there is nothing to read, as of white space or control characters."""
         return all(index in (self.tokenizer.bos_index, self.tokenizer.eos_index) for index in source.ids)
 
-    def _read(self, texts: Iterable[Text], number: int | None, lengths, decoding: Decoding) -> Iterator[Source]:
-        """Sources, of which the wrong ones raise an error that says the how manieth it is."""
+    def read(self, texts: Iterable[Text], lengths: int | Iterable[int | None] | None, decoding: Decoding):
+        """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
+        if decoding.min_length >= self.max_target:
+            raise ValueError(
+                f"min_length {decoding.min_length} is too long: the model makes at most {self.max_target - 1} tokens "
+                "and the final [SEP]"
+            )
         if lengths is not None and decoding.length_beam > 1:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
         if lengths is None or isinstance(lengths, int):
             lengths = itertools.repeat(lengths)
-        elif hasattr(lengths, "__len__") and number is not None and len(lengths) != number:
-            raise ValueError(f"{len(lengths)} lengths for {number} texts: give one for each, or a single number")
+        elif hasattr(lengths, "__len__") and hasattr(texts, "__len__") and len(lengths) != len(texts):
+            raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
         return self._encode_all(iter(texts), iter(lengths))
 
     def _encode_all(self, texts: Iterator[Text], lengths: Iterator[int | None]) -> Iterator[Source]:
@@ -287,11 +285,11 @@ class TextGenerator:
             decoding: how to generate.
             details: give more than text and score.
         """
-        wanted = [source for source in sources if not self._is_empty(source)]
+        wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding) if wanted else [])
         outputs = []
         for source in sources:
-            if self._is_empty(source):
+            if self.is_empty(source):
                 outputs.append([Output("") for _ in range(decoding.nbest)])
                 continue
             hypotheses, length_scores = next(results)

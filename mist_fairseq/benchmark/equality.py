@@ -4,6 +4,7 @@ import torch
 from tqdm import tqdm
 
 from mist_fairseq.benchmark.systems import Entry, System, load_system
+from mist_fairseq.onnx_runtime import OnnxGenerator
 from mist_fairseq.output import markdown_table
 from mist_fairseq.scoring.scores import Protocol, score
 
@@ -12,37 +13,47 @@ PLAIN = "PyTorch, fp32"
 
 
 class Margins:
-    """Watches a model's PyTorch encoder decide: the two likeliest lengths' and tokens' logits, and their differences.
+    """Watches plain PyTorch decide: differences between the two likeliest lengths' and tokens' logits.
 
     Attributes:
         length: of the last sentence.
-        tokens: of its last pass, *Shape:* (T).
+        passes: of each of its passes by position, infinite where nothing was masked, *Shape:* (T).
     """
 
     def __init__(self, system: System):
-        encoder, never = system.model.encoder, system.model.never_predicted
-        lengths, logits = encoder.length_logits, encoder.token_logits
+        generator, encoder, never = system.generator, system.model.encoder, system.model.never_predicted
+        lengths, logits, fill = encoder.length_logits, encoder.token_logits, generator._fill
 
         def length_logits(source):
             scores = lengths(source)
             best = scores[0].topk(2).values
-            self.length = float(best[0] - best[1])
+            self.length, self.passes = float(best[0] - best[1]), []
             return scores
 
         def token_logits(hidden):
             scores = logits(hidden)
             best = scores.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
-            self.tokens = best[:, 0] - best[:, 1]
+            self._rows = best[:, 0] - best[:, 1]
             return scores
 
-        encoder.length_logits, encoder.token_logits = length_logits, token_logits
+        def filled(tokens, *given):
+            result = fill(tokens, *given)
+            masked = tokens[0] == system.dictionary.mask()
+            rows = self._rows if len(self._rows) == masked.sum() else self._rows[masked]
+            self.passes.append(torch.full(masked.shape, float("inf")).masked_scatter(masked.cpu(), rows.cpu()))
+            return result
+
+        encoder.length_logits, encoder.token_logits, generator._fill = length_logits, token_logits, filled
 
 
-def near_tie(expected: torch.Tensor, found: torch.Tensor, margins: Margins) -> bool:
-    """Whether two outputs, whole ones with their final [SEP], differ where the model was undecided."""
-    if len(expected) != len(found):
+def near_tie(expected: list[torch.Tensor], found: list[torch.Tensor], margins: Margins) -> bool:
+    """Whether two outputs, whole ones with their final [SEP] after each pass, part where the model was undecided."""
+    if len(expected[0]) != len(found[0]):
         return margins.length < NEAR
-    return bool((margins.tokens[expected != found] < NEAR).all())
+    for one, other, margin in zip(expected, found, margins.passes):
+        if not torch.equal(one, other):
+            return bool((margin[one != other] < NEAR).all())
+    return False
 
 
 def compare(
@@ -55,17 +66,21 @@ def compare(
     source: list[str] | None,
     protocol: Protocol,
     metrics: list[str],
+    decoding: str = "single-pass",
+    iterations: int = 1,
 ) -> dict:
-    """Generate the first sentences of a subset one at a time, in a single pass, with every engine.
+    """Generate the first sentences of a subset one at a time with every engine.
 
     Args:
         data: folder of binarized data.
         path: checkpoint.
-        engines: ``--accelerate``, ``--precision`` and ``--length-guesses`` of each.
+        engines: ``--accelerate``, ``--precision`` and ``--length-guesses`` of each; ``onnx`` stands for the exported
+            model, which runs without torch.
         subset: ``test`` or the like.
         sentences: how many.
         reference, source: raw text of the subset, for scores.
         protocol, metrics: of the scores.
+        decoding, iterations: as ``--decoding`` and ``--decoding-iterations``.
 
     Returns:
         For JSON: by engine, outputs that differ, near-ties among them, the share of lengths guessed, scores.
@@ -78,16 +93,16 @@ def compare(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def load(name: str, precision: str, guesses: int) -> System:
-        options = {"accelerate": name, "length_guesses": guesses}
-        system = load_system(Entry(name, path, precision=precision, options=options, data=data), device)
+        options = {"decoding": decoding, "decoding_iterations": iterations}
+        if name == "onnx":
+            options |= {"length_guesses": guesses} if guesses else {}  # which it refuses
+            entry = Entry(name, path, engine="onnx", precision=precision, options=options, data=data)
+        else:
+            options |= {"accelerate": name, "length_guesses": guesses}
+            entry = Entry(name, path, precision=precision, options=options, data=data)
+        system = load_system(entry, device)
         system.load_data(subset)
-        decode = system.generator._decode
-
-        def watched(*inputs):
-            system.found = decode(*inputs)
-            return system.found
-
-        system.generator._decode = watched
+        _watch(system)
         return system
 
     systems = {PLAIN: load("none", "fp32", 0)}
@@ -103,11 +118,11 @@ def compare(
         for key, system in systems.items():
             sample = system.batch([i])
             tokens, _ = system.read(sample, system.decode(sample))[i]
-            whole[key] = system.found.tokens[0].cpu()
+            whole[key] = system.history
             lines[key].append(system.text(tokens))
         expected = whole[PLAIN]
         for key, found in whole.items():
-            if not torch.equal(expected, found):
+            if not torch.equal(expected[-1], found[-1]):
                 different[key] += 1
                 near[key] += near_tie(expected, found, margins)
     result = {"sentences": number, "engines": {}}
@@ -117,12 +132,35 @@ def compare(
         scores = score(lines, reference[:number], source, protocol=protocol, metrics=metrics)
     for key, system in systems.items():
         found = {"different": different[key], "near_ties": near[key]}
-        if system.generator.guesser is not None:
-            found["guessed"] = system.generator.guesser.hits / system.generator.guesser.total
+        guesser = getattr(system.generator, "guesser", None)
+        if guesser is not None:
+            found["guessed"] = guesser.hits / guesser.total
         if key in scores:
             found["scores"] = scores[key].as_dict()["values"]
         result["engines"][key] = found
     return result
+
+
+def _watch(system: System):
+    """Keep the last sentence's whole output after each pass, with its repetitions and [SEP]s, as ``history``."""
+    generator = system.generator
+    if isinstance(generator, OnnxGenerator):
+        read = generator._hypothesis
+
+        def watched(found, row, keep_repeats):
+            system.history = [torch.from_numpy(step[row]) for step in found.history]
+            return read(found, row, keep_repeats)
+
+        generator._hypothesis = watched
+        return
+    decode = generator._decode
+
+    def decoded(*inputs):
+        found = decode(*inputs)
+        system.history = [step[0].cpu() for step in found.history]
+        return found
+
+    generator._decode = decoded
 
 
 def markdown(result: dict) -> str:

@@ -1,4 +1,4 @@
-"""The systems that a benchmark can time: fairseq models, and the same models run by CTranslate2 and Hugging Face.
+"""The systems that a benchmark can time: fairseq models, and the same run by CTranslate2, Hugging Face and as ONNX.
 
 All of them answer the same sentences of binarized data, token ids in and token ids out.
 """
@@ -22,7 +22,11 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 from mist_fairseq.benchmark.forced import Forcing, force
+from mist_fairseq.export.onnx_folder import export_onnx
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
+from mist_fairseq.models.mist import MistModel
+from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.text_generator import Decoding, Source
 
 GROUPS = ["AR", "Semi-NAR", "NAR"]
 PRECISIONS = ["fp32", "bf16", "int8"]
@@ -381,7 +385,57 @@ class HuggingFaceSystem(System):
         )
 
 
-ENGINES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem}
+class OnnxSystem(System):
+    """Our model as ``scripts/export.py --to onnx`` writes it, run with neither torch nor fairseq."""
+
+    def _start(self):
+        if self.device.type != "cpu":
+            raise ValueError("engine onnx runs on CPUs")
+        if not isinstance(self.model, MistModel):
+            raise ValueError(f"engine onnx is for --task mist, not for {type(self.model).__name__}")
+        for name, usual in (("accelerate", "auto"), ("length_guesses", 0)):
+            if name in self.entry.options and self.entry.options[name] != usual:
+                raise ValueError(f"engine onnx has no option {name!r}: leave it out")
+        task = self.cfg.task
+        self.decoding = Decoding(
+            decoding=str(task.decoding),
+            iterations=task.decoding_iterations,
+            length_beam=task.length_beam,
+            min_length=task.min_length,
+            max_length=task.max_length,
+            keep_repeats=task.keep_repeats,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            export_onnx(self.model, folder)
+            self.generator = OnnxGenerator.from_pretrained(folder, self.entry.precision, torch.get_num_threads())
+        self.model = None
+
+    def _force(self):
+        if self.decoding.length_beam > 1:
+            raise ValueError("output lengths cannot be prescribed with engine onnx and a length_beam: leave it at 1")
+        self.generator.stop_unchanged = False
+        return Forcing()
+
+    def batch(self, indices):
+        """The sources as lists of ids, without padding."""
+        sample = super().batch(indices)
+        inputs = sample["net_input"]
+        rows = [row[:size].tolist() for row, size in zip(inputs["src_tokens"], inputs["src_lengths"].tolist())]
+        lengths = [None] * len(rows)
+        if self.forcing is not None:
+            lengths = (sample["forced"][1].clamp(max=self.generator.max_target) - 1).tolist()
+        sample["sources"] = [Source(ids, length) for ids, length in zip(rows, lengths)]
+        return sample
+
+    def decode(self, sample):
+        return self.generator.generate_ids(sample["sources"], self.decoding)
+
+    def _read(self, result):
+        hypotheses, _ = result
+        return [token for token in hypotheses[0].ids if token not in self._special], hypotheses[0].steps
+
+
+ENGINES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem, "onnx": OnnxSystem}
 
 
 def load_system(entry: Entry, device: torch.device, forced: bool = False) -> System:

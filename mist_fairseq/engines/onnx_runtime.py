@@ -1,8 +1,6 @@
 """Source and target pass in ONNX Runtime, on a CPU."""
 
-import functools
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor
 
 from mist_fairseq.engines.onnx_graph import head_graph, layers_graph
 from mist_fairseq.models.encoder import Encoder, Passes, argmax, pack
+from mist_fairseq.onnx_runtime import start_session
 
 
 class OnnxRuntimeEncoder(Passes):
@@ -74,25 +73,6 @@ class OnnxRuntimeEncoder(Passes):
             torch.set_num_threads(threads)
 
 
-@functools.cache
-def _sums_in_32_bits() -> bool:
-    """Whether this x86 processor adds products of 8-bit integers without saturating (VNNI)."""
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
 def _session(model):
     """What runs a graph."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError("ONNX Runtime is not installed: pip install -e .[onnxruntime]") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    if not _sums_in_32_bits():
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads wait busily, but in a run only
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return start_session(model.SerializeToString(), torch.get_num_threads())

@@ -85,11 +85,13 @@ class MaskAttention(Attention):
         self.relative = nn.Linear(config.hidden_size, BUCKETS * config.heads)
 
     def forward(self, x: Tensor, index: Tensor, visible: Tensor, buckets: Tensor) -> Tensor:
-        """Args:
-        x: packed rows, *Shape:* (N, D).
-        index: their flat positions in a padded batch, *Shape:* (N).
-        visible: what each query may see, *Shape:* (B, 1, T, T).
-        buckets: of the distances from query to key, *Shape:* (T, T).
+        """Attention, residual and LayerNorm. -> (N, D).
+
+        Args:
+            x: packed rows, *Shape:* (N, D).
+            index: their flat positions in a padded batch, *Shape:* (N).
+            visible: what each query may see, *Shape:* (B, 1, T, T).
+            buckets: of the distances from query to key, *Shape:* (T, T).
         """
         B, _, T, _ = visible.shape
         bias = unpack(self.relative(x), index, B, T).view(B, T, BUCKETS, self.heads).permute(0, 3, 1, 2)
@@ -143,9 +145,11 @@ class Source:
 
 @register_model("bang_nar")
 class BangNarModel(BaseFairseqModel):
-    """Args:
-    cfg: sizes and the number of [MASK]s.
-    dictionary: of source and target, for the special ids.
+    """BANG's encoder, and its decoder over [MASK]s.
+
+    Args:
+        cfg: sizes and the number of [MASK]s.
+        dictionary: of source and target, for the special ids.
 
     Raises:
         ValueError: ``--bang-length`` is no number that the model has positions for.

@@ -62,10 +62,12 @@ class PositionLimits:
 
 @register_model("mist", dataclass=MistConfig)
 class MistModel(BaseFairseqModel):
-    """Args:
-    cfg: sizes and precision.
-    dictionary: the tokenizer; the checkpoint remembers its fingerprint and refuses another.
-    limits: the task's. A checkpoint brings the limits it was trained with, and sets them here.
+    """An ``Encoder``, trained and run as the paper says.
+
+    Args:
+        cfg: sizes and precision.
+        dictionary: the tokenizer; the checkpoint remembers its fingerprint and refuses another.
+        limits: the task's. A checkpoint brings the limits it was trained with, and sets them here.
     """
 
     def __init__(self, cfg: MistConfig, dictionary: TokenizerDictionary, limits: PositionLimits):

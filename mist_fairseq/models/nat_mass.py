@@ -105,11 +105,13 @@ class SelfAttention(Attention):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Args:
-        x: packed rows, *Shape:* (N, D).
-        index: their flat positions in a padded batch, *Shape:* (N).
-        mask: True at real positions, *Shape:* (B, 1, 1, L).
-        shape: (B, L) of the padded batch.
+        """Attention, residual and LayerNorm. -> (N, D).
+
+        Args:
+            x: packed rows, *Shape:* (N, D).
+            index: their flat positions in a padded batch, *Shape:* (N).
+            mask: True at real positions, *Shape:* (B, 1, 1, L).
+            shape: (B, L) of the padded batch.
         """
         return self._attend(x, *self._split(self.qkv(x), index, shape), mask, index)
 

@@ -52,8 +52,10 @@ class ProphetNetConfig(FairseqDataclass):
 
 @register_model("prophetnet", dataclass=ProphetNetConfig)
 class ProphetNetModel(BaseFairseqModel):
-    """Args:
-    huggingface: the model that is wrapped; its relative positions are repaired in place.
+    """Hugging Face's ProphetNet as a model of fairseq.
+
+    Args:
+        huggingface: the model that is wrapped; its relative positions are repaired in place.
     """
 
     def __init__(self, huggingface: nn.Module):

@@ -50,7 +50,7 @@ def test_entries_of_a_file(tmp_path):
         ("systems: [{name: a, path: b, beam: 4}]", "system 'a': 'beam' is unknown, expected name, path"),
         ("sytems: []\nsystems: []", "'sytems' is unknown"),
         ("systems: [{name: a, path: b, group: NAT}]", "group is 'NAT', expected one of AR, Semi-NAR, NAR"),
-        ("systems: [{name: a, path: b, engine: onnx}]", "engine is 'onnx', expected one of fairseq, ctranslate2"),
+        ("systems: [{name: a, path: b, engine: none}]", "engine is 'none', expected one of fairseq, ctranslate2"),
         ("systems: [{name: a, path: b, precision: fp64}]", "precision is 'fp64'"),
         ("systems: [{name: a, path: b, options: beam}]", "options are 'beam'"),
         ("systems: [{name: a, path: b, passes: 3}]", "passes are 3"),
@@ -111,6 +111,64 @@ def test_bf16_of_baselines(data, engine):
 def test_a_model_that_hugging_face_would_change(data):
     with pytest.raises(ValueError, match="one matrix for all embeddings"):
         load(entry(data, TRANSFORMER.replace("--share-all-embeddings", ""), engine="huggingface"))
+
+
+OPTIONS = [
+    {},
+    {"decoding": "mist", "decoding_iterations": 3, "min_length": 4},
+    {"decoding": "mask-predict", "decoding_iterations": 3, "length_beam": 3, "max_length": 9, "keep_repeats": True},
+]
+
+
+def decided(system):
+    """The same system with larger weights, whose outputs differ from each other."""
+    for parameter in system.model.parameters():
+        parameter.data *= 5
+    return system
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_onnx_says_what_pytorch_says(data, tmp_path, options):
+    plain = decided(load(entry(data, MIST)))
+    save_checkpoint(plain, tmp_path / "model.pt")
+    given = {"path": str(tmp_path / "model.pt"), "data": data, "options": options}
+    system, plain = load(Entry("onnx", engine="onnx", **given)), load(Entry("plain", **given))
+    for indices in (range(6), [3]):
+        sample = system.batch(indices)
+        found, expected = (one.read(sample, one.decode(sample)) for one in (system, plain))
+        assert found == expected and any(tokens for tokens, _ in found.values())
+    assert system.parameters == plain.parameters and system.text([]) == ""
+    rounded = load(Entry("int8", engine="onnx", precision="int8", **given))
+    assert [len(tokens) > 0 for tokens in answers(rounded)] == [len(tokens) > 0 for tokens in answers(plain)]
+
+
+def test_onnx_does_the_prescribed_work(data):
+    options = {"decoding": "mist", "decoding_iterations": 4, "keep_repeats": True}
+    system = load(entry(data, MIST, options=options, engine="onnx"), forced=True)
+    sample = system.batch(range(12))
+    hypotheses = system.decode(sample)
+    assert len(set(sample["forced"][1].tolist())) > 1
+    for (ranked, _), source, length in zip(hypotheses, sample["sources"], sample["forced"][1].tolist()):
+        assert source.length + 1 == length and ranked[0].steps == 4
+        assert len(ranked[0].ids) <= length
+    assert {passes for _, passes in system.read(sample, hypotheses).values()} == {4}
+    with pytest.raises(ValueError, match="lengths cannot be prescribed with engine onnx and a length_beam"):
+        load(entry(data, MIST, options={"length_beam": 2}, engine="onnx"), forced=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, keys, message",
+    [
+        (TRANSFORMER, {}, "engine onnx is for --task mist, not for TransformerModel"),
+        (MIST, {"precision": "bf16"}, "precision is 'bf16', expected fp32 or int8"),
+        (MIST, {"options": {"accelerate": "none"}}, "engine onnx has no option 'accelerate'"),
+        (MIST, {"options": {"length_guesses": 2}}, "engine onnx has no option 'length_guesses'"),
+        (MIST, {"options": {"decoding_iterations": 2}}, "iterations 2 needs decoding mist or mask-predict"),
+    ],
+)
+def test_onnx_refuses(data, arguments, keys, message):
+    with pytest.raises(ValueError, match=message):
+        load(entry(data, arguments, engine="onnx", **keys))
 
 
 @pytest.mark.parametrize("option", ["beams", "decoding_iteration", "precision"])

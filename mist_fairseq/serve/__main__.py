@@ -1,0 +1,4 @@
+from mist_fairseq.serve.command import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Which texts share a batch, when it closes, and who is told what."""
+
+import asyncio
+import logging
+
+import pytest
+
+from mist_fairseq.serve.batching import Batcher, ModelError, Unavailable
+from mist_fairseq.text_generator import Decoding
+from tests.serve.helpers import DEADLINE, FakeGenerator
+
+PLAIN = Decoding()
+WORDS = "how can learn the fast what is best way to in of and who why when where do you it".split()
+LONG_WAIT = 3600.0  # seconds that no test takes: what happens nevertheless was not waited for
+
+
+@pytest.fixture
+def generator():
+    return FakeGenerator()
+
+
+def run(generator, work, **options):
+    """What ``work(batcher)`` gives."""
+
+    async def inside():
+        async with asyncio.timeout(DEADLINE), Batcher(generator.generate_sources, **options) as batcher:
+            return await work(batcher)
+
+    return asyncio.run(inside())
+
+
+async def until(condition):
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def submit(batcher, generator, *texts, decoding=PLAIN, length=None) -> asyncio.Task:
+    return asyncio.ensure_future(batcher.submit([generator.encode(text, length) for text in texts], decoding))
+
+
+async def block(batcher, generator) -> asyncio.Task:
+    """Keeps the model busy until the gate opens."""
+    generator.gate.clear()
+    task = submit(batcher, generator, "do you")
+    await until(lambda: generator.entered == 1)
+    return task
+
+
+def sizes(generator) -> list[int]:
+    return [len(batch) for batch in generator.batches]
+
+
+def texts_of(answers) -> list[str]:
+    return [ranked[0].text for ranked in answers]
+
+
+def test_a_full_batch_does_not_wait(generator):
+    async def work(batcher):
+        return await asyncio.gather(*(submit(batcher, generator, word) for word in WORDS[:8]))
+
+    answers = run(generator, work, max_batch=4, max_wait=LONG_WAIT)
+    assert sizes(generator) == [4, 4] and [texts_of(each) for each in answers] == [[word] for word in WORDS[:8]]
+
+
+def test_a_text_alone_waits_no_longer_than_it_may(generator):
+    async def work(batcher):
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await submit(batcher, generator, "how")
+        return loop.time() - start
+
+    assert run(generator, work, max_wait=0.2) >= 0.2 and sizes(generator) == [1]
+
+
+def test_a_text_waits_for_another_to_share_its_batch(generator):
+    async def work(batcher):
+        first = submit(batcher, generator, "how")
+        await until(lambda: len(batcher) == 1)
+        second = submit(batcher, generator, "what is it")
+        return await first, await second
+
+    first, second = run(generator, work, max_batch=2, max_wait=LONG_WAIT)
+    assert sizes(generator) == [2] and texts_of(first) == ["how"] and texts_of(second) == ["it is what"]
+
+
+def test_while_the_model_is_busy_the_queue_collects(generator):
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        tasks = [submit(batcher, generator, word) for word in WORDS[:5]]
+        await until(lambda: len(batcher) == 5)
+        generator.gate.set()
+        await asyncio.gather(busy, *tasks)
+
+    run(generator, work, max_wait=0)
+    assert sizes(generator) == [1, 5]
+
+
+def test_only_texts_decoded_alike_share_a_batch(generator):
+    """And the oldest text goes first, with its like, whenever they came."""
+    mist = Decoding("mist", iterations=2)
+
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        tasks = [
+            submit(batcher, generator, "how", decoding=mist),
+            submit(batcher, generator, "what"),
+            submit(batcher, generator, "who", length=1),
+            submit(batcher, generator, "why", decoding=Decoding("mist", iterations=2)),
+            submit(batcher, generator, "when"),
+        ]
+        generator.gate.set()
+        await asyncio.gather(busy, *tasks)
+
+    run(generator, work, max_wait=0)
+    first = [[generator.tokenizer.symbols[ids[1]] for ids in batch] for batch in generator.batches]
+    assert first == [["do"], ["how", "why"], ["what", "when"], ["who"]]
+
+
+def test_of_too_many_texts_those_of_the_oldest_ones_length_go_with_it(generator):
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        texts = ["how can you", "it", "it " * 9, "what is it", "who", "why " * 8, "do it fast"]
+        tasks = [submit(batcher, generator, text) for text in texts]
+        generator.gate.set()
+        await asyncio.gather(busy, *tasks)
+
+    run(generator, work, max_wait=0, max_batch=3)
+    lengths = [[len(ids) - 2 for ids in batch] for batch in generator.batches]
+    assert lengths == [[2], [3, 3, 3], [1, 1, 8], [9]]
+
+
+def test_a_length_beam_counts_as_that_many_texts(generator):
+    async def work(batcher):
+        decoding = Decoding(length_beam=3)
+        await asyncio.gather(*(submit(batcher, generator, word, decoding=decoding) for word in WORDS[:4]))
+        await submit(batcher, generator, "how", decoding=Decoding(length_beam=9))  # more than a batch holds
+
+    run(generator, work, max_batch=6, max_wait=LONG_WAIT)
+    assert sizes(generator) == [2, 2, 1]
+
+
+def test_a_request_of_many_texts_is_answered_in_its_order(generator):
+    texts = [f"{word} {other} {word} it"[: 3 + i] for i, (word, other) in enumerate(zip(WORDS, WORDS[::-1]))]
+
+    async def work(batcher):
+        return await submit(batcher, generator, *texts)
+
+    found = texts_of(run(generator, work, max_batch=3))
+    assert found == FakeGenerator().generate(texts) and max(sizes(generator)) == 3
+
+
+def test_a_text_that_fails_fails_alone(generator, caplog):
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        tasks = [submit(batcher, generator, text) for text in ("how", "the guitar", "what is it")]
+        generator.gate.set()
+        await busy
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with caplog.at_level(logging.ERROR):
+        first, failed, last = run(generator, work)
+    assert texts_of(first) == ["how"] and texts_of(last) == ["it is what"]
+    assert isinstance(failed, ModelError) and "guitar" not in str(failed)
+    assert "a string of the guitar is broken" in caplog.text and sizes(generator) == [1, 3, 1, 1, 1]
+
+
+def test_of_a_request_with_a_text_that_fails_the_rest_is_dropped(generator):
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        failing = submit(batcher, generator, "the guitar", "guitar", "how", "what")
+        other = submit(batcher, generator, "why")
+        generator.gate.set()
+        with pytest.raises(ModelError):
+            await failing
+        return await busy, await other, len(batcher)
+
+    _, other, left = run(generator, work, max_batch=2, max_wait=0)
+    assert texts_of(other) == ["why"] and left == 0
+    ran = [ids[1] for batch in generator.batches for ids in batch]
+    assert generator.tokenizer.indices["what"] not in ran
+
+
+def test_wrong_number_of_answers_is_an_error(generator):
+    generator.generate_sources = lambda sources, decoding: []
+
+    async def work(batcher):
+        with pytest.raises(ModelError):
+            await submit(batcher, generator, "how")
+
+    run(generator, work)
+
+
+def test_texts_of_a_cancelled_request_are_dropped(generator):
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        gone, stays = submit(batcher, generator, "how", "why"), submit(batcher, generator, "what")
+        await until(lambda: len(batcher) == 3)
+        gone.cancel()
+        busy.cancel()  # in the model already: that runs to its end, and the answer goes nowhere
+        await until(lambda: len(batcher) == 1)
+        generator.gate.set()
+        answer = await stays
+        assert gone.cancelled() and busy.cancelled()
+        return answer
+
+    assert texts_of(run(generator, work, max_wait=0)) == ["what"] and sizes(generator) == [1, 1]
+
+
+def test_a_full_queue_refuses(generator):
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        waiting = submit(batcher, generator, "how", "what")
+        await until(lambda: len(batcher) == 2)
+        with pytest.raises(Unavailable, match=r"2 texts wait already: 2 more are over the limit of 3 \(--max-queue\)"):
+            await submit(batcher, generator, "who", "why")
+        fits = submit(batcher, generator, "who")
+        generator.gate.set()
+        return await asyncio.gather(busy, waiting, fits)
+
+    assert [texts_of(each) for each in run(generator, work, max_queue=3)] == [["you do"], ["how", "what"], ["who"]]
+
+
+def test_at_the_end_waiting_texts_are_answered_at_once_and_new_ones_refused(generator):
+    async def work():
+        async with asyncio.timeout(DEADLINE), Batcher(generator.generate_sources, max_wait=LONG_WAIT) as batcher:
+            waiting = submit(batcher, generator, "how")
+            await until(lambda: len(batcher) == 1)
+            batcher.close()
+            with pytest.raises(Unavailable, match="shutting down"):
+                await submit(batcher, generator, "what")
+            return await waiting
+
+    assert texts_of(asyncio.run(work())) == ["how"]
+
+
+def test_batches_are_observed(generator):
+    seen = []
+
+    async def work(batcher):
+        await submit(batcher, generator, "how", "what")
+        with pytest.raises(ModelError):
+            await submit(batcher, generator, "guitar")
+
+    run(generator, work, observe=lambda texts, seconds: seen.append((texts, seconds >= 0)))
+    assert seen == [(2, True), (1, True)]
