@@ -374,15 +374,9 @@ class NARGenerator:
         ]
 
     def _kept(self, tokens: Tensor) -> Tensor:
-        """Positions of the final text: repeated words collapse, and [SEP]s go wherever they stand but in the end.
+        """Positions of the final text.
 
-        Like fairseq's other generators, hypotheses end in eos, so they are never empty: fairseq's own BLEU scorer
+        Like fairseq's other generators', hypotheses end in eos, so they are never empty: fairseq's own BLEU scorer
         crashes on those.
         """
-        if self.keep_repeats:
-            kept = (tokens != self.eos).nonzero()[:, 0].tolist()
-        else:
-            kept = self.dictionary.collapse_repeats(tokens.tolist())
-        if tokens[-1] == self.eos:
-            kept.append(len(tokens) - 1)
-        return torch.tensor(kept, dtype=torch.long)
+        return torch.tensor(self.dictionary.text_positions(tokens.tolist(), self.keep_repeats), dtype=torch.long)

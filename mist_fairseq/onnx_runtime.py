@@ -199,24 +199,15 @@ class OnnxGenerator(TextGenerator):
     def _hypothesis(self, found: "_Candidates", row: int, keep_repeats: bool) -> Hypothesis:
         length, steps = found.lengths[row], int(found.steps[row])
         tokens, scores = found.tokens[row, :length].tolist(), found.scores[row, :length]
-        kept = self._kept(tokens, keep_repeats)
+        kept = self.tokenizer.text_positions(tokens, keep_repeats)
         history = [step[row, :length].tolist() for step in found.history[:steps]]
         return Hypothesis(
             ids=[tokens[i] for i in kept],
             scores=scores[kept].tolist(),
             score=float(scores.mean()),
             steps=steps,
-            history=[[ids[i] for i in self._kept(ids, keep_repeats)] for ids in history],
+            history=[[ids[i] for i in self.tokenizer.text_positions(ids, keep_repeats)] for ids in history],
         )
-
-    def _kept(self, ids: list[int], keep_repeats: bool) -> list[int]:
-        """Positions of the final text: repeated words collapse, and [SEP]s go wherever they stand but in the end."""
-        eos = self.tokenizer.eos_index
-        if keep_repeats:
-            kept = [i for i, index in enumerate(ids) if index != eos]
-        else:
-            kept = self.tokenizer.collapse_repeats(ids)
-        return [*kept, len(ids) - 1] if ids[-1] == eos else kept
 
 
 @dataclass

@@ -19,7 +19,7 @@ A file of systems (see examples/baselines):
       - {name: MIST x 3, path: mist/checkpoint_best.pt, options: {decoding: mist, decoding_iterations: 3}}
 
 Keys of a system: name, path or arguments (fairseq-train's, for random weights), group (AR, Semi-NAR, NAR), engine
-(fairseq, ctranslate2, huggingface), precision (fp32, bf16, int8), options (fairseq's names), data, passes.
+(fairseq, onnx, ctranslate2, huggingface), precision (fp32, bf16, int8), options (fairseq's names), data, passes.
 """
 
 import argparse

@@ -44,6 +44,7 @@ def export(args: argparse.Namespace) -> list[str]:
     from mist_fairseq.export.folder import load_folder, save_folder
     from mist_fairseq.export.huggingface import save_huggingface
     from mist_fairseq.export.model_card import Description, model_card
+
     #
     if not os.path.isdir(args.model):
         model, cfg, updates = load_checkpoint(args.model, args.data)
@@ -54,9 +55,9 @@ def export(args: argparse.Namespace) -> list[str]:
     if args.to == "huggingface":
         return save_huggingface(model, args.out, args.overwrite)
     if args.to == "onnx":
-        from mist_fairseq.export.onnx_folder import export_onnx
+        from mist_fairseq.export.onnx_folder import save_onnx
 
-        return export_onnx(model, args.out, args.overwrite)
+        return save_onnx(model, args.out, args.overwrite)
     name = args.name or os.path.basename(os.path.abspath(args.out))
     description = Description(name, args.training_data, args.license, args.language, args.notes, args.scores)
     text = model_card(description, model, cfg, updates)

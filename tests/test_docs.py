@@ -12,7 +12,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
 from mist_fairseq.export.folder import save_folder
-from mist_fairseq.export.onnx_folder import export_onnx
+from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.mist import MistConfig, PositionLimits
 from mist_fairseq.models.nat_mass import NatMassConfig
 from mist_fairseq.scoring.scores import METRICS
@@ -73,7 +73,7 @@ def extending(architecture):
 def test_python_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_folder(tiny_model(), tiny_config(), "released", "")
-    export_onnx(tiny_model(), "released-onnx")
+    save_onnx(tiny_model(), "released-onnx")
     questions = [" ".join(WORDS[i : i + 3]) for i in range(8)]
     (tmp_path / "questions.txt").write_text("\n".join(questions) + "\n")
     names = run_page("python.md", {"__name__": "python"})

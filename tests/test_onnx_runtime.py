@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mist_fairseq import generator, mixing, onnx_runtime
 from mist_fairseq.export.folder import save_folder
-from mist_fairseq.export.onnx_folder import export_onnx
+from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.hub_interface import MistGenerator
 from mist_fairseq.onnx_runtime import OnnxGenerator
 from mist_fairseq.text_generator import Decoding, Source
@@ -41,11 +41,16 @@ TEXTS = [
 ]
 
 
+def written(model, folder: Path) -> Path:
+    save_onnx(model, str(folder))
+    return folder
+
+
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def both(request, dictionary, tmp_path_factory):
     """A model in ONNX and in PyTorch."""
     model = untied(tiny_model(dictionary, **request.param))
-    folder = export_onnx(model, str(tmp_path_factory.mktemp("both")))
+    folder = written(model, tmp_path_factory.mktemp("both"))
     return OnnxGenerator.from_pretrained(folder, threads=1), MistGenerator(model, accelerate="none")
 
 
@@ -56,7 +61,7 @@ def plain(dictionary) -> MistGenerator:
 
 @pytest.fixture(scope="module")
 def exported(plain, tmp_path_factory) -> Path:
-    return Path(export_onnx(plain.model, str(tmp_path_factory.mktemp("exported") / "onnx")))
+    return written(plain.model, tmp_path_factory.mktemp("exported") / "onnx")
 
 
 @pytest.fixture
@@ -164,7 +169,7 @@ def test_token_ids_without_text(both):
 def test_final_and_other_separators_are_kept_and_dropped_as_in_pytorch(dictionary, tmp_path, decoding, iterations):
     model = tiny_model(dictionary)
     model.encoder.head.bias.data[dictionary.eos()] = 1.0
-    ours = OnnxGenerator.from_pretrained(export_onnx(model, str(tmp_path)), threads=1)
+    ours = OnnxGenerator.from_pretrained(written(model, tmp_path), threads=1)
     theirs = MistGenerator(model, accelerate="none")
     sources = [ours.encode(text) for text in TEXTS]
     given = Decoding(decoding, iterations, min_length=3)
@@ -289,7 +294,7 @@ def test_renamed_files(folder, one, other):
 
 
 def test_files_of_several_exports(folder, dictionary, tmp_path):
-    other = Path(export_onnx(tiny_model(dictionary, seed=1), str(tmp_path / "other")))
+    other = written(tiny_model(dictionary, seed=1), tmp_path / "other")
     shutil.copy(other / "target.onnx", folder / "target.onnx")
     with pytest.raises(ValueError, match="target.onnx is of another export than config.json .*: the folder mixes"):
         OnnxGenerator.from_pretrained(str(folder))

@@ -22,7 +22,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 from mist_fairseq.benchmark.forced import Forcing, force
-from mist_fairseq.export.onnx_folder import export_onnx
+from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.onnx_runtime import OnnxGenerator
@@ -406,7 +406,7 @@ class OnnxSystem(System):
             keep_repeats=task.keep_repeats,
         )
         with tempfile.TemporaryDirectory() as folder:
-            export_onnx(self.model, folder)
+            save_onnx(self.model, folder)
             self.generator = OnnxGenerator.from_pretrained(folder, self.entry.precision, torch.get_num_threads())
         self.model = None
 

@@ -103,6 +103,19 @@ class Tokenizer:
             previous = current
         return kept
 
+    def text_positions(self, ids: list[int], keep_repeats: bool) -> list[int]:
+        """Positions of a generated sequence that are its text: no [SEP] but a final one.
+
+        Args:
+            ids: not empty.
+            keep_repeats: leave directly repeated words.
+        """
+        if keep_repeats:
+            kept = [position for position, index in enumerate(ids) if index != self.eos_index]
+        else:
+            kept = self.collapse_repeats(ids)
+        return [*kept, len(ids) - 1] if ids[-1] == self.eos_index else kept
+
     # -- given by the subclasses ----------------------------------------------------------------------------
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:

@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.output import whole_file
+from mist_fairseq.export.files import CONFIG, text, write_folder
 
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mist_fairseq", 1
-CONFIG, WEIGHTS, DICTIONARY, CARD = "config.json", "model.safetensors", "dict.txt", "README.md"
+WEIGHTS, DICTIONARY, CARD = "model.safetensors", "dict.txt", "README.md"
 
 # What a model is trained or run with, rather than what it is.
 _NOT_SIZES = {"_name", "pretrained", "precision", "dropout", "attention_dropout", "activation_dropout"}
@@ -45,34 +45,17 @@ def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool =
     Raises:
         FileExistsError: the folder has such files already.
     """
-    path = Path(folder)
-    names = [CONFIG, WEIGHTS, DICTIONARY, CARD]
-    refuse_to_overwrite(path, names, overwrite)
     (architecture,) = [name for name, kind in MODEL_REGISTRY.items() if kind is type(model)]
     sizes = {name: getattr(cfg, name) for name in _size_names(architecture)}
     limits = {"max_source_positions": model.limits.source, "max_target_positions": model.limits.target}
     config = {"format": FORMAT, "version": VERSION, "architecture": architecture, **limits, "model": sizes}
-    path.mkdir(parents=True, exist_ok=True)
-    # The configuration last: without it a half-written folder is none.
-    (path / CONFIG).unlink(missing_ok=True)
-    with whole_file(path / WEIGHTS) as partial:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-    with whole_file(path / DICTIONARY) as partial:
-        model.dictionary.save(partial)
-    with whole_file(path / CARD) as partial:
-        partial.write_text(card, encoding="utf-8")
-    with whole_file(path / CONFIG) as partial:
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return names
-
-
-def refuse_to_overwrite(folder: Path, names: list[str], overwrite: bool):
-    """Raise FileExistsError if the folder has one of the files and *overwrite* is not given."""
-    there = [name for name in names if (folder / name).exists()]
-    if there and not overwrite:
-        raise FileExistsError(
-            f"{folder} has {', '.join(there)} already: choose another folder or allow to overwrite it (--overwrite)"
-        )
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    files = {
+        WEIGHTS: lambda path: path.write_bytes(save(state)),
+        DICTIONARY: model.dictionary.save,
+        CARD: text(card),
+    }
+    return write_folder(folder, config, files, overwrite)
 
 
 def is_released(folder: str) -> bool:

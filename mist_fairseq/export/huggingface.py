@@ -1,17 +1,15 @@
 """The encoder in Hugging Face's format, for ``transformers.BertModel`` and ``BertForMaskedLM``."""
 
 import json
-from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import WordPieceDictionary
-from mist_fairseq.export.folder import refuse_to_overwrite
+from mist_fairseq.export.files import text, write_folder
 from mist_fairseq.models.encoder import Encoder
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.models.pretrained import bert_name
-from mist_fairseq.output import whole_file
 
 
 def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> list[str]:
@@ -57,7 +55,7 @@ def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> 
         "pad_token_id": dictionary.pad(),
         "tie_word_embeddings": encoder.head.weight is None,
     }
-    texts = {"config.json": json.dumps(config, indent=2) + "\n"}
+    files = {"model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))}
     if isinstance(dictionary, WordPieceDictionary):
         settings = {
             "tokenizer_class": "BertTokenizer",
@@ -66,21 +64,11 @@ def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> 
             "tokenize_chinese_chars": dictionary.settings["tokenize_chinese_chars"],
             "model_max_length": sizes.max_positions,
         }
-        texts["tokenizer_config.json"] = json.dumps(settings, indent=2) + "\n"
-        texts["vocab.txt"] = "".join(symbol + "\n" for symbol in dictionary.symbols)
-    path, names = Path(folder), [*texts, "model.safetensors"]
-    if not isinstance(dictionary, WordPieceDictionary):
-        names.append("dict.txt")
-    refuse_to_overwrite(path, names, overwrite)
-    with whole_file(path / "model.safetensors") as partial:
-        save_file(_bert_state(encoder), partial, metadata={"format": "pt"})
-    for name, text in texts.items():
-        with whole_file(path / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-    if "dict.txt" in names:
-        with whole_file(path / "dict.txt") as partial:
-            dictionary.save(partial)
-    return names
+        files["tokenizer_config.json"] = text(json.dumps(settings, indent=2) + "\n")
+        files["vocab.txt"] = text("".join(symbol + "\n" for symbol in dictionary.symbols))
+    else:
+        files["dict.txt"] = dictionary.save
+    return write_folder(folder, config, files, overwrite)
 
 
 def _bert_state(encoder: Encoder) -> dict[str, Tensor]:

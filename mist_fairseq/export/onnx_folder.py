@@ -32,6 +32,7 @@ the target pass over [MASK]s anew, until nothing changes or N passes are done. M
 loop in 100 lines of numpy.
 """
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -40,19 +41,17 @@ import torch
 
 import mist_fairseq
 from mist_fairseq.engines.onnx_graph import source_graph, target_graph
-from mist_fairseq.export.folder import refuse_to_overwrite
+from mist_fairseq.export.files import write_folder
 from mist_fairseq.models.encoder import Encoder
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.onnx_runtime import CONFIG, DICTIONARY, FORMAT, PASSES, VERSION, metadata_of
-from mist_fairseq.output import whole_file
+from mist_fairseq.onnx_runtime import DICTIONARY, FORMAT, PASSES, VERSION, metadata_of
 
 
 @torch.no_grad()
-def export_onnx(model: MistModel, folder: str, overwrite: bool = False) -> str:
+def save_onnx(model: MistModel, folder: str, overwrite: bool = False) -> list[str]:
     """Write a model as an ONNX folder.
 
-    The same model gives the same files. Each is there whole or not at all, and the configuration comes last: a folder
-    that is only half written is refused where it is read.
+    The same model gives the same files. A folder that is only half written is refused where it is read.
 
     Args:
         model: of a ``mist_*`` architecture.
@@ -60,7 +59,7 @@ def export_onnx(model: MistModel, folder: str, overwrite: bool = False) -> str:
         overwrite: replace files that are there.
 
     Returns:
-        *folder*.
+        The names of the files.
 
     Raises:
         FileExistsError: the folder has such files already.
@@ -72,22 +71,20 @@ def export_onnx(model: MistModel, folder: str, overwrite: bool = False) -> str:
             "reads the source and fills the target"
         )
     model.check_limits()
-    path = Path(folder)
-    refuse_to_overwrite(path, [*(name for names in PASSES.values() for name in names), DICTIONARY, CONFIG], overwrite)
     config = _configuration(model)
-    for precision, names in PASSES.items():
-        for side, name in zip(("source", "target"), names):
-            graph = _graph(model, side, precision == "int8")
-            for key, value in metadata_of(config, side, precision).items():
-                graph.metadata_props.add(key=key, value=value)
-            (path / CONFIG).unlink(missing_ok=True)
-            with whole_file(path / name) as partial:
-                partial.write_bytes(graph.SerializeToString())
-    with whole_file(path / DICTIONARY) as partial:
-        model.dictionary.save(partial)
-    with whole_file(path / CONFIG) as partial:
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return folder
+    files = {
+        name: functools.partial(_write_graph, model, config, side, precision)
+        for precision, names in PASSES.items()
+        for side, name in zip(("source", "target"), names)
+    }
+    return write_folder(folder, config, files | {DICTIONARY: model.dictionary.save}, overwrite)
+
+
+def _write_graph(model: MistModel, config: dict, side: str, precision: str, path: Path):
+    graph = _graph(model, side, precision == "int8")
+    for key, value in metadata_of(config, side, precision).items():
+        graph.metadata_props.add(key=key, value=value)
+    path.write_bytes(graph.SerializeToString())
 
 
 def _graph(model: MistModel, side: str, int8: bool):

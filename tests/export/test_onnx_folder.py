@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mist_fairseq.engines.onnx_graph import Graph, _likeliest
 from mist_fairseq.export import onnx_folder
-from mist_fairseq.export.onnx_folder import export_onnx
+from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.onnx_runtime import OnnxGenerator
 from tests.engines.test_onnx_runtime import SOURCES, TARGETS, VARIANTS, inputs, untied
 from tests.helpers import decode, encode, tiny_model
@@ -30,7 +30,7 @@ def session(path):
 def exported(request, dictionary, tmp_path_factory):
     model = untied(tiny_model(dictionary, **request.param))
     folder = tmp_path_factory.mktemp("exported")
-    assert export_onnx(model, str(folder)) == str(folder)
+    assert sorted(save_onnx(model, str(folder))) == sorted(path.name for path in folder.iterdir())
     return model, folder
 
 
@@ -116,7 +116,7 @@ def test_pad_cls_and_mask_are_never_predicted(dictionary, tmp_path, precision):
     model = tiny_model(dictionary)
     never = dictionary.never_predicted()
     model.encoder.head.bias[never] = 1e3
-    export_onnx(model, str(tmp_path))
+    save_onnx(model, str(tmp_path))
     src, src_lengths, tgt, lengths = inputs(dictionary)
     tgt[:] = dictionary.mask()
     _, state = run_source(tmp_path, src, src_lengths, precision)
@@ -193,7 +193,7 @@ def test_axes_vary_and_no_scores_of_all_tokens_leave(exported):
 
 def test_the_same_model_gives_the_same_files_and_another_one_others(dictionary, tmp_path):
     for name, seed in (("a", 0), ("again", 0), ("other", 1)):
-        export_onnx(tiny_model(dictionary, seed=seed), str(tmp_path / name))
+        save_onnx(tiny_model(dictionary, seed=seed), str(tmp_path / name))
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     exports = {json.loads((tmp_path / name / "config.json").read_text())["export"] for name in ("a", "again", "other")}
@@ -202,19 +202,19 @@ def test_the_same_model_gives_the_same_files_and_another_one_others(dictionary, 
 
 def test_overwrites_only_when_told_and_nothing_else(dictionary, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    export_onnx(tiny_model(dictionary), str(tmp_path))
-    with pytest.raises(FileExistsError, match=r"source.onnx, .*config.json already: choose another folder"):
-        export_onnx(tiny_model(dictionary, seed=1), str(tmp_path))
+    save_onnx(tiny_model(dictionary), str(tmp_path))
+    with pytest.raises(FileExistsError, match=r"has config.json, source.onnx, .*dict.txt already: choose another folder"):
+        save_onnx(tiny_model(dictionary, seed=1), str(tmp_path))
     OnnxGenerator.from_pretrained(str(tmp_path))
     before = (tmp_path / "target.onnx").read_bytes()
-    export_onnx(tiny_model(dictionary, seed=1), str(tmp_path), overwrite=True)
+    save_onnx(tiny_model(dictionary, seed=1), str(tmp_path), overwrite=True)
     assert (tmp_path / "target.onnx").read_bytes() != before and (tmp_path / "notes.txt").read_text() == "mine"
     OnnxGenerator.from_pretrained(str(tmp_path), "int8")
 
 
 def test_an_export_that_ends_early_is_no_folder(dictionary, tmp_path, monkeypatch):
     """Nor is what it was about to replace."""
-    export_onnx(tiny_model(dictionary), str(tmp_path))
+    save_onnx(tiny_model(dictionary), str(tmp_path))
     graph = onnx_folder._graph
 
     def stops(model, side, int8):
@@ -224,7 +224,7 @@ def test_an_export_that_ends_early_is_no_folder(dictionary, tmp_path, monkeypatc
 
     monkeypatch.setattr(onnx_folder, "_graph", stops)
     with pytest.raises(OSError, match="no space"):
-        export_onnx(tiny_model(dictionary, seed=1), str(tmp_path), overwrite=True)
+        save_onnx(tiny_model(dictionary, seed=1), str(tmp_path), overwrite=True)
     assert not list(tmp_path.glob("*.tmp"))
     with pytest.raises(FileNotFoundError, match="has no config.json"):
         OnnxGenerator.from_pretrained(str(tmp_path))
@@ -232,10 +232,10 @@ def test_an_export_that_ends_early_is_no_folder(dictionary, tmp_path, monkeypatc
 
 def test_an_encoder_and_decoder_are_refused(dictionary, tmp_path):
     with pytest.raises(ValueError, match="NatMassModel cannot be written as ONNX: that is for mist_"):
-        export_onnx(nat_mass(dictionary), str(tmp_path / "folder"))
+        save_onnx(nat_mass(dictionary), str(tmp_path / "folder"))
     assert not (tmp_path / "folder").exists()
 
 
 def test_a_model_whose_limits_do_not_fit_is_refused(dictionary, tmp_path):
     with pytest.raises(ValueError, match="exceed the model's 64 positions"):
-        export_onnx(tiny_model(dictionary, source=60), str(tmp_path))
+        save_onnx(tiny_model(dictionary, source=60), str(tmp_path))
