@@ -19,7 +19,11 @@ from pathlib import Path
 
 from mist_fairseq.output import markdown_table
 
-ARMS = {"batches": [], "one by one": ["--max-batch", "1", "--max-wait", "0"]}
+ARMS = {
+    "batches": [],
+    "batches, no waiting": ["--max-wait", "0"],
+    "one by one": ["--max-batch", "1", "--max-wait", "0"],
+}
 
 _WARM_UP = 1.0  # seconds of load that do not count
 _PATIENCE = 60.0  # seconds without an answer, after which a request counts as lost

@@ -1,3 +1,5 @@
+import importlib
+
 """The task in one process; tests/end_to_end runs the commands."""
 
 import re
@@ -58,15 +60,18 @@ def test_a_fairseq_too_old_or_missing_is_named(monkeypatch):
     def reimport():
         for name in [name for name in sys.modules if name.partition(".")[0] == "mist_fairseq"]:
             monkeypatch.delitem(sys.modules, name)
-        __import__("mist_fairseq")
+        return importlib.import_module("mist_fairseq")
 
     with monkeypatch.context() as patch:
         patch.setattr(tasks.FairseqTask, "build_model", lambda self, cfg: None)
         with pytest.raises(ImportError, match=r"pip install ve-fairseq==0\.12\.3.* \(found 0\.12\.3\)"):
             reimport()
     monkeypatch.setitem(sys.modules, "fairseq", None)
+    without = reimport()  # what needs neither works
     with pytest.raises(ImportError, match=r"pip install ve-fairseq==0\.12\.3.*found none"):
-        reimport()
+        _ = without.MistGenerator
+    with pytest.raises(AttributeError, match="no attribute 'MistGenerators'"):
+        _ = without.MistGenerators
 
 
 def test_validation_bleu_is_sacrebleu_on_text(tmp_path):
