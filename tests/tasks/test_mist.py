@@ -1,7 +1,6 @@
-import importlib
-
 """The task in one process; tests/end_to_end runs the commands."""
 
+import importlib
 import re
 import sys
 
