@@ -203,7 +203,9 @@ def test_the_same_model_gives_the_same_files_and_another_one_others(dictionary, 
 def test_overwrites_only_when_told_and_nothing_else(dictionary, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     save_onnx(tiny_model(dictionary), str(tmp_path))
-    with pytest.raises(FileExistsError, match=r"has config.json, source.onnx, .*dict.txt already: choose another folder"):
+    with pytest.raises(
+        FileExistsError, match=r"has config.json, source.onnx, .*dict.txt already: choose another folder"
+    ):
         save_onnx(tiny_model(dictionary, seed=1), str(tmp_path))
     OnnxGenerator.from_pretrained(str(tmp_path))
     before = (tmp_path / "target.onnx").read_bytes()
