@@ -40,8 +40,8 @@ from pathlib import Path
 import torch
 
 import mist_fairseq
-from mist_fairseq.engines.onnx_graph import source_graph, target_graph
 from mist_fairseq.export.files import write_folder
+from mist_fairseq.export.onnx_graphs import source_graph, target_graph
 from mist_fairseq.models.encoder import Encoder
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.onnx_runtime import DICTIONARY, FORMAT, PASSES, VERSION, metadata_of

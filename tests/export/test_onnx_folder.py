@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.engines.onnx_graph import Graph, _likeliest
+from mist_fairseq.engines.onnx_graph import Graph
 from mist_fairseq.export import onnx_folder
 from mist_fairseq.export.onnx_folder import save_onnx
+from mist_fairseq.export.onnx_graphs import _likeliest
 from mist_fairseq.onnx_runtime import OnnxGenerator
 from tests.engines.test_onnx_runtime import SOURCES, TARGETS, VARIANTS, inputs, untied
 from tests.helpers import decode, encode, tiny_model
