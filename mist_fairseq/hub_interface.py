@@ -83,6 +83,14 @@ class MistGenerator(TextGenerator, nn.Module):
         else:
             self.model.accelerate_("none" if self.accelerate == "auto" else self.accelerate, "fp32")
 
+    def __getstate__(self):
+        """Without the engine, which is neither copied nor pickled but built anew."""
+        return {**self.__dict__, "_modules": {"model": self.model.without_engine()}}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._prepare()
+
     def forward(self, *args, **kwargs):
         """``generate``."""
         return self.generate(*args, **kwargs)

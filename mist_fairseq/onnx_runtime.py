@@ -80,7 +80,13 @@ class OnnxGenerator(TextGenerator):
             session = start_session(str(path / name), threads or 0)
             _check_metadata(session, path / name, config, {"pass": side, "precision": precision})
             sessions.append(session)
-        return cls(*sessions, tokenizer, config)
+        generator = cls(*sessions, tokenizer, config)
+        generator._origin = str(path.resolve()), precision, threads
+        return generator
+
+    def __reduce__(self):
+        """Copies and pickles load the folder again: sessions cannot be copied."""
+        return type(self).from_pretrained, self._origin
 
     def _generate_batch(self, sources, decoding):
         return self.generate_ids(sources, decoding)

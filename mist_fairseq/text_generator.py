@@ -5,10 +5,11 @@ batch of token ids becomes hypotheses; texts, pairs, batches, order and results 
 """
 
 import itertools
+import operator
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, overload
+from typing import Literal, SupportsIndex, overload
 
 from mist_fairseq.data.tokenizer import Tokenizer
 
@@ -29,7 +30,7 @@ class Decoding:
         iterations: passes over the target (the tables' "Iter." column), by default 1 for single-pass, else 3.
         length_beam: decode this many of the likeliest lengths and order them by mean log-probability; by default
             *nbest*.
-        nbest: hypotheses of each text.
+        nbest: hypotheses of each text; fewer where the bounds leave fewer lengths.
         min_length, max_length: bounds of the length, in tokens before the final [SEP]; no upper one but the model's.
         keep_repeats: leave directly repeated words in the output.
 
@@ -48,14 +49,17 @@ class Decoding:
     def __post_init__(self):
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}, expected one of {', '.join(DECODINGS)}")
+        numbers = {"nbest": self.nbest, "min_length": self.min_length}
+        numbers["length_beam"] = self.nbest if self.length_beam is None else self.length_beam
+        numbers["iterations"] = self.iterations
         if self.iterations is None:
-            object.__setattr__(self, "iterations", 1 if self.decoding == "single-pass" else 3)
-        if self.length_beam is None:
-            object.__setattr__(self, "length_beam", self.nbest)
-        for name in ("nbest", "length_beam", "iterations", "min_length", "max_length"):
-            value = getattr(self, name)
-            if (value is not None or name != "max_length") and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+            numbers["iterations"] = 1 if self.decoding == "single-pass" else 3
+        if self.max_length is not None:
+            numbers["max_length"] = self.max_length
+        for name, value in numbers.items():
+            object.__setattr__(self, name, _whole_number(name, value))
+        if not isinstance(self.keep_repeats, bool):
+            raise ValueError(f"keep_repeats is {self.keep_repeats!r}, expected True or False")
         if self.decoding == "single-pass" and self.iterations > 1:
             raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
         if self.nbest > self.length_beam:
@@ -182,7 +186,8 @@ class TextGenerator:
                 file, an iterator, which reads *texts* as it goes and holds a bounded number of them.
             decoding: ``single-pass``, ``mist`` or ``mask-predict``; or a ``Decoding``, in place of the options here.
             iterations: passes over the target, by default 1 for single-pass, else 3.
-            nbest: answers to each text, from a beam of lengths; more than one gives a list for each text.
+            nbest: answers to each text, from a beam of lengths; more than one gives a list for each text, shorter where
+                the bounds leave fewer lengths.
             length_beam: decode this many of the likeliest lengths, by default *nbest*.
             lengths: in tokens before the final [SEP], one for all texts or one for each, None for the predicted one.
             min_length, max_length: bounds of predicted lengths, in the same tokens.
@@ -198,12 +203,11 @@ class TextGenerator:
             TypeError: *texts* is a single string, or one of them neither text nor a pair; says which.
             ValueError: an option cannot work; names it.
         """
-        if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        if isinstance(texts, (str, bytes)) or not _is_iterable(texts):
             raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length, keep_repeats)
-        if type(batch_size) is not int or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
+        batch_size = _whole_number("batch_size", batch_size)
         number = len(texts) if hasattr(texts, "__len__") else None
         sources = self.read(texts, lengths, decoding)
         outputs = self._outputs(sources, decoding, batch_size, return_scores)
@@ -221,8 +225,8 @@ class TextGenerator:
             TypeError: it is neither text nor a tuple or list of texts.
             ValueError: the model makes no output of *length*.
         """
-        if length is not None and (type(length) is not int or not 1 <= length < self.max_target):
-            raise ValueError(f"length is {length!r}, expected a whole number from 1 to {self.max_target - 1}")
+        if length is not None:
+            length = _whole_number("length", length, self.max_target - 1)
         parts = [text] if isinstance(text, str) else text
         if not isinstance(parts, (tuple, list)) or not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"{_shown(text)} is no text: expected a string, or a tuple of strings such as a pair")
@@ -249,7 +253,9 @@ class TextGenerator:
             )
         if lengths is not None and decoding.length_beam > 1:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
-        if lengths is None or isinstance(lengths, int):
+        if isinstance(lengths, (str, bytes)) or not (lengths is None or _is_whole(lengths) or _is_iterable(lengths)):
+            raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
+        if lengths is None or not _is_iterable(lengths):
             lengths = itertools.repeat(lengths)
         elif hasattr(lengths, "__len__") and hasattr(texts, "__len__") and len(lengths) != len(texts):
             raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
@@ -311,6 +317,27 @@ class TextGenerator:
         output.tokens = [self.tokenizer.symbols[index] for index, _ in kept]
         output.token_scores = [score for _, score in kept]
         output.history = [self.tokenizer.decode(ids) for ids in hypothesis.history]
+
+
+def _is_whole(value) -> bool:
+    """Whether it is a whole number, numpy's included, but no boolean."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and not _is_iterable(value)
+
+
+def _is_iterable(value) -> bool:
+    """numpy's scalars and arrays of no dimensions have the method, and raise."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _whole_number(name: str, value, most: int | None = None) -> int:
+    if not _is_whole(value) or not 1 <= operator.index(value) <= (most or value):
+        bounds = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}")
+    return operator.index(value)
 
 
 def _shown(value) -> str:

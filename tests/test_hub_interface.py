@@ -1,3 +1,5 @@
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,17 @@ def test_an_engine_follows_the_weights():
     automatic = MistGenerator(tiny_model())
     assert isinstance(automatic.model.engine, OnnxRuntimeEncoder)
     assert automatic.half().model.engine is None
+
+
+@pytest.mark.parametrize("accelerate", ["none", "onnxruntime"])
+def test_copies_are_independent(accelerate):
+    hub = MistGenerator(tiny_model(), accelerate=accelerate)
+    expected, engine = hub.generate(TEXTS), hub.model.engine
+    for other in (copy.deepcopy(hub), pickle.loads(pickle.dumps(hub))):
+        assert other.generate(TEXTS) == expected
+        assert other.model is not hub.model and (engine is None or other.model.engine is not engine)
+        other.model.encoder.head.bias.data.zero_()
+    assert hub.model.engine is engine and hub.generate(TEXTS) == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

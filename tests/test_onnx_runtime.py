@@ -1,7 +1,9 @@
 """Generation by ONNX Runtime against PyTorch's, and in an environment without it."""
 
+import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -230,6 +232,13 @@ def test_masks_as_pytorch(rows, width, kinds, seed):
 
 
 # -- files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_loaded_anew(folder):
+    given = OnnxGenerator.from_pretrained(str(folder), "int8", threads=1)
+    for other in (copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
+        assert other._source is not given._source
+        assert other.generate(["how can i learn it"]) == given.generate(["how can i learn it"])
 
 
 @pytest.mark.parametrize("name", ["config.json", "dict.txt", "source.onnx", "target.onnx"])

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 
 from mist_fairseq.data.wordpiece import WordPiece
@@ -165,12 +166,26 @@ def test_what_is_no_text_is_refused_and_told(echo, texts, message):
         ({"lengths": [2]}, "1 lengths for 2 texts"),
         ({"lengths": iter([2])}, "there are more texts than lengths, which end at 1"),
         ({"lengths": 2, "nbest": 2}, "lengths are given: there is none to choose"),
+        ({"lengths": 2.0}, r"lengths is 2.0 \(float\), expected a whole number, or one for each text"),
+        ({"lengths": "12"}, r"lengths is '12' \(str\), expected a whole number"),
+        ({"lengths": b"12"}, r"lengths is b'12' \(bytes\)"),
+        ({"lengths": True}, r"lengths is True \(bool\)"),
+        ({"lengths": np.float64(2)}, "lengths is np.float64"),
+        ({"keep_repeats": "no"}, "keep_repeats is 'no', expected True or False"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_impossible_options_are_refused(echo, options, message):
     with pytest.raises(ValueError, match=message):
         echo.generate(["how", "can"], **options)
+
+
+def test_numbers_may_be_numpys(echo):
+    texts = np.array(["how can it", "the guitar it"])
+    assert echo.generate(texts, lengths=np.int64(2)) == echo.generate(texts, lengths=np.array([2, 2]))
+    assert echo.generate(texts, lengths=np.array([1, 2])) == ["how", "the guitar"]
+    assert echo.generate(texts, nbest=np.int32(2), batch_size=np.int64(1)) == [[text] * 2 for text in texts]
+    assert type(Decoding(nbest=np.int64(2)).nbest) is int
 
 
 def test_defaults_of_a_decoding():

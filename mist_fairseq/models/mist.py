@@ -1,5 +1,6 @@
 """The fairseq model: an ``Encoder`` with the paper's training computation as its ``forward``."""
 
+import copy
 import logging
 from dataclasses import dataclass, field
 from typing import Optional
@@ -149,6 +150,12 @@ class MistModel(BaseFairseqModel):
                 f"--max-source-positions {source} + --max-target-positions {target} = {source + target} exceed the "
                 f"model's {known} positions: lower one of them"
             )
+
+    def without_engine(self) -> "MistModel":
+        """The same model, with the same parameters, for who builds another engine."""
+        twin = copy.copy(self)
+        twin.engine = None
+        return twin
 
     def autocast(self, precision: str | None = None):
         """Context in which matrix products run in *precision*, the model's own by default."""
