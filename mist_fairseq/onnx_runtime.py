@@ -308,6 +308,7 @@ def metadata_of(config: dict, side: str, precision: str) -> dict[str, str]:
         "precision": precision,
         "vocabulary": config["vocabulary"],
         "export": config["export"],
+        "config": json.dumps(config, sort_keys=True),
     }
 
 
@@ -331,6 +332,8 @@ def _check_metadata(session, path: Path, config: dict, what: dict[str, str]):
                 f"{path} is of another {name} than {CONFIG} beside it: the folder mixes files of several exports; "
                 "export the model again"
             )
+    if found.get("config") != expected["config"]:
+        raise ValueError(f"{path.parent / CONFIG} was changed since the export: export the model again")
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------

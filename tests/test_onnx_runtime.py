@@ -281,6 +281,14 @@ def test_an_onnx_file_of_another_version(folder, name):
         OnnxGenerator.from_pretrained(str(folder))
 
 
+@pytest.mark.parametrize("changes", [{"max_source_positions": 60}, {"layers": 3}, {"heads": 2}])
+def test_a_changed_configuration(folder, changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=r"config.json was changed since the export: export the model again"):
+        OnnxGenerator.from_pretrained(str(folder))
+
+
 def test_an_onnx_file_of_another_ir_version(folder):
     model = onnx.load(folder / "source.onnx")
     model.ir_version = 1000

@@ -51,7 +51,7 @@ def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool =
     config = {"format": FORMAT, "version": VERSION, "architecture": architecture, **limits, "model": sizes}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     files = {
-        WEIGHTS: lambda path: path.write_bytes(save(state)),
+        WEIGHTS: lambda path: path.write_bytes(save(state, {"config": json.dumps(config, sort_keys=True)})),
         DICTIONARY: model.dictionary.save,
         CARD: text(card),
     }
@@ -128,14 +128,12 @@ def load_folder(folder: str) -> nn.Module:
     cfg = MODEL_DATACLASS_REGISTRY[architecture](**config["model"], precision="fp32")
     limits = PositionLimits(config["max_source_positions"], config["max_target_positions"])
     model = MODEL_REGISTRY[architecture](cfg, dictionary, limits)
-    model.load_state_dict(_read_weights(model, folder))
-    if (limits.source, limits.target) != (config["max_source_positions"], config["max_target_positions"]):
-        raise ValueError(f"{folder}: {CONFIG} and {WEIGHTS} have different position limits: export the model again")
+    model.load_state_dict(_read_weights(model, folder, config))
     return model.eval()
 
 
-def _read_weights(model: nn.Module, folder: str) -> dict[str, Tensor]:
-    """The ``model.safetensors`` for a model of its sizes and vocabulary."""
+def _read_weights(model: nn.Module, folder: str, config: dict) -> dict[str, Tensor]:
+    """The ``model.safetensors`` for a model of its sizes and vocabulary, written with this *config*."""
     path = Path(folder) / WEIGHTS
     own = model.state_dict()
     try:
@@ -145,6 +143,8 @@ def _read_weights(model: nn.Module, folder: str) -> dict[str, Tensor]:
                 needed = tuple(own[name].shape) if name in own else None
                 if shapes.get(name) != needed:
                     raise ValueError(f"{path}: {name} has shape {shapes.get(name)}, {CONFIG} asks for {needed}")
+            if (file.metadata() or {}).get("config") != json.dumps(config, sort_keys=True):
+                raise ValueError(f"{Path(folder) / CONFIG} was changed since the export: export the model again")
             state = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -181,7 +181,7 @@ def released_sizes(folder: str, kind: type, dictionary: TokenizerDictionary) -> 
 
 def load_released(model: nn.Module, folder: str):
     """Load the encoder of ``--pretrained``, its length classifier and head, too."""
-    state = _read_weights(model, folder)
+    state = _read_weights(model, folder, read_config(folder))
     model.encoder.load_state_dict(
         {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     )
