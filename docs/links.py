@@ -72,7 +72,7 @@ def broken_links(path: Path, root: Path = ROOT) -> list[str]:
         goal = (path.parent / name).resolve() if name else path.resolve()
         if not goal.is_relative_to(root.resolve()):
             wrong = "leads out of the repository"
-        elif not goal.exists():
+        elif not goal.exists() or (goal.is_dir() and not any(goal.iterdir())):
             wrong = "leads to nothing"
         else:
             page = goal / "README.md" if goal.is_dir() else goal

@@ -109,7 +109,7 @@ class NARGenerator:
         models: one ``MistModel``.
         dictionary: the tokenizer.
         decoding: one of ``text_generator.DECODINGS``.
-        iterations: passes over the target (the tables' "Iter." column); 1 is a single pass.
+        iterations: passes over the target (the tables' "Iter." column), by default 1 for single-pass, else 3.
         length_beam: decode this many of the likeliest lengths and order them by mean log-probability.
         min_length, max_length: bounds of the length, in tokens before the final [SEP].
         keep_repeats: leave directly repeated words in the output.
@@ -128,7 +128,7 @@ class NARGenerator:
         dictionary: TokenizerDictionary,
         *,
         decoding: str = "single-pass",
-        iterations: int = 1,
+        iterations: int | None = None,
         length_beam: int = 1,
         min_length: int = 1,
         max_length: int | None = None,
@@ -143,7 +143,8 @@ class NARGenerator:
             )
         refuse_options(options, AUTOREGRESSIVE_OPTIONS, "a non-autoregressive model")
         nbest = getattr(options, "nbest", 1)
-        Decoding(decoding, iterations, length_beam, nbest, min_length, max_length)  # refuses what cannot work
+        # Refuses what cannot work.
+        iterations = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length).iterations
         if guesses < 0 or (guesses and length_beam > 1):
             raise ValueError(f"--length-guesses {guesses}: expected 0 or more, and 0 with a --length-beam")
         self.model = models[0]

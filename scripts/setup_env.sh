@@ -7,9 +7,10 @@ _extras=${1:+[$1]}
 
 if [ ! -x "$_venv/bin/python" ]; then
     _python=${PYTHON:-python3}
-    "$_python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-        echo "Python 3.11 or newer is needed, $_python is $("$_python" --version 2>&1); set PYTHON=/path/to/python3.11" >&2
-        exit 1
+    "$_python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || {
+        echo "Python 3.11 or 3.12 is needed, for which fairseq has packages, $_python is $("$_python" --version 2>&1);" \
+            "set PYTHON=/path/to/python3.11" >&2
+        return 1 2>/dev/null || exit 1
     }
     echo "Making a virtual environment in $_venv"
     "$_python" -m venv "$_venv"

@@ -2,7 +2,7 @@
 
 import os
 
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig
 
 from mist_fairseq.models.mist import MistModel
@@ -30,6 +30,9 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, Dict
     except Exception as error:  # of other bytes torch's unpickler makes nearly any
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ValueError(f"{path} is damaged or no checkpoint of fairseq-train: {reason[0]}") from error
+    folder = utils.split_paths(state["cfg"]["task"].get("data") or "")[0] if state.get("cfg") else ""
+    if not os.path.isdir(folder):
+        raise ValueError(f"no data folder {folder!r}, whose dictionary {path} needs: give the right one (--data)")
     models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
     if not isinstance(models[0], MistModel):
         raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")

@@ -63,7 +63,9 @@ class MistTaskConfig(FairseqDataclass):
     eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
     decoding: ChoiceEnum(DECODINGS) = field(default="single-pass", metadata={"help": "how to generate"})
-    decoding_iterations: int = field(default=1, metadata={"help": "passes over the target; 1 is a single pass"})
+    decoding_iterations: Optional[int] = field(
+        default=None, metadata={"help": "passes over the target; by default 1 for single-pass, else 3"}
+    )
     length_beam: int = field(default=1, metadata={"help": "decode this many of the likeliest lengths, keep the best"})
     min_length: int = field(default=1, metadata={"help": "fewest tokens before the final [SEP]"})
     max_length: Optional[int] = field(
