@@ -1,4 +1,4 @@
-"""For torch.hub: ``torch.hub.load(PATH, "mist", DIR, source="local")`` gives a ``MistGenerator``; PATH is this folder."""
+"""For torch.hub: ``torch.hub.load(PATH, "mist", DIR, source="local")`` gives a ``MistGenerator``, PATH this folder."""
 
 dependencies = ["fairseq", "safetensors", "sentencepiece", "tokenizers", "torch"]
 

@@ -46,9 +46,11 @@ nitpick_ignore_regex = [
 PAGES = {
     ROOT / source: DOCS / page
     for source, page in {
+        "README.md": "start.md",
         "results/README.md": "results/tables.md",
         "results/latency/README.md": "results/latency.md",
         "results/speed/README.md": "results/speed.md",
+        "results/serving/README.md": "results/serving.md",
         "examples/README.md": "recipes.md",
         "examples/baselines/README.md": "baselines.md",
     }.items()

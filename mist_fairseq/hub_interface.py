@@ -11,6 +11,8 @@ from mist_fairseq.generator import NARGenerator
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.text_generator import Decoding, Hypothesis, TextGenerator
 
+PRECISIONS = ["fp32", "bf16", "int8"]
+
 
 class MistGenerator(TextGenerator, nn.Module):
     """A model that generates for raw texts::
@@ -28,6 +30,8 @@ class MistGenerator(TextGenerator, nn.Module):
     """
 
     def __init__(self, model: MistModel, precision: str = "fp32", accelerate: str = "auto"):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
         nn.Module.__init__(self)
         self._configure(model.dictionary, model.limits.source, model.limits.target)
         self.model = model.eval()

@@ -274,11 +274,11 @@ class TextGenerator:
         self, sources: Iterator[Source], decoding: Decoding, batch_size: int, details: bool
     ) -> Iterator[list[Output]]:
         """Outputs in order; batches are of similar lengths, out of a window of sources."""
-        while window := list(itertools.islice(sources, _WINDOW * batch_size)):
+        while window := list(itertools.islice(sources, min(_WINDOW * batch_size, sys.maxsize))):
             found: dict[int, list[Output]] = {}
             by_length = sorted(range(len(window)), key=lambda i: (window[i].length is None, len(window[i].ids)))
             for _, group in itertools.groupby(by_length, key=lambda i: window[i].length is None):
-                while batch := list(itertools.islice(group, batch_size)):
+                while batch := list(itertools.islice(group, min(batch_size, sys.maxsize))):
                     outputs = self.generate_sources([window[i] for i in batch], decoding, details)
                     found.update(zip(batch, outputs))
             yield from (found[i] for i in range(len(window)))

@@ -131,6 +131,11 @@ def test_precisions(hub, precision):
     assert len(texts) == len(TEXTS) and sum(a == b for a, b in zip(texts, hub.generate(TEXTS))) >= 5
 
 
+def test_a_wrong_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is 'FP32', expected one of fp32, bf16, int8"):
+        MistGenerator(tiny_model(), precision="FP32")
+
+
 def test_an_encoder_decoder_generates_too(dictionary):
     model = nat_mass(dictionary)
     expected = [dictionary.string(directly(model, text)[0]["tokens"]) for text in TEXTS]

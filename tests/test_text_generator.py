@@ -64,7 +64,7 @@ def test_what_is_too_long_is_cut_and_says_so(echo):
 def test_a_list_gives_a_list_in_its_order(echo):
     texts = [" ".join(["how", "can", "it"][: 1 + i % 3]) + " the" * (i % 7) for i in range(50)]
     assert echo.generate(texts, batch_size=8) == texts
-    assert echo.generate(tuple(texts), batch_size=7) == texts
+    assert echo.generate(tuple(texts), batch_size=7) == echo.generate(texts, batch_size=10**20) == texts
     assert echo.generate([]) == [] and echo.generate({}) == []
 
 
