@@ -18,10 +18,11 @@ import numpy as np
 
 from mist_fairseq.data.files import load_tokenizer
 from mist_fairseq.data.tokenizer import Tokenizer
+from mist_fairseq.export.files import CONFIG, read_config
 from mist_fairseq.text_generator import Decoding, Hypothesis, Source, TextGenerator
 
 FORMAT, VERSION = "onnx", 1
-CONFIG, DICTIONARY = "config.json", "dict.txt"
+DICTIONARY = "dict.txt"
 # By precision: the source pass and the target pass.
 PASSES = {"fp32": ("source.onnx", "target.onnx"), "int8": ("source.int8.onnx", "target.int8.onnx")}
 
@@ -66,12 +67,7 @@ class OnnxGenerator(TextGenerator):
         if threads is not None and (type(threads) is not int or threads < 1):
             raise ValueError(f"threads is {threads!r}, expected a whole number of at least 1")
         path = Path(folder)
-        for name in (CONFIG, DICTIONARY, *PASSES[precision]):
-            if not (path / name).is_file():
-                raise FileNotFoundError(
-                    f"{path} has no {name}: an ONNX folder has it from scripts/export.py --to onnx; export again"
-                )
-        config = _read_config(path / CONFIG)
+        config = _read_config(path, precision)
         tokenizer = load_tokenizer(str(path / DICTIONARY))
         if tokenizer.fingerprint() != config["vocabulary"]:
             raise ValueError(f"{path / DICTIONARY} is not the vocabulary that {CONFIG} names: export the model again")
@@ -268,22 +264,10 @@ def mix_source(
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format", config.get("model_type")) if isinstance(config, dict) else config
-        raise ValueError(
-            f"{path} is not of an ONNX folder: its format is {found!r}, expected {FORMAT!r}. Export the model with "
-            "scripts/export.py --to onnx"
-        )
-    if config.get("version") != VERSION:
-        raise ValueError(
-            f"{path} has version {config.get('version')!r}, this mist_fairseq reads version {VERSION}: export the "
-            "model again"
-        )
+def _read_config(folder: Path, precision: str) -> dict:
+    otherwise = "Export the model with scripts/export.py --to onnx"
+    config = read_config(folder, FORMAT, VERSION, [DICTIONARY, *PASSES[precision]], otherwise)
+    path = folder / CONFIG
     for name in _NUMBERS:
         if type(config.get(name)) is not int or config[name] < 1:
             raise ValueError(f"{path}: {name} is {config.get(name)!r}, expected a whole number of at least 1")

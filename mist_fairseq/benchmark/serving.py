@@ -21,8 +21,8 @@ from mist_fairseq.output import markdown_table
 
 ARMS = {
     "batches": [],
-    "batches, no waiting": ["--max-wait", "0"],
-    "one by one": ["--max-batch", "1", "--max-wait", "0"],
+    "batches, waiting 5 ms": ["--max-wait", "5"],
+    "one by one": ["--max-batch", "1"],
 }
 
 _WARM_UP = 1.0  # seconds of load that do not count

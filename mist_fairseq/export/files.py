@@ -1,4 +1,4 @@
-"""Folders of files that are written whole."""
+"""Exported folders: written whole, and read only if they are what they should be. Needs neither torch nor fairseq."""
 
 import json
 from collections.abc import Callable
@@ -44,3 +44,38 @@ def write_folder(
 def text(content: str) -> Callable[[Path], object]:
     """What writes a text."""
     return lambda path: path.write_text(content, encoding="utf-8")
+
+
+def read_config(folder: str | Path, kind: str, version: int, files: list[str], otherwise: str) -> dict:
+    """The ``config.json`` of an exported folder.
+
+    Args:
+        folder: the folder.
+        kind: its ``format``.
+        version: of that format.
+        files: that must be there, too.
+        otherwise: what to do with a folder of another kind.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: it is of another kind or version; says what was found.
+    """
+    path = Path(folder) / CONFIG
+    again = "export the model again with scripts/export.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: {again}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != kind:
+        found = config.get("format", config.get("model_type")) if isinstance(config, dict) else config
+        raise ValueError(f"{path} is not what is needed: its format is {found!r}, expected {kind!r}. {otherwise}")
+    if config.get("version") != version:
+        raise ValueError(
+            f"{path} has version {config.get('version')!r}, this mist_fairseq reads version {version}: {again}"
+        )
+    for name in files:
+        if not (Path(folder) / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: {again}")
+    return config

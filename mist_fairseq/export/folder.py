@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.export import files
 from mist_fairseq.export.files import CONFIG, text, write_folder
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,12 @@ def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool =
     limits = {"max_source_positions": model.limits.source, "max_target_positions": model.limits.target}
     config = {"format": FORMAT, "version": VERSION, "architecture": architecture, **limits, "model": sizes}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    files = {
+    contents = {
         WEIGHTS: lambda path: path.write_bytes(save(state, {"config": json.dumps(config, sort_keys=True)})),
         DICTIONARY: model.dictionary.save,
         CARD: text(card),
     }
-    return write_folder(folder, config, files, overwrite)
+    return write_folder(folder, config, contents, overwrite)
 
 
 def is_released(folder: str) -> bool:
@@ -74,25 +75,9 @@ def read_config(folder: str) -> dict:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: it is no released model, or another version's; says what was found.
     """
-    for name in (CONFIG, WEIGHTS, DICTIONARY):
-        if not (Path(folder) / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}: a released model is a folder with {CONFIG}, {WEIGHTS} and {DICTIONARY}, "
-                "which scripts/export.py writes"
-            )
+    otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
+    config = files.read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
     path = Path(folder) / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format", config.get("model_type")) if isinstance(config, dict) else config
-        raise ValueError(
-            f"{path} is not of a released model: its format is {found!r}, expected {FORMAT!r}. An ONNX folder is read "
-            "by OnnxGenerator; a pre-trained encoder must be trained first"
-        )
-    if config.get("version") != VERSION:
-        raise ValueError(f"{path} has version {config.get('version')!r}, this mist_fairseq reads version {VERSION}")
     architecture, sizes = config.get("architecture"), config.get("model")
     if architecture not in ("mist", "nat_mass"):
         raise ValueError(f"{path}: architecture is {architecture!r}, expected mist or nat_mass")

@@ -71,7 +71,7 @@ def test_files_are_not_overwritten_unasked(folder):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "dict.txt"])
 def test_a_missing_file_is_told(folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"has no {name}: a released model is a folder with"):
+    with pytest.raises(FileNotFoundError, match=f"has no {name}: export the model again"):
         load_folder(str(folder))
 
 
