@@ -15,12 +15,20 @@ from starlette.exceptions import HTTPException
 import mist_fairseq
 from mist_fairseq.serve.batching import Batcher, ModelError, Unavailable
 from mist_fairseq.serve.limits import Limits, option
-from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, answer, explain
+from mist_fairseq.serve.messages import (
+    Error,
+    GenerateRequest,
+    GenerateResponse,
+    answer,
+    explain,
+    shortened,
+    shown,
+    unreadable,
+)
 from mist_fairseq.serve.metrics import Metrics
-from mist_fairseq.serve.middleware import CLIENT_LEFT, Body, Outermost, error, unless_client_leaves
+from mist_fairseq.serve.middleware import CLIENT_LEFT, RETRY, Body, Outermost, error, unless_client_leaves
 from mist_fairseq.text_generator import Decoding, Source, TextGenerator
 
-_RETRY = {"Retry-After": "1"}  # seconds
 _QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
 
 
@@ -48,20 +56,30 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
             yield
 
     # FastAPI's own /docs loads scripts from elsewhere.
-    app = FastAPI(title="MIST", version=mist_fairseq.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="MIST",
+        version=mist_fairseq.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # they would go to whatever host the client names
+    )
     app.state.batcher = batcher
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
         return HTMLResponse(page)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"model": Error}})
     async def health():
         """200 while requests are taken, 503 while the server is shutting down."""
         if batcher.closing:
-            return error(503, "the server is shutting down", **_RETRY)
+            return error(503, "the server is shutting down", **RETRY)
         return {"status": "ok"}
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", include_in_schema=False)
     async def show_metrics() -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
@@ -92,11 +110,13 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
 
     @app.exception_handler(HTTPException)
     async def refused(_, problem: HTTPException) -> Response:
-        return error(problem.status_code, problem.detail, **(problem.headers or {}))
+        # FastAPI's own one says of a body only that there was an error.
+        message = unreadable(problem.__cause__) if problem.status_code == 400 else problem.detail
+        return error(problem.status_code, message, **(problem.headers or {}))
 
     @app.exception_handler(Unavailable)
     async def unavailable(_, problem: Unavailable) -> Response:
-        return error(503, str(problem), **_RETRY)
+        return error(503, str(problem), **RETRY)
 
     @app.exception_handler(ModelError)
     async def failed(_, problem: ModelError) -> Response:
@@ -107,8 +127,8 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         return error(500, "an error inside the server; its log says which")
 
     paths = frozenset(route.path for route in app.routes)
-    app.add_middleware(Body, limits=limits)
-    app.add_middleware(Outermost, metrics=metrics, paths=paths, policy=_policy(page))
+    app.add_middleware(Body, path="/generate", limits=limits, batcher=batcher)
+    app.add_middleware(Outermost, metrics=metrics, paths=paths, policy=_policy(page), batcher=batcher)
     return app
 
 
@@ -121,7 +141,7 @@ def check(body: GenerateRequest, limits: Limits) -> int:
 
     def within(what: str, value: int | None, limit: str):
         if value is not None and value > getattr(limits, limit):
-            raise HTTPException(422, f"{what} {value}: at most {getattr(limits, limit)} ({option(limit)})")
+            raise HTTPException(422, f"{what} {shown(value)}: at most {getattr(limits, limit)} ({option(limit)})")
 
     texts = body.all_texts()
     if not texts:
@@ -160,7 +180,10 @@ def read(body: GenerateRequest, generator: TextGenerator) -> tuple[list[Source],
         )
         sources = list(generator.read(texts, body.lengths, decoding))
     except (TypeError, ValueError) as problem:
-        raise HTTPException(422, str(problem)) from problem
+        message = str(problem)
+        if message.startswith("texts[0]: "):
+            message = message.replace("texts[0]", body.name(0), 1)
+        raise HTTPException(422, shortened(message)) from problem
     for i, source in enumerate(sources):
         if generator.is_empty(source):
             raise HTTPException(422, f"{body.name(i)} has no characters that the model reads, only control characters")

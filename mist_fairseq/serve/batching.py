@@ -61,7 +61,6 @@ class Batcher:
         observe: is told each batch's texts and seconds, in the model's thread.
 
     Attributes:
-        closing: whether new texts are refused.
         running: texts in the model now.
     """
 
@@ -76,15 +75,23 @@ class Batcher:
     ):
         self._generate, self._observe = generate, observe
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
-        self.closing = False
         self.running = 0
         self._queue: list[_Item] = []
         self._ended = False
-        self._changed = asyncio.Event()
+        self._changed, self._closing = asyncio.Event(), asyncio.Event()
 
     def __len__(self) -> int:
         """Texts that wait; those in the model do not count."""
         return len(self._queue)
+
+    @property
+    def closing(self) -> bool:
+        """Whether new texts are refused."""
+        return self._closing.is_set()
+
+    async def closed(self):
+        """Wait until they are."""
+        await self._closing.wait()
 
     async def __aenter__(self) -> "Batcher":
         self._thread = ThreadPoolExecutor(1, "model")
@@ -99,7 +106,7 @@ class Batcher:
 
     def close(self):
         """Refuse new texts from now on; those that wait do so no longer. A signal's handler may call it."""
-        self.closing = True
+        self._closing.set()
         self._changed.set()
 
     async def submit(self, sources: list[Source], decoding: Decoding) -> list[list[Output]]:

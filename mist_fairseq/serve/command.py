@@ -1,6 +1,7 @@
 """``python -m mist_fairseq.serve``."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -36,11 +37,13 @@ def load_generator(
         OSError: the folder or a file of it cannot be read.
         ValueError: a file or an option is wrong; says which.
     """
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"--threads is {threads!r}, expected a whole number of at least 1")
     config = Path(folder) / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: expected a folder with a model")
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} has no config.json: expected a folder with a model") from None
     except ValueError as error:
         raise ValueError(f"{config} is no JSON: {error}") from error
     options = {"precision": precision, "accelerate": accelerate, "threads": threads}
@@ -53,7 +56,7 @@ def load_generator(
         return OnnxGenerator.from_pretrained(folder, **options)
     from mist_fairseq import MistGenerator
 
-    if options.pop("threads", None):
+    if options.pop("threads", None) is not None:
         import torch
 
         torch.set_num_threads(threads)
@@ -105,14 +108,21 @@ def bind(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port < 2**16:
         raise ValueError(f"--port is {port}, expected 0 to 65535")
-    try:
+    with _named(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+    return bound
+
+
+@contextlib.contextmanager
+def _named(host: str, port: int):
+    """Errors say which address they are about."""
+    try:
+        yield
     except OSError as error:
         raise OSError(f"cannot listen on {host} port {port}: {error}") from error
-    return bound
 
 
 def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
@@ -140,6 +150,8 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
         bound = bind(args.host, args.port)
         if generator is None:
             generator = load_generator(args.folder, args.precision, args.accelerate, args.threads)
+        with _named(args.host, args.port):  # another server may have been quicker
+            bound.listen()
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -8,20 +8,38 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from mist_fairseq.text_generator import DECODINGS, Output
 
 _SHOWN = 3  # errors of a request, which may have thousands
+_LONGEST_ID = 200  # characters
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
+    """A value in a message, short."""
     text = repr(value)
     return text if len(text) < 60 else text[:57] + "..."
 
 
+def shortened(message: str) -> str:
+    """Without the middle if it is long, as it shows a value; what was expected stands at its end."""
+    return message if len(message) <= 300 else f"{message[:80]}...{message[-180:]}"
+
+
 def _text_or_pair(value):
     if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(part, str) for part in value)):
-        raise ValueError(f"{_shown(value)} is no text: expected a string, or a list of strings such as a pair")
+        raise ValueError(f"{shown(value)} is no text: expected a string, or a list of strings such as a pair")
+    return value
+
+
+def _id(value):
+    if not (value is None or type(value) is int or (isinstance(value, str) and len(value) <= _LONGEST_ID)):
+        raise ValueError(
+            f"{shown(value)} is no id: expected a string of at most {_LONGEST_ID} characters, or a whole number"
+        )
+    if isinstance(value, str):
+        value.encode()  # half a character, which JSON can write, has no way back
     return value
 
 
 _Text = Annotated[str | list[str], BeforeValidator(_text_or_pair)]
+_Id = Annotated[Annotated[str, Field(max_length=_LONGEST_ID)] | int | None, BeforeValidator(_id)]
 
 
 class GenerateRequest(BaseModel):
@@ -42,7 +60,7 @@ class GenerateRequest(BaseModel):
     max_length: int | None = Field(None, description="Of predicted lengths, in tokens.")
     keep_repeats: bool = Field(False, description="Leave directly repeated words in.")
     details: bool = Field(False, description="Answer with tokens, their scores, every pass and predicted lengths.")
-    id: Annotated[str, Field(max_length=200)] | int | None = Field(None, description="Comes back as it is.")
+    id: _Id = Field(None, description="Comes back as it is.")
 
     @model_validator(mode="after")
     def _one_of_both(self):
@@ -109,11 +127,17 @@ def explain(error: RequestValidationError) -> tuple[int, str]:
     return 422, "; ".join(messages)
 
 
+def unreadable(cause: BaseException | None) -> str:
+    """Message of a body that could not be parsed, because of what."""
+    reason = str(cause or "").partition(";")[0]  # after it Python's advice, which is for the server
+    return "the body is not JSON in UTF-8" + (f": {reason}" if reason else "")
+
+
 def _explain_one(error: dict) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"][1:])[1:]
     if error["type"] == "extra_forbidden":
-        return f"unknown key {_shown(error['loc'][-1])}, expected some of {', '.join(GenerateRequest.model_fields)}"
+        return f"unknown key {shown(error['loc'][-1])}, expected some of {', '.join(GenerateRequest.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] != "value_error":
-        message += f", given {_shown(error['input'])}"
+        message += f", given {shown(error['input'])}"
     return f"{place}: {message}" if place else message

@@ -11,10 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.serve.metrics import Metrics
 
 CLIENT_LEFT = 499  # nginx's number for it
+RETRY = {"Retry-After": "1"}  # seconds
 
 # Of a body that is too long so much is read and thrown away: a client that is still sending reads no answer.
 _DISCARDED = 2**24
@@ -28,13 +30,18 @@ def error(status: int, message: str, **headers: str) -> JSONResponse:
 
 
 class Body:
-    """Reads a POST's whole body before the application runs, and answers in its place if it must not be taken."""
+    """Reads a POST's whole body before the application runs, and answers in its place if it must not be taken.
 
-    def __init__(self, app: ASGIApp, limits: Limits):
-        self.app, self.limits = app, limits
+    Args:
+        path: the one that takes a body.
+        batcher: when it closes, bodies that have not come yet are waited for no longer.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, limits: Limits, batcher: Batcher):
+        self.app, self.path, self.limits, self.batcher = app, path, limits, batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return
         kind = Headers(scope=scope).get("content-type", "")
@@ -44,11 +51,15 @@ class Body:
             return
         try:
             async with asyncio.timeout(self.limits.max_seconds):
-                body, size = await self._read(receive)
+                found = await _unless(self.batcher.closed(), self._read(receive))
         except TimeoutError:
             message = f"the body did not arrive within {self.limits.max_seconds:g} seconds (--max-seconds)"
             await error(408, message, connection="close")(scope, receive, send)
             return
+        if found is None:
+            await error(503, "the server is shutting down", **RETRY)(scope, receive, send)
+            return
+        body, size = found
         if size is None:
             return
         if size > self.limits.max_body:
@@ -81,10 +92,11 @@ class Outermost:
 
     Args:
         paths: that are told apart; others count as one.
+        batcher: once it is closing, answers say that their connection ends.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], policy: str):
-        self.app, self.metrics, self.paths, self.policy = app, metrics, paths, policy
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], policy: str, batcher: Batcher):
+        self.app, self.metrics, self.paths, self.policy, self.batcher = app, metrics, paths, policy, batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
         if scope["type"] != "http":
@@ -101,6 +113,8 @@ class Outermost:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["Cache-Control"] = "no-store"
+                if self.batcher.closing:
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
@@ -115,16 +129,20 @@ class Outermost:
 
 async def unless_client_leaves(request: Request, work: Coroutine[None, None, _Result]) -> _Result | None:
     """The result; None, and the work is cancelled, if the client disconnects before. The body must have been read."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_left(request))
+    return await _unless(_left(request), work)
+
+
+async def _unless(event: Coroutine, work: Coroutine[None, None, _Result]) -> _Result | None:
+    """The result; None, and the work is cancelled, if the event comes before."""
+    working, waiting = asyncio.create_task(work), asyncio.create_task(event)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, leaving):
+        for task in (working, waiting):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await leaving
+            await waiting
 
 
 async def _left(request: Request):

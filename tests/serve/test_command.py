@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mist_fairseq.benchmark.serving import server_command
-from mist_fairseq.serve.command import load_generator, main
+from mist_fairseq.serve.command import bind, load_generator, main
 from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, eventually
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,27 +128,33 @@ def test_an_idle_connection_does_not_keep_it_from_ending():
         connection.close()
 
 
-def test_a_client_that_never_finishes_its_request_does_not_keep_it_from_ending():
-    with Process("--max-shutdown", "1") as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-        connection.sendall(b"Content-Length: 99\r\n\r\n{")
-        assert "mist_queue_texts 0.0" in server.metrics()
-        server.process.send_signal(signal.SIGTERM)
+def test_a_request_whose_body_has_not_come_is_told():
+    """At once: its body may never come."""
+    with Process("--max-shutdown", "1000") as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as connection:
+            connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            connection.sendall(b"Content-Length: 99\r\n\r\n{")
+            assert "mist_queue_texts 0.0" in server.metrics()
+            server.process.send_signal(signal.SIGTERM)
+            head, body = connection.makefile("rb").read().lower().split(b"\r\n\r\n")
+        assert head.startswith(b"http/1.1 503") and b"retry-after: 1" in head and b"connection: close" in head
+        assert json.loads(body) == {"error": "the server is shutting down"}
         assert server.process.wait(DEADLINE) == 0
+        assert not re.search("Traceback|WARNING|ERROR", server.process.stderr.read())
 
 
-def test_a_request_that_comes_too_late_is_told():
-    """Its connection was open, its body had not come yet."""
-    with Process() as server, socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as connection:
-        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-        connection.sendall(b"Content-Length: 15\r\n\r\n{")
-        assert "mist_queue_texts 0.0" in server.metrics()
+def test_the_last_answer_says_that_its_connection_ends():
+    with Process("--closed") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
+        connection.request("POST", "/generate", '{"text": "how"}', {"Content-Type": "application/json"})
+        eventually(lambda: "mist_model_texts 1.0" in server.metrics())
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: refuses_connections(server.port))
-        connection.sendall(b'"text": "how"}')
-        answer = connection.makefile("rb").read()
-        assert answer.startswith(b"HTTP/1.1 503") and b"shutting down" in answer and b"retry-after" in answer.lower()
-        assert server.process.wait(DEADLINE) == 0
+        server.process.stdin.write("open\n")
+        server.process.stdin.flush()
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.getheader("Connection") == "close"
+        connection.close()
 
 
 # -- what is wrong at the start ---------------------------------------------------------------------------------
@@ -167,6 +173,18 @@ def test_a_port_in_use():
     assert error_of("anything", "--port", 99999) == "error: --port is 99999, expected 0 to 65535"
 
 
+def test_a_port_that_another_server_takes_while_the_model_is_loaded(monkeypatch):
+    with bind("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+
+        def load(*_):
+            other.listen()
+            return FakeGenerator()
+
+        monkeypatch.setattr("mist_fairseq.serve.command.load_generator", load)
+        assert f"error: cannot listen on 127.0.0.1 port {port}: " in error_of("anything", "--port", port)
+
+
 def test_an_address_of_another_machine():
     assert "error: cannot listen on 192.0.2.1 port 8000: " in error_of("anything", "--host", "192.0.2.1")
 
@@ -175,6 +193,10 @@ def test_a_folder_without_a_model(tmp_path):
     for folder in (tmp_path, tmp_path / "nothing"):
         expected = f"error: {folder} has no config.json: expected a folder with a model"
         assert error_of(folder, "--port", 0) == expected
+    (tmp_path / "file").touch()
+    (tmp_path / "other/config.json").mkdir(parents=True)
+    for wrong in (tmp_path / "file", tmp_path / "other"):
+        assert error_of(wrong, "--port", 0) == f"error: {wrong} has no config.json: expected a folder with a model"
     (tmp_path / "config.json").write_text("{")
     assert f"error: {tmp_path / 'config.json'} is no JSON: " in error_of(tmp_path, "--port", 0)
 
@@ -194,6 +216,14 @@ def test_an_engine_of_pytorch_for_onnx(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "onnx"}')
     with pytest.raises(ValueError, match="--accelerate compiled is for models in PyTorch"):
         load_generator(tmp_path, accelerate="compiled")
+
+
+@pytest.mark.parametrize("config", ['{"format": "onnx"}', '{"arch": "mist"}'])
+@pytest.mark.parametrize("threads", [0, -3])
+def test_threads_that_cannot_be(tmp_path, config, threads):
+    (tmp_path / "config.json").write_text(config)
+    expected = f"error: --threads is {threads}, expected a whole number of at least 1"
+    assert error_of(tmp_path, "--port", 0, "--threads", threads) == expected
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pytorch"])

@@ -8,6 +8,7 @@ from tests.serve.helpers import DEADLINE, FakeGenerator, eventually, serving
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,7 +51,17 @@ def all_of(page, selector: str) -> list:
     return page.find_elements(By.CSS_SELECTOR, selector)
 
 
+def texts_of(item, tag: str) -> list[str]:
+    return [each.text for each in item.find_elements(By.TAG_NAME, tag)]
+
+
 def generate(page, text: str, **values: str):
+    fill(page, text, **values)
+    page.find_element(By.ID, "generate").click()
+    eventually(page.find_element(By.ID, "generate").is_enabled)
+
+
+def fill(page, text: str, **values: str):
     for name, value in {"text": text, **values}.items():
         field = page.find_element(By.ID, name)
         if name == "decoding":
@@ -58,8 +69,6 @@ def generate(page, text: str, **values: str):
         else:
             field.clear()
             field.send_keys(value)
-    page.find_element(By.ID, "generate").click()
-    eventually(lambda: all_of(page, ".output") or page.find_element(By.ID, "error").text)
 
 
 def test_output_tokens_lengths_and_passes(page):
@@ -76,7 +85,7 @@ def test_output_tokens_lengths_and_passes(page):
 
     lengths = all_of(page, ".length")
     assert [each.text.split("\n") for each in lengths] == [
-        ["4 tokens", "63 %"],
+        ["4 tokens", "63 %, used"],
         ["5 tokens", "25 %"],
         ["6 tokens", "13 %"],
     ]
@@ -86,29 +95,84 @@ def test_output_tokens_lengths_and_passes(page):
     passes = all_of(page, ".pass")
     assert [each.text.split("\n") for each in passes] == [
         ["Pass 1", "how can you learn"],
-        ["Pass 2", "how can you how"],
-        ["Pass 3", "learn you can how"],
+        ["Pass 2", "how can you learn how"],
+        ["Pass 3", "how can learn you can how"],
     ]
     assert len({each.location["y"] for each in passes}) == 1 and len({each.location["x"] for each in passes}) == 3
-    marked = [[mark.text for mark in each.find_elements(By.TAG_NAME, "mark")] for each in passes]
-    assert marked[0] == [] and marked[1] == ["how"] and marked[2] == ["learn", "can"]
+    new, removed = ([texts_of(each, tag) for each in passes] for tag in ("mark", "del"))
+    assert new == [[], ["how"], ["learn", "can"]] and removed == [[], ["learn"], ["how", "can"]]
 
 
-def test_several_answers_and_a_pair(page):
-    generate(page, "how can", second="you learn", nbest="2")
-    assert [each.text for each in all_of(page, ".output")] == FakeGenerator().generate(
-        [("how can", "you learn")], nbest=2
-    )[0]
+def test_passes_that_change_nothing_are_marked(page):
+    generate(page, "how", decoding="mist", iterations="3")
+    assert [each.text.split("\n") for each in all_of(page, ".pass")] == [
+        ["Pass 1", "how"],
+        ["Pass 2, unchanged", "how"],
+        ["Pass 3, unchanged", "how"],
+    ]
+
+
+def test_a_pair(page):
+    generate(page, "how can", second="you learn")
+    assert [each.text for each in all_of(page, ".output")] == FakeGenerator().generate([("how can", "you learn")])
+
+
+def test_equal_answers_are_shown_once(page, monkeypatch):
+    """The second one lacks tokens, as if they had been repetitions."""
+    whole = FakeGenerator._answers
+
+    def cut(self, source, decoding):
+        hypotheses, scores = whole(self, source, decoding)
+        hypotheses[1].ids = hypotheses[1].ids[:2]
+        return hypotheses, scores
+
+    monkeypatch.setattr(FakeGenerator, "_answers", cut)
+    generate(page, "how can you learn", nbest="3")
+    first, second, third = FakeGenerator().generate(["how can you learn"], nbest=3)[0]
+    assert [each.text for each in all_of(page, ".output")] == [first, second] and first == third != second
+    headings = [each.text for each in all_of(page, "h2")]
+    assert headings == ["Answers 1 and 3", "Answer 2", "Predicted length"]
+    assert len(all_of(page, ".legend")) == 1 and len(all_of(page, ".used")) == 3
+    dropped = ["directly repeated words were dropped" in each.text for each in all_of(page, ".card")]
+    assert dropped == [False, True, False]
+
+
+def test_the_mean_probability_is_in_percent(page):
+    generate(page, "what is it")
+    score = all_of(page, ".score")[0]
+    assert score.text == "mean probability 78 %" and "log-probability -0.2500" in score.get_attribute("title")
 
 
 def test_an_empty_text_is_explained_and_the_page_goes_on(page):
     generate(page, "")
     error = page.find_element(By.ID, "error")
     assert error.text == "text is empty, expected a text" and error.get_attribute("role") == "alert"
+    assert [each.get_attribute("id") for each in all_of(page, "[aria-invalid]")] == ["text"]
     generate(page, "what is it")
-    assert error.text == "" and [each.text for each in all_of(page, ".output")] == ["it is what"]
+    assert error.text == "" and not all_of(page, "[aria-invalid]")
+    assert [each.text for each in all_of(page, ".output")] == ["it is what"]
     generate(page, "what is it", iterations="6")
     assert error.text == "iterations is 6: at most 5 (--max-iterations)" and not all_of(page, ".output")
+    assert [each.get_attribute("id") for each in all_of(page, "[aria-invalid]")] == ["iterations"]
+
+
+def test_the_old_answer_stays_until_the_new_one_is_there(browser):
+    generator = FakeGenerator()
+    with serving(generator) as running:
+        browser.get(running.url)
+        generate(browser, "what is it")
+        generator.gate.clear()
+        fill(browser, "how can")
+        browser.find_element(By.ID, "text").send_keys(Keys.CONTROL, Keys.ENTER)
+        eventually(lambda: generator.entered == 2)
+        button, result = (browser.find_element(By.ID, name) for name in ("generate", "result"))
+        assert button.text == "Generating\u2026" and result.get_attribute("aria-busy") == "true"
+        assert [each.text for each in all_of(browser, ".output")] == ["it is what"]
+        generator.gate.set()
+        eventually(button.is_enabled)
+        assert button.text == "Generate" and result.get_attribute("aria-busy") is None
+        assert [each.text for each in all_of(browser, ".output")] == ["can how"]
+        assert generator.entered == 2
 
 
 def test_markup_stays_text(page):
