@@ -69,7 +69,7 @@ class Batcher:
         generate: Callable[[list[Source], Decoding], list[list[Output]]],
         *,
         max_batch: int = 32,
-        max_wait: float = 0.005,
+        max_wait: float = 0.0,
         max_queue: int = 1024,
         observe: Callable[[int, float], None] = lambda texts, seconds: None,
     ):

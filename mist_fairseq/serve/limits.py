@@ -16,7 +16,7 @@ class Limits:
     """
 
     max_batch: int = _limit(32, "texts that the model gets at once, each counted as often as its length beam is wide")
-    max_wait: float = _limit(5.0, "milliseconds that a text waits for others to share its batch")
+    max_wait: float = _limit(0.0, "milliseconds that a text waits for others while the model is free")
     max_queue: int = _limit(1024, "texts that may wait; a request for which there is no room gets a 503")
     max_texts: int = _limit(64, "texts of a request")
     max_characters: int = _limit(10_000, "characters of a text, both of a pair together")
