@@ -19,7 +19,7 @@ RUN = "examples/quickstart/run"  # where the quickstart leaves what the examples
 @pytest.fixture(scope="module")
 def blocks() -> list[tuple[str, str]]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("\n## Doors\n") : text.index("\n## What is there\n")]
+    section = text[text.index("\n## Doors\n") : text.index("\n## Install\n")]
     return re.findall(r"^```(\w+)\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
 
 
