@@ -24,4 +24,4 @@ bash scripts/build_docs.sh test
 # One test process a core, one thread each: two processes with two threads each would only get in each other's way.
 cores=$(nproc) # before the next line, which it would obey
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -n "$cores" "$@"
+exec "$PYTHON" -m pytest -n "$cores" --dist worksteal "$@"

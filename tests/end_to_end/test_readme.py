@@ -68,7 +68,9 @@ def test_every_door_works_as_written(blocks, run_folder):
     (single,) = [line.split("\t")[2] for line in run(one_best(blocks), run_folder).splitlines() if line[:2] == "H-"]
     assert onnx[-1] == repr([single])
 
-    serve(find(blocks, "mist_fairseq.serve"), run_folder, single)
+    code = find(blocks, "mist_fairseq.serve")
+    serve(code, run_folder, single)
+    serve(code.replace("run/onnx", "run/model"), run_folder, single)
 
 
 def one_best(blocks) -> str:
