@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mist_fairseq.export.checkpoint import untrained_state
 from mist_fairseq.output import whole_file
 
 # What fairseq-train calls its checkpoints: of an epoch, and of an update within one.
@@ -112,11 +113,4 @@ def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str |
 
 def _without_training(state: dict) -> dict:
     """A checkpoint's configuration, as before the first update."""
-    kept = {name: state.get(name) for name in ("args", "cfg", "criterion", "task_state")}
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
-    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-    return kept | {
-        "optimizer_history": [history],
-        "extra_state": {"train_iterator": iterator},
-        "last_optimizer_state": None,
-    }
+    return {name: state.get(name) for name in ("args", "cfg", "criterion", "task_state")} | untrained_state()

@@ -8,10 +8,8 @@ from torch import nn
 from mist_fairseq.export.checkpoint import load_checkpoint
 from mist_fairseq.export.folder import load_folder
 from mist_fairseq.generator import NARGenerator
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.mist import PRECISIONS, MistModel
 from mist_fairseq.text_generator import Decoding, Hypothesis, TextGenerator
-
-PRECISIONS = ["fp32", "bf16", "int8"]
 
 
 class MistGenerator(TextGenerator, nn.Module):
@@ -30,8 +28,9 @@ class MistGenerator(TextGenerator, nn.Module):
     """
 
     def __init__(self, model: MistModel, precision: str = "fp32", accelerate: str = "auto"):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        known = [str(one) for one in PRECISIONS]
+        if precision not in known:
+            raise ValueError(f"precision is {precision!r}, expected one of {', '.join(known)}")
         nn.Module.__init__(self)
         self._configure(model.dictionary, model.limits.source, model.limits.target)
         self.model = model.eval()

@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all, Markdown tables, figures."""
+"""Files that are there whole or not at all, JSON, Markdown tables, figures."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path):
+    """The content of a JSON file; a ValueError names one that is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def markdown_table(heads: list[str], lines: Iterable[list[str]]) -> str:

@@ -9,6 +9,7 @@ from mist_fairseq.data.byte_level_bpe import SPECIAL, ByteLevelBPE
 from mist_fairseq.data.sentencepiece import SentencePiece
 from mist_fairseq.data.tokenizer import HEADER, MASK, Tokenizer, lines_of
 from mist_fairseq.data.wordpiece import WordPiece
+from mist_fairseq.output import read_json
 
 TOKENIZERS = {"wordpiece": WordPiece, "sentencepiece": SentencePiece, "byte-level-bpe": ByteLevelBPE}
 
@@ -49,10 +50,7 @@ def load_tokenizer(filename: str, kinds: dict[str, type[Tokenizer]] | None = Non
     settings = {}
     config = path.with_name("tokenizer_config.json")
     if config.is_file():
-        try:
-            settings = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{config} is not JSON: {error}") from error
+        settings = read_json(config)
     return kinds["wordpiece"](
         lines_of(text),
         lowercase=settings.get("do_lower_case", True),
@@ -99,8 +97,5 @@ def _read_bart(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
         raise ValueError(f"{path}: {error}") from error
     if SPECIAL[MASK] not in symbols:
         symbols.append(SPECIAL[MASK])
-    try:
-        tokens = json.loads(encoder.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{encoder} is not JSON: {error}") from error
+    tokens = read_json(encoder)
     return symbols, tokens, lines_of(merges.read_text(encoding="utf-8"))[1:]

@@ -8,6 +8,16 @@ from omegaconf import DictConfig
 from mist_fairseq.models.mist import MistModel
 
 
+def untrained_state() -> dict:
+    """What fairseq's trainer saves of itself before the first update, without an optimizer's state."""
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    return {
+        "optimizer_history": [history],
+        "extra_state": {"train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}},
+        "last_optimizer_state": None,
+    }
+
+
 def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, DictConfig, int]:
     """A model, the configuration that it was trained with, and the number of updates.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mist_fairseq.output import whole_file
+from mist_fairseq.output import read_json, whole_file
 
 CONFIG = "config.json"
 
@@ -64,10 +64,7 @@ def read_config(folder: str | Path, kind: str, version: int, files: list[str], o
     again = "export the model again with scripts/export.py"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: {again}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != kind:
         found = config.get("format", config.get("model_type")) if isinstance(config, dict) else config
         raise ValueError(f"{path} is not what is needed: its format is {found!r}, expected {kind!r}. {otherwise}")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.export import files
 from mist_fairseq.export.files import CONFIG, text, write_folder
+from mist_fairseq.output import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool =
 def is_released(folder: str) -> bool:
     """Whether a folder's config.json says that it is one of ours."""
     try:
-        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(Path(folder) / CONFIG)
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("format") == FORMAT

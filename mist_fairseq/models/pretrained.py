@@ -4,7 +4,6 @@ A folder is what Hugging Face's ``save_pretrained`` writes: ``config.json``, ``v
 ``model.safetensors`` or ``pytorch_model.bin``.
 """
 
-import json
 import logging
 import pickle
 import re
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.output import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,7 @@ def read_sizes(folder: str) -> dict[str, int]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    config = read_json(path)
     if config.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"{path}: hidden_act is {config['hidden_act']!r}, and only 'gelu' (BERT's) is supported")
     if config.get("position_embedding_type", "absolute") != "absolute":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers, right_padded
 from mist_fairseq.models.pretrained import find_weights, read_weights
+from mist_fairseq.output import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -193,10 +194,7 @@ def _read_config(folder: str, dictionary):
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    values = read_json(path)
     if values.get("model_type") != "prophetnet":
         raise ValueError(f"{path}: model_type is {values.get('model_type')!r}, expected 'prophetnet'")
     vocabularies = [Path(folder) / name for name in ("prophetnet.tokenizer", "vocab.txt")]

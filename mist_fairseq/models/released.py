@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.export.checkpoint import untrained_state
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 from mist_fairseq.models.pretrained import convert_state, load_state, read_sizes, read_weights
 from mist_fairseq.output import whole_file
@@ -96,15 +97,12 @@ def _load(model: MistModel, state: dict[str, Tensor], source: str):
 
 
 def _training_state(cfg: DictConfig, model: MistModel) -> dict:
-    """What fairseq's trainer saves, before the first update and without an optimizer's state."""
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    """What fairseq's trainer saves, before the first update."""
     return {
         "args": None,
         "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
         "model": model.state_dict(),
         "criterion": None,
-        "optimizer_history": [history],
         "task_state": {},
-        "extra_state": {"train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}},
-        "last_optimizer_state": None,
+        **untrained_state(),
     }
