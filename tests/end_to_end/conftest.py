@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from tests.end_to_end.warm import run_module
 from tests.helpers import WORDS, bert_state, tiny_vocab, write_bert_folder
 
 ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 SMALL = ["--encoder-layers", "1", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64"]
 SMALL += ["--encoder-attention-heads", "2", "--max-positions", "80"]
@@ -22,15 +24,18 @@ TRAINING += ["--batch-size", "8", "--cpu", "--num-workers", "0", "--log-format",
 LIMITS = ["--max-source-positions", "50", "--max-target-positions", "20"]
 
 
+def command_line(command, *arguments) -> list[str]:
+    """One of fairseq's commands with the plugin, as a module and its arguments."""
+    plugin = ["--user-dir", "mist_fairseq", "--task", "mist", "--no-progress-bar"]
+    return [f"fairseq_cli.{command}", *map(str, arguments), *plugin]
+
+
 def start(command, *arguments, **options):
-    """Start one of fairseq's commands with the plugin."""
-    line = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, arguments)]
-    line += ["--user-dir", "mist_fairseq", "--task", "mist", "--no-progress-bar"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Start a command."""
     return subprocess.Popen(
-        line,
+        [sys.executable, "-m", *command_line(command, *arguments)],
         cwd=ROOT,
-        env=environment,
+        env=ENVIRONMENT,
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -39,11 +44,10 @@ def start(command, *arguments, **options):
     )
 
 
-def run(command, *arguments, text=None, fails=False) -> str:
+def run(command, *arguments, text="", fails=False) -> str:
     """Run one to its end and give back what it printed."""
-    process = start(command, *arguments)
-    output, _ = process.communicate(text, timeout=300)
-    assert (process.returncode != 0) == fails, output
+    status, output = run_module(command_line(command, *arguments), str(ROOT), ENVIRONMENT, text)
+    assert (status != 0) == fails, output
     return output
 
 
