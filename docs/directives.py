@@ -84,6 +84,7 @@ class Options(_Table):
     option_spec: ClassVar = {"own": flag}
 
     def run(self) -> list[nodes.Node]:
+        """The table."""
         module, name = self.arguments[0].rsplit(".", 1)
         config = getattr(importlib.import_module(module), name)
         return self.table(["option", "default", ""], list(options(config, "own" in self.options)), [30, 15, 55])
@@ -93,6 +94,7 @@ class Scripts(_Table):
     """``{scripts}``: a table of the scripts."""
 
     def run(self) -> list[nodes.Node]:
+        """The table."""
         return self.table(["scripts/", ""], list(scripts()), [35, 65])
 
 
@@ -102,6 +104,7 @@ class Modules(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
+        """A section for each module."""
         lines = []
         for name in (name for line in self.content for name in modules(line)):
             lines += [name, "-" * len(name), "", f".. automodule:: {name}", "   :members:", ""]

@@ -1,6 +1,10 @@
 # Sourced by the recipes: checks and stamps. $data is the folder of raw text, $vocab the vocabulary.
 
+export PYTHONIOENCODING=utf-8 # of what commands print to files, whatever the locale's
+
 stop() { echo "error: $*" >&2; exit 1; }
+
+count() { LC_ALL=C grep -ac '' "$1" || true; } # lines; without -a, a NUL would end one, too
 
 check_data() {
     local split side sources targets
@@ -8,9 +12,10 @@ check_data() {
         for side in src tgt; do
             [ -f "$data/$split.$side" ] || stop "there is no $data/$split.$side: see --data, or the stage prepare"
         done
-        sources=$(grep -c '' "$data/$split.src" || true) targets=$(grep -c '' "$data/$split.tgt" || true)
+        sources=$(count "$data/$split.src") targets=$(count "$data/$split.tgt")
         [ "$sources" = "$targets" ] || stop "$data/$split.src has $sources lines and $split.tgt has $targets:" \
             "line i of one must belong to line i of the other"
+        [ "$sources" != 0 ] || stop "$data/$split.src and $split.tgt are empty, expected at least one line"
     done
 }
 

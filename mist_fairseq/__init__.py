@@ -46,6 +46,12 @@ def _register():
     import mist_fairseq.scoring.scorers
     import mist_fairseq.tasks.mist
     import mist_fairseq.tasks.translation  # noqa: F401
+    from mist_fairseq import checkpoints
+    from mist_fairseq.data import binarized, fairseq_lines
+
+    checkpoints.guard_fairseq()
+    binarized.install()
+    fairseq_lines.install()
 
 
 def __getattr__(name: str):

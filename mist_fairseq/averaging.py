@@ -1,6 +1,5 @@
 """The mean of several checkpoints' weights: the usual stand-in for an ensemble, which one encoder cannot be."""
 
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mist_fairseq.checkpoints import load_torch_file
 from mist_fairseq.export.checkpoint import untrained_state
 from mist_fairseq.output import whole_file
 
@@ -78,14 +78,8 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
 
 
 def _load(path: str | Path) -> dict:
-    """A checkpoint of fairseq-train, on the CPU; of a big one only what is used is read from disk."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error
+    """A checkpoint of fairseq-train, on the CPU; of a big one only what is used is kept in memory."""
+    state = load_torch_file(path, mmap=True)
     model = state.get("model") if isinstance(state, dict) else None
     if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
         raise ValueError(f"{path} is no checkpoint of fairseq-train: it has no weights under 'model'")

@@ -1,5 +1,6 @@
 """Run fairseq-generate, read what it printed, and say how a result came about."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -7,7 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mist_fairseq.data.lines import lines_of_file
+
 _PLUGIN = Path(__file__).parent
+_LINES = re.MULTILINE | re.ASCII
 
 
 @dataclass
@@ -32,10 +36,11 @@ def read_generation(text: str) -> Generation:
         ValueError: sentences are missing or the run did not come to its end.
     """
     found: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
-    for kind, number, line in re.findall(r"^([STD])-(\d+)\t(.*)$", text, flags=re.MULTILINE):
-        # The best hypothesis comes first; a D- line has its score before the text.
-        found[kind].setdefault(int(number), line.split("\t", 1)[1] if kind == "D" else line)
-    speed = re.search(r"\(([\d.]+) sentences/s", text)
+    # A D- line has its score before the text.
+    for kind, number, line in re.findall(r"^([ST]|D(?=-\d+\t[^\t\n]*\t))-(0|[1-9]\d{0,8})\t(.*)$", text, _LINES):
+        # The best hypothesis comes first.
+        found[kind].setdefault(int(number), line.partition("\t")[2] if kind == "D" else line)
+    speed = re.search(r"\((\d+(?:\.\d+)?) sentences/s", text, _LINES)
     count = len(found["D"])
     for kind, lines in found.items():
         if sorted(lines) != list(range(count)) and not (kind == "T" and not lines):
@@ -62,16 +67,19 @@ def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[s
     command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # whatever the locale's
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, text=True, errors="replace")
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
         messages = _show_progress(process.stderr)
         status = process.wait()
         file.write(messages)
-    text = log.read_text(encoding="utf-8")
+    lines = read_lines(log)
     if status:
-        last = (text.strip().splitlines() or ["nothing printed"])[-1]
+        last = next(filter(str.strip, reversed(lines)), "nothing printed")
         raise RuntimeError(f"fairseq-generate failed: {last} (all of it: {log})")
-    return read_generation(text)
+    return read_generation("\n".join(lines))
 
 
 def _show_progress(stream) -> str:
@@ -87,16 +95,15 @@ def _show_progress(stream) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""Lines of a text file; only \n ends one, so that line i of a source belongs to line i of its target."""
-    lines = Path(path).read_bytes().decode("utf-8", errors="replace").split("\n")
-    return lines[:-1] if not lines[-1] else lines
+    """Lines of a text file, and errors, as of ``data.lines.lines_of_file``."""
+    return list(lines_of_file(path))
 
 
 def read_outputs(path: str | Path) -> list[str]:
     """Outputs from a text file with one a line, or from what fairseq-generate printed.
 
     Raises:
-        ValueError: fairseq-generate did not come to its end.
+        ValueError: fairseq-generate did not come to its end, or a line is not UTF-8.
     """
     lines = read_lines(path)
     if any(re.match(r"D-\d+\t", line) for line in lines):

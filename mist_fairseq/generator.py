@@ -76,9 +76,9 @@ class Hypotheses:
     length_scores: Tensor | None = None
 
     def mean_score(self) -> Tensor:
-        """Mean log-probability of the tokens. *Shape:* (B)."""
+        """Mean log-probability of the tokens, in fp64, where padding changes no digit of the sum. *Shape:* (B)."""
         real = padding_mask(self.lengths, self.tokens.shape[1])
-        return self.scores.masked_fill(~real, 0.0).sum(1) / self.lengths
+        return self.scores.double().masked_fill(~real, 0.0).sum(1) / self.lengths
 
 
 def least_confident(scores: Tensor, lengths: Tensor, number: Tensor) -> Tensor:
@@ -181,11 +181,17 @@ class NARGenerator:
             For each sentence its hypotheses, best first: dictionaries with ``tokens``, ``score``,
             ``positional_scores``, ``steps``, ``alignment``, ``attention`` and, if asked for, ``history`` and
             ``length_scores``, the probability of each length from ``min_length`` on.
+
+        Raises:
+            ValueError: a source or an output is to have no tokens; or there are prefixes or constraints.
         """
         if prefix_tokens is not None or constraints is not None:
             raise ValueError("prefixes and constraints need an autoregressive model")
         self.model.eval()
         inputs = sample["net_input"]
+        for what, lengths in (("a source has", inputs["src_lengths"]), ("an output is to have", sample.get("lengths"))):
+            if lengths is not None and not lengths.is_cuda and lengths.min() < 1:  # a GPU would wait
+                raise ValueError(f"{what} {int(lengths.min())} tokens, expected at least 1")
         with self.model.autocast(self.precision), getattr(self.encoder, "context", nullcontext)():
             hypotheses = self._decode(inputs["src_tokens"], inputs["src_lengths"], sample.get("lengths"))
         return self._finalize(hypotheses, beam=len(hypotheses.lengths) // len(inputs["src_tokens"]))
@@ -219,11 +225,10 @@ class NARGenerator:
     def _encode_distinct(self, src_tokens: Tensor, src_lengths: Tensor) -> SourceState:
         """Encode each distinct source once; data with several references repeats its sources."""
         if len(src_tokens) > 1 and not src_tokens.is_cuda:  # a GPU would wait
-            distinct, inverse = torch.unique(src_tokens, dim=0, return_inverse=True)
+            rows = torch.cat([src_tokens, src_lengths[:, None]], dim=1)  # [PAD] may also be a source's last token
+            distinct, inverse = torch.unique(rows, dim=0, return_inverse=True)
             if len(distinct) < len(src_tokens):
-                lengths = torch.empty_like(src_lengths[: len(distinct)])
-                lengths[inverse] = src_lengths
-                return self._encode(distinct, lengths).select(inverse)
+                return self._encode(distinct[:, :-1], distinct[:, -1]).select(inverse)
         return self._encode(src_tokens, src_lengths)
 
     def _encode(self, src_tokens: Tensor, src_lengths: Tensor) -> SourceState:
@@ -240,10 +245,9 @@ class NARGenerator:
         return real_positions(lengths, size)
 
     def _predict_lengths(self, source: SourceState) -> Tensor:
-        """The K likeliest lengths, final [SEP] counted. -> (B, K)."""
-        allowed = self._allowed_lengths(source)
-        beam = min(self.length_beam, allowed.shape[1])
-        return allowed.topk(beam, dim=1).indices + self.min_length + 1
+        """The K likeliest lengths, final [SEP] counted; of equally likely ones the shortest first. -> (B, K)."""
+        order = self._allowed_lengths(source).sort(dim=1, descending=True, stable=True).indices
+        return order[:, : self.length_beam] + self.min_length + 1
 
     def _allowed_lengths(self, source: SourceState) -> Tensor:
         """Scores of the lengths from the shortest to the longest allowed one. -> (B, lengths)."""

@@ -1,10 +1,12 @@
 """``MistGenerator``: a model in Python, raw text in and readable text out, with fairseq's hub conventions."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.export.checkpoint import load_checkpoint
 from mist_fairseq.export.folder import load_folder
 from mist_fairseq.generator import NARGenerator
@@ -13,7 +15,9 @@ from mist_fairseq.text_generator import Decoding, Hypothesis, TextGenerator
 
 
 class MistGenerator(TextGenerator, nn.Module):
-    """A model that generates for raw texts::
+    """A model that generates for raw texts.
+
+    ::
 
         generator = MistGenerator.from_pretrained("released")
         generator.generate(["How can I learn the guitar fast?"], decoding="mist", iterations=3)
@@ -26,6 +30,8 @@ class MistGenerator(TextGenerator, nn.Module):
         accelerate: what runs the model, as of the command line; by default ONNX Runtime on a CPU where it is installed
             and can do it, else PyTorch as it is.
     """
+
+    tokenizer: TokenizerDictionary
 
     def __init__(self, model: MistModel, precision: str = "fp32", accelerate: str = "auto"):
         known = [str(one) for one in PRECISIONS]
@@ -104,7 +110,7 @@ class MistGenerator(TextGenerator, nn.Module):
             self.tokenizer,
             decoding=decoding.decoding,
             iterations=decoding.iterations,
-            length_beam=decoding.length_beam,
+            length_beam=decoding.width,
             min_length=decoding.min_length,
             max_length=decoding.max_length,
             keep_repeats=decoding.keep_repeats,
@@ -114,7 +120,7 @@ class MistGenerator(TextGenerator, nn.Module):
         rows = [torch.tensor(source.ids) for source in sources]
         tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad())
         net_input = {"src_tokens": tokens, "src_lengths": torch.tensor([len(row) for row in rows])}
-        sample = {"net_input": {name: value.to(self.device) for name, value in net_input.items()}}
+        sample: dict[str, Any] = {"net_input": {name: value.to(self.device) for name, value in net_input.items()}}
         if sources[0].length is not None:
             sample["lengths"] = torch.tensor([source.length + 1 for source in sources], device=self.device)
         found = generator.generate(None, sample)

@@ -76,6 +76,9 @@ class OnnxGenerator(TextGenerator):
             session = start_session(str(path / name), threads or 0)
             _check_metadata(session, path / name, config, {"pass": side, "precision": precision})
             sessions.append(session)
+        states = len(sessions[0].get_outputs()) - 1
+        if states != 2 * config["layers"]:
+            raise ValueError(f"{path / CONFIG}: layers is {config['layers']}, the source pass has {states // 2}")
         generator = cls(*sessions, tokenizer, config)
         generator._origin = str(path.resolve()), precision, threads
         return generator
@@ -100,9 +103,11 @@ class OnnxGenerator(TextGenerator):
             Of each source its hypotheses, best first, and the probabilities of its lengths, likeliest first.
 
         Raises:
-            ValueError: a source or a length is more than the model's.
+            ValueError: a source or a length is more than the model's, or a source has no tokens.
         """
         source_lengths = np.array([len(source.ids) for source in sources])
+        if source_lengths.min() < 1:
+            raise ValueError("a source has no tokens, expected [CLS] X [SEP]")
         if source_lengths.max() > self.max_source:
             raise ValueError(f"a source has {source_lengths.max()} tokens, more than the model's {self.max_source}")
         tokens = np.full((len(sources), source_lengths.max()), self.tokenizer.pad_index)
@@ -206,7 +211,7 @@ class OnnxGenerator(TextGenerator):
         return Hypothesis(
             ids=[tokens[i] for i in kept],
             scores=scores[kept].tolist(),
-            score=float(scores.mean()),
+            score=float(scores.mean(dtype=np.float64)),
             steps=steps,
             history=[[ids[i] for i in self.tokenizer.text_positions(ids, keep_repeats)] for ids in history],
         )

@@ -24,7 +24,7 @@ def read_json(path: Path):
     """The content of a JSON file; a ValueError names one that is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 

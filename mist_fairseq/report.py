@@ -57,6 +57,7 @@ class Run:
         return None
 
     def has(self, **labels) -> bool:
+        """Whether the run has all these labels."""
         return all(self.content.get(key) == value for key, value in labels.items())
 
     def equals(self, other: "Run") -> bool:
@@ -75,10 +76,12 @@ class Answer:
 
     @classmethod
     def of(cls, note: str, entry: dict) -> "Answer":
+        """From the entry of a decoding."""
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
         failed = entry.get("failed", {})
-        why = {name: failed.get(name, "not among the metrics of the run") for name in METRICS if name not in values}
+        absent = [name for name in METRICS if name not in values]
+        why = {name: str(failed.get(name, "not among the metrics of the run")) for name in absent}
         return cls(note, values, widths, why)
 
     def minus(self, other: "Answer") -> "Answer":
@@ -87,6 +90,7 @@ class Answer:
         return Answer(f"{self.note} − {other.note}", values, failed=self.failed | other.failed)
 
     def figure(self, metric: str, sign: str = "") -> str:
+        """The value and half the width of its interval, or nothing; *sign* as in a format string."""
         width = f" ± {self.widths[metric]}" if metric in self.widths else ""
         return f"{self.values[metric]:{sign}}{width}" if metric in self.values else ""
 
@@ -95,6 +99,7 @@ class Legend(dict):
     """Reasons and the letters that stand for them in a table."""
 
     def letter(self, reason: str) -> str:
+        """The one that stands for the reason: the next one, if it is new."""
         return self.setdefault(reason, f"({chr(ord('a') + len(self))})")
 
     def __str__(self) -> str:
@@ -128,7 +133,7 @@ class Report:
         legend, first, columns = Legend(), table["rows"][0], table["columns"]
         heads = [title for key, title in _LEFT.items() if key in first] + [column["name"] for column in columns]
         heads += [f"Speed {legend.letter(self.paper['speed'])}"] if "speed" in first else []
-        lines = []
+        lines: list[list[str]] = []
         for row in table["rows"]:
             answers = {column["task"]: self._answers(row, column["task"], legend) for column in columns}
             lines += self._lines(columns, row, row["values"], answers, legend)
@@ -159,7 +164,7 @@ class Report:
             yield [*left, *cells, *speed, "<br>".join(notes.values())]
 
     def _speed(self, row: dict, task: str) -> str:
-        ours = self.speeds[task].get(row.get("latency"))
+        ours = self.speeds[task].get(row.get("latency", ""))
         return row["speed"] and f"{row['speed']} → {'not run' if ours is None else f'{ours:.1f}×'}"
 
     def _matching(self, row: dict, task: str) -> list[Run]:
@@ -171,12 +176,13 @@ class Report:
         decoding = {key: value for key, value in row.get("run", {}).items() if key in ("decoding", "iterations")}
         runs, answers = self._matching(row, task), []
         for run in runs:
-            bases = [one for one in self.runs if one.has(arm="no-mixing") and one.equals(run)] if gain else [None]
-            for base in bases:
-                entries = [one.decoding(**decoding) for one in (run, base) if one]
-                if all(entries):
-                    mixed = Answer.of(run.link if gain else run.summary, entries[0])
-                    answers.append(mixed.minus(Answer.of(base.link, entries[1])) if gain else mixed)
+            entry = run.decoding(**decoding)
+            if entry and not gain:
+                answers.append(Answer.of(run.summary, entry))
+            for base in self.runs if gain else []:
+                other = base.decoding(**decoding)
+                if entry and other and base.has(arm="no-mixing") and base.equals(run):
+                    answers.append(Answer.of(run.link, entry).minus(Answer.of(base.link, other)))
         reasons, why = self.paper["not_run"], row.get("not_run")
         if runs:
             lack = "there is no run without mixing that is otherwise like" if gain else "this was not decoded with"
@@ -291,7 +297,7 @@ def _read_runs(folder: Path, paper: dict) -> list[Run]:
 def _check_run(content: dict, paper: dict):
     for label, known in (("task", list(paper["tasks"])), ("arm", None), ("init", paper["inits"])):
         given, expected = content.get(label), ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
-        if not given or (known and given not in known):
+        if not given or not isinstance(given, str) or (known and given not in known):
             raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
     for entry in content["decodings"]:
         for metric in [*entry["values"], *entry.get("intervals", {})]:
@@ -312,7 +318,7 @@ def _expecting(path: Path, expected: str) -> Iterator[None]:
     """Whatever is wrong with the content becomes a ValueError that names the file."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         why = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{path} is not {expected}: {why}. Correct it or copy it again") from error
 

@@ -7,11 +7,14 @@ batch of token ids becomes hypotheses; texts, pairs, batches, order and results 
 import itertools
 import operator
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Literal, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from mist_fairseq.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 DECODINGS = ["single-pass", "mist", "mask-predict"]
 
@@ -49,23 +52,32 @@ class Decoding:
     def __post_init__(self):
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}, expected one of {', '.join(DECODINGS)}")
-        numbers = {"nbest": self.nbest, "min_length": self.min_length}
-        numbers["length_beam"] = self.nbest if self.length_beam is None else self.length_beam
-        numbers["iterations"] = self.iterations
-        if self.iterations is None:
-            numbers["iterations"] = 1 if self.decoding == "single-pass" else 3
+        numbers = {"nbest": self.nbest, "min_length": self.min_length, "length_beam": self.width}
+        numbers["iterations"] = self.passes
         if self.max_length is not None:
             numbers["max_length"] = self.max_length
         for name, value in numbers.items():
             object.__setattr__(self, name, _whole_number(name, value))
         if not isinstance(self.keep_repeats, bool):
             raise ValueError(f"keep_repeats is {self.keep_repeats!r}, expected True or False")
-        if self.decoding == "single-pass" and self.iterations > 1:
+        if self.decoding == "single-pass" and self.passes > 1:
             raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
-        if self.nbest > self.length_beam:
+        if self.nbest > self.width:
             raise ValueError(f"nbest {self.nbest} needs a length_beam of at least {self.nbest}, not {self.length_beam}")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the target: *iterations*, or what the decoding usually has."""
+        if self.iterations is None:
+            return 1 if self.decoding == "single-pass" else 3
+        return self.iterations
+
+    @property
+    def width(self) -> int:
+        """How many lengths of each text are decoded: *length_beam*, or *nbest*."""
+        return self.nbest if self.length_beam is None else self.length_beam
 
 
 @dataclass
@@ -153,12 +165,6 @@ class TextGenerator:
 
     # -- text to text ---------------------------------------------------------------------------------------
 
-    @overload
-    def generate(self, texts, *, return_scores: Literal[False] = False, **options) -> list[str] | Iterator[str]: ...
-
-    @overload
-    def generate(self, texts, *, return_scores: Literal[True], **options) -> list[Output] | Iterator[Output]: ...
-
     def generate(
         self,
         texts: Iterable[Text],
@@ -174,7 +180,7 @@ class TextGenerator:
         return_scores: bool = False,
         batch_size: int = 64,
         progress: bool | None = None,
-    ):
+    ) -> list | Iterator:
         """Generate for raw texts, in their order.
 
         A text is a string, or a tuple or list of strings that are read with [SEP] between them, for instance
@@ -208,9 +214,9 @@ class TextGenerator:
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length, keep_repeats)
         batch_size = _whole_number("batch_size", batch_size)
-        number = len(texts) if hasattr(texts, "__len__") else None
+        number = len(texts) if isinstance(texts, Sized) else None
         sources = self.read(texts, lengths, decoding)
-        outputs = self._outputs(sources, decoding, batch_size, return_scores)
+        outputs: Iterator[Any] = self._outputs(sources, decoding, batch_size, return_scores)
         if not return_scores:
             outputs = ([output.text for output in ranked] for ranked in outputs)
         if decoding.nbest == 1:
@@ -244,20 +250,22 @@ class TextGenerator:
         """Whether there is nothing to read, as of white space or control characters."""
         return all(index in (self.tokenizer.bos_index, self.tokenizer.eos_index) for index in source.ids)
 
-    def read(self, texts: Iterable[Text], lengths: int | Iterable[int | None] | None, decoding: Decoding):
+    def read(
+        self, texts: Iterable[Text], lengths: int | Iterable[int | None] | None, decoding: Decoding
+    ) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
         if decoding.min_length >= self.max_target:
             raise ValueError(
                 f"min_length {decoding.min_length} is too long: the model makes at most {self.max_target - 1} tokens "
                 "and the final [SEP]"
             )
-        if lengths is not None and decoding.length_beam > 1:
+        if lengths is not None and decoding.width > 1:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
         if isinstance(lengths, (str, bytes)) or not (lengths is None or _is_whole(lengths) or _is_iterable(lengths)):
             raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
-        if lengths is None or not _is_iterable(lengths):
-            lengths = itertools.repeat(lengths)
-        elif hasattr(lengths, "__len__") and hasattr(texts, "__len__") and len(lengths) != len(texts):
+        if not _is_iterable(lengths):
+            return self._encode_all(iter(texts), itertools.repeat(lengths))
+        if isinstance(lengths, Sized) and isinstance(texts, Sized) and len(lengths) != len(texts):
             raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
         return self._encode_all(iter(texts), iter(lengths))
 
@@ -324,7 +332,7 @@ def _is_whole(value) -> bool:
     return isinstance(value, SupportsIndex) and not isinstance(value, bool) and not _is_iterable(value)
 
 
-def _is_iterable(value) -> bool:
+def _is_iterable(value) -> "TypeIs[Iterable[Any]]":
     """numpy's scalars and arrays of no dimensions have the method, and raise."""
     try:
         iter(value)

@@ -90,6 +90,8 @@ class TrainingLog:
         figures = _figures(line)
         if "num_updates" in figures and "train_wall" in figures:
             update = int(figures["num_updates"])
+            if update < 1:  # nothing was trained
+                return
             if update <= max(self.intervals, default=0):
                 self._forget(update)
             self.intervals[update] = figures["train_wall"]
@@ -135,10 +137,10 @@ def _figures(line: str) -> dict[str, float]:
     if found := _JSON.search(line):
         try:
             pairs = list(json.loads(found.group()).items())
-        except ValueError:  # a line that was cut when the training was killed
+        except (RecursionError, ValueError):  # a line that was cut when the training was killed
             return {}
     elif found := _SIMPLE_TRAINING.search(line):
-        pairs = [pair.split("=", 1) for pair in found.group(1).split(", ")]
+        pairs = [pair.partition("=")[::2] for pair in found.group(1).split(", ")]
     elif found := _SIMPLE_VALIDATION.search(line):
         subset, stats = found.groups()
         pairs = [(f"{subset}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in stats.split(" | ")]
@@ -150,7 +152,7 @@ def _figures(line: str) -> dict[str, float]:
 def _is_finite(value) -> bool:
     try:
         return math.isfinite(float(value))
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return False
 
 

@@ -44,7 +44,7 @@ from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
 
 
 def read_system(text: str) -> Entry:
-    """NAME=CHECKPOINT[:OPTION=VALUE,...]"""
+    """Read ``NAME=CHECKPOINT[:OPTION=VALUE,...]``."""
     name, _, rest = text.partition("=")
     path, _, options = rest.partition(":")
     if not path or (options and "=" not in options):
@@ -92,8 +92,8 @@ def main():
     sys.exit(any("error" in content for content in result["described"].values()))
 
 
-def run(args, folder: Path) -> dict:
-    """Everything that was asked for, for JSON."""
+def read_systems(args) -> tuple[list[Entry], dict]:
+    """The systems to measure, and the file's settings."""
     if args.system:
         entries, settings = args.system, {}
         for entry in entries:
@@ -106,6 +106,12 @@ def run(args, folder: Path) -> dict:
         if unknown:
             raise ValueError(f"{args.systems} has no system {', '.join(sorted(unknown))}")
         entries = [entry for entry in entries if entry.name in args.only]
+    return entries, settings
+
+
+def run(args, folder: Path) -> dict:
+    """Everything that was asked for, for JSON."""
+    entries, settings = read_systems(args)
     subset = settings.get("subset", "test")
     if args.synthetic:
         write_data(folder, read_profile(args.synthetic), args.sentences, subset)

@@ -27,7 +27,7 @@ from mist_fairseq.text_generator import DECODINGS, Decoding
 
 
 def read_engine(text: str) -> tuple[str, str, int]:
-    """NAME:PRECISION[:GUESSES]"""
+    """Read ``NAME:PRECISION[:GUESSES]``."""
     name, _, rest = text.partition(":")
     precision, _, guesses = rest.partition(":")
     if not name or not precision or (guesses and not guesses.isdigit()):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the tests need, check the style, build the documentation and run all tests: bash scripts/test.sh [pytest arguments]
+# Install what the tests need, check style and types, build the documentation and run all tests: bash scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # METEOR 1.5 is Java, ROUGE-1.5.5 Perl, the server's page is tested in Chromium: without them their tests are skipped.
@@ -18,6 +18,7 @@ fi
 source scripts/setup_env.sh test
 ruff check .
 ruff format --check .
+"$PYTHON" -m mypy
 bash scripts/build_docs.sh test
 # Real weights to compare with, fetched before several test processes would all do it.
 "$PYTHON" scripts/get_pretrained.py minilm-l6 .cache/minilm-l6

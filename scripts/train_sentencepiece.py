@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from mist_fairseq.data.lines import count_lines
 from mist_fairseq.output import whole_file
 
 
@@ -21,6 +22,8 @@ def main():
     args = parser.parse_args()
     model = io.BytesIO()
     try:
+        for path in args.texts:
+            count_lines(path)  # refuses what is not UTF-8, which would train as other characters
         sentencepiece.SentencePieceTrainer.train(
             input=args.texts,
             model_writer=model,
@@ -33,7 +36,7 @@ def main():
             shuffle_input_sentence=True,
             minloglevel=1,
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
     with whole_file(args.out) as partial:
         partial.write_bytes(model.getvalue())

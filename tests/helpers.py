@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+from mist_fairseq.checksums import SUMS, write_sums
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.export.files import CONFIG
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
@@ -168,6 +170,11 @@ def bert_state(vocab_size, config=None, head=True, prefix="bert.", seed=0) -> di
         state["cls.predictions.transform.LayerNorm.bias"] = normal(D)
         state["cls.predictions.decoder.weight"] = state[prefix + "embeddings.word_embeddings.weight"].clone()
     return state
+
+
+def renew_sums(folder: Path):
+    """Checksums of an exported folder as it is now, for tests of what else would see that it was changed."""
+    write_sums(folder, [path.name for path in folder.iterdir() if path.name not in (CONFIG, SUMS)])
 
 
 def write_bert_folder(folder: Path, state: dict, config=None, vocab=None, safetensors=True) -> Path:

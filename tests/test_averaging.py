@@ -77,7 +77,8 @@ def test_no_code_is_executed(tmp_path, capsys):
     torch.save({"model": Code()}, tmp_path / "code.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
-    for name, message in (("code", "no checkpoint"), ("text", "no checkpoint"), ("weights", "no weights under")):
+    messages = {"code": "would run code", "text": "no file of plain tensors", "weights": "no weights under"}
+    for name, message in messages.items():
         with pytest.raises(ValueError, match=f"{name}.pt is .*{message}"):
             average_checkpoints([tmp_path / f"{name}.pt"], tmp_path / "mean.pt")
     assert capsys.readouterr().out == ""

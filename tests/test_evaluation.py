@@ -36,15 +36,18 @@ def test_lost_sentences_are_noticed(lost):
 
 def test_an_unfinished_run_is_noticed():
     with pytest.raises(ValueError, match="did not come to its end"):
-        read_generation(PRINTED.split("INFO | Translated")[0])
+        read_generation(PRINTED.partition("INFO | Translated")[0])
 
 
 def test_outputs_from_either_kind_of_file(tmp_path):
     path = tmp_path / "outputs"
     path.write_text(PRINTED)
     assert read_outputs(path) == ["", "second output"]
-    path.write_bytes("a\u2028b\nc\r\n\n".encode() + b"\xff")  # only \n ends a line
-    assert read_outputs(path) == read_lines(path) == ["a\u2028b", "c\r", "", "\ufffd"]
-    path.write_text(PRINTED.split("INFO | Translated")[0])
+    path.write_bytes("a\u2028b\nc\rd\r\n\nno end".encode())  # only \n and \r\n end a line
+    assert read_outputs(path) == read_lines(path) == ["a\u2028b", "c\rd", "", "no end"]
+    path.write_bytes(b"a\n\xff\n")
+    with pytest.raises(ValueError, match="outputs, line 2 is not UTF-8"):
+        read_outputs(path)
+    path.write_text(PRINTED.partition("INFO | Translated")[0])
     with pytest.raises(ValueError, match="did not come to its end"):
         read_outputs(path)

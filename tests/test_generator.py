@@ -274,6 +274,18 @@ def test_equal_sources_are_encoded_once(dictionary, monkeypatch):
         assert [h["tokens"].tolist() for h in hypotheses] == [h["tokens"].tolist() for h in single[row]]
 
 
+def test_sources_that_differ_in_length_only_are_different(dictionary):
+    """One is longer by tokens with padding's id, as the other is padded."""
+    model = tiny_model(dictionary)
+    tokens, _ = sources([9, 9, 9], dictionary)
+    tokens[:] = tokens[0]
+    tokens[:, 7:] = dictionary.pad()
+    lengths = torch.tensor([7, 9, 8])
+    for row, hypotheses in enumerate(generate(model, tokens, lengths)):
+        (alone,) = generate(model, tokens[row : row + 1, : lengths[row]], lengths[row : row + 1])
+        assert torch.equal(hypotheses[0]["tokens"], alone[0]["tokens"])
+
+
 def test_seps_are_dropped_and_repeats_collapse(dictionary):
     model = tiny_model(dictionary)
     model.encoder.head.transform.weight.data.zero_()

@@ -10,13 +10,10 @@ PAD, CLS, SEP = 0, 1, 2
 
 def plain_mix(pseudo, source, limit):
     """``[CLS] Y_p [SEP] X [SEP]`` of one sentence, X cut so that all fits."""
-    mixed = [CLS]
-    for token in pseudo:
-        mixed.append(token)
+    mixed = [CLS, *pseudo]
     if pseudo[-1] != SEP:
         mixed.append(SEP)
-    for token in source[1:]:
-        mixed.append(token)
+    mixed += source[1:]
     if len(mixed) > limit:
         mixed = mixed[: limit - 1]
         mixed.append(SEP)

@@ -27,7 +27,7 @@ from mist_fairseq.onnx_runtime import OnnxGenerator
 from mist_fairseq.text_generator import Decoding, Source
 from tests.engines.helpers import DECODINGS
 from tests.engines.test_onnx_runtime import VARIANTS, untied
-from tests.helpers import tiny_config, tiny_model
+from tests.helpers import renew_sums, tiny_config, tiny_model
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -261,8 +261,10 @@ def test_only_the_files_of_the_precision_are_needed(folder, plain):
 )
 def test_a_damaged_file(folder, name, damage):
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
-    with pytest.raises(ValueError, match=f"{name} is damaged, or of a version"):
-        OnnxGenerator.from_pretrained(str(folder), "int8" if "int8" in name else "fp32")
+    for message in ("is damaged or not the one that SHA256SUMS beside it is of", "is damaged, or of a version"):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            OnnxGenerator.from_pretrained(str(folder), "int8" if "int8" in name else "fp32")
+        renew_sums(folder)
 
 
 def rewrite(path, **changes):
@@ -273,6 +275,7 @@ def rewrite(path, **changes):
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)
+    renew_sums(path.parent)
 
 
 @pytest.mark.parametrize("name", ["source.onnx", "target.onnx"])
@@ -294,6 +297,7 @@ def test_an_onnx_file_of_another_ir_version(folder):
     model = onnx.load(folder / "source.onnx")
     model.ir_version = 1000
     onnx.save(model, folder / "source.onnx")
+    renew_sums(folder)
     with pytest.raises(ValueError, match="source.onnx is damaged, or of a version that ONNX Runtime .* does not read"):
         OnnxGenerator.from_pretrained(str(folder))
 
@@ -307,6 +311,7 @@ def test_an_onnx_file_from_elsewhere(folder):
 @pytest.mark.parametrize("one, other", [("source.onnx", "target.onnx"), ("source.onnx", "source.int8.onnx")])
 def test_renamed_files(folder, one, other):
     shutil.copy(folder / other, folder / one)
+    renew_sums(folder)
     with pytest.raises(ValueError, match=f"{one} has (pass 'target'|precision 'int8'), expected .*: was it renamed?"):
         OnnxGenerator.from_pretrained(str(folder))
 
@@ -314,6 +319,7 @@ def test_renamed_files(folder, one, other):
 def test_files_of_several_exports(folder, dictionary, tmp_path):
     other = written(tiny_model(dictionary, seed=1), tmp_path / "other")
     shutil.copy(other / "target.onnx", folder / "target.onnx")
+    renew_sums(folder)
     with pytest.raises(ValueError, match="target.onnx is of another export than config.json .*: the folder mixes"):
         OnnxGenerator.from_pretrained(str(folder))
 
@@ -321,6 +327,7 @@ def test_files_of_several_exports(folder, dictionary, tmp_path):
 def test_another_vocabulary(folder):
     path = folder / "dict.txt"
     path.write_text(path.read_text().replace("guitar", "violin"))
+    renew_sums(folder)
     with pytest.raises(ValueError, match="dict.txt is not the vocabulary that config.json names"):
         OnnxGenerator.from_pretrained(str(folder))
 

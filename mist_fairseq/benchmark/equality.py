@@ -102,7 +102,6 @@ def compare(
             entry = Entry(name, path, precision=precision, options=options, data=data)
         system = load_system(entry, device)
         system.load_data(subset)
-        _watch(system)
         return system
 
     systems = {PLAIN: load("none", "fp32", 0)}
@@ -111,56 +110,60 @@ def compare(
         systems[f"{name}, {precision}{suffix}"] = load(name, precision, guesses)
     plain = next(iter(systems.values()))
     margins, number = Margins(plain), min(sentences, len(plain.dataset))
-    lines = {key: [] for key in systems}
+    seen = {key: _watch(system) for key, system in systems.items()}
+    lines: dict[str, list[str]] = {key: [] for key in systems}
     different, near = dict.fromkeys(systems, 0), dict.fromkeys(systems, 0)
     for i in tqdm(range(number), disable=None):
         whole = {}
         for key, system in systems.items():
             sample = system.batch([i])
             tokens, _ = system.read(sample, system.decode(sample))[i]
-            whole[key] = system.history
+            whole[key] = list(seen[key])
             lines[key].append(system.text(tokens))
         expected = whole[PLAIN]
         for key, found in whole.items():
             if not torch.equal(expected[-1], found[-1]):
                 different[key] += 1
                 near[key] += near_tie(expected, found, margins)
-    result = {"sentences": number, "engines": {}}
+    described: dict[str, dict] = {}
     scores = {}
     if reference:
         source = source and source[:number]
         scores = score(lines, reference[:number], source, protocol=protocol, metrics=metrics)
     for key, system in systems.items():
-        found = {"different": different[key], "near_ties": near[key]}
-        guesser = getattr(system.generator, "guesser", None)
-        if guesser is not None:
-            found["guessed"] = guesser.hits / guesser.total
+        described[key] = {"different": different[key], "near_ties": near[key], **_guessed(system)}
         if key in scores:
-            found["scores"] = scores[key].as_dict()["values"]
-        result["engines"][key] = found
-    return result
+            described[key]["scores"] = scores[key].as_dict()["values"]
+    return {"sentences": number, "engines": described}
 
 
-def _watch(system: System):
-    """Keep the last sentence's whole output after each pass, with its repetitions and [SEP]s, as ``history``."""
-    generator = system.generator
+def _guessed(system: System) -> dict[str, float]:
+    """The share of lengths guessed right, of a system that guesses."""
+    guesser = getattr(system.generator, "guesser", None)
+    return {} if guesser is None else {"guessed": guesser.hits / guesser.total}
+
+
+def _watch(system: System) -> list[torch.Tensor]:
+    """A list that holds the last sentence's whole output after each pass, with its repetitions and [SEP]s."""
+    generator, seen = system.generator, list[torch.Tensor]()
     if isinstance(generator, OnnxGenerator):
         read = generator._hypothesis
 
         def watched(found, row, keep_repeats):
-            system.history = [torch.from_numpy(step[row]) for step in found.history]
+            seen[:] = [torch.from_numpy(step[row]) for step in found.history]
             return read(found, row, keep_repeats)
 
-        generator._hypothesis = watched
-        return
+        generator._hypothesis = watched  # type: ignore[method-assign]
+        return seen
     decode = generator._decode
 
     def decoded(*inputs):
         found = decode(*inputs)
-        system.history = [step[0].cpu() for step in found.history]
+        seen[:] = [step[0].cpu() for step in found.history]
         return found
 
     generator._decode = decoded
+    return seen
 
 
 def markdown(result: dict) -> str:

@@ -93,7 +93,8 @@ def products(
     if blocks is not None and (decoding != "single-pass" or not isinstance(encoder, Encoder)):
         raise ValueError("blocks need a single pass of the encoder model: an encoder-decoder has no joint pass")
     size = WEIGHT_BYTES[precision]
-    if blocks is not None:
+    found: list[Product]
+    if blocks is not None and isinstance(encoder, Encoder):
         found = [*_joint_pass(encoder, source, target, blocks, batch, size), *_length(encoder, batch, size)]
         return [*found, *_head(encoder, batch * target, size)]
     found = [*_source_pass(encoder, source, batch, size), *_length(encoder, batch, size)]
@@ -277,6 +278,7 @@ def fastest_product(precision: str, device: str | torch.device = "cpu", repeats:
 
 def _kernels(precision: str, device: torch.device) -> Iterator[Callable[[], Tensor]]:
     """The ways to compute the product that work on this machine."""
+    found: list[Callable[[torch.dtype, torch.device], Callable[[], Tensor]]]
     if precision == "int8":
         found = [_int8_mm, _int8_packed]
     elif precision in WEIGHT_BYTES:
@@ -316,7 +318,8 @@ def _int8_packed(_: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
     b = torch.randint(-127, 128, (_SIZE, _SIZE), dtype=torch.int8, device=device)
     weight = torch.ops.onednn.qlinear_prepack(b, None)
     scales, zeros = torch.ones(_SIZE), torch.zeros(_SIZE, dtype=torch.int64)
-    last = (None, 1.0, 0, torch.float32, "none", [], "")  # bias, the output's scale, zero point and type, no activation
+    # Bias, the output's scale, zero point and type, no activation.
+    last: tuple = (None, 1.0, 0, torch.float32, "none", [], "")
     return lambda: torch.ops.onednn.qlinear_pointwise(a, 1.0, 128, weight, scales, zeros, *last)
 
 

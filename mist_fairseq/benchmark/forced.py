@@ -56,6 +56,9 @@ class RefinementForcing(Forcing):
         last: for which of them this is the last pass, *Shape:* (B').
     """
 
+    left: torch.Tensor
+    last: torch.Tensor
+
     def __init__(self, model, generator: IterativeRefinementGenerator):
         self.model, self.generator = model, generator
         self.usual = generator.max_iter + 1
@@ -118,8 +121,11 @@ def _force_lengths_and_iterations(generator: NARGenerator, forcing: Forcing):
         limit = generator.model.limits.target
         return forcing.lengths.clamp(max=limit)[:, None].expand(-1, beam)
 
-    generator._predict_lengths = lengths
-    generator._changed = lambda tokens, previous: torch.ones_like(tokens[:, 0], dtype=torch.bool)
+    generator._predict_lengths = lengths  # type: ignore[method-assign]
+    def always(tokens, previous):
+        return torch.ones_like(tokens[:, 0], dtype=torch.bool)
+
+    generator._changed = always  # type: ignore[method-assign]
 
 
 def _force_end(generator: SequenceGenerator, forcing: Forcing):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,8 @@ class Axis:
     @property
     def works(self) -> list[Work]:
         """One for each value."""
-        return [replace(self.fixed, **{self.name: value}) for value in self.values]
+        changes: list[dict[str, Any]] = [{self.name: value} for value in self.values]
+        return [replace(self.fixed, **change) for change in changes]
 
 
 def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:

@@ -59,7 +59,7 @@ def started(command: list[str]) -> Iterator[int]:
     """
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stdout.readline()
+            line = process.stdout.readline() if process.stdout else ""
             found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
             if not found:
                 raise ValueError(f"{' '.join(command)} did not say where it listens, but {line!r}")

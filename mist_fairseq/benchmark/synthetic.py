@@ -36,7 +36,7 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
         raise ValueError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict) or set(content) != {"source", "target"}:
         raise ValueError(f"{name}: expected source and target, got {content!r}")
-    profile = {}
+    profile: dict[str, Mapping[int, float]] = {}
     for side, given in content.items():
         lengths = list(given.items()) if isinstance(given, dict) else [(given, 1)]
         for length, weight in lengths:

@@ -10,6 +10,7 @@ import tempfile
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 from mist_fairseq.benchmark.forced import Forcing, force
+from mist_fairseq.checkpoints import load_torch_file
 from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
 from mist_fairseq.models.mist import MistModel
@@ -78,6 +80,10 @@ class Entry:
         for key, values in known.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"{where}: {key} is {getattr(self, key)!r}, expected one of {', '.join(values)}")
+        for key in ("path", "arguments", "data"):
+            value = getattr(self, key)
+            if not isinstance(value, str) and not (value is None and key != "data"):
+                raise ValueError(f"{where}: {key} is {value!r}, expected text")
         if not isinstance(self.options, dict):
             raise ValueError(f"{where}: options are {self.options!r}, expected names with values")
         if self.passes is not None and not isinstance(self.passes, dict):
@@ -95,7 +101,7 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # of YAML's own types, such as dates, ValueError
         raise ValueError(f"{path} is not YAML: {error}") from error
     settings = ["data", "subset", "reference", "source", "protocol", "metrics"]
     if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
@@ -155,7 +161,7 @@ class System:
         else:
             path = os.path.join(entry.folder, entry.path)
             if entry.options and os.path.isfile(path):
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                state = load_torch_file(path, mmap=True)
                 _check_options(entry, state.get("cfg") or state["args"])
             models, self.cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([path], overrides)
             (self.model,) = models
@@ -200,14 +206,9 @@ class System:
                 raise ValueError(f"{self.entry.data_path} has no targets, whose lengths the outputs should have")
             lengths = sample["target"].ne(self.dictionary.pad()).sum(1).clamp(min=self._shortest)
             if self.entry.passes:
-                passes = torch.tensor([self._draw(int(i)) for i in sample["id"]])
+                passes = torch.tensor([_draw(self.entry.passes, int(i)) for i in sample["id"]])
         sample["forced"] = sample["id"], lengths, passes
         return utils.move_to_cuda(sample) if self.device.type == "cuda" else sample
-
-    def _draw(self, i: int) -> int:
-        """The number of passes of sentence *i*."""
-        numbers, weights = zip(*self.entry.passes.items())
-        return int(np.random.default_rng(i).choice(numbers, p=np.array(weights) / sum(weights)))
 
     def decode(self, sample: dict) -> list:
         """What is timed: token ids in, hypotheses out."""
@@ -238,6 +239,12 @@ class System:
 
     def close(self):
         """Remove what was written."""
+
+
+def _draw(passes: dict[int, float], i: int) -> int:
+    """The number of passes of sentence *i*."""
+    numbers, weights = zip(*passes.items())
+    return int(np.random.default_rng(i).choice(numbers, p=np.array(weights) / sum(weights)))
 
 
 class CTranslate2System(System):
@@ -281,6 +288,7 @@ class CTranslate2System(System):
         return sample
 
     def decode(self, sample):
+        """CTranslate2's result for each sentence of a batch."""
         generation, length = self.cfg.generation, {}
         if self.forcing is not None:  # one length for the batch, the longest
             longest = int(sample["forced"][1].max())
@@ -298,6 +306,7 @@ class CTranslate2System(System):
         return tokens, len(tokens) + (self.forcing is None)
 
     def close(self):
+        """Free the model, and delete its converted copy."""
         del self.generator
         self._folder.cleanup()
 
@@ -321,8 +330,9 @@ def _task_options(cfg) -> dict[str, object]:
 
 def _converter(ctranslate2, dictionary):
     """CTranslate2's own converter, told the names of our special tokens."""
+    base: Any = ctranslate2.converters.FairseqConverter
 
-    class Converter(ctranslate2.converters.FairseqConverter):
+    class Converter(base):
         def _load(self):
             spec = super()._load()
             spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
@@ -411,7 +421,7 @@ class OnnxSystem(System):
         self.model = None
 
     def _force(self):
-        if self.decoding.length_beam > 1:
+        if self.decoding.width > 1:
             raise ValueError("output lengths cannot be prescribed with engine onnx and a length_beam: leave it at 1")
         self.generator.stop_unchanged = False
         return Forcing()
@@ -428,6 +438,7 @@ class OnnxSystem(System):
         return sample
 
     def decode(self, sample):
+        """Of each sentence of a batch its hypotheses and the scores of its lengths."""
         return self.generator.generate_ids(sample["sources"], self.decoding)
 
     def _read(self, result):

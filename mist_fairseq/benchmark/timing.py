@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from mist_fairseq.generator import NARGenerator
 from mist_fairseq.scoring.scores import PROTOCOLS, score
 
 RESAMPLES = 1000
+_Result = TypeVar("_Result")
 PARTS = {
     "encode_source": "source pass",
     "encode_and_guess": "source pass",
@@ -64,7 +66,7 @@ class Benchmark:
         """The result of *work*; if it fails, the system is out."""
         try:
             return work(*arguments)
-        except Exception as error:  # whatever one system does wrong, the others go on
+        except Exception as error:  # noqa: BLE001 - whatever one system does wrong, the others go on
             lines = str(error).strip().splitlines() or [""]
             self.errors[name] = f"{type(error).__name__}: {lines[0]}".removeprefix("ValueError: ")
             if name in self.systems:
@@ -198,7 +200,7 @@ class Benchmark:
         texts = {}
 
         def generate(system: System) -> list[str]:
-            dataset, found = system.dataset, {}
+            dataset, found = system.dataset, dict[int, tuple[list[int], int]]()
             if len(dataset) != len(reference):
                 raise ValueError(f"{len(dataset):,} sentences in {system.entry.data} but {len(reference):,} references")
             batches = _batches(_by_length(dataset, np.arange(len(dataset))), batch_size)
@@ -273,7 +275,7 @@ def _check_same_sentences(first: System, system: System):
         raise ValueError(f"its data has other sentences than that of {first.entry.name}")
 
 
-def _clock(work: Callable, *args, **kwargs) -> tuple[float, object]:
+def _clock(work: Callable[..., _Result], *args, **kwargs) -> tuple[float, _Result]:
     """Milliseconds of *work*, and its result."""
     _synchronize()
     start = time.perf_counter()
@@ -363,7 +365,8 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool, thre
     system.decode(system.batch(batch))
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() if entry.engine != "ctranslate2" else None  # not torch's memory
-    return None if before is None else _status("VmHWM") - before
+    after = _status("VmHWM")
+    return None if before is None or after is None else after - before
 
 
 def _status(field: str) -> int | None:

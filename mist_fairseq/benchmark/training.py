@@ -216,10 +216,12 @@ def markdown(result: dict) -> str:
         markdown_table(heads, lines),
         "What mixing costs, in time and in operations:",
         markdown_table(["Precision", "batch", "", "time", "operations", "time / operations"], ratios),
-        f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths of "
-        f"{result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. Updates of "
-        "fairseq's trainer, the arms and a product of 2048 x 2048 matrices of the same precision in turn: medians with "
-        "95 % bootstrap intervals. Operations are those of matrix products at real positions. Memory is that of the "
-        "whole process, or of the GPU.",
+        (
+            f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths "
+            f"of {result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. "
+            "Updates of fairseq's trainer, the arms and a product of 2048 x 2048 matrices of the same precision in "
+            "turn: medians with 95 % bootstrap intervals. Operations are those of matrix products at real positions. "
+            "Memory is that of the whole process, or of the GPU."
+        ),
     ]
     return "\n\n".join(sections) + "\n"

@@ -25,7 +25,7 @@ class MistLossConfig(FairseqDataclass):
     mist_loss_factor: float = field(
         default=1.0, metadata={"help": "weight of the MIST loss; 0 is the paper's 'no mixing' and skips its pass"}
     )
-    mist_targets: ChoiceEnum(MIST_TARGETS) = field(
+    mist_targets: ChoiceEnum(MIST_TARGETS) = field(  # type: ignore[valid-type]
         default="pseudo",
         metadata={
             "help": "what is mixed into the source: the model's own output (the paper's MIST), the reference or random "
@@ -55,7 +55,8 @@ class _SmoothedNLL(torch.autograd.Function):
         ctx.smoothing = smoothing
         plain = nll.sum()
         ctx.mark_non_differentiable(plain)
-        return ((1 - smoothing) * nll + smoothing * uniform).sum(), plain
+        # Not 0 * uniform without smoothing: that is infinite where a token is impossible.
+        return ((1 - smoothing) * nll + smoothing * uniform if smoothing else nll).sum(), plain
 
     @staticmethod
     def backward(ctx, grad_loss, _):

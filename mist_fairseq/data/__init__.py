@@ -1,0 +1,1 @@
+"""Tokenizers, dictionaries and data sets."""

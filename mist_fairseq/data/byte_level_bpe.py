@@ -14,8 +14,8 @@ class ByteLevelBPE(Tokenizer):
     """GPT-2's byte-level BPE (Radford et al. 2019) under the ids of BART's ``dict.txt`` (Lewis et al. 2020).
 
     A symbol is GPT-2's number of a token, as a decimal string. ``<s>``, ``</s>``, ``<pad>``, ``<unk>`` and ``<mask>``
-    serve as [CLS], [SEP], [PAD], [UNK] and [MASK]. Case, spaces and all characters of a text come back as they were;
-    only white space at its end, or before a literal ``[SEP]``, is dropped.
+    serve as [CLS], [SEP], [PAD], [UNK] and [MASK]. Case, spaces and all characters of a text come back as they were,
+    but control characters and line ends as spaces; white space at its end, or before a literal ``[SEP]``, is dropped.
 
     Args:
         symbols: fairseq's four special symbols, the tokens of ``dict.txt`` and ``<mask>``.
@@ -31,6 +31,11 @@ class ByteLevelBPE(Tokenizer):
         if missing:
             raise ValueError(f"{source} has no {', '.join(missing)}: BART's dict.txt is needed")
         byte_of = {char: byte for byte, char in _byte_characters().items()}
+        for text, number in encoder.items():
+            if type(number) is not int or not 0 <= number < 2**32 or not byte_of.keys() >= set(text):
+                raise ValueError(
+                    f"encoder.json of {source} has {text!r}: {number!r}, expected GPT-2's characters for bytes and a number"
+                )
         if absent := sorted(byte_of.keys() - encoder.keys()):
             raise ValueError(
                 f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
@@ -59,10 +64,10 @@ class ByteLevelBPE(Tokenizer):
 
     def _detokenize(self, ids, unknown):
         pieces = [unknown.encode("utf-8") if index == self.unk_index else self._bytes[index] for index in ids]
-        text = b"".join(pieces).decode("utf-8", errors="replace")
-        return text.replace("\r", " ").replace("\n", " ")  # a text is a line
+        return b"".join(pieces).decode("utf-8", errors="replace")
 
     def starts_word(self, index):
+        """Whether the token begins with a space."""
         return self._starts[index]
 
     def _payload(self):

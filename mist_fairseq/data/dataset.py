@@ -8,6 +8,7 @@ from fairseq import utils
 from fairseq.data import FairseqDataset, data_utils
 from torch import Tensor
 
+from mist_fairseq.data.binarized import check_binarized
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.models.encoder import real_positions
 from mist_fairseq.models.mist import PositionLimits
@@ -24,18 +25,27 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
 
     Raises:
         FileNotFoundError: the split is not there.
+        ValueError: it is damaged or belongs to another vocabulary, as of ``check_binarized``; or source and target have
+            different numbers of lines.
     """
     folders = utils.split_paths(cfg.data)
     if split != cfg.train_subset:
         folders = folders[:1]
     folder = folders[(epoch - 1) % len(folders)]
     prefix = os.path.join(folder, f"{split}.{cfg.source_lang}-{cfg.target_lang}.")
+    for lang in (cfg.source_lang, cfg.target_lang):
+        check_binarized(prefix + lang, len(dictionary), combine)
     source, target = (
         data_utils.load_indexed_dataset(prefix + lang, dictionary, cfg.dataset_impl, combine=combine)
         for lang in (cfg.source_lang, cfg.target_lang)
     )
     if source is None:
         raise FileNotFoundError(f"no data at {prefix}{cfg.source_lang}: run fairseq-preprocess with --{split}pref")
+    if target is not None and len(source) != len(target):
+        raise ValueError(
+            f"{prefix}{cfg.source_lang} has {len(source):,} lines and {prefix}{cfg.target_lang} has {len(target):,}: "
+            "line i of one must belong to line i of the other"
+        )
     return source, target
 
 

@@ -37,10 +37,12 @@ def join_words(words: list[str]) -> str:
     text: list[str] = []
     glue = True  # nothing is put between the previous word and the next
     open_quotes: set[str] = set()
+    last_closing = _last_closing(words)
     for i, word in enumerate(words):
         before = words[i - 1] if i else ""
         after = words[i + 1] if i + 1 < len(words) else ""
-        left, right = _attachment(before, word, after, words[i + 2 :], open_quotes)
+        closes_later = i + 2 <= last_closing.get(word, -1)
+        left, right = _attachment(before, word, after, closes_later, open_quotes)
         if not (glue or left):
             text.append(" ")
         text.append(word)
@@ -48,7 +50,16 @@ def join_words(words: list[str]) -> str:
     return "".join(text)
 
 
-def _attachment(before: str, word: str, after: str, rest: list[str], open_quotes: set[str]) -> tuple[bool, bool]:
+def _last_closing(words: list[str]) -> dict[str, int]:
+    """Of each kind of apostrophe the last place where it may close a quotation."""
+    return {
+        word: i
+        for i, (before, word, after) in enumerate(zip(["", *words], words, [*words[1:], ""]))
+        if word in _APOSTROPHES and before.lower() not in _ELIDED and after.lower() not in _CONTRACTED
+    }
+
+
+def _attachment(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
     """Whether *word* attaches to the word *before* it and to the word *after* it."""
     if word == ".":
         return True, _joins_period(before, after)
@@ -57,7 +68,7 @@ def _attachment(before: str, word: str, after: str, rest: list[str], open_quotes
     if word == ":":
         return True, bool(_NUMBER.fullmatch(before) and _NUMBER.fullmatch(after)) or after == "/"
     if word in _APOSTROPHES:
-        return _apostrophe(before, word, after, rest, open_quotes)
+        return _apostrophe(before, word, after, closes_later, open_quotes)
     if word == '"':
         if word in open_quotes:
             open_quotes.discard(word)
@@ -84,7 +95,7 @@ def _joins_period(before: str, after: str) -> bool:
     return after.lower() in _AFTER_PERIOD or before.lower() == "www"
 
 
-def _apostrophe(before: str, word: str, after: str, rest: list[str], open_quotes: set[str]) -> tuple[bool, bool]:
+def _apostrophe(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
     if after.lower() in _CONTRACTED and before and _is_word(before):
         return True, True
     if before.lower() in _ELIDED and after:
@@ -94,11 +105,6 @@ def _apostrophe(before: str, word: str, after: str, rest: list[str], open_quotes
     if word in open_quotes:
         open_quotes.discard(word)
         return True, False
-    later = [after, *rest, ""]
-    closes_later = any(
-        mark == word and later[i].lower() not in _ELIDED and later[i + 2].lower() not in _CONTRACTED
-        for i, mark in enumerate(later[1:-1])
-    )
     if closes_later:
         open_quotes.add(word)
         return False, True

@@ -5,6 +5,8 @@ fairseq turns text into ids only through ``Dictionary.encode_line`` and ids into
 out at every fairseq command.
 """
 
+from typing import cast
+
 import torch
 from fairseq.data import Dictionary, data_utils
 
@@ -59,7 +61,7 @@ class TokenizerDictionary(Tokenizer, Dictionary):
         consumer=None,
         append_eos=True,
         reverse_order=False,
-    ) -> torch.IntTensor:
+    ) -> torch.Tensor:
         """Tokenize raw text. A literal ``[SEP]`` is the special token; other literal specials are plain text.
 
         Args:
@@ -118,7 +120,7 @@ class TokenizerDictionary(Tokenizer, Dictionary):
             ignored.add(self.eos_index)
         ids = tensor.tolist() if torch.is_tensor(tensor) else tensor
         unknown = unk_string if unk_string is not None else self.unk_string(escape_unk)
-        text = self._detokenize([int(i) for i in ids if int(i) not in ignored], unknown)
+        text = self._one_line([int(i) for i in ids if int(i) not in ignored], unknown)
         return text if separator == " " else text.replace(" ", separator)
 
 
@@ -140,4 +142,4 @@ _DICTIONARIES["byte-level-bpe"] = ByteLevelBPEDictionary
 
 def load_dictionary(filename: str) -> TokenizerDictionary:
     """Load a dictionary; files and errors as of ``data.files.load_tokenizer``."""
-    return load_tokenizer(filename, _DICTIONARIES)
+    return cast(TokenizerDictionary, load_tokenizer(filename, _DICTIONARIES))

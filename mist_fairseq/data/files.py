@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mist_fairseq.data.byte_level_bpe import SPECIAL, ByteLevelBPE
@@ -11,12 +12,16 @@ from mist_fairseq.data.tokenizer import HEADER, MASK, Tokenizer, lines_of
 from mist_fairseq.data.wordpiece import WordPiece
 from mist_fairseq.output import read_json
 
-TOKENIZERS = {"wordpiece": WordPiece, "sentencepiece": SentencePiece, "byte-level-bpe": ByteLevelBPE}
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
+    "wordpiece": WordPiece,
+    "sentencepiece": SentencePiece,
+    "byte-level-bpe": ByteLevelBPE,
+}
 
 _NUMBER_AND_COUNT = re.compile(r"\d+ \d+\n")
 
 
-def load_tokenizer(filename: str, kinds: dict[str, type[Tokenizer]] | None = None) -> Tokenizer:
+def load_tokenizer(filename: str, kinds: Mapping[str, Callable[..., Tokenizer]] = TOKENIZERS) -> Tokenizer:
     """Load a saved ``dict.*.txt``, a BERT ``vocab.txt``, a SentencePiece model or BART's ``dict.txt``, by content.
 
     A ``vocab.txt`` takes its casing from the ``tokenizer_config.json`` beside it, lower-case without one. BART's
@@ -24,13 +29,12 @@ def load_tokenizer(filename: str, kinds: dict[str, type[Tokenizer]] | None = Non
 
     Args:
         filename: where it is.
-        kinds: classes to make of each kind, by default those of ``TOKENIZERS``.
+        kinds: classes to make of each kind.
 
     Raises:
         FileNotFoundError: there is no such file, or none beside it that it needs.
         ValueError: the file is none of the four; says what was found.
     """
-    kinds = kinds or TOKENIZERS
     path = Path(filename)
     if not path.is_file():
         raise FileNotFoundError(
@@ -47,20 +51,31 @@ def load_tokenizer(filename: str, kinds: dict[str, type[Tokenizer]] | None = Non
         return _load_saved(text, kinds, str(path))
     if _NUMBER_AND_COUNT.match(text):
         return kinds["byte-level-bpe"](*_read_bart(path), source=str(path))
-    settings = {}
-    config = path.with_name("tokenizer_config.json")
-    if config.is_file():
-        settings = read_json(config)
+    settings = _read_settings(path.with_name("tokenizer_config.json"))
     return kinds["wordpiece"](
         lines_of(text),
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        tokenize_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        lowercase=settings["do_lower_case"],
+        strip_accents=settings["strip_accents"],
+        tokenize_chinese_chars=settings["tokenize_chinese_chars"],
         source=str(path),
     )
 
 
-def _load_saved(text: str, kinds: dict[str, type[Tokenizer]], source: str) -> Tokenizer:
+def _read_settings(config: Path) -> dict[str, bool | None]:
+    """What a ``tokenizer_config.json`` says about casing and the like, or the defaults where it says nothing."""
+    settings = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    given = read_json(config) if config.is_file() else {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{config} is a {type(given).__name__}, expected an object with settings")
+    for name, default in settings.items():
+        value = given.get(name, default)
+        if value is not default and not isinstance(value, bool):
+            raise ValueError(f"{config}: {name} is {value!r:.60}, expected true or false")
+        settings[name] = value
+    return settings
+
+
+def _load_saved(text: str, kinds: Mapping[str, Callable[..., Tokenizer]], source: str) -> Tokenizer:
     try:
         _, settings, payload = text.split("\n", 2)
         settings = json.loads(settings)
@@ -71,7 +86,7 @@ def _load_saved(text: str, kinds: dict[str, type[Tokenizer]], source: str) -> To
             return kinds[kind](base64.b64decode(payload), source=source)
         if kind == "byte-level-bpe":
             return kinds[kind](**json.loads(payload), source=source)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: run fairseq-preprocess or the export again ({error})") from error
     raise ValueError(f"{source} holds a dictionary of unknown type {kind!r}")
 
@@ -93,9 +108,14 @@ def _read_bart(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
         )
     try:
         symbols = Dictionary.load(str(path)).symbols
-    except RuntimeError as error:  # a token stands twice
+    except (RuntimeError, ValueError) as error:  # a token stands twice, or a line is no token with its count
         raise ValueError(f"{path}: {error}") from error
     if SPECIAL[MASK] not in symbols:
         symbols.append(SPECIAL[MASK])
     tokens = read_json(encoder)
-    return symbols, tokens, lines_of(merges.read_text(encoding="utf-8"))[1:]
+    if not isinstance(tokens, dict):
+        raise ValueError(f"{encoder} is a {type(tokens).__name__}, expected an object of tokens with their numbers")
+    try:
+        return symbols, tokens, lines_of(merges.read_text(encoding="utf-8"))[1:]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{merges} is not UTF-8: {error}") from error

@@ -60,6 +60,7 @@ class SentencePiece(Tokenizer):
         return " ".join(self.processor.DecodePieces(pieces).split())
 
     def starts_word(self, index):
+        """Whether the token begins with a space."""
         return self._starts[index]
 
     def _payload(self):

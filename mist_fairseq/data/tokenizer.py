@@ -19,6 +19,9 @@ _DOUBLED = frozenset("+-'`/*=")
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which have no UTF-8
 
+# No end of a line to any reader, no tab that would part fields, no NUL for which grep takes a file to be binary.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class Tokenizer:
     """A fixed vocabulary and how text is cut into it.
@@ -71,9 +74,13 @@ class Tokenizer:
         return self._encode_text(_SURROGATES.sub("\ufffd", text))
 
     def decode(self, ids: list[int], unknown: str = UNK) -> str:
-        """Readable text, without special tokens. *unknown* stands for an unknown token."""
+        """Readable text on one line, without special tokens. *unknown* stands for an unknown token."""
         ignored = {self.pad_index, self.bos_index, self.eos_index}
-        return self._detokenize([index for index in ids if index not in ignored], unknown)
+        return self._one_line([index for index in ids if index not in ignored], unknown)
+
+    def _one_line(self, ids: list[int], unknown: str) -> str:
+        """The text of ids; a control character or line end in it, which a vocabulary may have, is a space."""
+        return _CONTROLS.sub(" ", self._detokenize(ids, unknown))
 
     def collapse_repeats(self, ids: list[int]) -> list[int]:
         """Positions that are left when [SEP]s and directly repeated words are dropped.

@@ -88,6 +88,7 @@ class WordPiece(Tokenizer):
         return join_words(words)
 
     def starts_word(self, index):
+        """Whether the token is none that continues a word, ``##...``."""
         return not self._continues[index]
 
     def _payload(self):

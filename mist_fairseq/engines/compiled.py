@@ -1,5 +1,7 @@
 """Source and target pass through torch.compile."""
 
+from typing import Any
+
 import torch
 
 from mist_fairseq.models.encoder import TokenHead
@@ -16,7 +18,7 @@ class CompiledEncoder(TokenHead):
 
     def __init__(self, encoder: torch.nn.Module):
         self.config = encoder.config
-        options = {"freezing": True} if next(encoder.parameters()).device.type == "cpu" else {}
+        options: dict[str, Any] = {"freezing": True} if next(encoder.parameters()).device.type == "cpu" else {}
 
         def compiled(method):
             return torch.compile(method, dynamic=True, options=options)

@@ -5,6 +5,8 @@ rather than traced, so that there is nothing in them but what is computed. Dimen
 sentence see themselves and P earlier ones, whose keys and values are given.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,10 +33,12 @@ class Graph:
         except ImportError as error:
             raise ValueError("onnx is not installed: pip install -e .[onnxruntime]") from error
         self.onnx, self.int8 = onnx, int8
-        self.nodes, self.weights, self.inputs = [], [], []
-        self.middles = None  # the zero point of each row of activations, of int8
+        self.nodes: list = []
+        self.weights: list = []
+        self.inputs: list = []
+        self.middles: str | None = None  # the zero point of each row of activations, of int8
 
-    def input(self, name: str, dtype: type, shape: list[int | str]) -> str:
+    def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
         """An input; a dimension that varies has a name."""
         self.inputs.append(self._describe(name, dtype, shape))
         return name
@@ -87,15 +91,16 @@ class Graph:
         """GELU, by the error function, of x + bias. *Shapes:* x (N, O), bias (O)."""
         return self.node("BiasGelu", x, self.constant(bias), domain=CONTRIBUTED)
 
-    def norm(self, x: str, norm: nn.LayerNorm, residual: str | None = None, bias: Tensor | None = None) -> str:
-        """LayerNorm of x, or of x + residual + bias."""
+    def norm(self, x: str, norm: nn.LayerNorm, skipped: tuple[str, Tensor] | None = None) -> str:
+        """LayerNorm of x, or of x + residual + bias where these are *skipped*."""
         weights = self.constant(norm.weight), self.constant(norm.bias)
-        if residual is None:
+        if skipped is None:
             return self.node("LayerNormalization", x, *weights, axis=-1, epsilon=norm.eps)
+        residual, bias = skipped
         given = x, residual, *weights, self.constant(bias)
         return self.node("SkipLayerNormalization", *given, domain=CONTRIBUTED, epsilon=norm.eps)
 
-    def build(self, outputs: dict[str, list[int | str]], integers: tuple[str, ...] = (), version: str = ""):
+    def build(self, outputs: Mapping[str, Sequence[int | str]], integers: tuple[str, ...] = (), version: str = ""):
         """The model, with its outputs' shapes; all are fp32 but *integers*. *version* is its producer's."""
         helper = self.onnx.helper
         described = [
@@ -106,7 +111,7 @@ class Graph:
         producer = {"producer_name": "mist_fairseq", "producer_version": version}
         return helper.make_model(graph, opset_imports=opsets, ir_version=9, **producer)
 
-    def _describe(self, name: str, dtype: type, shape: list[int | str]):
+    def _describe(self, name: str, dtype: type, shape: Sequence[int | str]):
         helper = self.onnx.helper
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 
@@ -144,9 +149,9 @@ def add_layers(graph: Graph, encoder: Encoder, x: str, shape: str, mask: str, pa
             domain=CONTRIBUTED,
         )
         attended = graph.linear(graph.node("Reshape", attended, rows), layer.attention_output.weight)
-        x = graph.norm(attended, layer.attention_norm, x, layer.attention_output.bias)
+        x = graph.norm(attended, layer.attention_norm, (x, layer.attention_output.bias))
         inner = graph.gelu(graph.linear(x, layer.ffn_in.weight), layer.ffn_in.bias)
-        x = graph.norm(graph.linear(inner, layer.ffn_out.weight), layer.ffn_norm, x, layer.ffn_out.bias)
+        x = graph.norm(graph.linear(inner, layer.ffn_out.weight), layer.ffn_norm, (x, layer.ffn_out.bias))
         names += present
     return x, names
 
@@ -154,7 +159,7 @@ def add_layers(graph: Graph, encoder: Encoder, x: str, shape: str, mask: str, pa
 def past_inputs(graph: Graph, encoder: Encoder, size: str) -> list[list[str]]:
     """Inputs ``past_key0``, ``past_value0``, ... (B, H, *size*, d) of each layer."""
     heads = encoder.config.heads
-    shape = ["B", heads, size, encoder.config.hidden_size // heads]
+    shape: list[int | str] = ["B", heads, size, encoder.config.hidden_size // heads]
     return [
         [graph.input(f"past_{part}{i}", np.float32, shape) for part in ("key", "value")]
         for i in range(encoder.config.layers)

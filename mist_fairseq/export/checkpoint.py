@@ -1,6 +1,7 @@
 """fairseq checkpoints of ``--task mist``, with the dictionary that they need from their data folder."""
 
 import os
+from typing import Any
 
 from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig
@@ -32,14 +33,13 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, Dict
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")
-    overrides = {"eval_bleu": False, "eval_rouge": False}  # not the validation of its training
+    overrides: dict[str, Any] = {"eval_bleu": False, "eval_rouge": False}  # not the validation of its training
     if data is not None:
         overrides["data"] = data
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
-    except Exception as error:  # of other bytes torch's unpickler makes nearly any
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"{path} is damaged or no checkpoint of fairseq-train: {reason[0]}") from error
+    state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    task = state["cfg"]["task"].get("_name") if state.get("cfg") else None
+    if task != "mist":
+        raise ValueError(f"{path} is of --task {task}: only models of --task mist can be released")
     folder = utils.split_paths(state["cfg"]["task"].get("data") or "")[0] if state.get("cfg") else ""
     if not os.path.isdir(folder):
         raise ValueError(f"no data folder {folder!r}, whose dictionary {path} needs: give the right one (--data)")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from mist_fairseq.checksums import SUMS, check_sums, write_sums
 from mist_fairseq.output import read_json, whole_file
 
 CONFIG = "config.json"
@@ -12,7 +13,7 @@ CONFIG = "config.json"
 def write_folder(
     folder: str, config: dict, files: dict[str, Callable[[Path], object]], overwrite: bool = False
 ) -> list[str]:
-    """Write files and, last, ``config.json``: a folder that is only half written has none.
+    """Write files with their checksums and, last, ``config.json``: a folder that is only half written has none.
 
     Args:
         folder: to write to; made if it is not there.
@@ -26,7 +27,7 @@ def write_folder(
     Raises:
         FileExistsError: the folder has such files already.
     """
-    path, names = Path(folder), [CONFIG, *files]
+    path, names = Path(folder), [CONFIG, *files, SUMS]
     there = [name for name in names if (path / name).exists()]
     if there and not overwrite:
         raise FileExistsError(
@@ -36,6 +37,7 @@ def write_folder(
     for name, write in files.items():
         with whole_file(path / name) as partial:
             write(partial)
+    write_sums(path, files)
     with whole_file(path / CONFIG) as partial:
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return names
@@ -58,7 +60,7 @@ def read_config(folder: str | Path, kind: str, version: int, files: list[str], o
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: it is of another kind or version; says what was found.
+        ValueError: it is of another kind or version, or a file is damaged; says what was found.
     """
     path = Path(folder) / CONFIG
     again = "export the model again with scripts/export.py"
@@ -72,7 +74,8 @@ def read_config(folder: str | Path, kind: str, version: int, files: list[str], o
         raise ValueError(
             f"{path} has version {config.get('version')!r}, this mist_fairseq reads version {version}: {again}"
         )
-    for name in files:
+    for name in (SUMS, *files):
         if not (Path(folder) / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: {again}")
+    check_sums(folder, files, again)
     return config

@@ -1,14 +1,16 @@
 """A released model: a folder that stands alone.
 
 ``config.json`` holds the architecture with its sizes and the position limits, ``model.safetensors`` the weights in fp32
-under our names, ``dict.txt`` the tokenizer, and ``README.md`` the model card. ``MistGenerator.from_pretrained``
-generates with it and ``--pretrained`` trains on from it.
+under our names, ``dict.txt`` the tokenizer, ``README.md`` the model card, and ``SHA256SUMS`` what the files are checked
+by. ``MistGenerator.from_pretrained`` generates with it and ``--pretrained`` trains on from it.
 """
 
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
@@ -19,7 +21,11 @@ from torch import Tensor, nn
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.export import files
 from mist_fairseq.export.files import CONFIG, text, write_folder
+from mist_fairseq.models.sizes import check_size
 from mist_fairseq.output import read_json
+
+if TYPE_CHECKING:  # which imports this module
+    from mist_fairseq.models.mist import MistModel
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ _NOT_SIZES = {"_name", "pretrained", "precision", "dropout", "attention_dropout"
 _LIMITS = {"max_source_positions", "max_target_positions"}
 
 
-def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool = False) -> list[str]:
+def save_folder(model: "MistModel", cfg, folder: str, card: str, overwrite: bool = False) -> list[str]:
     """Write a model as a folder.
 
     Args:
@@ -52,7 +58,7 @@ def save_folder(model: nn.Module, cfg, folder: str, card: str, overwrite: bool =
     limits = {"max_source_positions": model.limits.source, "max_target_positions": model.limits.target}
     config = {"format": FORMAT, "version": VERSION, "architecture": architecture, **limits, "model": sizes}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    contents = {
+    contents: dict[str, Callable[[Path], object]] = {
         WEIGHTS: lambda path: path.write_bytes(save(state, {"config": json.dumps(config, sort_keys=True)})),
         DICTIONARY: model.dictionary.save,
         CARD: text(card),
@@ -85,11 +91,13 @@ def read_config(folder: str) -> dict:
     names = _size_names(architecture)
     if not isinstance(sizes, dict) or sizes.keys() != set(names):
         raise ValueError(f"{path}: model is {sizes!r}, expected the values of {', '.join(names)}")
-    defaults = {one.name: one.default for one in dataclasses.fields(MODEL_DATACLASS_REGISTRY[architecture])}
+    options = dataclasses.fields(MODEL_DATACLASS_REGISTRY[architecture])
+    defaults: dict[str, Any] = {one.name: one.default for one in options}
     for name, value in {**{key: config.get(key) for key in _LIMITS}, **sizes}.items():
         if type(value) is not type(defaults.get(name, 0)) or value < 0:
             kind = "true or false" if name == "untie_head" else "a whole number"
             raise ValueError(f"{path}: {name} is {value!r}, expected {kind}")
+    check_size(sizes, (Path(folder) / WEIGHTS).stat().st_size // 4, str(path))
     return config
 
 
@@ -99,7 +107,7 @@ def _size_names(architecture: str) -> list[str]:
     ]
 
 
-def load_folder(folder: str) -> nn.Module:
+def load_folder(folder: str) -> "MistModel":
     """The model of a released folder, on the CPU and in evaluation mode.
 
     Raises:
@@ -165,7 +173,7 @@ def released_sizes(folder: str, kind: type, dictionary: TokenizerDictionary) -> 
     return config["model"]
 
 
-def load_released(model: nn.Module, folder: str):
+def load_released(model: "MistModel", folder: str):
     """Load the encoder of ``--pretrained``, its length classifier and head, too."""
     state = _read_weights(model, folder, read_config(folder))
     model.encoder.load_state_dict(

@@ -67,12 +67,12 @@ def model_card(description: Description, model: MistModel, cfg: DictConfig, upda
     lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "---", ""]
     lines += [f"# {description.name}", ""]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    lines += [
+    introduction = (
         f"A non-autoregressive text generator ({type(model).__name__}, {parameters / 1e6:.1f} million parameters), "
         "trained with mist_fairseq: *Improving Non-autoregressive Generation with Mixup Training* (MIST). It reads at "
-        f"most {model.limits.source} tokens and writes at most {model.limits.target - 1}.",
-        "",
-    ]
+        f"most {model.limits.source} tokens and writes at most {model.limits.target - 1}."
+    )
+    lines += [introduction, ""]
     lines += [description.notes, ""] if description.notes else []
     lines += ["## Use", "", "```python", "from mist_fairseq import MistGenerator", ""]
     lines += ['generator = MistGenerator.from_pretrained("DIR")  # this folder']

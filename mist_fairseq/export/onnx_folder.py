@@ -6,6 +6,7 @@
   each output channel, activations with a scale for each row.
 - ``dict.txt``: the tokenizer (``mist_fairseq.data.files.load_tokenizer``).
 - ``config.json``: version, sizes, position limits.
+- ``SHA256SUMS``: of the files above but ``config.json``, whose content each ONNX file repeats.
 
 Each ONNX file says in its metadata which pass, precision, vocabulary and export it is of.
 

@@ -64,9 +64,9 @@ def target_graph(encoder: Encoder, never_predicted: Tensor, mask_token: int, int
         repeated = graph.node("Expand", source_positions, graph.node("Shape", source_real))
         key_positions = graph.node("Concat", repeated, positions, axis=1)  # (B, S + T)
     mask = _mask(graph, encoder, graph.node("Concat", source_real, real, axis=1), positions, key_positions)
-    words = encoder.word_embeddings.weight
-    blocks = -(-len(words) // _BLOCK)
-    words = graph.constant(_padded(words, blocks * _BLOCK))  # one table where the head has it too
+    table = encoder.word_embeddings.weight
+    blocks = -(-len(table) // _BLOCK)
+    words = graph.constant(_padded(table, blocks * _BLOCK))  # one table where the head has it too
     x = _embed(graph, encoder, words, tokens, positions, config.target_type)
     x, _ = add_layers(graph, encoder, x, shape_of_rows(graph, encoder, tokens), mask, past)
     flat = graph.node("Reshape", tokens, graph.constant([-1]))
@@ -119,7 +119,7 @@ def _mask(graph: Graph, encoder: Encoder, real: str, queries: str, keys: str | N
     """
     config, hidden = encoder.config, graph.constant(torch.tensor(float("-inf")))
     visible = _unsqueeze(graph, real, 1, 2)  # (B, 1, 1, K)
-    if encoder.relative_bias is None:
+    if encoder.relative_bias is None or keys is None:
         mask = graph.node("Where", visible, graph.constant(torch.tensor(0.0)), hidden)
         one = graph.constant([1])
         shape = one, one, graph.node("Shape", queries, start=1, end=2), one
@@ -135,8 +135,8 @@ def _mask(graph: Graph, encoder: Encoder, real: str, queries: str, keys: str | N
 def _logits(graph: Graph, encoder: Encoder, hidden: str, never_predicted: Tensor, words: str, blocks: int) -> str:
     """Scores of all tokens, -inf for those that are none. *Shape:* (N, D) -> (N, blocks * _BLOCK)."""
     head = encoder.head
-    bias = head.bias.detach().float().index_fill(0, never_predicted, float("-inf"))
-    bias = graph.constant(_padded(bias, blocks * _BLOCK, float("-inf")))
+    allowed = head.bias.detach().float().index_fill(0, never_predicted, float("-inf"))
+    bias = graph.constant(_padded(allowed, blocks * _BLOCK, float("-inf")))
     if head.weight is None and not graph.int8:
         return graph.node("Gemm", hidden, words, bias, transB=1)
     weight = encoder.word_embeddings.weight if head.weight is None else head.weight

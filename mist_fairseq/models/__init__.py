@@ -1,0 +1,1 @@
+"""The architectures, and pre-trained weights for them."""

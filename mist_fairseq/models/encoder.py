@@ -14,7 +14,9 @@ positions of a batch.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -182,7 +184,7 @@ class Layer(nn.Module):
         qkv = unpack(self.qkv(x), index, B, L).view(B, L, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, d) each
         all_keys, all_values = key, value
-        if source_key is not None:
+        if source_key is not None and source_value is not None:
             all_keys = torch.cat([source_key, key], dim=2)  # (B, H, S + L, d)
             all_values = torch.cat([source_value, value], dim=2)
         attended = attend(query, all_keys, all_values, mask, self.attention_dropout, self.training)
@@ -201,10 +203,10 @@ class LengthHead(nn.Linear):
     def __init__(self, hidden_size: int, classes: int):
         super().__init__(hidden_size, classes, bias=False)
 
-    def forward(self, source: SourceState) -> Tensor:
+    def forward(self, source: SourceState) -> Tensor:  # type: ignore[override]
         """Scores of each length. -> (B, classes)."""
         real = padding_mask(source.lengths, source.hidden.shape[1])[:, :, None]
-        mean = source.hidden.masked_fill(~real, 0.0).sum(1) / source.lengths[:, None]
+        mean = source.hidden.masked_fill(~real, 0.0).sum(1) / source.lengths.clamp(min=1)[:, None]
         return super().forward(mean).float()
 
 
@@ -234,6 +236,8 @@ class MaskedLMHead(nn.Module):
 
 class TokenHead:
     """What becomes of last hidden states in generation."""
+
+    token_logits: Callable[[Tensor], Tensor]
 
     def likeliest_tokens(self, hidden: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and their log-probabilities in fp32, over all tokens but *never*. *Shape:* (N, D) -> (N), (N)."""
@@ -372,7 +376,7 @@ class Encoder(Passes, nn.Module):
         self.relative_bias = (
             nn.Linear(config.rel_pos_bins, config.heads, bias=False) if config.rel_pos_bins > 0 else None
         )
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers: Any = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
         self.apply(initialise_as_bert)

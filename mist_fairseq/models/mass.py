@@ -94,7 +94,7 @@ def _split_attention(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _shapes(V: int, D: int, ffn: int, encoder_layers: int, decoder_layers: int, pad: int) -> dict[str, tuple[int, ...]]:
     """MASS's weights and their shapes; of an attention query, key and value follow each other."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(name, out, size):
         shapes[name + ".weight"], shapes[name + ".bias"] = (out, size), (out,)

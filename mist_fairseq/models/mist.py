@@ -16,7 +16,7 @@ from mist_fairseq.engines import build_engine
 from mist_fairseq.glancing import glance, sentence_noise
 from mist_fairseq.mixing import mix_source
 from mist_fairseq.models.encoder import Encoder, EncoderConfig, argmax, padding_mask, row_chunks
-from mist_fairseq.models.pretrained import check_dictionary, load_pretrained, read_sizes
+from mist_fairseq.models.pretrained import check_dictionary, check_weights, load_pretrained, read_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class MistConfig(FairseqDataclass):
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings and sub-layers"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
-    precision: PRECISIONS = II("task.precision")
+    precision: PRECISIONS = II("task.precision")  # type: ignore[valid-type]
 
 
 @dataclass
@@ -122,7 +122,9 @@ class MistModel(BaseFairseqModel):
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
         """What ``--pretrained`` sets of the configuration. Refuses another vocabulary than the folder's."""
         check_dictionary(folder, dictionary)
-        return read_sizes(folder)
+        sizes = read_sizes(folder)
+        check_weights(folder, sizes, len(dictionary))
+        return sizes
 
     def load_pretrained(self, folder: str):
         """Load the weights of ``--pretrained``."""

@@ -10,7 +10,7 @@ Dimensions are those of ``models/encoder.py``.
 
 import re
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,8 @@ class SelfAttention(Attention):
             mask: True at real positions, *Shape:* (B, 1, 1, L).
             shape: (B, L) of the padded batch.
         """
-        return self._attend(x, *self._split(self.qkv(x), index, shape), mask, index)
+        query, key, value = self._split(self.qkv(x), index, shape)
+        return self._attend(x, query, key, value, mask, index)
 
 
 class CrossAttention(Attention):
@@ -126,7 +127,8 @@ class CrossAttention(Attention):
 
     def keys_values(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Of the encoder's last hidden states, *Shapes:* (N, D), (N), (B, S) -> twice (B, H, S, d)."""
-        return self._split(self.key_value(source), index, shape)
+        key, value = self._split(self.key_value(source), index, shape)
+        return key, value
 
     def forward(
         self, x: Tensor, key: Tensor, value: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]
@@ -170,7 +172,7 @@ class Stack(nn.Module):
         super().__init__()
         self.positions = nn.Embedding(config.max_positions, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, decoder) for _ in range(layers))
+        self.layers: Any = nn.ModuleList(Layer(config, decoder) for _ in range(layers))
 
 
 class EncoderDecoder(TokenHead, nn.Module):
@@ -183,7 +185,8 @@ class EncoderDecoder(TokenHead, nn.Module):
         self.encoder = Stack(config, config.encoder_layers, decoder=False)
         self.decoder = Stack(config, config.decoder_layers, decoder=True)
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
-        self.output_weight = None  # of its own only where the embeddings' precision is not that of matrix products
+        # Of its own only where the embeddings' precision is not that of matrix products.
+        self.output_weight: nn.Parameter | None = None
         self.apply(initialise_as_bert)
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
@@ -267,13 +270,13 @@ def convert_mass(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """``EncoderDecoder``'s weights, but the length classifier's, from those that ``read_mass`` returns."""
     parts = {}
     for name, tensor in state.items():
-        side, layer, module, kind = re.fullmatch(r"(\w+)\.(layers\.\d+\.)?(.+)\.(\w+)", name).groups()
+        ((side, layer, module, kind),) = re.findall(r"^(\w+)\.(layers\.\d+\.)?(.+)\.(\w+)$", name)
         if module == "embed_tokens":
             parts["word_embeddings.weight"] = [tensor]
         elif module == "embed_positions":
             parts[f"{side}.positions.weight"] = [tensor[-MASS_POSITIONS:]]  # before them are unused ones
         else:
-            parts.setdefault(f"{side}.{layer or ''}{_NAMES[module]}.{kind}", []).append(tensor)
+            parts.setdefault(f"{side}.{layer}{_NAMES[module]}.{kind}", []).append(tensor)
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
@@ -281,8 +284,10 @@ def convert_mass(state: dict[str, Tensor]) -> dict[str, Tensor]:
 class NatMassModel(MistModel):
     """``MistModel`` over an ``EncoderDecoder``. Args: as there."""
 
+    encoder: EncoderDecoder  # type: ignore[assignment]
+
     @classmethod
-    def build_encoder(cls, cfg: NatMassConfig, vocab_size: int) -> EncoderDecoder:
+    def build_encoder(cls, cfg: NatMassConfig, vocab_size: int) -> EncoderDecoder:  # type: ignore[override]
         """The encoder-decoder with the sizes of *cfg*."""
         return EncoderDecoder(
             EncoderDecoderConfig(

@@ -5,7 +5,6 @@ A folder is what Hugging Face's ``save_pretrained`` writes: ``config.json``, ``v
 """
 
 import logging
-import pickle
 import re
 from pathlib import Path
 
@@ -14,7 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mist_fairseq.checkpoints import load_torch_file
+from mist_fairseq.checksums import check_sums
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.models.sizes import check_size
 from mist_fairseq.output import read_json
 
 logger = logging.getLogger(__name__)
@@ -67,20 +69,46 @@ def read_sizes(folder: str) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
     config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {type(config).__name__}, expected the settings of a model by their names")
     if config.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"{path}: hidden_act is {config['hidden_act']!r}, and only 'gelu' (BERT's) is supported")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"{path}: position_embedding_type is {config['position_embedding_type']!r}, not 'absolute'")
     sizes = {}
     for theirs, ours in _SIZES.items():
-        value = config.get(theirs)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{path}: {theirs} is {value!r}, expected a positive whole number")
-        sizes[ours] = value
+        sizes[ours] = _whole_number(config.get(theirs), theirs, path, 1)
     for theirs, ours in _OPTIONAL.items():
         if config.get(theirs) is not None:
-            sizes[ours] = int(config[theirs])
+            sizes[ours] = _whole_number(config[theirs], theirs, path, 0)
     return sizes
+
+
+def _whole_number(value, name: str, path: Path, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{path}: {name} is {value!r}, expected a whole number of at least {least}")
+    return value
+
+
+def check_weights(folder: str, sizes: dict[str, int], vocab_size: int):
+    """Refuse damaged files, and a ``config.json`` of a far bigger model than the weights beside it.
+
+    Before memory is taken for the model. What is damaged is seen where ``SHA256SUMS`` is in the folder, which
+    ``scripts/get_pretrained.py`` writes.
+
+    Args:
+        folder: with the weights.
+        sizes: of ``read_sizes``.
+        vocab_size: V.
+
+    Raises:
+        FileNotFoundError: there is no weights file.
+        ValueError: a file is damaged, or the model is bigger than its file even if each number takes but two bytes.
+    """
+    weights = find_weights(folder)
+    named = [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
+    check_sums(folder, [*named, weights.name], "fetch it again")
+    check_size(sizes, weights.stat().st_size // 2, str(Path(folder) / "config.json"), vocab_size)
 
 
 def check_dictionary(folder: str, dictionary: TokenizerDictionary):
@@ -176,12 +204,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it is damaged or holds something else than a dictionary of tensors.
     """
-    try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is damaged or is no file of plain tensors: {reason}") from error
+    if path.suffix == ".safetensors":
+        try:
+            state = load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
+    else:
+        state = load_torch_file(path)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):

@@ -10,7 +10,7 @@ import logging
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers, right_padded
-from mist_fairseq.models.pretrained import find_weights, read_weights
+from mist_fairseq.models.pretrained import check_weights, find_weights, read_weights
+from mist_fairseq.models.sizes import prophetnet_sizes
 from mist_fairseq.output import read_json
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class ProphetNetModel(BaseFairseqModel):
 
     def __init__(self, huggingface: nn.Module):
         super().__init__()
-        self.huggingface = huggingface
-        for layer in huggingface.prophetnet.decoder.layers:
+        self.huggingface: Any = huggingface
+        for layer in self.huggingface.prophetnet.decoder.layers:
             attention = layer.self_attn
             attention.get_predict_relative_pos_embeddings = types.MethodType(_relative_position_bias, attention)
 
@@ -195,8 +196,9 @@ def _read_config(folder: str, dictionary):
     if not path.is_file():
         raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
     values = read_json(path)
-    if values.get("model_type") != "prophetnet":
-        raise ValueError(f"{path}: model_type is {values.get('model_type')!r}, expected 'prophetnet'")
+    kind = values.get("model_type") if isinstance(values, dict) else values
+    if kind != "prophetnet":
+        raise ValueError(f"{path}: model_type is {kind!r}, expected 'prophetnet'")
     vocabularies = [Path(folder) / name for name in ("prophetnet.tokenizer", "vocab.txt")]
     found = next((file for file in vocabularies if file.is_file()), None)
     if found is None:
@@ -210,6 +212,7 @@ def _read_config(folder: str, dictionary):
     for name, expected in {"vocab_size": len(dictionary), **_ids(dictionary)}.items():
         if getattr(config, name) != expected:
             raise ValueError(f"{path}: {name} is {getattr(config, name)}, but by {found} it is {expected}")
+    check_weights(folder, prophetnet_sizes(config.to_dict()), len(dictionary))
     return config
 
 

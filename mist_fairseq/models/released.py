@@ -7,6 +7,7 @@ length classes mean what ours do: the number of target tokens, the final [SEP] c
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from fairseq.dataclass.configs import FairseqConfig
@@ -17,6 +18,7 @@ from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.export.checkpoint import untrained_state
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 from mist_fairseq.models.pretrained import convert_state, load_state, read_sizes, read_weights
+from mist_fairseq.models.sizes import check_size
 from mist_fairseq.output import whole_file
 from mist_fairseq.tasks.mist import MistTaskConfig
 
@@ -54,15 +56,17 @@ def convert_checkpoint(
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there or no file")
     dictionary = load_dictionary(str(Path(config) / "vocab.txt"))
-    cfg = _configuration(read_sizes(config), max_source, max_target)
+    sizes = read_sizes(config)
+    check_size(sizes, Path(checkpoint).stat().st_size // 2, str(Path(config) / "config.json"), len(dictionary))
+    cfg = _configuration(sizes, max_source, max_target)
     model = MistModel(cfg.model, dictionary, PositionLimits(max_source, max_target))
     model.check_limits()
     _load(model, read_weights(Path(checkpoint)), checkpoint)
     with whole_file(out) as partial:
         torch.save(_training_state(cfg, model), partial)
-    sizes = model.encoder.config
+    built = model.encoder.config
     return (
-        f"{out}: {sizes.layers} layers of {sizes.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
+        f"{out}: {built.layers} layers of {built.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
         f"{max_source} source and {max_target} target tokens"
     )
 
@@ -70,7 +74,8 @@ def convert_checkpoint(
 def _configuration(sizes: dict[str, int], max_source: int, max_target: int) -> DictConfig:
     """fairseq's whole configuration with this model and task."""
     task = MistTaskConfig(max_source_positions=max_source, max_target_positions=max_target)
-    config = FairseqConfig(model=MistConfig(**{**sizes, **_AS_RELEASED}), task=task)
+    given: dict[str, Any] = {**sizes, **_AS_RELEASED}
+    config = FairseqConfig(model=MistConfig(**given), task=task)
     config.model._name, config.task._name = "mist", "mist"
     return OmegaConf.structured(config)
 

@@ -82,4 +82,5 @@ class Linear(nn.Linear):
     """With ``linear``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, *Shapes:* (..., in) -> (..., out)."""
         return linear(x, self.weight, self.bias, self.training)

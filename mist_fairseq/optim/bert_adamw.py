@@ -1,8 +1,8 @@
 """AdamW with weight decay on matrices only, as BERT is fine-tuned."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import List
+from typing import Any, List
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -39,7 +39,7 @@ class BertAdamW(FairseqOptimizer):
                 "bert_adamw got flattened parameters and cannot tell matrices from biases: use --precision bf16 "
                 "instead of --fp16, or add --fp16-no-flatten-grads"
             )
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, fused=True, **self.optimizer_config)
 
     @property
@@ -47,7 +47,7 @@ class BertAdamW(FairseqOptimizer):
         """What the command line sets, for every group that does not say otherwise."""
         lr = self.cfg.lr
         return {
-            "lr": lr[0] if isinstance(lr, Collection) else lr,
+            "lr": lr[0] if isinstance(lr, Sequence) else lr,
             "betas": (self.cfg.adam_beta1, self.cfg.adam_beta2),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,

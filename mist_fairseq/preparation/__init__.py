@@ -1,0 +1,1 @@
+"""Public data sets to the files that training reads."""

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from mist_fairseq.data.dictionary import SEP
+from mist_fairseq.data.tokenizer import SEP
 
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
@@ -98,7 +98,8 @@ class PairFiles:
 
     def __init__(self, folder: Path):
         self.kept = dict.fromkeys(SPLITS, 0)
-        self.skipped, self.remarks = Counter(), Counter()
+        self.skipped: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
         with ExitStack() as stack:
             self._files = {
                 split: [

@@ -97,7 +97,8 @@ def assign_splits(
 
 def _connected(pairs: Iterable[tuple[int, int]]) -> list[array]:
     """Indices of the pairs by connected component, in the order of first occurrence."""
-    parent, firsts, groups = {}, array("Q"), {}
+    parent: dict[int, int] = {}
+    firsts, groups = array("Q"), dict[int, array]()
 
     def root(question: int) -> int:
         while parent[question] != question:
@@ -158,7 +159,7 @@ def read_rows(path: str, skipped: Counter) -> Iterator[list[str]]:
 
 def _row_lines(lines: Iterable[str]) -> Iterator[list[str]]:
     """Yield the lines of one row at a time, or more if they do not look like rows."""
-    group = []
+    group: list[str] = []
     for line in lines:
         if group and (_ROW_START.match(line) or len(group) == _MAX_ROW_LINES):
             yield group

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import ijson
 
-from mist_fairseq.data.dictionary import SEP
+from mist_fairseq.data.tokenizer import SEP
 from mist_fairseq.preparation.files import PairFiles, Skipped, one_line, open_text, progress, read_lines, text_of
 
 
@@ -69,7 +69,7 @@ def read_split_lists(paths: Sequence[str]) -> dict[str, str]:
         paths = [str(Path(paths[0]) / f"doclist-{name}.txt") for name in ("train", "dev", "test")]
     if len(paths) != 3:
         raise ValueError(f"--split-lists got {len(paths)} paths, expected one folder or three files: train, dev, test")
-    listed = {}
+    listed: dict[str, str] = {}
     for split, path in zip(("train", "valid", "test"), paths):
         for line in read_lines(path):
             title = title_key(line)
@@ -102,7 +102,9 @@ def read_articles(path: str) -> Iterator[dict]:
     number = 0
     with open_text(path) as file:
         try:
-            for article in progress(ijson.items(_Bytes(file), "data.item"), path, "articles"):
+            # use_float: ijson's C code crashes on whole numbers of more digits than Python converts.
+            items = ijson.items(_Bytes(file), "data.item", use_float=True)
+            for article in progress(items, path, "articles"):
                 number += 1
                 yield article if isinstance(article, dict) else {}
         except ijson.JSONError as error:
@@ -140,8 +142,8 @@ def _pair(context: str, passage: str, question, remarks: Counter) -> tuple[str, 
         raise Skipped("malformed question")
     target = text_of(question.get("question"), "question")
     answers = question.get("answers")
-    answer = answers[0] if isinstance(answers, list) and answers else None
-    text = answer.get("text") if isinstance(answer, dict) else None
+    answer = answers[0] if isinstance(answers, list) and answers and isinstance(answers[0], dict) else {}
+    text = answer.get("text")
     if question.get("is_impossible") or not isinstance(text, str) or not one_line(text):
         raise Skipped("no answer")
     if text not in context:

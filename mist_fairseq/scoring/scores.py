@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import zip_longest
+from typing import Any
 
 from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.base import Metric
@@ -22,10 +24,10 @@ def _qg_bleu(order: int) -> BLEU:
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "sacrebleu": lambda: BLEU(lowercase=True),
-    **{f"bleu-{n}": lambda n=n: _qg_bleu(n) for n in (1, 2, 3, 4)},
+    **{f"bleu-{n}": partial(_qg_bleu, n) for n in (1, 2, 3, 4)},
     "meteor15": Meteor15,
     "rouge-l": RougeL,
-    **{f"rouge155-{kind[-1].lower()}": lambda kind=kind: Rouge155(kind) for kind in KINDS},
+    **{f"rouge155-{kind[-1].lower()}": partial(Rouge155, kind) for kind in KINDS},
 }
 RESAMPLES = 1000
 
@@ -125,7 +127,9 @@ def score(
     if protocol.group and sources is None:
         raise ValueError("outputs with equal sources are scored as one: the sources are needed")
 
-    groups = group_by_source(sources) if protocol.group else [[i] for i in range(len(references))]
+    groups = [[i] for i in range(len(references))]
+    if protocol.group and sources is not None:
+        groups = group_by_source(sources)
     ready, ready_references = {}, apply_steps(references, protocol.reference_steps)
     for name, outputs in systems.items():
         outputs = apply_steps(outputs, protocol.steps)
@@ -157,6 +161,7 @@ def _score(
 ):
     """One metric of all systems, into *results*."""
     metric = METRICS[name]()
+    found: list[Any]
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
@@ -185,8 +190,9 @@ def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
     names = list(results)
     width = max(24, *(len(name) + 2 for name in names))
     lines = [f"{'':<12}" + "".join(f"{name:>{width}}" for name in names)]
-    for metric in metrics:
-        lines.append(f"{metric:<12}" + "".join(f"{_cell(results[name], metric):>{width}}" for name in names))
+    lines += [
+        f"{metric:<12}" + "".join(f"{_cell(results[name], metric):>{width}}" for name in names) for metric in metrics
+    ]
     lines.append(f"{'texts':<12}" + "".join(f"{results[name].segments:>{width},}" for name in names))
     signatures = next(iter(results.values())).signatures
     lines += [f"{metric}: {signatures[metric]}" for metric in metrics if metric in signatures]

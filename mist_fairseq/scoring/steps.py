@@ -6,6 +6,7 @@ Quora into the Penn Treebank's, which the question-generation script expects, fo
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _WORD = re.compile(r"-[lr][rsc]b-|``|''|[^\W_]+|[^\w\s]|_", re.IGNORECASE)
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
@@ -16,7 +17,7 @@ def _join(match: re.Match) -> str:
     return match[0].replace(" ", "")
 
 
-_PENN = [
+_PENN: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"(?<!\S)(\S*)n ' t(?!\S)"), r"\1 n't"),
     (re.compile(r"(?<!\S)' (?:s|d|m|ll|re|ve)(?!\S)"), _join),
     (re.compile(r"(?<!\S)(?:\. \. \.|- -)(?!\S)"), _join),
@@ -54,7 +55,7 @@ def rejoin_quora(text: str) -> str:
     """
     for pattern, replacement in _PENN:
         text = pattern.sub(replacement, text)
-    tokens, quoted = [], {mark: False for mark in _QUOTES}
+    tokens, quoted = [], dict.fromkeys(_QUOTES, False)
     for token in text.split():
         for mark, (opening, _) in _QUOTES.items():
             if token in (mark, opening):

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 import mist_fairseq
 from mist_fairseq.serve.batching import Batcher, ModelError, Unavailable
@@ -40,14 +41,14 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         limits: what requests may ask for.
     """
     limits = limits or Limits()
+    metrics = Metrics(lambda: len(batcher), lambda: batcher.running)
     batcher = Batcher(
         generator.generate_sources,
         max_batch=limits.max_batch,
         max_wait=limits.max_wait / 1000,
         max_queue=limits.max_queue,
-        observe=lambda texts, seconds: metrics.batch(texts, seconds),
+        observe=metrics.batch,
     )
-    metrics = Metrics(lambda: len(batcher), lambda: batcher.running)
     page = importlib.resources.files("mist_fairseq.serve").joinpath("page.html").read_text(encoding="utf-8")
 
     @contextlib.asynccontextmanager
@@ -104,6 +105,16 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         found = [[answer(output, body.details) for output in ranked] for ranked in outputs]
         return JSONResponse({"id": body.id, "outputs": found})
 
+    _answer_errors(app)
+    paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
+    app.add_middleware(Body, path="/generate", limits=limits, batcher=batcher)
+    app.add_middleware(Outermost, metrics=metrics, paths=paths, policy=_policy(page), batcher=batcher)
+    return app
+
+
+def _answer_errors(app: FastAPI):
+    """Make every error an answer of the same form."""
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_, problem: RequestValidationError) -> Response:
         return error(*explain(problem))
@@ -125,11 +136,6 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
     @app.exception_handler(Exception)
     async def broken(*_) -> Response:
         return error(500, "an error inside the server; its log says which")
-
-    paths = frozenset(route.path for route in app.routes)
-    app.add_middleware(Body, path="/generate", limits=limits, batcher=batcher)
-    app.add_middleware(Outermost, metrics=metrics, paths=paths, policy=_policy(page), batcher=batcher)
-    return app
 
 
 def check(body: GenerateRequest, limits: Limits) -> int:
@@ -194,7 +200,7 @@ def _policy(page: str) -> str:
     """A Content-Security-Policy under which only the page's own script and style run."""
     allowed = {}
     for element in ("script", "style"):
-        content = re.search(f"<{element}>(.*?)</{element}>", page, flags=re.DOTALL).group(1)
+        (content,) = re.findall(f"<{element}>(.*?)</{element}>", page, flags=re.DOTALL)
         digest = hashlib.sha256(content.encode("utf-8")).digest()
         allowed[element] = f"{element}-src 'sha256-{base64.b64encode(digest).decode()}'"
     return "; ".join(

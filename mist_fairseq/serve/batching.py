@@ -164,7 +164,7 @@ class Batcher:
         return oldest.arrived + self.max_wait - asyncio.get_running_loop().time()
 
     def _capacity(self, item: _Item) -> int:
-        return max(1, self.max_batch // item.decoding.length_beam)
+        return max(1, self.max_batch // item.decoding.width)
 
     def _take(self) -> list[_Item]:
         oldest = self._queue[0]

@@ -10,6 +10,7 @@ import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mist_fairseq.serve.limits import Limits, option
 from mist_fairseq.text_generator import TextGenerator
@@ -46,21 +47,21 @@ def load_generator(
         settings = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{config} is no JSON: {error}") from error
-    options = {"precision": precision, "accelerate": accelerate, "threads": threads}
-    options = {name: value for name, value in options.items() if value is not None}
+    given = {"precision": precision, "accelerate": accelerate}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(settings, dict) and settings.get("format") == "onnx":
         if accelerate is not None:
             raise ValueError(f"--accelerate {accelerate} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.onnx_runtime import OnnxGenerator
 
-        return OnnxGenerator.from_pretrained(folder, **options)
+        return OnnxGenerator.from_pretrained(str(folder), threads=threads, **options)
     from mist_fairseq import MistGenerator
 
-    if options.pop("threads", None) is not None:
+    if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    return MistGenerator.from_pretrained(folder, **options)
+    return MistGenerator.from_pretrained(str(folder), **options)
 
 
 class Server(uvicorn.Server):
@@ -81,18 +82,20 @@ class Server(uvicorn.Server):
                 ws="none",
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE,
-                timeout_graceful_shutdown=limits.max_shutdown,
+                timeout_graceful_shutdown=limits.max_shutdown,  # type: ignore[arg-type] # fractions work, too
             )
         )
         self._batcher = app.state.batcher
 
     async def startup(self, sockets: list[socket.socket] | None = None):
+        """Listen, and say where."""
         await super().startup(sockets)
         for each in sockets or []:
             host, port = each.getsockname()[:2]
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, _):
+        """Take no more requests; the second time, end."""
         if self.should_exit:
             os._exit(128 + sig)
         self.should_exit = True

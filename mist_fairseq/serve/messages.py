@@ -70,7 +70,9 @@ class GenerateRequest(BaseModel):
 
     def all_texts(self) -> list[str | list[str]]:
         """Whichever way they were given."""
-        return [self.text] if self.texts is None else self.texts
+        if self.texts is not None:
+            return self.texts
+        return [] if self.text is None else [self.text]
 
     def name(self, i: int) -> str:
         """How the request calls one of them."""

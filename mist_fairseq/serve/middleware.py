@@ -41,6 +41,7 @@ class Body:
         self.app, self.path, self.limits, self.batcher = app, path, limits, batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
+        """Answer a request."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return
@@ -99,6 +100,7 @@ class Outermost:
         self.app, self.metrics, self.paths, self.policy, self.batcher = app, metrics, paths, policy, batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
+        """Answer a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

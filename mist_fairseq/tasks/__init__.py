@@ -1,0 +1,1 @@
+"""fairseq tasks over raw text."""

@@ -16,11 +16,14 @@ from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.data.fairseq_lines import install_interactive
 from mist_fairseq.engines import ACCELERATE
 from mist_fairseq.export.folder import is_released, load_released, released_sizes
 from mist_fairseq.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, PositionLimits
 from mist_fairseq.scoring.rouge_l import rouge_l
+from mist_fairseq.tasks.finite import StopsAtNaN
+from mist_fairseq.tasks.shards import CountsAllBatches
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 from mist_fairseq.text_generator import DECODINGS
 
@@ -49,7 +52,7 @@ class MistTaskConfig(FairseqDataclass):
             "generation with ONNX Runtime"
         },
     )
-    accelerate: ChoiceEnum(ACCELERATE) = field(
+    accelerate: ChoiceEnum(ACCELERATE) = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
             "help": "what runs the model in generation: none is PyTorch as it is; auto is onnxruntime on a CPU where "
@@ -62,7 +65,9 @@ class MistTaskConfig(FairseqDataclass):
     eval_bleu: bool = field(default=False, metadata={"help": "validate with sacrebleu on generated text"})
     eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
-    decoding: ChoiceEnum(DECODINGS) = field(default="single-pass", metadata={"help": "how to generate"})
+    decoding: ChoiceEnum(DECODINGS) = field(  # type: ignore[valid-type]
+        default="single-pass", metadata={"help": "how to generate"}
+    )
     decoding_iterations: Optional[int] = field(
         default=None, metadata={"help": "passes over the target; by default 1 for single-pass, else 3"}
     )
@@ -77,7 +82,7 @@ class MistTaskConfig(FairseqDataclass):
 
 
 @register_task("mist", dataclass=MistTaskConfig)
-class MistTask(FairseqTask):
+class MistTask(StopsAtNaN, CountsAllBatches, FairseqTask):
     """Fine-tunes a BERT-like encoder for non-autoregressive generation, and generates with it.
 
     Args:
@@ -88,6 +93,7 @@ class MistTask(FairseqTask):
     def __init__(self, cfg: MistTaskConfig, dictionary: TokenizerDictionary):
         super().__init__(cfg)
         self.dictionary = dictionary
+        install_interactive()
         self.model = None
         for name in ("max_source_positions", "max_target_positions"):
             if cfg[name] < 3:
@@ -117,7 +123,8 @@ class MistTask(FairseqTask):
             load_dictionary(os.path.join(folder, f"dict.{lang}.txt")) for lang in (cfg.source_lang, cfg.target_lang)
         )
         if source != target:
-            raise ValueError(f"source and target of {folder} have different dictionaries: {PREPROCESS}")
+            names = f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt"
+            raise ValueError(f"{names} of {folder} differ. One is damaged, or {PREPROCESS}")
         logger.info("dictionary: %s types", f"{len(source):,}")
         return cls(cfg, source)
 
@@ -167,8 +174,8 @@ class MistTask(FairseqTask):
         sources, targets = dataset.truncated()
         if split == self.cfg.train_subset or sources or targets:
             logger.info(
-                f"{split}: {sources:,} of {len(dataset):,} sources are cut to {self.limits.source} tokens, "
-                f"{targets:,} targets to {self.limits.target} (for the loss only)"
+                "%s: %s of %s sources are cut to %d tokens, %s targets to %d (for the loss only)",
+                *(split, f"{sources:,}", f"{len(dataset):,}", self.limits.source, f"{targets:,}", self.limits.target),
             )
         self.datasets[split] = dataset
 

@@ -11,7 +11,10 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, Translat
 
 from mist_fairseq.data.dataset import AllBatches, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.data.fairseq_lines import install_interactive
+from mist_fairseq.tasks.finite import StopsAtNaN
 from mist_fairseq.tasks.mist import PREPROCESS
+from mist_fairseq.tasks.shards import CountsAllBatches
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 
 
@@ -37,15 +40,17 @@ class _Cut(BaseWrapperDataset):
         return np.minimum(self.dataset.sizes, self.limit)
 
 
-class _OverTokenizers:
+class _OverTokenizers(StopsAtNaN, CountsAllBatches):
     """What the two tasks change of fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
 
     _starts_with_bos: bool
 
     def __init__(self, cfg, src_dict: TokenizerDictionary, tgt_dict: TokenizerDictionary):
         if src_dict != tgt_dict:
-            raise ValueError(f"source and target of {cfg.data} have different dictionaries: {PREPROCESS}")
+            names = f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt"
+            raise ValueError(f"{names} of {cfg.data} differ. One is damaged, or {PREPROCESS}")
         super().__init__(cfg, src_dict, tgt_dict)
+        install_interactive()
         # fairseq saves it with each checkpoint.
         self.state.merge_state_dict({"dictionary": src_dict.fingerprint()})
 
@@ -76,10 +81,6 @@ class _OverTokenizers:
             ValueError: source and target have different numbers of lines.
         """
         source, target = load_pair(self.cfg, self.src_dict, split, epoch, combine)
-        if target is not None and len(source) != len(target):
-            source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
-            counts = f"{source_lang} has {len(source):,} lines and {target_lang} {len(target):,}"
-            raise ValueError(f"{split} of {self.cfg.data}: {counts}")
         source = _Cut(source, self.cfg.max_source_positions - self._starts_with_bos, self.src_dict.eos())
         if self._starts_with_bos:
             source = PrependTokenDataset(source, self.src_dict.bos())

@@ -131,7 +131,7 @@ def test_training(model, mixing, glancing, source, monkeypatch):
 def test_padding_does_not_count_in_training(model):
     alone = [training(model.encoder, [s], [t]) for s, t in ((9, 5), (4, 12), (9, 5))]
     assert training(model.encoder, [9, 4, 9], [5, 12, 5]) == sum(alone)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip"):
         training(model.encoder, [9, 4], [5])
 
 

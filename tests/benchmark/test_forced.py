@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mist_fairseq.benchmark.forced import force
+from mist_fairseq.benchmark.systems import _draw
 from tests.benchmark.helpers import BART, LEV, MIST, TRANSFORMER, entry, load
 
 TEN = {"iter_decode_max_iter": 9}
@@ -59,7 +60,7 @@ def test_refinement_takes_the_passes_that_are_prescribed(data, name):
     assert set(passes) == {5, 7}
     assert outputs(system, range(12))[1] == passes, "the passes of a sentence are always the same"
     alone = [outputs(system, [i])[1][0] for i in range(4)]
-    assert alone == [system._draw(i) for i in range(4)]
+    assert alone == [_draw(system.entry.passes, i) for i in range(4)]
 
 
 @pytest.mark.parametrize("name", ["inat", "levt", "insertion"])

@@ -10,7 +10,7 @@ from mist_fairseq.data.dictionary import SentencePieceDictionary, WordPieceDicti
 from mist_fairseq.export.folder import is_released, load_folder, load_released, read_config, released_sizes, save_folder
 from mist_fairseq.models.mist import MistModel, PositionLimits
 from mist_fairseq.models.nat_mass import NatMassModel
-from tests.helpers import WORDS, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
+from tests.helpers import WORDS, renew_sums, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
 from tests.models.test_nat_mass import build as nat_mass
 from tests.models.test_nat_mass import config as nat_mass_config
 
@@ -68,7 +68,7 @@ def test_files_are_not_overwritten_unasked(folder):
     assert torch.equal(load_folder(str(folder)).encoder.head.bias, tiny_model(seed=1).encoder.head.bias)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "dict.txt"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "dict.txt", "SHA256SUMS"])
 def test_a_missing_file_is_told(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {name}: export the model again"):
@@ -129,12 +129,15 @@ def test_damaged_weights_are_refused(folder):
     whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 100 + whole[100:]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
-            load_folder(str(folder))
+        for message in ("is damaged or not the one that SHA256SUMS", "is damaged: "):
+            with pytest.raises(ValueError, match=rf"model.safetensors {message}"):
+                load_folder(str(folder))
+            renew_sums(folder)
 
 
 def test_weights_of_another_vocabulary_are_refused(folder):
     another_dictionary().save(folder / "dict.txt")
+    renew_sums(folder)
     with pytest.raises(ValueError, match="was trained with another vocabulary than that of dict.txt beside it"):
         load_folder(str(folder))
 
@@ -143,6 +146,7 @@ def test_a_surplus_weight_is_refused(folder):
     path = folder / "model.safetensors"
     state = load_file(path)
     save_file({**state, "extra": torch.zeros(2)}, path)
+    renew_sums(folder)
     with pytest.raises(ValueError, match=r"extra has shape \(2,\), config.json asks for None"):
         load_folder(str(folder))
 

@@ -20,7 +20,7 @@ from tests.helpers import decode, encode, tiny_model
 from tests.models.test_nat_mass import build as nat_mass
 
 PASSES = ["source.onnx", "target.onnx", "source.int8.onnx", "target.int8.onnx"]
-FILES = [*PASSES, "dict.txt", "config.json"]
+FILES = [*PASSES, "dict.txt", "config.json", "SHA256SUMS"]
 
 
 def session(path):
@@ -205,7 +205,7 @@ def test_overwrites_only_when_told_and_nothing_else(dictionary, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     save_onnx(tiny_model(dictionary), str(tmp_path))
     with pytest.raises(
-        FileExistsError, match=r"has config.json, source.onnx, .*dict.txt already: choose another folder"
+        FileExistsError, match=r"has config.json, source.onnx, .*SHA256SUMS already: choose another folder"
     ):
         save_onnx(tiny_model(dictionary, seed=1), str(tmp_path))
     OnnxGenerator.from_pretrained(str(tmp_path))

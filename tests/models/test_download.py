@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 
 import pytest
 
@@ -29,7 +30,15 @@ def test_a_filled_folder_is_checked(tmp_path):
         get_pretrained("bert-base", str(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 12, "hidden_size": 768}))
-    assert "weights in model.safetensors" in get_pretrained("bert-base", str(folder))
+    whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        get_pretrained("bert-base", str(folder))
+    assert not (folder / "SHA256SUMS").exists()
+    (folder / "model.safetensors").write_bytes(whole)
+    for _ in range(2):
+        assert "weights in model.safetensors" in get_pretrained("bert-base", str(folder))
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+    (folder / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         get_pretrained("bert-base", str(folder))

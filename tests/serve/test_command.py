@@ -161,9 +161,9 @@ def test_the_last_answer_says_that_its_connection_ends():
 
 
 def error_of(*arguments) -> str:
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
-    return str(exit.value.code)
+    return str(ended.value.code)
 
 
 def test_a_port_in_use():

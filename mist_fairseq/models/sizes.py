@@ -1,0 +1,73 @@
+"""How big a model's configuration says that it is, compared with the file of its weights before any memory is taken."""
+
+from collections.abc import Mapping
+
+# Beside four times the weights of the file, for what it may lack: heads, a length classifier, layers left out.
+_SLACK = 10_000_000
+
+
+def fewest_parameters(options: Mapping, vocab_size: int = 1) -> int:
+    """A lower bound of a transformer's parameters.
+
+    Args:
+        options: of a model, under fairseq's names (``encoder_layers``, ``decoder_ffn_embed_dim``, ...).
+        vocab_size: V.
+
+    Raises:
+        ValueError: a size is negative.
+    """
+
+    def size(name: str) -> int:
+        try:
+            value = int(options.get(name) or 0)
+        except (TypeError, ValueError, OverflowError):
+            return 0  # whoever builds the model will say so
+        if value < 0:
+            raise ValueError(f"{name} is {value}, expected a number from 0")
+        return value
+
+    total, rows = 0, sum(map(size, ("max_positions", "token_types", "length_classes")))
+    for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
+        width = size(f"{side}_embed_dim") or size("encoder_embed_dim")
+        layer = 4 * width**2 + 2 * width * size(f"{side}_ffn_embed_dim") + 1
+        learned = size(positions) if options.get(f"{side}_learned_pos") else 0
+        total += size(f"{side}_layers") * layer + (vocab_size + learned) * width
+    buckets = size("rel_pos_bins") * max(size("encoder_attention_heads"), 1)
+    return total + rows * size("encoder_embed_dim") + buckets
+
+
+def check_size(options: Mapping, available: int, source: str, vocab_size: int = 1):
+    """Refuse a configuration of a far bigger model than there are weights.
+
+    Args:
+        options: as of ``fewest_parameters``.
+        available: the number of weights.
+        source: the file, for messages.
+        vocab_size: V.
+
+    Raises:
+        ValueError: it is, or a size is negative.
+    """
+    try:
+        needed = fewest_parameters(options, vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    if needed > 4 * available + _SLACK:
+        raise ValueError(
+            f"{source}: its configuration is that of a model of at least {needed:,} weights, but there are "
+            f"{available:,}: the sizes are wrong or the weights belong to another model"
+        )
+
+
+def prophetnet_sizes(config: Mapping) -> dict:
+    """Hugging Face's configuration of a ProphetNet under fairseq's names, as far as it sets the number of weights."""
+    buckets = config.get("num_buckets", 32) * config.get("num_decoder_attention_heads", 16)
+    return {
+        "encoder_layers": config.get("num_encoder_layers", 12),
+        "decoder_layers": config.get("num_decoder_layers", 12),
+        "encoder_embed_dim": config.get("hidden_size", 1024),
+        "encoder_ffn_embed_dim": config.get("encoder_ffn_dim", 4096),
+        "decoder_ffn_embed_dim": config.get("decoder_ffn_dim", 4096),
+        "max_positions": config.get("max_position_embeddings", 512),
+        "token_types": config.get("ngram", 2) + buckets,
+    }

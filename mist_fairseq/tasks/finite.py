@@ -1,0 +1,65 @@
+"""Training stops at a loss or a gradient that is no number, before it is learnt, and says in which sentences."""
+
+import logging
+import math
+import sys
+
+import torch
+from torch import distributed
+
+logger = logging.getLogger(__name__)
+
+
+class StopsAtNaN:
+    """Mixed into a task, before its class.
+
+    fairseq itself stops at gradients that are not finite, without saying where they come from, and would learn from a
+    loss that is not while its gradients are. The losses are read where fairseq has just waited for the gradients' norm,
+    so this makes a GPU wait no second time.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._batches = []  # ids and loss of each batch that no update has learnt from yet
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
+        """Forward and backward of a batch. Args and result: as fairseq's."""
+        failure = sys.exception()
+        # Handling it, fairseq runs the batches of the update again, to log the first module with a NaN.
+        again = isinstance(failure, FloatingPointError)
+        if again and self._batches:
+            failure.args = (self._where(failure, update_num),)
+            logger.error(failure)
+            self._batches.clear()
+        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
+        if not again:
+            self._batches.append((sample["id"], result[0].detach()))
+        return result
+
+    def optimizer_step(self, optimizer, model, update_num):
+        """Learn from the gradients.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite; fairseq then goes on as with such gradients.
+        """
+        if not torch.stack([loss for _, loss in self._batches]).isfinite().all():
+            raise FloatingPointError("the loss is not finite")
+        self._batches.clear()
+        super().optimizer_step(optimizer, model, update_num)
+
+    def _where(self, failure: FloatingPointError, update_num: int) -> str:
+        """The message of *failure*, with the sentences."""
+        worker = f", worker {distributed.get_rank()}" if distributed.is_initialized() else ""
+        losses = [(sorted(ids.tolist()), float(loss)) for ids, loss in self._batches]
+        wrong = [(ids, loss) for ids, loss in losses if not math.isfinite(loss)]
+        if wrong:
+            found = "; ".join(f"the loss is {loss} in the batch of the sentences {ids}" for ids, loss in wrong)
+        else:
+            ids = [number for batch, _ in losses for number in batch]
+            found = f"the losses are finite, of the sentences {ids}"
+            if worker:
+                found += "; another worker's may not be"
+        return (
+            f"{failure} at update {update_num + 1}{worker}: {found} (lines of the training data, counted from 0). "
+            "Nothing of this update was learnt: look at the sentences, or lower --lr, and go on from checkpoint_last.pt"
+        )

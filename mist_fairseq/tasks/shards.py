@@ -1,0 +1,39 @@
+"""Training with several workers counts every sentence, also where a worker's last batch of an epoch is empty."""
+
+from functools import partial
+
+import torch
+
+
+class CountsAllBatches:
+    """Mixed into a task, before its class.
+
+    Where the batches of an epoch cannot be dealt out evenly, fairseq gives the last workers an empty one. A worker
+    whose update (``--update-freq``) ends with it then reports a sample size of zero, that of its other batches of the
+    update included, while their gradients count: the update is too large. So here no batch of the training is
+    empty; in place of one stands a sentence that counts as none.
+    """
+
+    def get_batch_iterator(self, dataset, *args, **kwargs):
+        """Batches of a data set. Args and result: as fairseq's."""
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if dataset is self.datasets.get(self.cfg.train_subset):
+            iterator.collate_fn = partial(_collate, dataset)
+        return iterator
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
+        """Forward and backward of a batch; one of no sentences leaves no trace. Args and result: as fairseq's."""
+        none = sample["nsentences"] == 0
+        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad or none, **kwargs)
+        if not none:
+            return result
+        loss, _, logging_output = result
+        return loss, 0, {key: _zero(value) for key, value in logging_output.items()}
+
+
+def _collate(dataset, samples: list) -> dict:
+    return dataset.collater(samples) if samples else {**dataset.collater([dataset[0]]), "nsentences": 0}
+
+
+def _zero(value):
+    return torch.zeros_like(value) if torch.is_tensor(value) else 0

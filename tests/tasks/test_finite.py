@@ -1,0 +1,110 @@
+"""One update of fairseq's Trainer at a time; tests/end_to_end/test_numbers.py runs fairseq-train."""
+
+import pytest
+import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
+
+from tests.helpers import batch
+from tests.tasks.test_mist import write_data
+
+SIZES = ["--encoder-layers", "1", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64"]
+SIZES += ["--encoder-attention-heads", "2", "--max-positions", "80"]
+TRAINING = ["--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "0.005", "--cpu", "--batch-size", "3"]
+LIMITS = ["--max-source-positions", "40", "--max-target-positions", "20"]
+
+
+@pytest.fixture
+def trainer(tmp_path) -> Trainer:
+    line = [str(write_data(tmp_path)), "--task", "mist", "--arch", "mist_tiny", *SIZES, *LIMITS, *TRAINING]
+    line += ["--save-dir", str(tmp_path)]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), line))
+    task = tasks.setup_task(cfg.task)
+    torch.manual_seed(0)
+    trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    trainer.lr_step_begin_epoch(1)
+    return trainer
+
+
+def batches(task, *numbers) -> list[dict]:
+    """Of three sentences each, with these numbers."""
+    made = []
+    for ids in numbers:
+        made.append(batch([5, 9, 7], [3, 6, 4], task.dictionary, seed=ids[0]))
+        made[-1]["id"] = made[-1]["net_input"]["ids"] = torch.tensor(ids)
+    return made
+
+
+def parameters(trainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def check_stops(trainer, samples, folder, message):
+    """At the second update, with parameters as they are after the first, and crash.pt holds them."""
+    before = parameters(trainer)
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train_step(samples)
+    assert trainer.get_num_updates() == 1
+    assert all(torch.equal(*pair) for pair in zip(parameters(trainer), before, strict=True))
+    crash = torch.load(folder / "crash.pt", weights_only=True)["model"]
+    assert all(torch.equal(crash[name], value) for name, value in trainer.model.state_dict().items())
+
+
+def with_loss(monkeypatch, trainer, change):
+    """A criterion whose loss of the batch with sentence 8 is changed."""
+    original = type(trainer.criterion).forward
+
+    def forward(self, model, sample, reduce=True):
+        loss, size, log = original(self, model, sample)
+        return change(loss) if 8 in sample["id"] else loss, size, log
+
+    monkeypatch.setattr(type(trainer.criterion), "forward", forward)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_wrong_loss_with_finite_gradients(trainer, tmp_path, monkeypatch, value):
+    """fairseq would learn on. The same batch alone, and as the second of three for one update."""
+    one, bad, two = batches(trainer.task, [4, 1, 9], [8, 2, 6], [0, 3, 5])
+    with_loss(monkeypatch, trainer, lambda loss: loss + float(value))
+    trainer.train_step([one, two])
+    message = rf"^the loss is not finite at update 2: the loss is {value} in the batch of the sentences \[2, 6, 8\] "
+    for samples in ([one, bad, two], [bad]):
+        check_stops(trainer, samples, tmp_path, message)
+
+
+def test_wrong_gradients_with_a_finite_loss(trainer, tmp_path, monkeypatch):
+    """It cannot be told which batch of an update they come from."""
+    one, bad = batches(trainer.task, [4, 1, 9], [8, 2, 6])
+    trainer.train_step([one])
+
+    def spoil(loss):
+        loss = loss.clone()
+        loss.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+
+    with_loss(monkeypatch, trainer, spoil)
+    message = r"^gradients are Nan/Inf at update 2: the losses are finite, of the sentences \[1, 4, 9, 2, 6, 8\] "
+    check_stops(trainer, [one, bad], tmp_path, message)
+
+
+def test_training_goes_on_after_all_finite_updates(trainer, tmp_path, monkeypatch, caplog):
+    """A failed update leaves nothing behind: whoever catches the error can go on with other batches."""
+    one, bad = batches(trainer.task, [4, 1, 9], [8, 2, 6])
+    with_loss(monkeypatch, trainer, lambda loss: loss * float("nan"))
+    trainer.train_step([one])
+    check_stops(trainer, [bad], tmp_path, r"the loss is nan in the batch of the sentences \[2, 6, 8\] ")
+    assert [record.message for record in caplog.records if "[2, 6, 8]" in record.message] != []  # in --log-file
+    before = parameters(trainer)
+    trainer.train_step([one])
+    assert trainer.get_num_updates() == 2 and not torch.equal(before[0], parameters(trainer)[0])
+
+
+def test_a_skipped_update_with_a_wrong_loss_stops_the_next(trainer, tmp_path, monkeypatch):
+    """fairseq skips updates whose gradients overflow with --fp16, and says nothing of their loss."""
+    one, bad = batches(trainer.task, [4, 1, 9], [8, 2, 6])
+    with_loss(monkeypatch, trainer, lambda loss: loss * float("nan"))
+    trainer.train_step([one])
+    trainer.task.train_step(bad, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates())
+    trainer.zero_grad()
+    check_stops(trainer, [one], tmp_path, r"the loss is nan in the batch of the sentences \[2, 6, 8\] ")
