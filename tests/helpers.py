@@ -2,9 +2,12 @@
 
 import json
 import string
+from argparse import Namespace
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from mist_fairseq.checksums import SUMS, write_sums
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
@@ -117,6 +120,21 @@ def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
             **indices(src_lengths, lengths),
         },
     }
+
+
+def plain(value):
+    """Something that can be compared by ==."""
+    if isinstance(value, Tensor):
+        return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
+    if isinstance(value, DictConfig):
+        return OmegaConf.to_container(value)
+    if isinstance(value, Namespace):
+        return plain(vars(value))
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value
 
 
 BERT_CONFIG = dict(

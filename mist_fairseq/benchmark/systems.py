@@ -113,7 +113,10 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
         if not isinstance(given, dict):
             raise ValueError(f"{path}: a system is {given!r}, expected name, path and the like")
         _check_keys(given, keys, f"{path}: system {given.get('name')!r}")
-        entries.append(Entry(**{"name": "", "data": common.get("data", ""), **given, "folder": str(path.parent)}))
+        try:
+            entries.append(Entry(**{"name": "", "data": common.get("data", ""), **given, "folder": str(path.parent)}))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     check_names(entries, str(path))
     named = {key: str(path.parent / str(common[key])) for key in ("reference", "source") if common.get(key)}
     return entries, common | named

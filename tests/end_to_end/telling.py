@@ -1,9 +1,10 @@
 """fairseq-train that tells what its worker did: ``python -m tests.end_to_end.telling FOLDER`` and fairseq's options.
 
 FOLDER/RANK.pt gets its sentences, its glancing noise and the gradients it learnt from, of each update, then the last
-parameters and how often it wrote a checkpoint. ``MISHAP="RANK UPDATE WHAT"`` lets something happen to a worker before it takes part in an update: ``pause``
-writes FOLDER/paused and waits for ever, ``nan`` makes its weights NaN, ``raise`` raises an exception. FOLDER/RANK.pid is
-the worker's process. ``SPAWN=1`` lets fairseq start the workers by itself, as it does for GPUs.
+parameters and how often it wrote a checkpoint; FOLDER/RANK.pid has its process. ``MISHAP="RANK UPDATE WHAT"`` lets
+something happen to a worker before it takes part in an update: ``pause`` writes FOLDER/paused and waits for ever,
+``nan`` makes its weights NaN, ``raise`` raises an exception. With ``SPAWN=1`` fairseq starts the workers by itself, as
+it does for GPUs.
 """
 
 import os

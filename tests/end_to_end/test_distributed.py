@@ -25,6 +25,11 @@ SHARED = ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--dis
 IN_ORDER = ["--curriculum", "99"]  # of source lengths, so that two batches in a row make one of twice the size
 
 
+def meet(folder: Path) -> list[str]:
+    """No port is taken that another test might have."""
+    return ["--distributed-init-method", f"file://{folder}/meeting"]
+
+
 class Workers:
     """fairseq-train in one process or two, started one by one as by hand. Leaving ends them."""
 
@@ -35,8 +40,7 @@ class Workers:
         for rank, log in enumerate(self.logs):
             line = ["tests.end_to_end.telling", folder, *options, *MODEL, *TRAINING, "--save-dir", folder]
             if number > 1:
-                meeting = ["--distributed-init-method", f"file://{folder}/meeting", "--distributed-no-spawn"]
-                line += [*SHARED, *meeting, "--distributed-rank", rank]
+                line += [*SHARED, *meet(folder), "--distributed-no-spawn", "--distributed-rank", rank]
             self.processes.append(
                 start_module(list(map(str, line)), str(ROOT), {**ENVIRONMENT, **environment}, str(log))
             )
@@ -106,7 +110,7 @@ def test_two_workers_glance_as_one(data, tmp_path):
         assert not a["noise"].keys() & b["noise"].keys()
         found = a["noise"] | b["noise"]
         assert {int(noise[0]) for noise in found.values()} == {int(noise[0]) for noise in c["noise"].values()}
-        assert len({int(noise[0]) for noise in found.values()}) == len(found) > 12
+        assert len({int(noise[0]) for noise in found.values()}) == len(found) > 6
         for sentence, noise in c["noise"].items():
             size = min(len(noise), len(found[sentence]))  # as long as the longest target of the batch
             assert torch.equal(noise[:size], found[sentence][:size])
@@ -119,14 +123,12 @@ def test_two_workers_glance_as_one(data, tmp_path):
 # -- the end of a worker ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_ends_the_other(data, tmp_path, victim):
-    with Workers(tmp_path / "run", 2, data, "--batch-size", "8", MISHAP=f"{victim} 3 pause") as workers:
+def test_a_killed_worker_ends_the_other(data, tmp_path):
+    with Workers(tmp_path / "run", 2, data, "--batch-size", "8", MISHAP="0 3 pause") as workers:
         wait_until((tmp_path / "run" / "paused").exists)
-        workers.processes[victim].kill()
-        statuses = workers.end(60)
-        assert (statuses[victim], statuses[1 - victim]) == (-signal.SIGKILL, 1), workers.printed()
-    assert "Connection closed by peer" in workers.logs[1 - victim].read_text()
+        workers.processes[0].kill()
+        assert workers.end(60) == [-signal.SIGKILL, 1], workers.printed()
+    assert "RuntimeError: [" in workers.logs[1].read_text()  # from gloo's source, in words that vary
 
 
 def test_nan_of_one_worker_ends_all(data, tmp_path):
@@ -137,9 +139,8 @@ def test_nan_of_one_worker_ends_all(data, tmp_path):
 
 def test_a_killed_worker_ends_those_that_fairseq_started(data, tmp_path):
     folder = tmp_path / "run"
-    meeting = ["--distributed-init-method", f"file://{folder}/meeting"]
     spawning = {"SPAWN": "1", "MISHAP": "1 3 pause"}
-    with Workers(folder, 1, data, *SHARED, *meeting, "--batch-size", "8", **spawning) as parent:
+    with Workers(folder, 1, data, *SHARED, *meet(folder), "--batch-size", "8", **spawning) as parent:
         wait_until((folder / "paused").exists)
         first, second = processes(folder)
         os.kill(second, signal.SIGKILL)
@@ -164,17 +165,16 @@ def start_script(folder: Path, worker: str, *arguments, **environment) -> subpro
     return subprocess.Popen(list(map(str, line)), cwd=ROOT, env=environment, **pipes)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_ends_the_script(data, tmp_path, victim):
+def test_a_killed_worker_ends_the_script(data, tmp_path):
     worker = f'#!/bin/sh\nexec "{sys.executable}" -m tests.end_to_end.telling "$FOLDER" "$@"\n'
     arguments = [data, *MODEL, *TRAINING, "--batch-size", "8"]
-    process = start_script(tmp_path, worker, *arguments, MISHAP=f"{victim} 3 pause")
+    process = start_script(tmp_path, worker, *arguments, MISHAP="1 3 pause")
     wait_until((tmp_path / "paused").exists)
     workers = processes(tmp_path)
-    os.kill(workers[victim], signal.SIGKILL)
+    os.kill(workers[1], signal.SIGKILL)
     log, _ = process.communicate(timeout=60)  # its end is that of all who could still print
     assert process.returncode == 128 + signal.SIGKILL, log
-    assert f"error: worker {victim} ended with status 137: ending all" in log
+    assert "error: worker 1 ended with status 137: ending all" in log
     assert re.search(r"bsz=16\b.* num_updates=2\b", log)  # eight sentences from each worker
     assert "rank 1" in (tmp_path / "checkpoints" / "worker1.log").read_text()
     wait_until(lambda: not any(map(is_alive, workers)))
@@ -199,14 +199,19 @@ def test_the_script_ends_with_its_workers(tmp_path):
         assert printed.endswith(f" --distributed-world-size 3 --distributed-rank {rank}\n")
 
 
-def test_no_worker_outlives_the_script(tmp_path):
+@pytest.mark.parametrize("victim", ["first worker", "script"])
+def test_no_worker_is_left_behind(tmp_path, victim):
     process = start_script(tmp_path, STAND_IN, "DATA", SECONDS_OF_WORK="600")
     wait_until(lambda: all((tmp_path / f"{rank}.pid").exists() for rank in range(2)))
     workers = processes(tmp_path)
     assert all(map(is_alive, workers))
-    process.terminate()
+    if victim == "script":
+        process.terminate()
+    else:
+        os.kill(workers[0], signal.SIGKILL)
     log, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM and "error" not in log
+    assert process.returncode == 128 + (signal.SIGTERM if victim == "script" else signal.SIGKILL)
+    assert ("error: worker 0 ended with status 137: ending all" in log) == (victim != "script")
     wait_until(lambda: not any(map(is_alive, workers)))
 
 
@@ -215,7 +220,7 @@ def processes(folder: Path) -> list[int]:
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -3,17 +3,15 @@
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from mist_fairseq.evaluation import read_generation
-from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, run, start
+from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run, start
 
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -159,93 +157,3 @@ def test_shards_are_the_whole(averaged, data, text, tmp_path):
     printed = run("interactive", *common, "--input", source, "--buffer-size", "7", "--batch-size", "3")
     answers = re.findall(r"^D-(\d+)\t\S+\t(.*)$", printed, re.MULTILINE)
     assert answers == [(str(number), line) for number, line in enumerate(merged)]
-
-
-# -- several workers on the CPU -----------------------------------------------------------------------------------
-
-
-def start_workers(folder: Path, worker: str, *arguments) -> subprocess.Popen:
-    """Start scripts/train_cpu_workers.sh with an executable file of these contents for fairseq-train."""
-    command = folder / "bin" / "fairseq-train"
-    command.parent.mkdir()
-    command.write_text(worker)
-    command.chmod(0o755)
-    line = ["bash", "scripts/train_cpu_workers.sh", *arguments, "--save-dir", folder / "checkpoints"]
-    environment = {**ENVIRONMENT, "PATH": f"{command.parent}:{ENVIRONMENT['PATH']}", "FOLDER": str(folder)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(list(map(str, line)), cwd=ROOT, env=environment, **pipes)
-
-
-# fairseq-train that tells at the end what its worker had: the weights, and how often it wrote a checkpoint.
-TELLING = """
-import os, sys
-
-import torch
-from fairseq import checkpoint_utils, trainer
-from fairseq_cli import train
-
-trainers, saved = [], []
-build, save = trainer.Trainer.__init__, checkpoint_utils.torch_persistent_save
-trainer.Trainer.__init__ = lambda self, *given: (trainers.append(self), build(self, *given))[1]
-checkpoint_utils.torch_persistent_save = lambda state, *given, **how: (saved.append(0), save(state, *given, **how))[1]
-train.cli_main()
-told = {"model": trainers[0].model.state_dict(), "saved": len(saved)}
-torch.save(told, f"{os.environ['FOLDER']}/{sys.argv[sys.argv.index('--distributed-rank') + 1]}.pt")
-"""
-
-
-def test_two_workers_train_one_model(data, tmp_path):
-    (tmp_path / "telling.py").write_text(TELLING)
-    training = [data, "--user-dir", "mist_fairseq", "--task", "mist", "--arch", "mist_tiny", *SMALL, *LIMITS, *TRAINING]
-    training += ["--max-update", "6", "--no-epoch-checkpoints", "--disable-validation"]
-    worker = f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/telling.py" "$@"\n'
-    process = start_workers(tmp_path, worker, *training)
-    log, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    stored = last_state(tmp_path / "checkpoints")["model"]
-    for name, value in first["model"].items():
-        assert torch.equal(value, second["model"][name]) and torch.equal(value, stored[name]), name
-    assert (first["saved"] > 0, second["saved"]) == (True, 0)
-    assert re.search(r"num_updates=6\b", log) and "bsz=16" in log  # eight sentences from each worker
-    assert "rank 1" in (tmp_path / "checkpoints" / "worker1.log").read_text()
-
-
-# A worker that would never end by itself, even if the other one has died.
-ENDLESS = """#!/bin/sh
-for rank; do :; done
-echo $$ > "$FOLDER/$rank.tmp" && mv "$FOLDER/$rank.tmp" "$FOLDER/$rank.pid"
-exec sleep 600
-"""
-
-
-@pytest.mark.parametrize("victim", ["worker", "script"])
-def test_no_worker_is_left_behind(tmp_path, victim):
-    process = start_workers(tmp_path, ENDLESS, "DATA")
-    files = [tmp_path / f"{rank}.pid" for rank in range(2)]
-    wait_until(lambda: all(path.exists() for path in files))
-    workers = [int(path.read_text()) for path in files]
-    assert all(map(is_alive, workers))
-    if victim == "worker":
-        os.kill(workers[1], signal.SIGKILL)
-    else:
-        process.terminate()
-    log, _ = process.communicate(timeout=60)  # its end is that of all who could still print
-    assert process.returncode == 128 + (signal.SIGKILL if victim == "worker" else signal.SIGTERM)
-    assert ("error: worker 1 ended with status 137: ending all" in log) == (victim == "worker")
-    wait_until(lambda: not any(map(is_alive, workers)))
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -58,14 +58,14 @@ def tensors(value) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "task, system, weight",
+    "task, system, weight, together",
     [
-        ("mist", MIST, "encoder.word_embeddings.weight"),
-        ("mist_translation", BASELINE, "encoder.embed_tokens.weight"),
+        ("mist", MIST, "encoder.word_embeddings.weight", 1),
+        ("mist", MIST, "encoder.word_embeddings.weight", 2),
+        ("mist_translation", BASELINE, "encoder.embed_tokens.weight", 2),
     ],
-    ids=["mist", "baseline"],
+    ids=["mist", "mist, two batches", "baseline, two batches"],
 )
-@pytest.mark.parametrize("together", [1, 2])
 def test_a_nan_loss_stops_with_the_sentences_and_leaves_the_last_checkpoint(
     rare_data, tmp_path, task, system, weight, together
 ):

@@ -1,0 +1,181 @@
+"""Truncated, flipped, swapped: a damaged file is refused by its name, or what is read is right."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
+
+from mist_fairseq.benchmark.systems import read_entries
+from mist_fairseq.checksums import write_sums
+from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.export.folder import load_folder, save_folder
+from mist_fairseq.export.onnx_folder import save_onnx
+from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.pretrained import read_weights
+from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
+from tests.end_to_end.damage import damages, survive
+from tests.helpers import bert_state, plain, tiny_config, tiny_dictionary, tiny_model, tiny_vocab, write_bert_folder
+
+# -- checkpoints and weights --------------------------------------------------------------------------------------
+
+
+def test_checkpoints(trained, tmp_path):
+    path = Path(shutil.copy(trained[0], tmp_path / "checkpoint_last.pt"))
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    others = [(tmp_path / "other.pt").read_bytes(), b""]
+    assert survive(path, others, lambda: plain(checkpoint_utils.load_checkpoint_to_cpu(str(path)))) > 150
+
+
+def test_a_damaged_checkpoint_says_which_one_is_in_order(trained, tmp_path):
+    whole = trained[0].read_bytes()
+    (tmp_path / "checkpoint_last.pt").write_bytes(whole[:-9])
+    (tmp_path / "checkpoint_1_9.pt").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"checkpoint_last.pt is damaged .*; .*checkpoint_1_9.pt is in order"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
+
+
+def test_pretrained_weights_of_torch(tmp_path):
+    path = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())), safetensors=False) / "pytorch_model.bin"
+    assert survive(path, [b""], lambda: plain(read_weights(path))) > 150
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors", "SHA256SUMS"])
+def test_pretrained_folders(tmp_path, name):
+    """With the checksums that scripts/get_pretrained.py writes."""
+    folder = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())))
+    write_sums(folder, ["config.json", "vocab.txt", "model.safetensors"])
+    dictionary = load_dictionary(str(folder / "vocab.txt"))
+    other = write_bert_folder(tmp_path / "other", bert_state(len(tiny_vocab()), seed=1), vocab=tiny_vocab()[::-1])
+    write_sums(other, ["config.json", "vocab.txt", "model.safetensors"])
+
+    def load():
+        return MistModel.pretrained_sizes(str(folder), dictionary), plain(read_weights(folder / "model.safetensors"))
+
+    others = [] if name == "config.json" else [(other / name).read_bytes()]
+    assert survive(folder / name, others, load) > 150
+
+
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "model.safetensors", "SHA256SUMS"])
+def test_released_folders(tmp_path, name):
+    dictionary = tiny_dictionary()
+    for seed, folder in enumerate(("folder", "other")):
+        save_folder(tiny_model(dictionary, seed=seed), tiny_config(), str(tmp_path / folder), "")
+
+    def load():
+        model = load_folder(str(tmp_path / "folder"))
+        return plain(model.state_dict()), model.dictionary, model.limits
+
+    others = [(tmp_path / "other" / name).read_bytes()] if name in ("model.safetensors", "SHA256SUMS") else [b"{}"]
+    assert survive(tmp_path / "folder" / name, others, load) > 100
+
+
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "source.onnx", "target.onnx", "SHA256SUMS"])
+def test_onnx_folders(tmp_path, name):
+    dictionary = tiny_dictionary()
+    for seed, folder in enumerate(("folder", "other")):
+        save_onnx(tiny_model(dictionary, seed=seed), str(tmp_path / folder))
+
+    def load():
+        return OnnxGenerator.from_pretrained(str(tmp_path / "folder"), threads=1).generate(["how can i learn"])
+
+    others = [
+        (tmp_path / folder / other).read_bytes() for folder, other in (("other", name), ("folder", "config.json"))
+    ]
+    if name.endswith(".onnx"):
+        others += [path.read_bytes() for path in (tmp_path / "folder").glob("*.onnx") if path.name != name]
+    others = [data for data in others if data != (tmp_path / "folder" / name).read_bytes()]
+    assert survive(tmp_path / "folder" / name, others, load) > 100
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(data, tmp_path) -> Path:
+    return Path(shutil.copytree(data, tmp_path / "bin"))
+
+
+def read_data(folder: Path) -> tuple:
+    """The dictionary and all pairs, as a training gets them."""
+    config = MistTaskConfig(data=str(folder), train_subset="train", dataset_impl=None)
+    task = MistTask.setup_task(OmegaConf.structured(config))
+    task.load_dataset("train")
+    pairs = [
+        (item["source"].tolist(), item["target"].tolist()) for item in map(task.dataset("train").__getitem__, range(80))
+    ]
+    return task.dictionary, len(task.dataset("train")), pairs
+
+
+@pytest.mark.parametrize(
+    "name", ["train.src-tgt.src.bin", "train.src-tgt.tgt.bin", "train.src-tgt.src.idx", "train.src-tgt.tgt.idx"]
+)
+def test_binarized_data(copied, name):
+    side = "tgt" if ".src." in name else "src"
+    others = [copied / name.replace("train", "valid"), copied / f"train.src-tgt.{side}.{name[-3:]}"]
+    names = (name[:-4],)  # of the .bin and .idx that do not fit each other either may be named
+    assert survive(copied / name, [path.read_bytes() for path in others], lambda: read_data(copied), names=names) > 150
+
+
+@pytest.mark.parametrize("name", ["dict.src.txt", "dict.tgt.txt"])
+def test_dictionaries_of_data(copied, name):
+    assert survive(copied / name, [b"", b"#"], lambda: read_data(copied)) > 150
+
+
+def test_source_and_target_exchanged(copied):
+    for kind in ("bin", "idx"):
+        source, target, between = (copied / f"train.src-tgt.{side}.{kind}" for side in ("src", "tgt", "between"))
+        source.rename(between), target.rename(source), between.rename(target)
+    with pytest.raises(
+        ValueError, match=r"train.src-tgt.src.idx was written as 'tgt' and is read as 'src': was it renamed"
+    ):
+        read_data(copied)
+
+
+def test_data_of_fairseq_alone(copied, data):
+    """Without checksums what can be seen is seen: sizes, order, ids beyond the dictionary."""
+    index, whole = copied / "train.src-tgt.tgt.idx", read_data(data)
+    index.write_bytes(index.read_bytes()[: 26 + 12 * 80])
+    assert read_data(copied) == whole
+    ids = copied / "train.src-tgt.tgt.bin"
+    complete = ids.read_bytes()
+    for wrong, message in (
+        (complete[:-2], "tgt.bin has .* bytes, .*tgt.idx says"),
+        (
+            b"\xff\xff" + complete[2:],
+            "tgt.bin has the token ids .* to 65535, the dictionary beside it has those from 0",
+        ),
+    ):
+        ids.write_bytes(wrong)
+        with pytest.raises(ValueError, match=message):
+            read_data(copied)
+    ids.write_bytes(complete)
+    kept = index.read_bytes()
+    index.write_bytes(kept[:26] + kept[30:34] + kept[26:30] + kept[34:])  # the first two sizes
+    with pytest.raises(ValueError, match="tgt.idx is damaged: the sentences do not follow each other"):
+        read_data(copied)
+
+
+# -- what has no checksum -----------------------------------------------------------------------------------------
+
+
+def test_tables_of_systems(tmp_path):
+    """Written by hand: another value is no damage, but nothing else than entries or an error may come of it."""
+    path, rest = (
+        tmp_path / "systems.yaml",
+        b"- {name: b, arguments: --arch mist_base, precision: bf16, passes: {2: 0.5, 3: 0.5}}\n",
+    )
+    whole = b"data: bin\nsystems:\n- {name: a, path: a.pt, group: AR, options: {beam: 4}}\n" + rest
+    read = 0
+    for what, data in damages(whole, [], 400):
+        path.write_bytes(data)
+        try:
+            entries, _ = read_entries(path)
+        except (ValueError, OSError) as error:
+            assert "systems.yaml" in str(error), (what, error)
+        else:
+            read += all(type(entry.name) is str for entry in entries)
+    assert 10 < read < 390
