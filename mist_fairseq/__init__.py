@@ -46,10 +46,11 @@ def _register():
     import mist_fairseq.scoring.scorers
     import mist_fairseq.tasks.mist
     import mist_fairseq.tasks.translation  # noqa: F401
-    from mist_fairseq import checkpoints
+    from mist_fairseq import checkpoints, workers
     from mist_fairseq.data import binarized, fairseq_lines
 
     checkpoints.guard_fairseq()
+    workers.guard_fairseq()
     binarized.install()
     fairseq_lines.install()
 

@@ -142,7 +142,7 @@ def _guarded_load(load):
             check_size(part, count, str(path))
         return state
 
-    load_checkpoint_to_cpu.unguarded = load
+    load_checkpoint_to_cpu.unguarded = load  # type: ignore[attr-defined]
     return load_checkpoint_to_cpu
 
 

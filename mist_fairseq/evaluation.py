@@ -40,7 +40,7 @@ def read_generation(text: str) -> Generation:
     for kind, number, line in re.findall(r"^([ST]|D(?=-\d+\t[^\t\n]*\t))-(0|[1-9]\d{0,8})\t(.*)$", text, _LINES):
         # The best hypothesis comes first.
         found[kind].setdefault(int(number), line.partition("\t")[2] if kind == "D" else line)
-    speed = re.search(r"\((\d+(?:\.\d+)?) sentences/s", text, _LINES)
+    speed = re.search(r"\((\d{1,12}(?:\.\d+)?) sentences/s", text, _LINES)
     count = len(found["D"])
     for kind, lines in found.items():
         if sorted(lines) != list(range(count)) and not (kind == "T" and not lines):
@@ -106,7 +106,8 @@ def read_outputs(path: str | Path) -> list[str]:
         ValueError: fairseq-generate did not come to its end, or a line is not UTF-8.
     """
     lines = read_lines(path)
-    if any(re.match(r"D-\d+\t", line) for line in lines):
+    kinds = {match[0] if (match := re.match(r"[SD](?=-\d+\t)", line)) else "" for line in lines}
+    if {"S", "D"} <= kinds or kinds == {"D"}:  # a text, too, may begin like one of them
         return read_generation("\n".join(lines)).outputs
     return lines
 

@@ -1,5 +1,6 @@
 """Non-autoregressive generation: single pass, MIST iterations and Mask-Predict, behind fairseq's commands."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ AUTOREGRESSIVE_OPTIONS = {
 }
 
 
-def refuse_options(options, refused: dict[str, tuple[object, str]], user: str):
+def refuse_options(options, refused: Mapping[str, tuple[object, str]], user: str):
     """Raise ValueError if an option of fairseq has another value than its default.
 
     Args:
@@ -144,20 +145,20 @@ class NARGenerator:
         refuse_options(options, AUTOREGRESSIVE_OPTIONS, "a non-autoregressive model")
         nbest = getattr(options, "nbest", 1)
         # Refuses what cannot work.
-        iterations = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length).iterations
+        passes = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length).passes
         if guesses < 0 or (guesses and length_beam > 1):
             raise ValueError(f"--length-guesses {guesses}: expected 0 or more, and 0 with a --length-beam")
         self.model = models[0]
         self.dictionary = dictionary
         self.decoding = decoding
-        self.iterations = iterations
+        self.iterations = passes
         self.length_beam = length_beam
         self.min_length = min_length
         self.max_length = max_length
         self.keep_repeats = keep_repeats
         self.precision = precision
         self.guesses = guesses
-        self.guesser = None
+        self.guesser: LengthGuesser | None = None
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
         self.retain_length_scores = False
         self.eos = dictionary.eos()

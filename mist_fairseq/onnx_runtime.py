@@ -42,6 +42,7 @@ class OnnxGenerator(TextGenerator):
     """
 
     stop_unchanged = True
+    _origin: tuple[str, str, int | None]
 
     def __init__(self, source, target, tokenizer: Tokenizer, config: dict):
         self._source, self._target = source, target
@@ -79,7 +80,8 @@ class OnnxGenerator(TextGenerator):
         states = len(sessions[0].get_outputs()) - 1
         if states != 2 * config["layers"]:
             raise ValueError(f"{path / CONFIG}: layers is {config['layers']}, the source pass has {states // 2}")
-        generator = cls(*sessions, tokenizer, config)
+        source, target = sessions
+        generator = cls(source, target, tokenizer, config)
         generator._origin = str(path.resolve()), precision, threads
         return generator
 
@@ -117,7 +119,7 @@ class OnnxGenerator(TextGenerator):
         if sources[0].length is None:
             lengths, probabilities = self._choose_lengths(length_scores, decoding)  # (B, K), dictionaries
         else:
-            lengths, probabilities = np.array([[source.length + 1] for source in sources]), [{} for _ in sources]
+            lengths, probabilities = np.array([[source.length or 0] for source in sources]) + 1, [{} for _ in sources]
             if lengths.max() > self.max_target:
                 raise ValueError(f"a length is {lengths.max() - 1}, expected at most {self.max_target - 1}")
         beam = lengths.shape[1]
@@ -126,9 +128,9 @@ class OnnxGenerator(TextGenerator):
             tokens, source_lengths = tokens.repeat(beam, axis=0), source_lengths.repeat(beam)
         found = self._start(lengths.flatten(), source_lengths, past)
         if decoding.decoding == "mist":
-            self._iterate_mist(found, tokens, source_lengths, decoding.iterations)
+            self._iterate_mist(found, tokens, source_lengths, decoding.passes)
         elif decoding.decoding == "mask-predict":
-            self._iterate_mask_predict(found, source_lengths, past, decoding.iterations)
+            self._iterate_mask_predict(found, source_lengths, past, decoding.passes)
         hypotheses = [self._hypothesis(found, row, decoding.keep_repeats) for row in range(len(found.lengths))]
         ranked = [
             sorted(hypotheses[i : i + beam], key=lambda hypothesis: -hypothesis.score)

@@ -2,7 +2,7 @@
 # Look for inputs that break a tokenizer or a preparation, guided by coverage: bash scripts/fuzz.sh TARGET [SECONDS]
 # TARGET is one of GUIDED in tests/fuzz/__init__.py or "all", SECONDS is for each (default: 60). What is found is in
 # .cache/fuzz/TARGET/crash-...: add it to the seeds in tests/fuzz, where the test suite tries it, and mend the cause.
-# Needs atheris, for Linux and Python 3.11 to 3.13: pip install -c constraints.txt -e .[test]
+# Needs atheris, which is for Linux and Python 3.11 to 3.13: pip install -c constraints.txt -e .[test]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n "2,5s/^# \{0,1\}//p" "$0" >&2; exit 2; }

@@ -45,6 +45,11 @@ def test_outputs_from_either_kind_of_file(tmp_path):
     assert read_outputs(path) == ["", "second output"]
     path.write_bytes("a\u2028b\nc\rd\r\n\nno end".encode())  # only \n and \r\n end a line
     assert read_outputs(path) == read_lines(path) == ["a\u2028b", "c\rd", "", "no end"]
+    path.write_text("an output\nD-0\tbegins like a line of fairseq-generate\n")
+    assert len(read_outputs(path)) == 2
+    path.write_text("D-0\t-0.1\tone\nD-1\t-0.1\ttwo\n")  # its lines, picked out
+    with pytest.raises(ValueError, match="0 S- lines and 2 D- lines"):
+        read_outputs(path)
     path.write_bytes(b"a\n\xff\n")
     with pytest.raises(ValueError, match="outputs, line 2 is not UTF-8"):
         read_outputs(path)

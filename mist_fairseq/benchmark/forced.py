@@ -122,6 +122,7 @@ def _force_lengths_and_iterations(generator: NARGenerator, forcing: Forcing):
         return forcing.lengths.clamp(max=limit)[:, None].expand(-1, beam)
 
     generator._predict_lengths = lengths  # type: ignore[method-assign]
+
     def always(tokens, previous):
         return torch.ones_like(tokens[:, 0], dtype=torch.bool)
 

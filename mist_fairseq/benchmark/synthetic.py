@@ -32,7 +32,7 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
         raise ValueError(f"no profile {name!r}: expected {', '.join(PROFILES)} or a YAML file")
     try:
         content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict) or set(content) != {"source", "target"}:
         raise ValueError(f"{name}: expected source and target, got {content!r}")

@@ -37,7 +37,7 @@ def install():
         with open(index_file, "ab") as index:
             index.write(line)
 
-    finalize_with_checksums.without_checksums = finalize
+    finalize_with_checksums.without_checksums = finalize  # type: ignore[attr-defined]
     MMapIndexedDatasetBuilder.finalize = finalize_with_checksums
 
 

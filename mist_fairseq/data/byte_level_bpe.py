@@ -34,7 +34,7 @@ class ByteLevelBPE(Tokenizer):
         for text, number in encoder.items():
             if type(number) is not int or not 0 <= number < 2**32 or not byte_of.keys() >= set(text):
                 raise ValueError(
-                    f"encoder.json of {source} has {text!r}: {number!r}, expected GPT-2's characters for bytes and a number"
+                    f"encoder.json of {source} has {text!r}: {number!r}, expected characters of GPT-2's: a number"
                 )
         if absent := sorted(byte_of.keys() - encoder.keys()):
             raise ValueError(

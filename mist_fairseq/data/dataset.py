@@ -1,6 +1,7 @@
 """Source-target pairs as the model reads them."""
 
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     return source, target
 
 
-class AllBatches:
+class AllBatches(FairseqDataset):
     """Mixed into a data set of fairseq's: batches of all sentences."""
 
     def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
@@ -59,7 +60,7 @@ class AllBatches:
         return [*batches, rest] if len(rest) else batches
 
 
-class MistDataset(AllBatches, FairseqDataset):
+class MistDataset(AllBatches):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
     Args:
@@ -102,22 +103,23 @@ class MistDataset(AllBatches, FairseqDataset):
     @property
     def target_sizes(self) -> np.ndarray | None:
         """Tokens of each ``Y [SEP]`` after cutting."""
-        return None if self.target is None else np.minimum(self._target_sizes, self.limits.target)
+        return None if self._target_sizes is None else np.minimum(self._target_sizes, self.limits.target)
 
     def truncated(self) -> tuple[int, int]:
         """How many sources and targets are longer than the limits."""
         sources = int((self._source_sizes + 1 > self.limits.source).sum())
-        return sources, 0 if self.target is None else int((self._target_sizes > self.limits.target).sum())
+        return sources, 0 if self._target_sizes is None else int(np.sum(self._target_sizes > self.limits.target))
 
     @property
     def sizes(self) -> np.ndarray:
         """The longer side of each pair."""
-        return self.source_sizes if self.target is None else np.maximum(self.source_sizes, self.target_sizes)
+        targets = self.target_sizes
+        return self.source_sizes if targets is None else np.maximum(self.source_sizes, targets)
 
     def size(self, index):
         """Tokens of source and target."""
         source = min(int(self._source_sizes[index]) + 1, self.limits.source)
-        return source, 0 if self.target is None else min(int(self._target_sizes[index]), self.limits.target)
+        return source, 0 if self._target_sizes is None else min(int(self._target_sizes[index]), self.limits.target)
 
     def num_tokens(self, index):
         """Tokens that ``--max-tokens`` counts."""
@@ -172,7 +174,7 @@ class MistDataset(AllBatches, FairseqDataset):
             return {}
         sources = [sample["source"] for sample in samples]
         src_tokens, src_lengths = self._pad(sources), _lengths(sources)
-        batch = {
+        batch: dict[str, Any] = {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "nsentences": len(samples),
             "ntokens": int(src_lengths.sum()),

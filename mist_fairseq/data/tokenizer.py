@@ -73,8 +73,14 @@ class Tokenizer:
         """Text and id of every token; special tokens in *text* are plain text. Half characters become U+FFFD."""
         return self._encode_text(_SURROGATES.sub("\ufffd", text))
 
-    def decode(self, ids: list[int], unknown: str = UNK) -> str:
-        """Readable text on one line, without special tokens. *unknown* stands for an unknown token."""
+    def decode(self, ids: list[int], unknown: str | None = None) -> str:
+        """Readable text on one line, without special tokens.
+
+        Args:
+            ids: of tokens.
+            unknown: stands for an unknown token, by default as the vocabulary writes it.
+        """
+        unknown = self.symbols[self.unk_index] if unknown is None else unknown
         ignored = {self.pad_index, self.bos_index, self.eos_index}
         return self._one_line([index for index in ids if index not in ignored], unknown)
 

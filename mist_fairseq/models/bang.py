@@ -126,7 +126,7 @@ class Stack(nn.Module):
         super().__init__()
         self.positions = nn.Embedding(positions, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.layers = nn.ModuleList(layer(config) for _ in range(layers))
+        self.layers: Any = nn.ModuleList(layer(config) for _ in range(layers))
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """Hugging Face's sequence-to-sequence models behind fairseq's commands. Needs the extra ``huggingface``."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mist_fairseq.generator import refuse_options
 
@@ -62,7 +64,7 @@ class HuggingFaceGenerator:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         pad: int,
         eos: int,

@@ -7,6 +7,7 @@ A folder is what Hugging Face's ``save_pretrained`` writes: ``config.json``, ``v
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from mist_fairseq.checkpoints import load_torch_file
 from mist_fairseq.checksums import check_sums
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
+from mist_fairseq.models.encoder import Encoder
 from mist_fairseq.models.sizes import check_size
 from mist_fairseq.output import read_json
 
@@ -124,7 +126,7 @@ def check_dictionary(folder: str, dictionary: TokenizerDictionary):
         )
 
 
-def load_pretrained(encoder: nn.Module, folder: str):
+def load_pretrained(encoder: Encoder, folder: str):
     """Load a folder's weights into an ``Encoder`` of the folder's sizes.
 
     Keys may carry the prefix ``bert.`` or not; the masked-LM head (``cls.predictions.*``) may be there or not, and
@@ -204,6 +206,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it is damaged or holds something else than a dictionary of tensors.
     """
+    state: Any
     if path.suffix == ".safetensors":
         try:
             state = load_file(path)
@@ -232,7 +235,7 @@ def convert_state(state: dict[str, Tensor], layers: int, source: str) -> tuple[d
     # Checkpoints converted from TensorFlow call a LayerNorm's weight and bias gamma and beta.
     state = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in state.items()}
     state = {name.removeprefix("bert."): value for name, value in state.items()}
-    converted = {}
+    converted: dict[str, Tensor] = {}
     for theirs, ours in {**_EMBEDDINGS, **_HEAD}.items():
         _rename(state, theirs, converted, ours)
     for i in range(layers):

@@ -60,10 +60,10 @@ class ProphetNetModel(BaseFairseqModel):
         huggingface: the model that is wrapped; its relative positions are repaired in place.
     """
 
-    def __init__(self, huggingface: nn.Module):
+    def __init__(self, huggingface: Any):
         super().__init__()
-        self.huggingface: Any = huggingface
-        for layer in self.huggingface.prophetnet.decoder.layers:
+        self.huggingface = huggingface
+        for layer in huggingface.prophetnet.decoder.layers:
             attention = layer.self_attn
             attention.get_predict_relative_pos_embeddings = types.MethodType(_relative_position_bias, attention)
 

@@ -31,9 +31,9 @@ def fewest_parameters(options: Mapping, vocab_size: int = 1) -> int:
         width = size(f"{side}_embed_dim") or size("encoder_embed_dim")
         layer = 4 * width**2 + 2 * width * size(f"{side}_ffn_embed_dim") + 1
         learned = size(positions) if options.get(f"{side}_learned_pos") else 0
-        total += size(f"{side}_layers") * layer + (vocab_size + learned) * width
+        total += size(f"{side}_layers") * layer + learned * width
     buckets = size("rel_pos_bins") * max(size("encoder_attention_heads"), 1)
-    return total + rows * size("encoder_embed_dim") + buckets
+    return total + (vocab_size + rows) * size("encoder_embed_dim") + buckets
 
 
 def check_size(options: Mapping, available: int, source: str, vocab_size: int = 1):

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import weakref
 from pathlib import Path
+from typing import IO, cast
 
 from sacrebleu.metrics.base import Score
 
@@ -42,13 +43,14 @@ class Meteor15(SummedMetric):
             stderr=self._messages,
             encoding="utf-8",
         )
+        self._answers = cast(IO[str], self._process.stdout)
         self._stop = weakref.finalize(self, stop, self._process)
 
     def _ask(self, *fields: str, answers: int = 1) -> str:
         """The last of the lines that answer a request."""
         with contextlib.suppress(BrokenPipeError):  # it has stopped, and the answer is empty
             print(" ||| ".join(fields), file=self._process.stdin, flush=True)
-        lines = [self._process.stdout.readline() for _ in range(answers)]
+        lines = [self._answers.readline() for _ in range(answers)]
         if not lines[-1] or lines[-1].startswith("Error"):
             self._messages.seek(0)
             said = " ".join([lines[-1], *self._messages.read().splitlines()[:2]]).strip()
@@ -77,15 +79,12 @@ class Meteor15(SummedMetric):
 def find_jar() -> Path:
     """Path of ``meteor-1.5.jar``, without importing pycocoevalcap and all it brings."""
     package = importlib.util.find_spec("pycocoevalcap")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError(f"METEOR 1.5 comes with pycocoevalcap: {INSTALL}")
     return Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
 
 
 def stop(process: subprocess.Popen):
     """End the Java program."""
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.communicate()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 from sacrebleu.metrics.base import Score
@@ -147,4 +148,5 @@ class Rouge155(SummedMetric):
     def _preprocess_segment(self, sent):
         raise NotImplementedError("ROUGE-1.5.5 scores whole corpora")
 
-    _extract_reference_info = _compute_segment_statistics = _preprocess_segment
+    _extract_reference_info: Any = _preprocess_segment
+    _compute_segment_statistics: Any = _preprocess_segment

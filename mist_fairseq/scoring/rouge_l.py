@@ -26,15 +26,19 @@ def rouge_l(hypothesis: list[str], references: list[list[str]]) -> float:
 
 
 def longest_common_subsequence(first: list[str], second: list[str]) -> int:
-    """Number of tokens in it."""
-    best = [0] * (len(second) + 1)  # best[j]: of what is read of *first*, and second[:j]
-    for token in first:
-        diagonal = 0
-        for j, other in enumerate(second, start=1):
-            above = best[j]
-            best[j] = diagonal + 1 if token == other else max(above, best[j - 1])
-            diagonal = above
-    return best[-1]
+    """Number of tokens in it.
+
+    A row of the usual table is the bits of one number (Hyyrö 2004), so that texts of 50,000 words take no minutes.
+    """
+    places: dict[str, int] = {}
+    for i, token in enumerate(first):
+        places[token] = places.get(token, 0) | 1 << i
+    all_bits = (1 << len(first)) - 1
+    row = all_bits  # bit i is 0 where first[: i + 1] has one more in common with what is read of *second*
+    for token in second:
+        same = row & places.get(token, 0)
+        row = (row + same | row - same) & all_bits
+    return len(first) - row.bit_count()
 
 
 class RougeL(SummedMetric):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.base import Metric
@@ -161,12 +161,11 @@ def _score(
 ):
     """One metric of all systems, into *results*."""
     metric = METRICS[name]()
-    found: list[Any]
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
         _, columns = test()
-        ((_, found),) = [column for column in columns.items() if column[0] != "System"]
+        (found,) = [cast(list[Any], column) for title, column in columns.items() if title != "System"]
     else:
         found = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
     for (system, outputs), one in zip(systems.items(), found):

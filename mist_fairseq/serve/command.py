@@ -47,20 +47,20 @@ def load_generator(
         settings = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{config} is no JSON: {error}") from error
-    given = {"precision": precision, "accelerate": accelerate}
+    given = {"precision": precision, "accelerate": accelerate, "threads": threads}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(settings, dict) and settings.get("format") == "onnx":
         if accelerate is not None:
             raise ValueError(f"--accelerate {accelerate} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.onnx_runtime import OnnxGenerator
 
-        return OnnxGenerator.from_pretrained(str(folder), threads=threads, **options)
+        return OnnxGenerator.from_pretrained(str(folder), **options)
     from mist_fairseq import MistGenerator
 
     if threads is not None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(options.pop("threads"))
     return MistGenerator.from_pretrained(str(folder), **options)
 
 

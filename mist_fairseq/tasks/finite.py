@@ -5,12 +5,13 @@ import math
 import sys
 
 import torch
+from fairseq.tasks import FairseqTask
 from torch import distributed
 
 logger = logging.getLogger(__name__)
 
 
-class StopsAtNaN:
+class StopsAtNaN(FairseqTask):
     """Mixed into a task, before its class.
 
     fairseq itself stops at gradients that are not finite, without saying where they come from, and would learn from a
@@ -27,7 +28,7 @@ class StopsAtNaN:
         failure = sys.exception()
         # Handling it, fairseq runs the batches of the update again, to log the first module with a NaN.
         again = isinstance(failure, FloatingPointError)
-        if again and self._batches:
+        if isinstance(failure, FloatingPointError) and self._batches:
             failure.args = (self._where(failure, update_num),)
             logger.error(failure)
             self._batches.clear()

@@ -207,7 +207,7 @@ class MistTask(StopsAtNaN, CountsAllBatches, FairseqTask):
                 for name, size in sizes.items():
                     cfg[name] = size
         model = super().build_model(cfg, from_checkpoint)
-        if released:
+        if start_from and released:
             load_released(model, start_from)
         elif start_from:
             model.load_pretrained(start_from)

@@ -3,9 +3,10 @@
 from functools import partial
 
 import torch
+from fairseq.tasks import FairseqTask
 
 
-class CountsAllBatches:
+class CountsAllBatches(FairseqTask):
     """Mixed into a task, before its class.
 
     Where the batches of an epoch cannot be dealt out evenly, fairseq gives the last workers an empty one. A worker

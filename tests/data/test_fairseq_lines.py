@@ -35,7 +35,7 @@ def binarize(folder, dictionary, side="src", workers=1, split="valid", binarizer
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_binarized_lines_are_the_files(workers, bart, tmp_path):
-    written = [*texts(200), *(long_texts() if workers == 2 else [])]
+    written = [*texts(200), *(long_texts()[:4] if workers == 2 else [])]
     (tmp_path / "valid.src").write_bytes(as_file(written))
     summary, data = binarize(tmp_path, bart, workers=workers)
     assert len(data) == len(written) == summary.num_seq and summary.num_tok == data.sizes.sum()

@@ -4,6 +4,10 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
+
 
 def damages(whole: bytes, others: list[bytes], count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """What can become of a file, with a name for it.
@@ -89,3 +93,14 @@ def survive(path: Path, others: list[bytes], load: Callable, count: int = 200, n
     finally:
         path.write_bytes(whole)
     return refused
+
+
+def read_data(folder: Path) -> tuple:
+    """The dictionary and all pairs, as a training gets them."""
+    config = MistTaskConfig(data=str(folder), train_subset="train", dataset_impl=None)
+    task = MistTask.setup_task(OmegaConf.structured(config))
+    task.load_dataset("train")
+    pairs = [
+        (item["source"].tolist(), item["target"].tolist()) for item in map(task.dataset("train").__getitem__, range(80))
+    ]
+    return task.dictionary, len(task.dataset("train")), pairs

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from omegaconf import OmegaConf
 
 from mist_fairseq.benchmark.systems import read_entries
 from mist_fairseq.checksums import write_sums
@@ -16,8 +15,7 @@ from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.models.pretrained import read_weights
 from mist_fairseq.onnx_runtime import OnnxGenerator
-from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
-from tests.end_to_end.damage import damages, survive
+from tests.end_to_end.damage import damages, read_data, survive
 from tests.helpers import bert_state, plain, tiny_config, tiny_dictionary, tiny_model, tiny_vocab, write_bert_folder
 
 # -- checkpoints and weights --------------------------------------------------------------------------------------
@@ -97,17 +95,6 @@ def test_onnx_folders(tmp_path, name):
 @pytest.fixture
 def copied(data, tmp_path) -> Path:
     return Path(shutil.copytree(data, tmp_path / "bin"))
-
-
-def read_data(folder: Path) -> tuple:
-    """The dictionary and all pairs, as a training gets them."""
-    config = MistTaskConfig(data=str(folder), train_subset="train", dataset_impl=None)
-    task = MistTask.setup_task(OmegaConf.structured(config))
-    task.load_dataset("train")
-    pairs = [
-        (item["source"].tolist(), item["target"].tolist()) for item in map(task.dataset("train").__getitem__, range(80))
-    ]
-    return task.dictionary, len(task.dataset("train")), pairs
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import tempfile
 _COMMANDS = ("preprocess", "train", "generate", "interactive", "validate")
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["sacrebleu", *(f"fairseq_cli.{name}" for name in _COMMANDS)])
+_forks.set_forkserver_preload(["sacrebleu", "torch._dynamo", *(f"fairseq_cli.{name}" for name in _COMMANDS)])
 
 
 def run_module(line: list[str], folder: str, environment: dict[str, str], text: str = "", timeout: float = 300):

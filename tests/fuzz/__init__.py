@@ -56,9 +56,11 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 def files(data: bytes, names: list[str]) -> list[str]:
-    """Paths of files with the parts of an input; missing parts are empty files."""
+    """Paths of files with the parts of an input; missing parts are empty files. Each target has a folder of its own."""
     parts = data.split(SEPARATOR, len(names) - 1)
-    paths = [scratch() / name for name in names]
+    folder = scratch() / Path(names[0]).stem
+    paths = [folder / name for name in names]
+    folder.mkdir(exist_ok=True)
     for path, part in zip(paths, [*parts, *[b""] * len(names)]):
         path.write_bytes(part)
     return [str(path) for path in paths]

@@ -74,13 +74,10 @@ def sentencepiece_model(data: bytes):
 
 def tokenizer_config(data: bytes):
     """The same of the settings beside a vocabulary."""
-    folder = ["configured.txt", "tokenizer_config.json"]
-    paths = files(data, folder[1:])
-    Path(paths[0]).with_name(folder[0]).write_text("\n".join(SYMBOLS), encoding="utf-8")
-    try:
-        _loads_or_is_refused([str(Path(paths[0]).with_name(folder[0])), *paths])
-    finally:
-        Path(paths[0]).unlink()
+    (config,) = files(data, ["tokenizer_config.json"])
+    vocabulary = Path(config).with_name("vocab.txt")
+    vocabulary.write_text("\n".join(SYMBOLS), encoding="utf-8")
+    _loads_or_is_refused([str(vocabulary), config])
 
 
 @cache

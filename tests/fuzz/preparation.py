@@ -72,7 +72,7 @@ def xsum_json_lines(data: bytes):
 def xsum_documents(data: bytes):
     """A split file and two documents."""
     paths = files(data, ["split.json", "1.summary", "2.summary"])
-    _prepared(lambda made: xsum.prepare_documents(made, str(scratch()), paths[0]), paths)
+    _prepared(lambda made: xsum.prepare_documents(made, str(Path(paths[0]).parent), paths[0]), paths)
 
 
 def static_mix(data: bytes):
@@ -83,9 +83,9 @@ def static_mix(data: bytes):
     out = scratch() / "mixed"
     try:
         with preparation_files.data_folder(str(out), overwrite=True) as made:
-            mix(made, scratch(), pseudo)
+            mix(made, Path(paths[0]).parent, pseudo)
     except (ValueError, OSError) as error:
-        refuses(error, [*paths, str(scratch())], *_OF_ALL)
+        refuses(error, [*paths, str(Path(paths[0]).parent)], *_OF_ALL)
         return
     for split in SPLITS:
         sources, targets = ((out / f"{split}.{side}").read_bytes().split(b"\n") for side in SIDES)
@@ -136,7 +136,10 @@ _KEYS = [b'"data"', b'"title"', b'"paragraphs"', b'"context"', b'"qas"', b'"ques
 START = {
     "quora": ([_TSV], [b'"', b"\t", b"1\t2\t3\t", b"a?\tb?\t1\n", *_ODD]),
     # A whole number of 5,000 digits killed the process in ijson's C code.
-    "squad": ([_join([_TRAIN, _DEV]), _TRAIN.replace(b": 3", b": " + b"9" * 5000)], [*_KEYS, SEPARATOR, *_ODD]),
+    "squad": (
+        [_join([_TRAIN, _DEV]), _join([_TRAIN, _DEV.replace(b": 3", b": " + b"9" * 5000)])],
+        [*_KEYS, SEPARATOR, *_ODD],
+    ),
     "squad_lists": ([_join([_TRAIN, _DEV, *_LISTS])], [*_KEYS, SEPARATOR, b"%", b"%C3", b"_", *_ODD]),
     "xsum_json_lines": ([_join([_RECORDS] * 3)], [b'"document"', b'"summary"', SEPARATOR, *_ODD]),
     "xsum_documents": ([_join([_SPLIT, _DOCUMENT, _DOCUMENT])], [b"[SN]", b"\n[SN]A[SN]\n", SEPARATOR, *_ODD]),

@@ -11,7 +11,7 @@ from tests.fuzz import GUIDED
 
 ROOT = Path(__file__).parents[2]
 
-pytest.importorskip("atheris", reason="atheris, which is for Linux and Python 3.11 to 3.13, is not installed")
+pytest.importorskip("atheris", reason="no atheris, which is for Linux and Python 3.11 to 3.13")
 
 
 @pytest.mark.parametrize("name", GUIDED)

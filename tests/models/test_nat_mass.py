@@ -10,7 +10,7 @@ from mist_fairseq.criterions.mist_loss import MistLoss
 from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.generator import NARGenerator
 from mist_fairseq.models.mist import PositionLimits
-from mist_fairseq.models.nat_mass import NatMassConfig, NatMassModel
+from mist_fairseq.models.nat_mass import EncoderDecoderConfig, NatMassConfig, NatMassModel
 from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
 from tests.helpers import batch, decode, encode, sources, targets, tiny_vocab
 from tests.models.test_mass import FFN, HEADS, D, PlainMass, mass_state, write_mass_folder
@@ -251,3 +251,8 @@ def test_weights_kept_in_bf16_give_what_autocast_gives(dictionary):
             hidden = one.encoder.decode_target(*target, source)
             found.append((source.hidden, one.encoder.length_logits(source), one.encoder.token_logits(hidden)))
     assert all(torch.equal(*pair) for pair in zip(*found))
+
+
+def test_heads_share_the_hidden_size():
+    with pytest.raises(ValueError, match="hidden size 32 is not a multiple of the 5 attention heads"):
+        EncoderDecoderConfig(100, hidden_size=32, heads=5)

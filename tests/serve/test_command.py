@@ -249,7 +249,7 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, kind):
         options = {"precision": "bf16", "accelerate": "none"}
     assert isinstance(load_generator(tmp_path), Generator)
     assert isinstance(load_generator(str(tmp_path), **options), Generator)
-    assert loaded == [((tmp_path,), {}), ((str(tmp_path),), options)]
+    assert loaded == [((str(tmp_path),), {}), ((str(tmp_path),), options)]
 
 
 def test_neither_torch_nor_fairseq_is_needed():

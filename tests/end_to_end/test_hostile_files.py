@@ -1,0 +1,335 @@
+"""Files that would run code, take all memory or reach outside of their folder."""
+
+import argparse
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from fairseq import checkpoint_utils
+
+from mist_fairseq import MistGenerator
+from mist_fairseq.averaging import average_checkpoints
+from mist_fairseq.benchmark.synthetic import read_profile
+from mist_fairseq.benchmark.systems import load_system, read_entries
+from mist_fairseq.checkpoints import load_torch_file
+from mist_fairseq.checksums import SUMS
+from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.export.checkpoint import load_checkpoint, untrained_state
+from mist_fairseq.export.folder import load_folder, save_folder
+from mist_fairseq.export.onnx_folder import save_onnx
+from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.pretrained import find_weights, read_weights
+from mist_fairseq.models.released import convert_checkpoint
+from mist_fairseq.models.sizes import fewest_parameters
+from mist_fairseq.onnx_runtime import OnnxGenerator
+from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, run
+from tests.end_to_end.damage import read_data
+from tests.end_to_end.warm import run_module
+from tests.helpers import (
+    bert_state,
+    renew_sums,
+    tiny_config,
+    tiny_dictionary,
+    tiny_model,
+    tiny_vocab,
+    write_bert_folder,
+)
+
+# -- code ---------------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+def in_todays_format(content) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def in_the_format_before(content) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+@pytest.fixture(params=[in_todays_format, in_the_format_before, pickle.dumps])
+def evil(request, tmp_path) -> bytes:
+    """A pickle with a payload, which did not run in the end."""
+    marker = tmp_path / "ran"
+    yield request.param({"model": {"bert.x": Payload(marker)}, "cfg": Payload(marker), "args": None})
+    assert not marker.exists()
+
+
+def test_payloads_would_run(tmp_path):
+    """Where code is executed: the tests below could fail."""
+    for i, write in enumerate((in_todays_format, in_the_format_before, pickle.dumps)):
+        file = io.BytesIO(write({"model": Payload(tmp_path / str(i))}))
+        pickle.load(file) if write is pickle.dumps else torch.load(file, weights_only=False)
+        assert (tmp_path / str(i)).exists()
+
+
+def written(path: Path, content: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def refused(name: str, read: Callable):
+    with pytest.raises((ValueError, OSError)) as error:
+        read()
+    assert name in str(error.value) and "weights_only" not in str(error.value), error.value
+
+
+def test_code_in_checkpoints(evil, tmp_path, data):
+    path = written(tmp_path / "folder" / "checkpoint_last.pt", evil)
+    bert = str(write_bert_folder(tmp_path / "bert", {}))
+    refused(path, lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+    refused(path, lambda: load_checkpoint(path, str(data)))
+    refused(path, lambda: average_checkpoints([path], tmp_path / "mean.pt"))
+    refused(path, lambda: convert_checkpoint(path, bert, str(tmp_path / "out.pt"), 40, 20))
+    refused(path, lambda: MistGenerator.from_pretrained(str(tmp_path / "folder"), "checkpoint_last.pt", str(data)))
+    entry = {"name": "a", "path": path, "data": str(data), "options": {"beam": 1}}
+    (tmp_path / "systems.yaml").write_text(json.dumps({"systems": [entry]}))
+    refused(path, lambda: load_system(read_entries(tmp_path / "systems.yaml")[0][0], torch.device("cpu")))
+
+
+@pytest.mark.parametrize("evil", [in_todays_format], indirect=True)
+@pytest.mark.parametrize("how", ["generate", "validate", "last", "restore", "finetune", "pretrained"])
+def test_code_in_files_of_commands(evil, how, tmp_path, data, bert_folder):
+    path = written(tmp_path / "folder" / "checkpoint_last.pt", evil)
+    if how in ("generate", "validate"):
+        output = run(how, data, "--path", path, "--cpu", "--batch-size", "8", fails=True)
+    else:
+        arch = ["--arch", "mist_base", *LIMITS, *TRAINING, "--max-update", "1"]
+        save = tmp_path / ("folder" if how == "last" else "new")
+        options = {"last": [], "restore": ["--restore-file", path], "finetune": ["--finetune-from-model", path]}
+        if how == "pretrained":
+            folder = Path(shutil.copytree(bert_folder, tmp_path / "bert"))
+            (folder / "model.safetensors").unlink()
+            path = written(folder / "pytorch_model.bin", evil)
+            options[how] = ["--pretrained", folder]
+        output = run("train", data, *arch, *options[how], "--save-dir", save, fails=True)
+    assert f"{path} is damaged" in output.strip().splitlines()[-1]
+
+
+def test_code_in_folders(evil, tmp_path):
+    """In place of each file of a pre-trained, a released and an ONNX folder."""
+    dictionary = tiny_dictionary()
+    bert = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())))
+    save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
+    save_onnx(tiny_model(dictionary), str(tmp_path / "onnx"))
+
+    def pretrained():
+        MistModel.pretrained_sizes(str(bert), dictionary)
+        read_weights(find_weights(str(bert)))
+
+    reads = {
+        "bert": (pretrained, ["config.json", "vocab.txt", "model.safetensors"]),
+        "released": (lambda: load_folder(str(tmp_path / "released")), ["config.json", "dict.txt", "model.safetensors"]),
+        "onnx": (
+            lambda: OnnxGenerator.from_pretrained(str(tmp_path / "onnx")),
+            ["config.json", "dict.txt", "source.onnx", "target.onnx"],
+        ),
+    }
+    for kind, (read, names) in reads.items():
+        for name in names:
+            path = tmp_path / kind / name
+            whole = path.read_bytes()
+            path.write_bytes(evil)
+            refused(name, read)
+            if kind != "bert":
+                renew_sums(path.parent)  # by an attacker
+                refused(name, read)
+            path.write_bytes(whole)
+            if kind != "bert":
+                renew_sums(path.parent)
+        read()
+
+
+def test_code_in_data(evil, tmp_path, data):
+    for name in ("train.src-tgt.src.idx", "train.src-tgt.tgt.bin", "dict.src.txt"):
+        folder = Path(shutil.copytree(data, tmp_path / name))
+        (folder / name).write_bytes(evil)
+        refused(name[:-4], lambda folder=folder: read_data(folder))
+
+
+def test_code_in_vocabularies(evil, tmp_path):
+    for name in ("vocab.txt", "sp.model", "dict.txt", "encoder.json"):
+        if name == "encoder.json":
+            written(tmp_path / "dict.txt", b"1 1\n")
+            written(tmp_path / "vocab.bpe", b"#\n")
+        path = written(tmp_path / name, evil)
+        refused(name, lambda path=path: load_dictionary(path if "json" not in path else str(tmp_path / "dict.txt")))
+
+
+@pytest.mark.parametrize("tag", ["object/apply:builtins.open [%s, w]", "object/new:builtins.open [[%s, w]]"])
+def test_code_in_yaml(tag, tmp_path):
+    path, tag = tmp_path / "given.yaml", f"!!python/{tag}" % (tmp_path / "ran")
+    path.write_text(f"systems:\n- {{name: {tag}, path: a.pt}}\n")
+    refused("given.yaml", lambda: read_entries(path))
+    path.write_text(f"source: {tag}\ntarget: 9\n")
+    refused("given.yaml", lambda: read_profile(str(path)))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_configuration_of_hydra(tmp_path):
+    shutil.copytree(ROOT / "examples" / "config", tmp_path / "config")
+    config = tmp_path / "config" / "quickstart.yaml"
+    config.write_text(f"{config.read_text()}\nevil: !!python/object/apply:builtins.open [{tmp_path / 'ran'}, w]\n")
+    options = ["--config-dir", str(tmp_path / "config"), "--config-name", "quickstart"]
+    status, output = run_module(["fairseq_cli.hydra_train", *options], str(ROOT), ENVIRONMENT)
+    assert status != 0 and "could not determine a constructor for the tag" in output
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("option", ["adaptive_softmax_cutoff", "xformers_att_config", "encoder_layers"])
+@pytest.mark.parametrize("form", ["cfg", "args"])
+def test_code_in_the_options_of_a_checkpoint(option, form, tmp_path):
+    """fairseq runs some options of a checkpoint as Python."""
+    marker = tmp_path / "ran"
+    options = {"_name": "transformer", "arch": "transformer", option: f"[open({str(marker)!r}, 'w')]"}
+    state = {"model": {"x": torch.zeros(3)}, "args": None, "cfg": None, **untrained_state()}
+    forms = {"cfg": {"model": options, "task": {"_name": "translation"}}, "args": argparse.Namespace(**options)}
+    path = str(tmp_path / "checkpoint.pt")
+    torch.save(state | {form: forms[form]}, path)
+    refused(f"{path}: {option} is", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+    assert not marker.exists()
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_a_checkpoint(trained, tmp_path):
+    state = torch.load(trained[0], weights_only=True)
+    path = str(tmp_path / "checkpoint.pt")
+    for name, value in {"encoder_layers": 10**12, "encoder_embed_dim": "10000000", "max_positions": 10**10}.items():
+        changed = {**state, "cfg": {**state["cfg"], "model": {**state["cfg"]["model"], name: value}}}
+        torch.save(changed, path)
+        refused(
+            f"{path}: its configuration is that of a model of at least",
+            lambda: checkpoint_utils.load_checkpoint_to_cpu(path),
+        )
+    changed["cfg"]["model"]["max_positions"] = -1
+    torch.save(changed, path)
+    refused(f"{path}: max_positions is -1", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_hidden_layers": 10**15}, {"hidden_size": 10**6}, {"type_vocab_size": 10**9}, {"rel_pos_bins": 10**10}],
+)
+def test_sizes_of_folders(changes, tmp_path):
+    dictionary = tiny_dictionary()
+    bert = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())), changes)
+    refused("config.json: its configuration is that", lambda: MistModel.pretrained_sizes(str(bert), dictionary))
+    checkpoint = tmp_path / "state.bin"
+    torch.save(bert_state(len(tiny_vocab())), checkpoint)
+    refused(
+        "config.json: its configuration",
+        lambda: convert_checkpoint(str(checkpoint), str(bert), str(tmp_path / "out.pt")),
+    )
+    save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
+    config = json.loads((tmp_path / "released" / "config.json").read_text())
+    names = {
+        "num_hidden_layers": "encoder_layers",
+        "hidden_size": "encoder_embed_dim",
+        "type_vocab_size": "token_types",
+    }
+    config["model"] |= {names.get(name, name): value for name, value in changes.items()}
+    (tmp_path / "released" / "config.json").write_text(json.dumps(config))
+    refused("config.json: its configuration is that", lambda: load_folder(str(tmp_path / "released")))
+
+
+def test_layers_of_an_onnx_folder(tmp_path):
+    save_onnx(tiny_model(), str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text()) | {"layers": 10**12}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("source.onnx", "target.onnx"):
+        model = onnx.load(tmp_path / name)
+        for entry in model.metadata_props:
+            if entry.key == "config":
+                entry.value = json.dumps(config, sort_keys=True)
+        onnx.save(model, tmp_path / name)
+    renew_sums(tmp_path)
+    refused(
+        "config.json: layers is 1000000000000, the source pass has 2",
+        lambda: OnnxGenerator.from_pretrained(str(tmp_path)),
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"rel_pos_bins": 32, "untie_head": True}, {"encoder_layers": 5, "token_types": 7}]
+)
+def test_no_model_is_smaller_than_the_bound(options):
+    config = tiny_config(**options)
+    model = tiny_model(**options)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    bound = fewest_parameters(vars(config), len(model.dictionary))
+    assert count / 2 < bound <= count
+
+
+def test_tensors_bigger_than_their_file(tmp_path):
+    path = str(tmp_path / "pytorch_model.bin")
+    torch.save({"x": torch.zeros(1).expand(10**6, 10**6)}, path)
+    refused(f"{path} is damaged or is no file of plain tensors: a tensor of shape", lambda: load_torch_file(path))
+    torch.save({"x": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name))
+    assert (tmp_path / "bomb.bin").stat().st_size < 10**4
+    refused(
+        "bomb.bin is damaged or is no file of plain tensors: it is compressed",
+        lambda: load_torch_file(tmp_path / "bomb.bin"),
+    )
+
+
+def test_tensors_that_hold_each_other(tmp_path):
+    nested = value = []
+    for _ in range(60):  # 2 ** 60 by all ways through it
+        value.extend([[], []])
+        value[1] = value[0]
+        value = value[0]
+    torch.save({"x": torch.ones(2), "nested": nested, "itself": nested}, tmp_path / "nested.pt")
+    assert torch.equal(load_torch_file(tmp_path / "nested.pt")["x"], torch.ones(2))
+
+
+# -- paths --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["../secret.bin", "/etc/hostname", "sub/../../secret.bin"])
+def test_onnx_files_do_not_reach_outside(where, tmp_path):
+    folder = tmp_path / "folder"
+    save_onnx(tiny_model(), str(folder))
+    (tmp_path / "secret.bin").write_bytes(bytes(10**6))
+    model = onnx.load(folder / "source.onnx")
+    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": where, "offset": "0", "length": str(size)}.items():
+        tensor.external_data.add(key=key, value=value)
+    (folder / "source.onnx").write_bytes(model.SerializeToString())
+    renew_sums(folder)
+    refused("source.onnx is damaged", lambda: OnnxGenerator.from_pretrained(str(folder)))
+
+
+def test_sums_name_no_files_elsewhere(tmp_path):
+    save_onnx(tiny_model(), str(tmp_path))
+    sums = (tmp_path / SUMS).read_text()
+    (tmp_path / SUMS).write_text(sums.replace("  source.onnx", "  ../source.onnx"))
+    refused(f"{SUMS} does not name source.onnx", lambda: OnnxGenerator.from_pretrained(str(tmp_path)))
