@@ -1,17 +1,26 @@
-"""fairseq starts one worker for each GPU. Where there is none it would start nobody, and end as if all was well."""
+"""What goes wrong in fairseq with several workers: none are started where there is no GPU, and none can resume."""
 
 import functools
 
 import torch
 from fairseq.distributed import utils as distributed_utils
+from fairseq.trainer import Trainer
+from omegaconf import open_dict
 
 
 def guard_fairseq():
-    """Have fairseq refuse to start no worker."""
-    call_main = distributed_utils.call_main
-    if hasattr(call_main, "unguarded"):
-        return
+    """Have fairseq refuse to start no worker, and have every worker read the checkpoint that it goes on from.
 
+    fairseq starts one worker for each GPU, where there is none it ends as if all was well. And it has the first worker
+    alone read the checkpoint and send it to the others, which torch since 2.6 refuses to unpack.
+    """
+    if hasattr(distributed_utils.call_main, "unguarded"):
+        return
+    distributed_utils.call_main = _refusing_nobody(distributed_utils.call_main)
+    Trainer.load_checkpoint = _reading_everywhere(Trainer.load_checkpoint)
+
+
+def _refusing_nobody(call_main):
     @functools.wraps(call_main)
     def guarded_call_main(cfg, main, **kwargs):
         options = cfg.distributed_training
@@ -25,4 +34,14 @@ def guard_fairseq():
         return call_main(cfg, main, **kwargs)
 
     guarded_call_main.unguarded = call_main  # type: ignore[attr-defined]
-    distributed_utils.call_main = guarded_call_main
+    return guarded_call_main
+
+
+def _reading_everywhere(load_checkpoint):
+    @functools.wraps(load_checkpoint)
+    def guarded_load_checkpoint(self, *args, **kwargs):
+        with open_dict(self.cfg):
+            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        return load_checkpoint(self, *args, **kwargs)
+
+    return guarded_load_checkpoint
