@@ -143,7 +143,7 @@ def test_missing_data_is_named(tmp_path):
 def test_different_dictionaries_are_refused(tmp_path):
     folder = write_data(tmp_path)
     (folder / "dict.tgt.txt").write_text("\n".join([*tiny_vocab()[:-1], "another"]) + "\n")
-    with pytest.raises(ValueError, match="different dictionaries"):
+    with pytest.raises(ValueError, match="dict.src.txt and dict.tgt.txt of .* differ"):
         make_task(folder)
 
 
