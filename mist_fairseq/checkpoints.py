@@ -18,21 +18,15 @@ from pathlib import Path
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mist_fairseq.models.sizes import check_size, prophetnet_sizes
 from mist_fairseq.output import whole_file
 
-# Options of fairseq's models and tasks that fairseq takes from a checkpoint and evaluates as Python code.
-_EVALUATED = frozenset(
-    [
-        *("adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters", "decoder_attention"),
-        *("decoder_kernel_size_list", "decoder_layers", "downsample", "encoder_attention", "encoder_kernel_size_list"),
-        *("encoder_layers", "gated_attention", "left_pad_source", "left_pad_target", "project_input", "self_attention"),
-        *("weight_softmax", "xformers_att_config"),
-    ]
-)
-_CODE = (ast.Attribute, ast.Await, ast.Call, ast.comprehension, ast.Lambda, ast.NamedExpr, ast.Pow)
+# In an expression: what runs code, or takes hours.
+_CODE = (ast.Await, ast.Call, ast.comprehension, ast.Lambda, ast.LShift, ast.NamedExpr, ast.Pow)
+_FOLDERS = ("data", "save_dir")  # options that are never evaluated, while folders may be called run(2)
 
 
 def load_torch_file(path: str | Path, mmap: bool = False):
@@ -132,14 +126,17 @@ def _guarded_load(load):
             _check_tensors(state)
             count = sum(weight.numel() for weight in state["model"].values())
             options = list(_options(state))
+            texts = [text for part in options for text in _texts(part)]
         except FileNotFoundError:
             raise
         except Exception as error:
             others = "".join(f"; {other} is in order" for other in _readable(Path(path)))
             raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {_reason(error)}{others}") from error
+        for name, text in texts:
+            _refuse_code(path, name, text)
         for part in options:
-            _refuse_code(path, part)
             check_size(part, count, str(path))
+            check_size(_by_side(part), count, str(path))
         return state
 
     load_checkpoint_to_cpu.unguarded = load  # type: ignore[attr-defined]
@@ -159,11 +156,13 @@ def _readable(path: Path) -> Iterator[Path]:
 
 
 def _options(state: dict) -> Iterator[Mapping]:
-    """What a checkpoint says of its model and task: by today's configuration, and by the arguments of before."""
-    for part in ("model", "task"):
+    """What a checkpoint says of its model, task and loss: by today's configuration, and by the arguments of before."""
+    for part in ("model", "task", "criterion"):
         options = (state.get("cfg") or {}).get(part)
         if isinstance(options, argparse.Namespace):
             yield vars(options)
+        elif isinstance(options, DictConfig):
+            yield OmegaConf.to_container(options, resolve=True)
         elif options is not None:
             yield options
     if state.get("args") is not None:
@@ -172,18 +171,44 @@ def _options(state: dict) -> Iterator[Mapping]:
         yield prophetnet_sizes(json.loads(state["task_state"]["prophetnet"]))
 
 
-def _refuse_code(path: str, options: Mapping):
-    """Refuse what fairseq would run as Python code when it builds the model."""
-    for name in sorted(_EVALUATED & set(options)):
-        value = options[name]
-        if not isinstance(value, str):
-            continue
-        try:
-            harmless = not any(isinstance(node, _CODE) for node in ast.walk(ast.parse(value, mode="eval")))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            harmless = False
-        if not harmless:
-            raise ValueError(f"{path}: {name} is {value[:80]!r}, which fairseq would run as code")
+def _by_side(options: Mapping) -> dict:
+    """Options as fairseq's Transformer takes them, too: ``layers`` for both sides, or ``encoder: {layers: ...}``."""
+    found = dict(options)
+    for side in ("encoder", "decoder"):
+        nested = options.get(side)
+        given = {**options, **nested} if isinstance(nested, Mapping) else options
+        found |= {f"{side}_{name}": value for name, value in given.items()}
+    return found
+
+
+def _texts(value, name: str = "") -> Iterator[tuple[str, str | bytes]]:
+    """All texts within, each with the name of its option."""
+    if isinstance(value, str | bytes | bytearray):
+        yield name, bytes(value) if isinstance(value, bytearray) else value
+    elif isinstance(value, argparse.Namespace):
+        yield from _texts(vars(value), name)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _texts(part, str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part, name)
+
+
+def _refuse_code(path: str, name: str, text: str | bytes):
+    """Refuse a text with code: fairseq evaluates options, under other names in each architecture."""
+    if name in _FOLDERS:
+        return
+    try:
+        # eval() leaves these out at the start, ast does not.
+        tree = ast.parse(text.lstrip(" \t") if isinstance(text, str) else text.lstrip(b" \t"), mode="eval")
+        harmless = not any(isinstance(node, _CODE) for node in ast.walk(tree))
+    except (SyntaxError, ValueError):  # as of eval()
+        harmless = True
+    except (RecursionError, MemoryError):
+        harmless = False
+    if not harmless:
+        raise ValueError(f"{path}: {name} is {text[:80]!r}, which fairseq might run as code")
 
 
 def _whole_copy(copy):

@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -119,13 +120,19 @@ def test_first_system_fails(data):
     assert "speed_up" not in benchmark.time(benchmark.choose(2), 1)["systems"]["b"]
 
 
-def test_parts_make_the_whole(data):
+def test_parts_make_the_whole(data, monkeypatch):
+    """By a clock that ticks whenever it is read, so that a part takes as long as it has calls."""
+    readings = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(readings) / 1000)
     options = {"decoding": "mist", "decoding_iterations": 3}
     benchmark = Benchmark([entry(data, MIST, "single"), entry(data, MIST, "mist", options=options)], forced=True)
     (single, mist) = benchmark.parts(benchmark.choose(6), 2).values()
     assert list(single) == ["source pass", "length", "target pass", "head", "overhead"]
     assert all(milliseconds > 0 for milliseconds in [*single.values(), *mist.values()])
-    assert mist["source pass"] > single["source pass"] and mist["head"] > single["head"]
+    calls = {part: round(2 * spent) for part, spent in single.items()}  # for each batch of two
+    assert [calls[part] for part in ("source pass", "length", "target pass", "head")] == [1, 1, 1, 1]
+    assert 0.9 < mist["source pass"] <= 1.6 and mist["source pass"] == pytest.approx(mist["target pass"])
+    assert mist["length"] == pytest.approx(0.5)
     encoder = benchmark.systems["single"].model.encoder
     assert "encode_source" not in vars(encoder), "the clocks are gone"
 
