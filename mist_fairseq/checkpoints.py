@@ -14,6 +14,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from fairseq import checkpoint_utils
@@ -98,6 +99,8 @@ def _reason(error: Exception) -> str:
     code = re.search(r"GLOBAL (\S+)", text)
     if code:
         return f"loading it would run code ({code.group(1)})"
+    if isinstance(error, KeyError):
+        return f"there is no {text} in it"
     lines = text.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -162,8 +165,8 @@ def _options(state: dict) -> Iterator[Mapping]:
         if isinstance(options, argparse.Namespace):
             yield vars(options)
         elif isinstance(options, DictConfig):
-            yield OmegaConf.to_container(options, resolve=True)
-        elif options is not None:
+            yield cast(dict, OmegaConf.to_container(options, resolve=True))
+        elif isinstance(options, Mapping):
             yield options
     if state.get("args") is not None:
         yield vars(state["args"])
@@ -213,13 +216,13 @@ def _refuse_code(path: str, name: str, text: str | bytes):
 
 def _whole_copy(copy):
     @functools.wraps(copy)
-    def whole_copy(source, target, overwrite=False):
-        if PathManager.path_requires_pathmanager(target):  # not on this machine's disks
-            return copy(source, target, overwrite=overwrite)
-        if os.path.exists(target) and not overwrite:
-            raise FileExistsError(f"{target} is there already")
-        with whole_file(target) as partial:
-            shutil.copyfile(source, partial)
+    def whole_copy(src_path, dst_path, overwrite=False):
+        if PathManager.path_requires_pathmanager(dst_path):  # not on this machine's disks
+            return copy(src_path, dst_path, overwrite=overwrite)
+        if os.path.exists(dst_path) and not overwrite:
+            raise FileExistsError(f"{dst_path} is there already")
+        with whole_file(dst_path) as partial:
+            shutil.copyfile(src_path, partial)
         return True
 
     return whole_copy

@@ -7,14 +7,13 @@ from omegaconf import OmegaConf
 import mist_fairseq  # noqa: F401
 
 
-@pytest.mark.parametrize(("method", "no_spawn", "refused"), [("tcp://h:1", False, True), (None, False, False)])
-def test_fairseq_does_not_start_nobody(monkeypatch, method, no_spawn, refused):
+@pytest.mark.parametrize(("method", "refused"), [("tcp://h:1", True), (None, False)])
+def test_fairseq_does_not_start_nobody(monkeypatch, method, refused):
     """Without a GPU it would train nothing and end with status 0."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     cfg = OmegaConf.structured(FairseqConfig)
     cfg.distributed_training.distributed_world_size = 2 if method else 1
     cfg.distributed_training.distributed_init_method = method
-    cfg.distributed_training.distributed_no_spawn = no_spawn
     called = []
     if refused:
         with pytest.raises(ValueError, match="there is no GPU: start each worker with --distributed-no-spawn"):

@@ -116,7 +116,7 @@ def _compare(found: bytes, expected: bytes, index: str, data: str):
         written, asked = (part[2].decode("utf-8", "replace").strip() for part in (parts, right))
         raise ValueError(f"{index} was written as {written!r} and is read as {asked!r}: was it renamed? {AGAIN}")
     wrong = [name for i, name in enumerate((data, index)) if len(parts) != 3 or parts[i] != right[i]] or [index]
-    raise ValueError(f"{' and '.join(wrong)} are not as fairseq-preprocess wrote them (checksums differ): {AGAIN}")
+    raise ValueError(f"{' and '.join(wrong)}: not as fairseq-preprocess wrote it (checksums differ). {AGAIN}")
 
 
 def _crc32(path: str, end: int | None = None) -> int:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from mist_fairseq.checksums import SUMS, check_sums, write_sums
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.models.pretrained import read_sizes
+from mist_fairseq.models.pretrained import find_settings, read_sizes
 
 
 @dataclass
@@ -82,8 +82,8 @@ def get_pretrained(name: str, folder: str) -> str:
     if not weights:
         raise FileNotFoundError(_how_to_fill(encoder, path, "model.safetensors or pytorch_model.bin"))
     _check_digests(encoder, path)
-    named = [file for file in ("config.json", "vocab.txt", "tokenizer_config.json") if (path / file).is_file()]
-    check_sums(path, [*named, weights[0].name], f"fetch it again and remove {SUMS}")
+    settings = find_settings(path)
+    check_sums(path, [*settings, weights[0].name], f"fetch it again and remove {SUMS}")
     sizes = read_sizes(str(path))
     found = sizes["encoder_layers"], sizes["encoder_embed_dim"]
     if found != (encoder.layers, encoder.hidden_size):
@@ -98,7 +98,7 @@ def get_pretrained(name: str, folder: str) -> str:
         except SafetensorError as error:
             raise ValueError(f"{weights[0]} is damaged: {error}") from error
     entries = len(load_dictionary(str(path / "vocab.txt")))
-    write_sums(path, [*named, *(file.name for file in weights)])
+    write_sums(path, [*settings, *(file.name for file in weights)])
     return f"{path}: {found[0]} layers of {found[1]}, {entries:,} vocabulary entries, weights in {weights[0].name}"
 
 

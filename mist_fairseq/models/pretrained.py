@@ -92,6 +92,11 @@ def _whole_number(value, name: str, path: Path, least: int) -> int:
     return value
 
 
+def find_settings(folder: str | Path) -> list[str]:
+    """Names of what is read of a folder beside its weights, as far as it is there."""
+    return [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
+
+
 def check_weights(folder: str, sizes: dict[str, int], vocab_size: int):
     """Refuse damaged files, and a ``config.json`` of a far bigger model than the weights beside it.
 
@@ -108,8 +113,7 @@ def check_weights(folder: str, sizes: dict[str, int], vocab_size: int):
         ValueError: a file is damaged, or the model is bigger than its file even if each number takes but two bytes.
     """
     weights = find_weights(folder)
-    named = [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
-    check_sums(folder, [*named, weights.name], "fetch it again")
+    check_sums(folder, [*find_settings(folder), weights.name], "fetch it again")
     check_size(sizes, weights.stat().st_size // 2, str(Path(folder) / "config.json"), vocab_size)
 
 

@@ -59,15 +59,19 @@ def check_size(options: Mapping, available: int, source: str, vocab_size: int = 
         )
 
 
-def prophetnet_sizes(config: Mapping) -> dict:
-    """Hugging Face's configuration of a ProphetNet under fairseq's names, as far as it sets the number of weights."""
-    buckets = config.get("num_buckets", 32) * config.get("num_decoder_attention_heads", 16)
+def prophetnet_sizes(config: Mapping) -> dict[str, int]:
+    """Hugging Face's configuration of a ProphetNet under fairseq's names, as far as it sets the number of weights.
+
+    Raises:
+        ValueError, TypeError: a size is no number.
+    """
+    buckets = int(config.get("num_buckets", 32)) * int(config.get("num_decoder_attention_heads", 16))
     return {
-        "encoder_layers": config.get("num_encoder_layers", 12),
-        "decoder_layers": config.get("num_decoder_layers", 12),
-        "encoder_embed_dim": config.get("hidden_size", 1024),
-        "encoder_ffn_embed_dim": config.get("encoder_ffn_dim", 4096),
-        "decoder_ffn_embed_dim": config.get("decoder_ffn_dim", 4096),
-        "max_positions": config.get("max_position_embeddings", 512),
-        "token_types": config.get("ngram", 2) + buckets,
+        "encoder_layers": int(config.get("num_encoder_layers", 12)),
+        "decoder_layers": int(config.get("num_decoder_layers", 12)),
+        "encoder_embed_dim": int(config.get("hidden_size", 1024)),
+        "encoder_ffn_embed_dim": int(config.get("encoder_ffn_dim", 4096)),
+        "decoder_ffn_embed_dim": int(config.get("decoder_ffn_dim", 4096)),
+        "max_positions": int(config.get("max_position_embeddings", 512)),
+        "token_types": int(config.get("ngram", 2)) + buckets,
     }

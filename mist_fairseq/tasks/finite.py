@@ -43,7 +43,8 @@ class StopsAtNaN(FairseqTask):
         Raises:
             FloatingPointError: a loss is NaN or infinite; fairseq then goes on as with such gradients.
         """
-        if not torch.stack([loss for _, loss in self._batches]).isfinite().all():
+        losses = [loss for _, loss in self._batches]  # none where this worker ran out of memory, and others did not
+        if losses and not torch.stack(losses).isfinite().all():
             raise FloatingPointError("the loss is not finite")
         self._batches.clear()
         super().optimizer_step(optimizer, model, update_num)

@@ -20,7 +20,7 @@ from mist_fairseq.data.fairseq_lines import install_interactive
 from mist_fairseq.engines import ACCELERATE
 from mist_fairseq.export.folder import is_released, load_released, released_sizes
 from mist_fairseq.generator import NARGenerator
-from mist_fairseq.models.mist import PRECISIONS, PositionLimits
+from mist_fairseq.models.mist import PRECISIONS, MistModel, PositionLimits
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.finite import StopsAtNaN
 from mist_fairseq.tasks.shards import CountsAllBatches
@@ -193,10 +193,14 @@ class MistTask(StopsAtNaN, CountsAllBatches, FairseqTask):
 
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
+        kind = ARCH_MODEL_REGISTRY.get(cfg._name)
+        if kind is None or not issubclass(kind, MistModel):  # fairseq would build any, of any size
+            raise ValueError(
+                f"{cfg._name} is no architecture of --task mist: take another --arch, or the model's own --task"
+            )
         start_from = None if from_checkpoint else cfg.pretrained
         released = start_from and is_released(start_from)
         if start_from:
-            kind = ARCH_MODEL_REGISTRY[cfg._name]
             if released:
                 sizes = released_sizes(start_from, kind, self.dictionary)
             else:

@@ -36,6 +36,12 @@ def test_a_damaged_checkpoint_says_which_one_is_in_order(trained, tmp_path):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
 
 
+def test_weights_are_no_checkpoint(tmp_path):
+    torch.save(bert_state(len(tiny_vocab())), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights.pt is damaged or no checkpoint of fairseq: there is no '"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "weights.pt"))
+
+
 def test_pretrained_weights_of_torch(tmp_path):
     path = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())), safetensors=False) / "pytorch_model.bin"
     assert survive(path, [b""], lambda: plain(read_weights(path))) > 150

@@ -138,10 +138,14 @@ def test_a_killed_worker_ends_the_other(data, tmp_path):
     assert "RuntimeError: [" in workers.logs[1].read_text()  # from gloo's source, in words that vary
 
 
-def test_nan_of_one_worker_ends_all(data, tmp_path):
-    with Workers(tmp_path / "run", 2, data, "--batch-size", "8", MISHAP="1 3 nan") as workers:
+@pytest.mark.parametrize(
+    ("what", "errors"),
+    [("nan", ["FloatingPointError", "FloatingPointError"]), ("raise", ["RuntimeError: [", "ValueError: a mishap"])],
+)
+def test_an_error_of_one_worker_ends_all(data, tmp_path, what, errors):
+    with Workers(tmp_path / "run", 2, data, "--batch-size", "8", MISHAP=f"1 3 {what}") as workers:
         assert workers.end(60) == [1, 1], workers.printed()
-    assert "FloatingPointError" in workers.logs[0].read_text() and "FloatingPointError" in workers.logs[1].read_text()
+    assert all(error in log.read_text() for error, log in zip(errors, workers.logs, strict=True)), workers.printed()
 
 
 def test_a_killed_worker_ends_those_that_fairseq_started(data, tmp_path):

@@ -197,18 +197,34 @@ def test_code_in_a_configuration_of_hydra(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("option", ["adaptive_softmax_cutoff", "xformers_att_config", "encoder_layers"])
-@pytest.mark.parametrize("form", ["cfg", "args"])
-def test_code_in_the_options_of_a_checkpoint(option, form, tmp_path):
-    """fairseq runs some options of a checkpoint as Python."""
-    marker = tmp_path / "ran"
-    options = {"_name": "transformer", "arch": "transformer", option: f"[open({str(marker)!r}, 'w')]"}
-    state = {"model": {"x": torch.zeros(3)}, "args": None, "cfg": None, **untrained_state()}
-    forms = {"cfg": {"model": options, "task": {"_name": "translation"}}, "args": argparse.Namespace(**options)}
+@pytest.mark.parametrize("form", ["model", "task", "criterion", "args"])
+def test_code_in_the_options_of_a_checkpoint(form, tmp_path):
+    """fairseq runs some options of a checkpoint as Python, in each architecture others."""
+    path, code = str(tmp_path / "checkpoint.pt"), f"[open({str(tmp_path / 'ran')!r}, 'w')]"
+    attacks = [
+        {"adaptive_softmax_cutoff": code},
+        {"conv_feature_layers": f" \t{code}"},
+        {"pretrained": code.encode()},
+        {"encoder": {"xformers_att_config": code}},
+        {"any": "[0 for Namespace.__class_getitem__ in [print]]"},
+        {"any": "9**9**9"},
+    ]
+    for attack in attacks[:1] if form == "args" else attacks:  # of these fairseq takes a second to read each
+        options = {"_name": "transformer", "arch": "transformer", **attack}
+        state = {"model": {"x": torch.zeros(3)}, "args": None, "cfg": None, **untrained_state()}
+        cfg = {"model": {}, "task": {}, "criterion": {}, form: options}
+        torch.save(state | ({"args": argparse.Namespace(**options)} if form == "args" else {"cfg": cfg}), path)
+        refused("which fairseq might run as code", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_options_that_are_no_code(tmp_path):
     path = str(tmp_path / "checkpoint.pt")
-    torch.save(state | {form: forms[form]}, path)
-    refused(f"{path}: {option} is", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
-    assert not marker.exists()
+    usual = {"decoder_layers": "[(512, 3)] * 20", "data": "run(2)", "adam_betas": "(0.9, 0.999)", "w2v_path": "a/b.pt"}
+    usual |= {"eval_bleu_args": '{"beam": 4}', "quotes": "it's", "zero": "a\0b", "lang": "en-de", "none": None}
+    state = {"model": {"x": torch.zeros(3)}, "args": None, **untrained_state()}
+    torch.save(state | {"cfg": {"model": {"_name": "fconv", **usual}, "task": usual}}, path)
+    assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]["model"]["decoder_layers"] == "[(512, 3)] * 20"
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
@@ -217,14 +233,15 @@ def test_code_in_the_options_of_a_checkpoint(option, form, tmp_path):
 def test_sizes_of_a_checkpoint(trained, tmp_path):
     state = torch.load(trained[0], weights_only=True)
     path = str(tmp_path / "checkpoint.pt")
-    for name, value in {"encoder_layers": 10**12, "encoder_embed_dim": "10000000", "max_positions": 10**10}.items():
+    sizes = {"encoder_layers": 10**12, "encoder_embed_dim": "10000000", "max_positions": 10**10, "layers": 10**12}
+    for name, value in {**sizes, "encoder": {"embed_dim": 10**7}}.items():
         changed = {**state, "cfg": {**state["cfg"], "model": {**state["cfg"]["model"], name: value}}}
         torch.save(changed, path)
         refused(
             f"{path}: its configuration is that of a model of at least",
             lambda: checkpoint_utils.load_checkpoint_to_cpu(path),
         )
-    changed["cfg"]["model"]["max_positions"] = -1
+    changed["cfg"]["model"] = {**state["cfg"]["model"], "max_positions": -1}
     torch.save(changed, path)
     refused(f"{path}: max_positions is -1", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
 

@@ -111,3 +111,10 @@ def test_a_skipped_update_with_a_wrong_loss_stops_the_next(trainer, tmp_path, mo
     trainer.task.train_step(bad, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates())
     trainer.zero_grad()
     check_stops(trainer, [one], tmp_path, r"the loss is nan in the batch of the sentences \[2, 6, 8\] ")
+
+
+def test_an_update_of_the_other_workers_batches(trainer):
+    """Where one ran out of memory fairseq lets it take part, with no batch of its own."""
+    before = parameters(trainer)
+    trainer.task.optimizer_step(trainer.optimizer, trainer.model, 0)
+    assert all(torch.equal(*pair) for pair in zip(parameters(trainer), before, strict=True))

@@ -175,3 +175,11 @@ def test_the_generator_gets_the_options(tmp_path):
     task = make_task(tmp_path, length_guesses=3, length_beam=2)
     with pytest.raises(ValueError, match="--length-guesses 3: expected 0 or more, and 0 with a --length-beam"):
         task.build_generator([make_model(task)[0]], None)
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm", "prophetnet"])
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, name):
+    """fairseq would build it, of whatever size the checkpoint says."""
+    cfg = OmegaConf.create({"_name": name, "encoder_hidden_size": 10**9})
+    with pytest.raises(ValueError, match=f"{name} is no architecture of --task mist"):
+        make_task(write_data(tmp_path / "bin")).build_model(cfg, from_checkpoint=True)
