@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mist_fairseq.checkpoints import load_torch_file
 from mist_fairseq.export.checkpoint import untrained_state
 from mist_fairseq.output import whole_file
+from mist_fairseq.torch_files import load_torch_file
 
 # What fairseq-train calls its checkpoints: of an epoch, and of an update within one.
 _EPOCH = re.compile(r"checkpoint(\d+)\.pt")

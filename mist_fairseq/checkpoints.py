@@ -1,7 +1,7 @@
-"""Files of ``torch.save``, fairseq's checkpoints among them: read safely or not at all, written whole or not at all.
+"""fairseq's checkpoints: read safely or not at all, written whole or not at all.
 
-fairseq reads and writes its checkpoints itself. ``guard_fairseq``, called when the plugin is loaded, has it do so as
-this module does.
+fairseq reads and writes them itself. ``guard_fairseq``, called when the plugin is loaded, has it do so with the checks
+of this module.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import ast
 import functools
 import json
 import os
-import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,102 +19,31 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from mist_fairseq.models.sizes import check_size, prophetnet_sizes
 from mist_fairseq.output import whole_file
+from mist_fairseq.torch_files import check_archive, check_memory, count_numbers, reason
 
-# In an expression: what runs code, or takes hours.
-_CODE = (ast.Await, ast.Call, ast.comprehension, ast.Lambda, ast.LShift, ast.NamedExpr, ast.Pow)
+# In an expression: what neither runs code nor takes hours. A name or an attribute alone is a word or a file's name.
+_HARMLESS: tuple[type[ast.AST], ...] = (
+    *(ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.Load, ast.List, ast.Tuple, ast.Dict, ast.Set),
+    *(ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.unaryop, ast.boolop, ast.cmpop),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.MatMult, ast.BitAnd, ast.BitOr, ast.BitXor),
+)
+_MOST_REPEATS = 1_000_000
 _FOLDERS = ("data", "save_dir")  # options that are never evaluated, while folders may be called run(2)
 
 
-def load_torch_file(path: str | Path, mmap: bool = False):
-    """What a file of ``torch.save`` holds, on the CPU, without executing code.
-
-    Args:
-        path: of the file. In torch's format of today (since 1.6) every part of it has a checksum, which is compared.
-        mmap: leave tensors on disk until they are used; not for the format of before.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds something else than tensors and plain values; names the file.
-    """
-    try:
-        archive = check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and archive)
-        _check_tensors(content)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of other bytes torch's unpickler makes nearly any
-        raise ValueError(f"{path} is damaged or is no file of plain tensors: {_reason(error)}") from error
-    return content
-
-
-def check_archive(path: str | Path) -> bool:
-    """Compare the checksums of a file of ``torch.save``.
-
-    Returns:
-        Whether it has any: it has none in the format before torch 1.6.
-
-    Raises:
-        ValueError: a part is damaged, or takes more memory than its file has bytes.
-        zipfile.BadZipFile: the file is damaged.
-    """
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise ValueError("it is compressed, which torch.save never does")
-        if sum(part.file_size for part in parts) > os.path.getsize(path):
-            raise ValueError("its parts overlap")
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the checksum of {damaged} is wrong")
-    return True
-
-
-def _check_tensors(content):
-    """Refuse views that show a small memory as a huge tensor, which the first operation would make real."""
-    stack, seen = [content], set()
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            if value.layout is not torch.strided or value.nbytes > value.untyped_storage().nbytes():
-                raise ValueError(f"a tensor of shape {tuple(value.shape)} has no memory of its own")
-        elif isinstance(value, dict):
-            stack.extend(value.values())
-        elif isinstance(value, list | tuple | set):
-            stack.extend(value)
-
-
-def _reason(error: Exception) -> str:
-    """What torch says, in a line, without its advice to execute the code."""
-    text = str(error)
-    code = re.search(r"GLOBAL (\S+)", text)
-    if code:
-        return f"loading it would run code ({code.group(1)})"
-    if isinstance(error, KeyError):
-        return f"there is no {text} in it"
-    lines = text.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-# -- fairseq's own ----------------------------------------------------------------------------------------------
-
-
 def guard_fairseq():
-    """Have fairseq load checkpoints with the checks of this module, and copy them so that no copy is ever half there.
+    """Have fairseq load checkpoints with checks, and write and copy them so that none is ever half there.
 
-    Without it a training that is killed while ``checkpoint_last.pt`` is being copied could not be resumed.
+    Without it a training that is killed while ``checkpoint_last.pt`` is being copied could not be resumed, and where
+    the disk is full for a moment fairseq tries again behind what it has written of the same file.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
     if not hasattr(load, "unguarded"):
         checkpoint_utils.load_checkpoint_to_cpu = _guarded_load(load)
+        checkpoint_utils.torch_persistent_save = _whole_save(checkpoint_utils.torch_persistent_save)
         PathManager.copy = staticmethod(_whole_copy(PathManager.copy))
 
 
@@ -126,15 +54,16 @@ def _guarded_load(load):
             if os.path.isfile(path):
                 check_archive(path)
             state = load(path, arg_overrides, load_on_all_ranks)
-            _check_tensors(state)
-            count = sum(weight.numel() for weight in state["model"].values())
+            if os.path.isfile(path):
+                check_memory(state, os.path.getsize(path))
+            _, count = count_numbers(state["model"])
             options = list(_options(state))
             texts = [text for part in options for text in _texts(part)]
         except FileNotFoundError:
             raise
         except Exception as error:
             others = "".join(f"; {other} is in order" for other in _readable(Path(path)))
-            raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {_reason(error)}{others}") from error
+            raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {reason(error)}{others}") from error
         for name, text in texts:
             _refuse_code(path, name, text)
         for part in options:
@@ -165,7 +94,7 @@ def _options(state: dict) -> Iterator[Mapping]:
         if isinstance(options, argparse.Namespace):
             yield vars(options)
         elif isinstance(options, DictConfig):
-            yield cast(dict, OmegaConf.to_container(options, resolve=True))
+            yield cast(dict, OmegaConf.to_container(options))
         elif isinstance(options, Mapping):
             yield options
     if state.get("args") is not None:
@@ -199,19 +128,53 @@ def _texts(value, name: str = "") -> Iterator[tuple[str, str | bytes]]:
 
 
 def _refuse_code(path: str, name: str, text: str | bytes):
-    """Refuse a text with code: fairseq evaluates options, under other names in each architecture."""
+    """Refuse a text with code: fairseq evaluates options, under other names in each architecture.
+
+    And what OmegaConf would put other texts into, which may have doubled a hundred times.
+    """
+    if "${" in (text.decode("latin-1") if isinstance(text, bytes) else text):
+        raise ValueError(f"{path}: {name} is {text[:80]!r}, which is no value but a reference to others")
     if name in _FOLDERS:
         return
     try:
         # eval() leaves these out at the start, ast does not.
         tree = ast.parse(text.lstrip(" \t") if isinstance(text, str) else text.lstrip(b" \t"), mode="eval")
-        harmless = not any(isinstance(node, _CODE) for node in ast.walk(tree))
+        harmless = all(isinstance(node, _HARMLESS) for node in ast.walk(tree)) and _repeats(tree.body) <= _MOST_REPEATS
     except (SyntaxError, ValueError):  # as of eval()
         harmless = True
     except (RecursionError, MemoryError):
         harmless = False
     if not harmless:
         raise ValueError(f"{path}: {name} is {text[:80]!r}, which fairseq might run as code")
+
+
+def _repeats(node: ast.AST) -> int:
+    """How often an expression repeats a text or a list, at most."""
+    return max((_factor(part) for part in ast.walk(node) if isinstance(part, ast.BinOp)), default=1)
+
+
+def _factor(node: ast.AST) -> int:
+    """The whole numbers of a product, multiplied."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return max(abs(node.value), 1)
+    if isinstance(node, ast.UnaryOp):
+        return _factor(node.operand)
+    if isinstance(node, ast.BinOp):
+        one, other = _factor(node.left), _factor(node.right)
+        return one * other if isinstance(node.op, ast.Mult) else one + other
+    return 1
+
+
+def _whole_save(save):
+    @functools.wraps(save)
+    def torch_persistent_save(obj, filename, async_write=False):
+        if async_write or not isinstance(filename, str) or PathManager.path_requires_pathmanager(filename):
+            return save(obj, filename, async_write=async_write)
+        with whole_file(filename) as partial, open(partial, "wb") as file:
+            torch.save(obj, file)
+        return None
+
+    return torch_persistent_save
 
 
 def _whole_copy(copy):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from mist_fairseq.output import markdown_table, read_json, whole_file
@@ -30,3 +33,14 @@ def test_json_is_read_or_the_file_named(tmp_path):
 def test_markdown_table():
     table = markdown_table(["a", "b"], [["1|2", "x\ny"], ["", "z"]])
     assert table == "| a | b |\n| --- | --- |\n| 1\\|2 | x y |\n|  | z |"
+
+
+def test_two_processes_do_not_write_the_same_file(tmp_path):
+    """Nor does the one that comes too late take away what the other has."""
+    path = tmp_path / "file"
+    script = "import sys; from mist_fairseq.output import whole_file\nwith whole_file(sys.argv[1]): pass"
+    with whole_file(path) as partial:
+        partial.write_text("first")
+        late = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+        assert late.returncode == 1 and f"{path} is being written by another process" in late.stderr
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]

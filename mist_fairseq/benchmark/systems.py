@@ -23,12 +23,12 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 from mist_fairseq.benchmark.forced import Forcing, force
-from mist_fairseq.checkpoints import load_torch_file
 from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.onnx_runtime import OnnxGenerator
 from mist_fairseq.text_generator import Decoding, Source
+from mist_fairseq.torch_files import load_torch_file
 
 GROUPS = ["AR", "Semi-NAR", "NAR"]
 PRECISIONS = ["fp32", "bf16", "int8"]

@@ -1,13 +1,15 @@
 """Checksums of fairseq's binarized data.
 
 fairseq-preprocess writes a ``.bin`` with token ids and an ``.idx`` with the places of the sentences in it. With the
-plugin it adds a line to the end of the ``.idx``, where fairseq's readers do not look: checksums of both files, and the
-side (the language) that they are of. Data without that line, from fairseq alone, is checked for what can be seen.
+plugin it adds a line to the end of the ``.idx``, where fairseq's readers do not look: checksums of both files, the
+vocabulary, and the side (the language) that they are of. Data without that line, from fairseq alone, is checked for
+what can be seen.
 """
 
 import functools
 import itertools
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -15,10 +17,13 @@ from pathlib import Path
 import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
 
+from mist_fairseq.data.dictionary import TokenizerDictionary
+
 _MAGIC = MMapIndexedDataset.Index._HDR_MAGIC
 _HEADER = struct.Struct("<QBQ")  # version, type of the ids, number of sentences
 _TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32, 10: np.uint64}
-_SIGNATURE = b"mist_fairseq crc32 "
+_SIGNATURE, _DIGITS = "mist_fairseq crc32", 16
+_LINE = re.compile(rf"{_SIGNATURE} ([0-9a-f]{{8}}) ([0-9a-f]{{8}}) ([0-9a-f]{{{_DIGITS}}}|-) (.+)\n")
 _CHUNK = 1 << 22
 
 AGAIN = "run fairseq-preprocess again"
@@ -33,20 +38,21 @@ def install():
     @functools.wraps(finalize)
     def finalize_with_checksums(self, index_file):
         finalize(self, index_file)
-        line = _checksums(self._data_file.name, index_file, os.path.getsize(index_file))
+        sums = f"{_crc32(self._data_file.name):08x} {_crc32(index_file):08x}"
+        vocabulary = getattr(self, "vocabulary", "-")[:_DIGITS]
         with open(index_file, "ab") as index:
-            index.write(line)
+            index.write(f"{_SIGNATURE} {sums} {vocabulary} {_side(index_file)}\n".encode())
 
     finalize_with_checksums.without_checksums = finalize  # type: ignore[attr-defined]
     MMapIndexedDatasetBuilder.finalize = finalize_with_checksums
 
 
-def check_binarized(prefix: str, vocab_size: int, combine: bool = False):
+def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False):
     """Refuse damaged data, and such as belongs to another vocabulary.
 
     Args:
         prefix: path without ``.bin`` and ``.idx``. What is not there is no concern of this function.
-        vocab_size: V.
+        dictionary: that the ids are of.
         combine: the same for further shards, whose prefixes end in 1, 2, ...
 
     Raises:
@@ -59,15 +65,15 @@ def check_binarized(prefix: str, vocab_size: int, combine: bool = False):
             continue
         if not (os.path.exists(one + ".idx") and os.path.exists(one + ".bin")):
             return
-        _check(one, vocab_size)
+        _check(one, dictionary)
 
 
-def _check(prefix: str, vocab_size: int):
+def _check(prefix: str, dictionary: TokenizerDictionary):
     index, data = prefix + ".idx", prefix + ".bin"
     kind, sizes, pointers, end = _read_index(index)
     line = Path(index).read_bytes()[end:]
     if line:
-        _compare(line, _checksums(data, index, end), index, data)
+        _compare(line, index, data, end, dictionary)
     ends = np.cumsum(sizes, dtype=np.int64) * kind.itemsize
     if (sizes < 1).any() or not np.array_equal(pointers, np.concatenate([[0], ends[:-1]])[: len(sizes)]):
         raise ValueError(f"{index} is damaged: the sentences do not follow each other. {AGAIN}")
@@ -77,10 +83,10 @@ def _check(prefix: str, vocab_size: int):
     if expected:
         ids = np.memmap(data, dtype=kind, mode="r")
         least, most = int(ids.min()), int(ids.max())
-        if least < 0 or most >= vocab_size:
+        if least < 0 or most >= len(dictionary):
             raise ValueError(
                 f"{data} has the token ids {least} to {most}, the dictionary beside it has those from 0 to "
-                f"{vocab_size - 1}: {AGAIN}"
+                f"{len(dictionary) - 1}: {AGAIN}"
             )
 
 
@@ -102,21 +108,25 @@ def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray, int]:
     return np.dtype(_TYPES[code]), sizes, np.fromfile(path, np.int64, count, offset=start + 4 * count), end
 
 
-def _checksums(data: str, index: str, end: int) -> bytes:
-    """The line for the two files, as far as fairseq reads them."""
-    side = Path(index).name.removesuffix(".idx").rpartition(".")[2].rstrip("0123456789")  # the number of a shard
-    return _SIGNATURE + f"{_crc32(data):08x} {_crc32(index, end):08x} {side}\n".encode()
+def _compare(line: bytes, index: str, data: str, end: int, dictionary: TokenizerDictionary):
+    """Refuse what is not as the last line of an index says."""
+    match = _LINE.fullmatch(line.decode("utf-8", "replace"))
+    if not match:
+        raise ValueError(f"{index} is damaged in its last line: {AGAIN}")
+    for path, until, written in ((data, None, match.group(1)), (index, end, match.group(2))):
+        if f"{_crc32(path, until):08x}" != written:
+            raise ValueError(f"{path} is not as fairseq-preprocess wrote it (checksums differ): {AGAIN}")
+    if match.group(3) not in ("-", dictionary.fingerprint()[:_DIGITS]):
+        raise ValueError(f"{index} was written with another vocabulary than that of the dictionary beside it: {AGAIN}")
+    if match.group(4) != _side(index):
+        raise ValueError(
+            f"{index} was written as {match.group(4)!r} and is read as {_side(index)!r}: was it renamed? {AGAIN}"
+        )
 
 
-def _compare(found: bytes, expected: bytes, index: str, data: str):
-    if found == expected:
-        return
-    parts, right = found.removeprefix(_SIGNATURE).split(maxsplit=2), expected.removeprefix(_SIGNATURE).split(maxsplit=2)
-    if len(parts) == 3 and parts[:2] == right[:2] and found.startswith(_SIGNATURE):
-        written, asked = (part[2].decode("utf-8", "replace").strip() for part in (parts, right))
-        raise ValueError(f"{index} was written as {written!r} and is read as {asked!r}: was it renamed? {AGAIN}")
-    wrong = [name for i, name in enumerate((data, index)) if len(parts) != 3 or parts[i] != right[i]] or [index]
-    raise ValueError(f"{' and '.join(wrong)}: not as fairseq-preprocess wrote it (checksums differ). {AGAIN}")
+def _side(index: str) -> str:
+    """The language, without the number of a shard."""
+    return Path(index).name.removesuffix(".idx").rpartition(".")[2].rstrip("0123456789")
 
 
 def _crc32(path: str, end: int | None = None) -> int:

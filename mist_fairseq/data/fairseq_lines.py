@@ -82,6 +82,7 @@ def _multiprocess_dataset(
         for prefix in prefixes:
             for path in (data_file_path(prefix), index_file_path(prefix)):
                 Path(path).unlink(missing_ok=True)
+    builder.vocabulary = binarizer.dict.fingerprint()  # for the checksums of data.binarized
     builder.finalize(index_file_path(output_prefix))
     return summary
 
@@ -110,6 +111,7 @@ def _binarize(
     summary = BinarizeSummary()
     for line in islice(lines_of_file(path), start, end):
         builder.add_item(binarizer.binarize_line(line, summary))
+    builder.vocabulary = binarizer.dict.fingerprint()
     builder.finalize(index_file_path(output_prefix))
     return summary
 

@@ -34,6 +34,7 @@ WEIGHTS, DICTIONARY, CARD = "model.safetensors", "dict.txt", "README.md"
 
 # What a model is trained or run with, rather than what it is.
 _NOT_SIZES = {"_name", "pretrained", "precision", "dropout", "attention_dropout", "activation_dropout"}
+_MAY_BE_ZERO = {"rel_pos_bins", "source_type_id", "target_type_id", "untie_head"}
 _LIMITS = {"max_source_positions", "max_target_positions"}
 
 
@@ -94,8 +95,9 @@ def read_config(folder: str) -> dict:
     options = dataclasses.fields(MODEL_DATACLASS_REGISTRY[architecture])
     defaults: dict[str, Any] = {one.name: one.default for one in options}
     for name, value in {**{key: config.get(key) for key in _LIMITS}, **sizes}.items():
-        if type(value) is not type(defaults.get(name, 0)) or value < 0:
-            kind = "true or false" if name == "untie_head" else "a whole number"
+        least = 0 if name in _MAY_BE_ZERO else 1
+        if type(value) is not type(defaults.get(name, 0)) or value < least:
+            kind = "true or false" if name == "untie_head" else f"a whole number of at least {least}"
             raise ValueError(f"{path}: {name} is {value!r}, expected {kind}")
     check_size(sizes, (Path(folder) / WEIGHTS).stat().st_size // 4, str(path))
     return config

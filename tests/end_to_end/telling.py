@@ -24,7 +24,6 @@ FOLDER = Path(sys.argv.pop(1))
 updates, trainers, saved = [], [], []
 
 build, train_step, optimizer_step, main = Trainer.__init__, Trainer.train_step, FairseqTask.optimizer_step, train.main
-save = checkpoint_utils.torch_persistent_save
 
 
 def telling_build(self, *given):
@@ -35,7 +34,12 @@ def telling_build(self, *given):
         updates[-1]["noise"].update(zip(ids.tolist(), noise))
         return noise
 
+    def telling_save(*given, **how):
+        saved.append(0)
+        return save(*given, **how)
+
     draw, mist.sentence_noise = mist.sentence_noise, telling_noise
+    save, checkpoint_utils.torch_persistent_save = checkpoint_utils.torch_persistent_save, telling_save
     trainers.append(self)
     build(self, *given)
 
@@ -64,11 +68,6 @@ def telling_optimizer_step(self, optimizer, model, update_num):
     optimizer_step(self, optimizer, model, update_num)
 
 
-def telling_save(state, path, **how):
-    saved.append(path)
-    save(state, path, **how)
-
-
 def telling_main(cfg):
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     (FOLDER / f"{rank}.pid").write_text(str(os.getpid()))
@@ -77,7 +76,6 @@ def telling_main(cfg):
     torch.save(told, FOLDER / f"{rank}.pt")
 
 
-checkpoint_utils.torch_persistent_save = telling_save
 Trainer.__init__, Trainer.train_step, train.main = telling_build, telling_train_step, telling_main
 FairseqTask.optimizer_step = telling_optimizer_step
 if "SPAWN" in os.environ:

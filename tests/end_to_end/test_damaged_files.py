@@ -15,6 +15,8 @@ from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.models.pretrained import read_weights
 from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.torch_files import load_torch_file
+from tests.end_to_end.conftest import preprocess
 from tests.end_to_end.damage import damages, read_data, survive
 from tests.helpers import bert_state, plain, tiny_config, tiny_dictionary, tiny_model, tiny_vocab, write_bert_folder
 
@@ -172,3 +174,38 @@ def test_tables_of_systems(tmp_path):
         else:
             read += all(type(entry.name) is str for entry in entries)
     assert 10 < read < 390
+
+
+def test_data_of_another_vocabulary_of_the_same_size(text, bert_folder, data, tmp_path):
+    """Half of a folder anew, as after a preprocessing that was killed."""
+    lines = (bert_folder / "vocab.txt").read_text().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]) + "\n")
+    preprocess(text, tmp_path / "vocab.txt", tmp_path / "bin")
+    for path in data.glob("train.src-tgt.tgt.*"):
+        shutil.copy(path, tmp_path / "bin")
+    with pytest.raises(ValueError, match="tgt.idx was written with another vocabulary than that of the dictionary"):
+        read_data(tmp_path / "bin")
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
+    """fairseq by itself tries again, behind what it has written."""
+    path, save, tries = tmp_path / "checkpoint_last.pt", torch.save, []
+    checkpoint_utils.torch_persistent_save({"x": torch.ones(3)}, str(path))
+
+    def fails_once(content, file):
+        tries.append(file)
+        if len(tries) == 1:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", fails_once)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint_utils.torch_persistent_save({"x": torch.zeros(3)}, str(path))
+    assert torch.equal(load_torch_file(path)["x"], torch.ones(3))
+    checkpoint_utils.torch_persistent_save({"x": torch.zeros(3)}, str(path))
+    assert torch.equal(load_torch_file(path)["x"], torch.zeros(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_last.pt"]

@@ -18,7 +18,6 @@ from mist_fairseq import MistGenerator
 from mist_fairseq.averaging import average_checkpoints
 from mist_fairseq.benchmark.synthetic import read_profile
 from mist_fairseq.benchmark.systems import load_system, read_entries
-from mist_fairseq.checkpoints import load_torch_file
 from mist_fairseq.checksums import SUMS
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.export.checkpoint import load_checkpoint, untrained_state
@@ -29,6 +28,7 @@ from mist_fairseq.models.pretrained import find_weights, read_weights
 from mist_fairseq.models.released import convert_checkpoint
 from mist_fairseq.models.sizes import fewest_parameters
 from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.torch_files import load_torch_file
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, run
 from tests.end_to_end.damage import read_data
 from tests.end_to_end.warm import run_module
@@ -227,6 +227,21 @@ def test_options_that_are_no_code(tmp_path):
     assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]["model"]["decoder_layers"] == "[(512, 3)] * 20"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("'a' * 2000000000", "[0] * 1000 * 1000 * 1000", "f'{1:2000000000}'", "'%2000000000d' % 1", "9 ** 9 ** 9"),
+        *("${.other}${.other}", "1 << 9999999999", "[x for x in y]", "lambda: 0", "f(1)"),
+    ],
+)
+def test_options_that_would_take_all_memory(text, tmp_path):
+    path = str(tmp_path / "checkpoint.pt")
+    options = {"_name": "transformer", "adaptive_softmax_cutoff": text, "other": "a"}
+    state = {"args": None, "cfg": {"model": options, "task": {"_name": "translation"}}, "model": {"x": torch.zeros(3)}}
+    torch.save(untrained_state() | state, path)
+    refused(f"{path}: adaptive_softmax_cutoff is", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+
+
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +328,36 @@ def test_tensors_bigger_than_their_file(tmp_path):
         "bomb.bin is damaged or is no file of plain tensors: it is compressed",
         lambda: load_torch_file(tmp_path / "bomb.bin"),
     )
+
+
+def test_storages_bigger_than_their_file(tmp_path):
+    """torch's format of before names a storage's size apart from its content."""
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(in_the_format_before({"x": torch.zeros(1000)}).replace(b"M\xe8\x03", b"J\x00\xca\x9a\x3b"))
+    refused(f"{path} is damaged or is no file of plain tensors", lambda: load_torch_file(path))
+
+
+@pytest.mark.parametrize("tensor", [torch.empty(10**6, 10**6, device="meta"), torch.eye(9).to_sparse()])
+def test_tensors_without_plain_memory(tensor, tmp_path):
+    torch.save({"x": tensor}, tmp_path / "state.bin")
+    refused("is not a plain one on the CPU", lambda: load_torch_file(tmp_path / "state.bin"))
+
+
+def test_one_tensor_under_many_names_counts_once(trained, tmp_path):
+    """Or a small file would pass as that of a big model."""
+    state, weight = torch.load(trained[0], weights_only=True), torch.zeros(10**6)
+    state["model"] = {f"x{i}": weight for i in range(1000)}
+    state["cfg"]["model"]["encoder_layers"] = 10**4
+    torch.save(state, tmp_path / "checkpoint.pt")
+    path = str(tmp_path / "checkpoint.pt")
+    refused("weights, but there are 1,000,000", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+
+
+def test_an_archive_behind_something_else(tmp_path):
+    """Python's zipfile finds another archive in such a file than torch."""
+    path = tmp_path / "state.bin"
+    path.write_bytes(in_todays_format({"x": torch.zeros(10)}) + in_todays_format({"x": torch.ones(10)}))
+    refused("state.bin is damaged or is no file of plain tensors", lambda: load_torch_file(path))
 
 
 def test_tensors_that_hold_each_other(tmp_path):
