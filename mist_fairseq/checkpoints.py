@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -83,7 +82,7 @@ def _readable(path: Path) -> Iterator[Path]:
             if check_archive(other):
                 yield other
                 return
-        except (ValueError, OSError, zipfile.BadZipFile):
+        except (ValueError, OSError):
             continue
 
 

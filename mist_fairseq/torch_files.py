@@ -39,10 +39,16 @@ def check_archive(path: str | Path) -> bool:
 
     Raises:
         ValueError: a part is damaged, or takes more memory than its file has bytes.
-        zipfile.BadZipFile: the file is damaged.
     """
     if not zipfile.is_zipfile(path):
         return False
+    try:
+        return _check_parts(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_parts(path: str | Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
