@@ -22,8 +22,6 @@ ruff format --check .
 bash scripts/build_docs.sh test
 # Real weights to compare with, fetched before several test processes would all do it.
 "$PYTHON" scripts/get_pretrained.py minilm-l6 .cache/minilm-l6
-# All tests: with their coverage, which takes 3 % more time.
-[ $# -gt 0 ] || exec bash scripts/coverage.sh
 # One test process a core, one thread each: two processes with two threads each would only get in each other's way.
 cores=$(nproc) # before the next line, which it would obey
 export OMP_NUM_THREADS=1

@@ -2,11 +2,11 @@
 
 import io
 import os
+import runpy
 import shutil
 import signal
 
 import torch
-from fairseq_cli import train
 
 _left = int(os.environ["DIES_AT_FILE"])
 _save, _copyfile = torch.save, shutil.copyfile
@@ -39,4 +39,4 @@ def copyfile(source, target, **options):
 
 if __name__ == "__main__":
     torch.save, shutil.copyfile = save, copyfile
-    train.cli_main()
+    runpy.run_module("fairseq_cli.train", run_name="__main__", alter_sys=True)
