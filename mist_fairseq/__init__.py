@@ -49,8 +49,8 @@ def _register():
     from mist_fairseq import checkpoints, workers
     from mist_fairseq.data import binarized, fairseq_lines
 
-    checkpoints.guard_fairseq()
-    workers.guard_fairseq()
+    checkpoints.install()
+    workers.install()
     binarized.install()
     fairseq_lines.install()
 

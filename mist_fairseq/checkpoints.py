@@ -1,6 +1,6 @@
 """fairseq's checkpoints: read safely or not at all, written whole or not at all.
 
-fairseq reads and writes them itself. ``guard_fairseq``, called when the plugin is loaded, has it do so with the checks
+fairseq reads and writes them itself. ``install``, called when the plugin is loaded, has it do so with the checks
 of this module.
 """
 
@@ -33,14 +33,14 @@ _MOST_REPEATS = 1_000_000
 _FOLDERS = ("data", "save_dir")  # options that are never evaluated, while folders may be called run(2)
 
 
-def guard_fairseq():
+def install():
     """Have fairseq load checkpoints with checks, and write and copy them so that none is ever half there.
 
     Without it a training that is killed while ``checkpoint_last.pt`` is being copied could not be resumed, and where
     the disk is full for a moment fairseq tries again behind what it has written of the same file.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
-    if not hasattr(load, "unguarded"):
+    if not hasattr(load, "fairseqs"):
         checkpoint_utils.load_checkpoint_to_cpu = _guarded_load(load)
         checkpoint_utils.torch_persistent_save = _whole_save(checkpoint_utils.torch_persistent_save)
         PathManager.copy = staticmethod(_whole_copy(PathManager.copy))
@@ -58,7 +58,7 @@ def _guarded_load(load):
             _, count = count_numbers(state["model"])
             options = list(_options(state))
             texts = [text for part in options for text in _texts(part)]
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:
             others = "".join(f"; {other} is in order" for other in _readable(Path(path)))
@@ -70,7 +70,7 @@ def _guarded_load(load):
             check_size(_by_side(part), count, str(path))
         return state
 
-    load_checkpoint_to_cpu.unguarded = load  # type: ignore[attr-defined]
+    load_checkpoint_to_cpu.fairseqs = load  # type: ignore[attr-defined]
     return load_checkpoint_to_cpu
 
 

@@ -17,14 +17,14 @@ def load_torch_file(path: str | Path, mmap: bool = False):
         mmap: leave tensors on disk until they are used; not for the format of before.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ValueError: it is damaged, or holds something else than tensors and plain values; names the file.
     """
     try:
         archive = check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and archive)
         check_memory(content, os.path.getsize(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # of other bytes torch's unpickler makes nearly any
         raise ValueError(f"{path} is damaged or is no file of plain tensors: {reason(error)}") from error

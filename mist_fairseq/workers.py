@@ -8,13 +8,13 @@ from fairseq.trainer import Trainer
 from omegaconf import open_dict
 
 
-def guard_fairseq():
+def install():
     """Have fairseq refuse to start no worker, and have every worker read the checkpoint that it goes on from.
 
     fairseq starts one worker for each GPU, where there is none it ends as if all was well. And it has the first worker
     alone read the checkpoint and send it to the others, which torch since 2.6 refuses to unpack.
     """
-    if hasattr(distributed_utils.call_main, "unguarded"):
+    if hasattr(distributed_utils.call_main, "fairseqs"):
         return
     distributed_utils.call_main = _refusing_nobody(distributed_utils.call_main)
     Trainer.load_checkpoint = _reading_everywhere(Trainer.load_checkpoint)
@@ -33,7 +33,7 @@ def _refusing_nobody(call_main):
             )
         return call_main(cfg, main, **kwargs)
 
-    guarded_call_main.unguarded = call_main  # type: ignore[attr-defined]
+    guarded_call_main.fairseqs = call_main  # type: ignore[attr-defined]
     return guarded_call_main
 
 

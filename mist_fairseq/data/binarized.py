@@ -32,7 +32,7 @@ AGAIN = "run fairseq-preprocess again"
 def install():
     """Have fairseq write the checksums."""
     finalize = MMapIndexedDatasetBuilder.finalize
-    if hasattr(finalize, "without_checksums"):
+    if hasattr(finalize, "fairseqs"):
         return
 
     @functools.wraps(finalize)
@@ -43,7 +43,7 @@ def install():
         with open(index_file, "ab") as index:
             index.write(f"{_SIGNATURE} {sums} {vocabulary} {_side(index_file)}\n".encode())
 
-    finalize_with_checksums.without_checksums = finalize  # type: ignore[attr-defined]
+    finalize_with_checksums.fairseqs = finalize  # type: ignore[attr-defined]
     MMapIndexedDatasetBuilder.finalize = finalize_with_checksums
 
 

@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -47,14 +46,20 @@ def test_chosen_sentences_are_spread_and_sorted(benchmark):
 
 
 def test_a_slower_system_is_slower(benchmark, monkeypatch):
-    slow = benchmark.systems["b"]
-    decode = slow.decode
-    monkeypatch.setattr(slow, "decode", lambda sample: (time.sleep(0.05), decode(sample))[1])
+    clock = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    for system, seconds in zip(benchmark.systems.values(), (0.01, 0.06)):
+
+        def decoded(sample, decode=system.decode, seconds=seconds):
+            clock[0] += seconds
+            return decode(sample)
+
+        monkeypatch.setattr(system, "decode", decoded)
     found = benchmark.time(benchmark.choose(6), 1)["systems"]
     assert found["a"]["speed_up"] == 1 and found["a"]["speed_up_interval"] == [1, 1]
     low, high = found["b"]["speed_up_interval"]
     assert low <= found["b"]["speed_up"] <= high < 1
-    assert found["b"]["milliseconds"]["mean"] > 50
+    assert found["b"]["milliseconds"]["mean"] == pytest.approx(60)
     assert found["b"]["speed_up"] == pytest.approx(
         found["a"]["milliseconds"]["mean"] / found["b"]["milliseconds"]["mean"]
     )
