@@ -1,5 +1,6 @@
 # Sourced by the other scripts, with the extras to install as arguments: gives $PYTHON and puts the environment's
-# commands on the PATH. The virtual environment is $VENV if that is set, or .venv in the repository.
+# commands on the PATH. The virtual environment is $VENV if that is set, or .venv in the repository; with KEEP_VENV=1 it
+# stays as it is, with whatever versions it has.
 
 _root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 _venv=${VENV:-$_root/.venv}
@@ -22,7 +23,7 @@ export PYTHON PATH
 # Installed already, from these very files and with these extras?
 _stamp=$_venv/.mist_fairseq$_extras
 _wanted=$(cat "$_root/setup.py" "$_root/constraints.txt" | cksum; echo "$_root")
-if [ "$(cat "$_stamp" 2>/dev/null)" != "$_wanted" ]; then
+if [ -z "${KEEP_VENV:-}" ] && [ "$(cat "$_stamp" 2>/dev/null)" != "$_wanted" ]; then
     echo "Installing mist_fairseq$_extras and what it needs into $_venv"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$_root/constraints.txt" -e "$_root$_extras"
     echo "$_wanted" > "$_stamp"

@@ -72,6 +72,7 @@ def test(name: str, folder: Path, all_tests: bool) -> tuple[str, ...]:
 
     # One thread a process, as in scripts/test.sh; the tests start commands of this environment by name, too.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{venv}/bin:{os.environ['PATH']}"}
+    found = versions(python)
     fetch = [python, "scripts/get_pretrained.py", "minilm-l6", ".cache/minilm-l6"]
     subprocess.run(fetch, cwd=source, env=environment, check=True)
     command = [python, "-m", "pytest", "-n", str(len(os.sched_getaffinity(0))), "--dist", "worksteal", "-rfEs"]
@@ -80,14 +81,20 @@ def test(name: str, folder: Path, all_tests: bool) -> tuple[str, ...]:
         for line in pytest.stdout:
             print(line, end="", flush=True)
 
+    if versions(python) != found:
+        sys.exit(f"{name}: the tests have changed the packages that they were to be run with")
     passed, failed, skipped = count(line)
     full = subprocess.run([python, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
-    listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True).stdout
-    found = {package["name"].lower(): package["version"] for package in json.loads(listed)}
     others = ", ".join(f"{package} {found[package]}" for package in SHOWN)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     counts = (str(passed), str(failed), str(skipped))
     return name, full, found["torch"], others, *counts, today, "all" if all_tests else "unit"
+
+
+def versions(python: Path) -> dict[str, str]:
+    """The packages of an environment, by name."""
+    listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True).stdout
+    return {package["name"].lower(): package["version"] for package in json.loads(listed)}
 
 
 def count(summary: str) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from tests.helpers import WORDS
 
 def shell(*arguments, fails=False) -> str:
     """Run a script of the repository from another folder and give back what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, "KEEP_VENV": "1"}
     done = subprocess.run(
         [str(argument) for argument in arguments], cwd="/", env=environment, capture_output=True, text=True, timeout=300
     )
@@ -26,6 +26,21 @@ def shell(*arguments, fails=False) -> str:
 
 def quora(*arguments, **how) -> str:
     return shell("bash", ROOT / "examples/quora/run.sh", *arguments, **how)
+
+
+@pytest.mark.parametrize(("keep", "installs"), [("1", False), ("", True)])
+def test_an_environment_is_kept_if_asked_for(tmp_path, keep, installs):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$@" > "$VENV/called"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "VENV": str(tmp_path), "KEEP_VENV": keep}
+    script = f"set -euo pipefail; source {ROOT}/scripts/setup_env.sh scores; command -v python; echo $PYTHON"
+    done = subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == [str(python)] * 2
+    called = tmp_path / "called"
+    assert called.exists() == installs
+    assert not installs or called.read_text().startswith("-m pip install")
 
 
 @pytest.fixture(scope="module")
