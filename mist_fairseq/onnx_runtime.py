@@ -11,6 +11,7 @@ described for use from other languages). Dimensions: B sentences, K candidates o
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ FORMAT, VERSION = "onnx", 1
 DICTIONARY = "dict.txt"
 # By precision: the source pass and the target pass.
 PASSES = {"fp32": ("source.onnx", "target.onnx"), "int8": ("source.int8.onnx", "target.int8.onnx")}
+
+# Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
+# PyTorch (1.20).
+OLDEST = "1.24.1"
 
 _NUMBERS = ["layers", "max_source_positions", "max_target_positions"]
 
@@ -339,6 +344,10 @@ def _sums_in_32_bits() -> bool:
         return False
 
 
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
 def start_session(model: str | bytes, threads: int = 0):
     """What runs an ONNX graph on the CPU.
 
@@ -347,7 +356,7 @@ def start_session(model: str | bytes, threads: int = 0):
         threads: how many, 0 for one for each core.
 
     Raises:
-        ValueError: ONNX Runtime is not installed, or cannot read the file; names it.
+        ValueError: ONNX Runtime is not installed or too old, or cannot read the file; names it.
     """
     try:
         import onnxruntime
@@ -356,6 +365,11 @@ def start_session(model: str | bytes, threads: int = 0):
             "ONNX Runtime is not installed: pip install -e .[onnxruntime] or, without torch and fairseq, "
             "pip install onnxruntime"
         ) from error
+    if _numbers(onnxruntime.__version__) < _numbers(OLDEST):
+        raise ValueError(
+            f"ONNX Runtime is {onnxruntime.__version__}, expected {OLDEST} or newer: "
+            f"pip install 'onnxruntime>={OLDEST}'"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors

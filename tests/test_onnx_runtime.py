@@ -382,6 +382,21 @@ def test_without_onnx_runtime(exported, monkeypatch):
         OnnxGenerator.from_pretrained(str(exported))
 
 
+@pytest.mark.parametrize("version", ["1.23.2", "1.9.0", "0.30"])
+def test_an_onnx_runtime_that_reads_what_it_should_not(exported, monkeypatch, version):
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    with pytest.raises(ValueError, match=f"ONNX Runtime is {version}, expected 1.24.1 or newer: pip install"):
+        OnnxGenerator.from_pretrained(str(exported))
+
+
+def test_the_oldest_onnx_runtime_is_that_of_setup(exported, monkeypatch):
+    setup = (Path(__file__).parents[1] / "setup.py").read_text(encoding="utf-8")
+    assert f'"onnxruntime>={onnx_runtime.OLDEST}"' in setup
+    for version in (onnx_runtime.OLDEST, "1.100.0", "2.0.0rc1"):
+        monkeypatch.setattr("onnxruntime.__version__", version)
+        OnnxGenerator.from_pretrained(str(exported))
+
+
 # -- without torch and fairseq ----------------------------------------------------------------------------------
 
 GENERATE = """

@@ -90,6 +90,19 @@ def test_the_table_keeps_other_lines(script):
     assert script["table"]([], second) == second  # header included
 
 
+def test_the_readme_says_the_same():
+    def rows(path: str) -> list[list[str]]:
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        return [line.strip("| ").split(" | ") for line in lines if re.match(r"\| 3\.1\d", line)]
+
+    full = rows("results/versions.md")
+    found = rows("README.md")
+    assert len(full) >= 4 and [(row[0], row[1], *row[-4:]) for row in found] == [
+        (python, torch, tests, passed, failed, skipped)
+        for _, python, torch, _, passed, failed, skipped, _, tests in full
+    ]
+
+
 def test_wrong_names_are_refused_before_any_work(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["test_versions.py", "3.11-tested", "3.10-floors"])
     with pytest.raises(SystemExit):
