@@ -10,18 +10,20 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.models import MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from mist_fairseq.models.sizes import check_size, prophetnet_sizes
 from mist_fairseq.output import whole_file
-from mist_fairseq.torch_files import check_archive, check_memory, count_numbers, reason
+from mist_fairseq.reading import count_values
+from mist_fairseq.torch_files import check_archive, count_numbers, read_torch_file, reason
 
 # In an expression: what neither runs code nor takes hours. A name or an attribute alone is a word or a file's name.
 _HARMLESS: tuple[type[ast.AST], ...] = (
@@ -30,6 +32,7 @@ _HARMLESS: tuple[type[ast.AST], ...] = (
     *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.MatMult, ast.BitAnd, ast.BitOr, ast.BitXor),
 )
 _MOST_REPEATS = 1_000_000
+_LONGEST_OPTION = 100_000  # characters, of which Python makes a hundred times as many bytes to look at them
 _FOLDERS = ("data", "save_dir")  # options that are never evaluated, while folders may be called run(2)
 
 
@@ -51,20 +54,20 @@ def _guarded_load(load):
     def load_checkpoint_to_cpu(path, arg_overrides=None, load_on_all_ranks=False):
         try:
             if os.path.isfile(path):
-                check_archive(path)
+                _check_options(read_torch_file(path, mmap=True))
             state = load(path, arg_overrides, load_on_all_ranks)
-            if os.path.isfile(path):
-                check_memory(state, os.path.getsize(path))
             _, count = count_numbers(state["model"])
             options = list(_options(state))
-            texts = [text for part in options for text in _texts(part)]
+            texts = [(part, name, text) for part in options for name, text in _texts(part)]
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:
             others = "".join(f"; {other} is in order" for other in _readable(Path(path)))
             raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {reason(error)}{others}") from error
-        for name, text in texts:
-            _refuse_code(path, name, text)
+        for part, name, text in texts:
+            if name not in _FOLDERS and not (name == "pretrained" and _is_ours(part)):
+                _refuse_code(path, name, text)
+            _refuse_reference(path, name, text)
         for part in options:
             check_size(part, count, str(path))
             check_size(_by_side(part), count, str(path))
@@ -72,6 +75,24 @@ def _guarded_load(load):
 
     load_checkpoint_to_cpu.fairseqs = load  # type: ignore[attr-defined]
     return load_checkpoint_to_cpu
+
+
+def _check_options(state: dict):
+    """Refuse options that stand for ever more values, before fairseq writes them out.
+
+    Raises:
+        ValueError: they do.
+    """
+    for name in ("cfg", "args"):
+        count_values(state.get(name), _parts)
+
+
+def _parts(value) -> Iterable:
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    return value if isinstance(value, list | tuple | set) else ()
 
 
 def _readable(path: Path) -> Iterator[Path]:
@@ -126,19 +147,26 @@ def _texts(value, name: str = "") -> Iterator[tuple[str, str | bytes]]:
             yield from _texts(part, name)
 
 
-def _refuse_code(path: str, name: str, text: str | bytes):
-    """Refuse a text with code: fairseq evaluates options, under other names in each architecture.
+def _is_ours(options: Mapping) -> bool:
+    """Whether they are of a model of the plugin, which evaluates none; one of fairseq's evaluates ``pretrained``."""
+    kind = MODEL_REGISTRY.get(options.get("_name"))
+    return kind is not None and kind.__module__.startswith("mist_fairseq.")
 
-    And what OmegaConf would put other texts into, which may have doubled a hundred times.
-    """
+
+def _refuse_reference(path: str, name: str, text: str | bytes):
+    """Refuse what OmegaConf would put other texts into, which may have doubled a hundred times."""
     if "${" in (text.decode("latin-1") if isinstance(text, bytes) else text):
         raise ValueError(f"{path}: {name} is {text[:80]!r}, which is no value but a reference to others")
-    if name in _FOLDERS:
-        return
+
+
+def _refuse_code(path: str, name: str, text: str | bytes):
+    """Refuse a text with code: fairseq evaluates options, under other names in each architecture."""
+    if len(text) > _LONGEST_OPTION:
+        raise ValueError(f"{path}: {name} has {len(text):,} characters, expected at most {_LONGEST_OPTION:,}")
     try:
         # eval() leaves these out at the start, ast does not.
         tree = ast.parse(text.lstrip(" \t") if isinstance(text, str) else text.lstrip(b" \t"), mode="eval")
-        harmless = all(isinstance(node, _HARMLESS) for node in ast.walk(tree)) and _repeats(tree.body) <= _MOST_REPEATS
+        harmless = all(isinstance(node, _HARMLESS) for node in ast.walk(tree)) and _repeats(tree)[1] <= _MOST_REPEATS
     except (SyntaxError, ValueError):  # as of eval()
         harmless = True
     except (RecursionError, MemoryError):
@@ -147,21 +175,19 @@ def _refuse_code(path: str, name: str, text: str | bytes):
         raise ValueError(f"{path}: {name} is {text[:80]!r}, which fairseq might run as code")
 
 
-def _repeats(node: ast.AST) -> int:
-    """How often an expression repeats a text or a list, at most."""
-    return max((_factor(part) for part in ast.walk(node) if isinstance(part, ast.BinOp)), default=1)
-
-
-def _factor(node: ast.AST) -> int:
-    """The whole numbers of a product, multiplied."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return max(abs(node.value), 1)
-    if isinstance(node, ast.UnaryOp):
-        return _factor(node.operand)
+def _repeats(node: ast.AST) -> tuple[int, int]:
+    """The whole numbers of a product, multiplied; and how often anything within repeats a text or a list, at most."""
+    within = [_repeats(part) for part in ast.iter_child_nodes(node)]
+    most = max((repeats for _, repeats in within), default=1)
     if isinstance(node, ast.BinOp):
-        one, other = _factor(node.left), _factor(node.right)
-        return one * other if isinstance(node.op, ast.Mult) else one + other
-    return 1
+        (one, _), _, (other, _) = within
+        factor = one * other if isinstance(node.op, ast.Mult) else one + other
+        return factor, max(most, factor)
+    if isinstance(node, ast.UnaryOp):
+        return within[1][0], most
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return max(abs(node.value), 1), most
+    return 1, most
 
 
 def _whole_save(save):

@@ -1,6 +1,5 @@
-"""Files that are there whole or not at all, JSON, Markdown tables, figures."""
+"""Files that are there whole or not at all, Markdown tables, figures."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,8 +26,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         try:
             yield partial
             os.replace(partial, path)
-        finally:
+        except BaseException:
             partial.unlink(missing_ok=True)
+            raise
 
 
 def _hold(file, path: Path):
@@ -40,14 +40,6 @@ def _hold(file, path: Path):
     except BlockingIOError as error:
         message = f"{path} is being written by another process: wait for its end, or choose another file"
         raise BlockingIOError(error.errno, message) from error
-
-
-def read_json(path: Path):
-    """The content of a JSON file; a ValueError names one that is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def markdown_table(heads: list[str], lines: Iterable[list[str]]) -> str:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from textwrap import shorten
 
+from mist_fairseq.data.tokenizer import without_controls
 from mist_fairseq.evaluation import generate, provenance, read_generation, read_lines
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
 
@@ -100,7 +101,8 @@ def main():
     print(f"sentences/s: {speeds}")
     first = next(iter(outputs.values()))
     for i in sorted(random.Random(1).sample(range(len(first)), min(args.examples, len(first)))):
-        print(f"\nsource     {shorten(sources[i], 300)}\noutput     {first[i]}\nreference  {references[i]}")
+        source, output, reference = map(without_controls, (shorten(sources[i], 300), first[i], references[i]))
+        print(f"\nsource     {source}\noutput     {output}\nreference  {reference}")
     sys.exit(report_failures(results))
 
 

@@ -23,6 +23,6 @@ bash scripts/build_docs.sh test
 # Real weights to compare with, fetched before several test processes would all do it.
 "$PYTHON" scripts/get_pretrained.py minilm-l6 .cache/minilm-l6
 # One test process a core, one thread each: two processes with two threads each would only get in each other's way.
-cores=$(nproc) # before the next line, which it would obey
+cores=$(env -u OMP_NUM_THREADS nproc) # which would obey it
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest -n "$cores" --dist worksteal "$@"

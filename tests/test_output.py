@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mist_fairseq.output import markdown_table, read_json, whole_file
+from mist_fairseq.output import markdown_table, whole_file
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -16,18 +16,6 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         partial.write_text("sec")
         raise RuntimeError
     assert path.read_text() == "first" and [one.name for one in path.parent.iterdir()] == ["file.txt"]
-
-
-def test_json_is_read_or_the_file_named(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text('{"\u00e9": [1]}', encoding="utf-8")
-    assert read_json(path) == {"\u00e9": [1]}
-    for content in (b"", b"{", b"\xff"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"a.json is not JSON: "):
-            read_json(path)
-    with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "none.json")
 
 
 def test_markdown_table():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from fairseq.data import indexed_dataset
 
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.reading import read_yaml
 
 # Tokens of a source, [CLS] and [SEP] counted, and of a target, [SEP] counted: about the means of the paper's data.
 PROFILES: dict[str, dict[str, Mapping[int, float]]] = {
@@ -30,10 +30,7 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
         return PROFILES[name]
     if not Path(name).is_file():
         raise ValueError(f"no profile {name!r}: expected {', '.join(PROFILES)} or a YAML file")
-    try:
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{name} is not YAML: {error}") from error
+    content = read_yaml(Path(name))
     if not isinstance(content, dict) or set(content) != {"source", "target"}:
         raise ValueError(f"{name}: expected source and target, got {content!r}")
     profile: dict[str, Mapping[int, float]] = {}

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
@@ -27,6 +26,7 @@ from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.reading import read_yaml
 from mist_fairseq.text_generator import Decoding, Source
 from mist_fairseq.torch_files import load_torch_file
 
@@ -99,10 +99,7 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
     Raises:
         ValueError: the file is no such YAML; says what is wrong.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # of YAML's own types, such as dates, ValueError
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     settings = ["data", "subset", "reference", "source", "protocol", "metrics"]
     if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
         raise ValueError(f"{path} has no list of systems")

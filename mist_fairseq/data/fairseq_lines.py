@@ -4,6 +4,7 @@ fairseq's own readers end a line at a lone \r, too, and what is not UTF-8 ends t
 target get different numbers of lines, or a traceback names neither file nor line. Other dictionaries are read as ever.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def _multiprocess_dataset(
     prefixes = [part[4] for part in parts]
     summary = BinarizeSummary()
     builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
+    gc.collect()  # or a worker may: an ONNX Runtime session would then wait for threads that a forked process lacks
     try:
         with ProcessPoolExecutor(len(parts)) as pool:
             for one in pool.map(_binarize, *zip(*parts)):

@@ -10,7 +10,7 @@ from mist_fairseq.data.byte_level_bpe import SPECIAL, ByteLevelBPE
 from mist_fairseq.data.sentencepiece import SentencePiece
 from mist_fairseq.data.tokenizer import HEADER, MASK, Tokenizer, lines_of
 from mist_fairseq.data.wordpiece import WordPiece
-from mist_fairseq.output import read_json
+from mist_fairseq.reading import read_json
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "wordpiece": WordPiece,

@@ -85,8 +85,8 @@ class Tokenizer:
         return self._one_line([index for index in ids if index not in ignored], unknown)
 
     def _one_line(self, ids: list[int], unknown: str) -> str:
-        """The text of ids; a control character or line end in it, which a vocabulary may have, is a space."""
-        return _CONTROLS.sub(" ", self._detokenize(ids, unknown))
+        """The text of ids, in which a vocabulary may have control characters and line ends."""
+        return without_controls(self._detokenize(ids, unknown))
 
     def collapse_repeats(self, ids: list[int]) -> list[int]:
         """Positions that are left when [SEP]s and directly repeated words are dropped.
@@ -143,6 +143,11 @@ class Tokenizer:
 
     def _payload(self) -> str:
         raise NotImplementedError
+
+
+def without_controls(text: str) -> str:
+    """A text with a space for each control character and line end: a line that does nothing to a terminal."""
+    return _CONTROLS.sub(" ", text)
 
 
 def lines_of(text: str) -> list[str]:

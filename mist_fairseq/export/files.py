@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mist_fairseq.checksums import SUMS, check_sums, write_sums
-from mist_fairseq.output import read_json, whole_file
+from mist_fairseq.output import whole_file
+from mist_fairseq.reading import read_json
 
 CONFIG = "config.json"
 

@@ -22,7 +22,7 @@ from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.export import files
 from mist_fairseq.export.files import CONFIG, text, write_folder
 from mist_fairseq.models.sizes import check_size
-from mist_fairseq.output import read_json
+from mist_fairseq.reading import read_json
 
 if TYPE_CHECKING:  # which imports this module
     from mist_fairseq.models.mist import MistModel

@@ -18,7 +18,7 @@ from mist_fairseq.checksums import check_sums
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.models.encoder import Encoder
 from mist_fairseq.models.sizes import check_size
-from mist_fairseq.output import read_json
+from mist_fairseq.reading import read_json
 from mist_fairseq.torch_files import load_torch_file
 
 logger = logging.getLogger(__name__)

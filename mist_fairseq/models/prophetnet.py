@@ -21,7 +21,7 @@ from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers, right_padded
 from mist_fairseq.models.pretrained import check_weights, find_weights, read_weights
 from mist_fairseq.models.sizes import prophetnet_sizes
-from mist_fairseq.output import read_json
+from mist_fairseq.reading import read_json
 
 logger = logging.getLogger(__name__)
 

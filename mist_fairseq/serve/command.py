@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mist_fairseq.reading import read_json
 from mist_fairseq.serve.limits import Limits, option
 from mist_fairseq.text_generator import TextGenerator
 
@@ -43,10 +43,7 @@ def load_generator(
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: expected a folder with a model")
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config} is no JSON: {error}") from error
+    settings = read_json(config)
     given = {"precision": precision, "accelerate": accelerate, "threads": threads}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(settings, dict) and settings.get("format") == "onnx":

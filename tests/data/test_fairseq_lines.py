@@ -1,5 +1,6 @@
 """fairseq's readers of text over our dictionaries: fairseq-preprocess's, those of raw data and interactive's."""
 
+import gc
 import io
 import itertools
 import os
@@ -104,6 +105,34 @@ def test_a_failing_worker_ends_all(workers, line, bart, tmp_path):
     with pytest.raises(RuntimeError, match=message):  # BrokenProcessPool is one
         binarize(tmp_path, bart, workers=workers, binarizer=Failing(bart))
     assert not list(tmp_path.glob("*.pt*")) and not list(tmp_path.glob("*.idx"))
+
+
+class Collecting(VocabularyDatasetBinarizer):
+    """Collects garbage at each line."""
+
+    def binarize_line(self, line, summary):
+        gc.collect()
+        return super().binarize_line(line, summary)
+
+
+def test_workers_leave_alone_what_is_not_theirs(bart, tmp_path):
+    """Garbage of the process before, such as sessions of ONNX Runtime, whose threads no worker has."""
+
+    class Session:
+        def __init__(self):
+            self.itself, self.process = self, os.getpid()
+
+        def __del__(self):
+            (tmp_path / f"{'its' if os.getpid() == self.process else 'another'} process").touch()
+
+    (tmp_path / "valid.src").write_text("a\nb\nc\n")
+    gc.disable()
+    try:
+        Session()
+        binarize(tmp_path, bart, workers=2, binarizer=Collecting(bart))
+    finally:
+        gc.enable()
+    assert [path.name for path in tmp_path.glob("* process")] == ["its process"]
 
 
 def test_other_dictionaries_are_read_by_fairseq(tmp_path):

@@ -1,6 +1,8 @@
 """Files that would run code, take all memory or reach outside of their folder."""
 
 import argparse
+import codecs
+import collections
 import io
 import json
 import pickle
@@ -204,7 +206,7 @@ def test_code_in_the_options_of_a_checkpoint(form, tmp_path):
     attacks = [
         {"adaptive_softmax_cutoff": code},
         {"conv_feature_layers": f" \t{code}"},
-        {"pretrained": code.encode()},
+        {"pretrained": code},
         {"encoder": {"xformers_att_config": code}},
         {"any": "[0 for Namespace.__class_getitem__ in [print]]"},
         {"any": "9**9**9"},
@@ -227,11 +229,22 @@ def test_options_that_are_no_code(tmp_path):
     assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]["model"]["decoder_layers"] == "[(512, 3)] * 20"
 
 
+def test_a_folder_with_a_name_like_a_call(tmp_path):
+    """Our models evaluate nothing; fairseq's fconv_self_att evaluates this option."""
+    path, model = str(tmp_path / "checkpoint.pt"), {"_name": "mist", "pretrained": "bert (1)"}
+    state = {"model": {"x": torch.zeros(3)}, "args": None, **untrained_state()}
+    torch.save(state | {"cfg": {"model": model, "task": {"_name": "mist"}}}, path)
+    assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]["model"]["pretrained"] == "bert (1)"
+    torch.save(state | {"cfg": {"model": {**model, "_name": "fconv_self_att"}, "task": {}}}, path)
+    refused("pretrained is 'bert (1)', which fairseq might run", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("'a' * 2000000000", "[0] * 1000 * 1000 * 1000", "f'{1:2000000000}'", "'%2000000000d' % 1", "9 ** 9 ** 9"),
         *("${.other}${.other}", "1 << 9999999999", "[x for x in y]", "lambda: 0", "f(1)"),
+        *("[0] * (500 + 500) * -2000", "[" + "0*1*2," * 9 + "0 * 1001 * 1000]"),
     ],
 )
 def test_options_that_would_take_all_memory(text, tmp_path):
@@ -243,6 +256,73 @@ def test_options_that_would_take_all_memory(text, tmp_path):
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
+
+
+def nested(times: int, make: Callable) -> object:
+    """Something that holds the same thing twice, and so on: 2 ** times by all ways through it."""
+    value = make()
+    for _ in range(times):
+        value = make((value, value))
+    return value
+
+
+def test_options_that_stand_for_many_values(tmp_path):
+    path = str(tmp_path / "checkpoint.pt")
+    for value in (nested(60, list), nested(60, lambda pair=(): dict(enumerate(pair)))):
+        for options in ({"cfg": {"model": {"x": value}, "task": {}}}, {"args": argparse.Namespace(x=value)}):
+            state = {"args": None, "cfg": None, "model": {"x": torch.zeros(3)}} | untrained_state()
+            torch.save(state | options, path)
+            assert Path(path).stat().st_size < 10_000
+            refused(
+                f"{path} is damaged or no checkpoint of fairseq: it stands for more than 100,000 values",
+                lambda: checkpoint_utils.load_checkpoint_to_cpu(path),
+            )
+    torch.save(state | {"cfg": {"model": {"x": "y" * 100_001}, "task": {}}, "args": None}, path)
+    refused("x has 100,001 characters, expected at most", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+
+
+class Calls:
+    """What unpickling makes of a function and its arguments."""
+
+    def __init__(self, function: Callable, *arguments):
+        self.made = function, arguments
+
+    def __reduce__(self):
+        return self.made
+
+
+def longer_and_longer(times: int):
+    """Each step writes the bytes before in twice as many; torch's unpickler alone would do it."""
+    value = b"0"
+    for _ in range(times):
+        value = Calls(codecs.encode, value, "hex")
+    return value
+
+
+def in_another_type():
+    """One number as a matrix, which becomes a real one of 80 GB."""
+    one = Calls(torch._utils._rebuild_tensor_v2, torch.zeros(1).untyped_storage(), 0, (10**5, 10**5), (0, 0), False, {})
+    return Calls(torch._utils._rebuild_device_tensor_from_cpu_tensor, one, torch.float64, "cpu", False)
+
+
+@pytest.mark.parametrize("write", [in_todays_format, in_the_format_before])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: longer_and_longer(40), "loading it would run code (_codecs.encode)"),
+        # As keys of a dictionary Python would look at each.
+        (lambda: Calls(collections.OrderedDict, [(nested(60, tuple), 1)]), "it has tuples in tuples of more than"),
+        (lambda: {Calls(torch.Size, nested(9, lambda pair=(3,): pair)): 1}, "it has tuples in tuples"),
+        (lambda: bytearray(9), "loading it would run code (builtins.bytearray)"),
+        (lambda: Calls(collections.Counter, "a" * 99), "loading it would run code (collections.Counter)"),
+        (in_another_type, "a tensor made by _rebuild_device_tensor_from_cpu_tensor is not a plain one on the CPU"),
+    ],
+)
+def test_pickles_that_make_much_of_little(write, make, message, tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(write({"x": make()}))
+    assert path.stat().st_size < 10_000
+    refused(f"{path} is damaged or is no file of plain tensors: {message}", lambda: load_torch_file(path))
 
 
 def test_sizes_of_a_checkpoint(trained, tmp_path):

@@ -1,9 +1,11 @@
 """Awkward texts through every command and interface: one line in, one line out, and the i-th belongs to the i-th."""
 
+import contextlib
 import re
 import runpy
 import subprocess
 import sys
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,11 +142,22 @@ def generated(trained, raw, tmp_path_factory) -> Path:
             "sacrebleu",
             "rouge-l",
         ]
-        patch.setattr(sys, "argv", ["compare_decodings.py", *map(str, arguments), "--batch-size", "16"])
-        with pytest.raises(SystemExit) as end:
+        arguments += ["--examples", "1000", "--batch-size", "16"]
+        patch.setattr(sys, "argv", ["compare_decodings.py", *map(str, arguments)])
+        with (
+            pytest.raises(SystemExit) as end,
+            open(out / "printed.txt", "w", encoding="utf-8", newline="") as printed,
+            contextlib.redirect_stdout(printed),
+        ):
             runpy.run_path(str(ROOT / "scripts/compare_decodings.py"), run_name="__main__")
         assert not end.value.code
     return out / "generate-test-mist-2.txt"
+
+
+def test_examples_do_nothing_to_a_terminal(generated, sides):
+    content = (generated.parent / "printed.txt").read_bytes().decode()
+    assert len(re.findall("^reference  ", content, re.MULTILINE)) == len(sides["test"][0])
+    assert {char for char in content if unicodedata.category(char) in ("Cc", "Zl", "Zp")} == {"\n"}
 
 
 def test_generate_prints_a_line_of_each_kind_for_each_text(generated, sides):

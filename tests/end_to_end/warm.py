@@ -44,6 +44,7 @@ def _run(line: list[str], folder: str, environment: dict[str, str], output: str,
             os.dup2(file, stream)
         os.close(file)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # multiprocessing had closed it  # noqa: SIM115
+    multiprocessing.set_start_method(None, force=True)  # Linux's own, for processes that the command starts
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -198,7 +198,7 @@ def test_a_folder_without_a_model(tmp_path):
     for wrong in (tmp_path / "file", tmp_path / "other"):
         assert error_of(wrong, "--port", 0) == f"error: {wrong} has no config.json: expected a folder with a model"
     (tmp_path / "config.json").write_text("{")
-    assert f"error: {tmp_path / 'config.json'} is no JSON: " in error_of(tmp_path, "--port", 0)
+    assert f"error: {tmp_path / 'config.json'} is not JSON: " in error_of(tmp_path, "--port", 0)
 
 
 def test_a_folder_that_lacks_a_file_ends_the_command_without_a_traceback(tmp_path):
