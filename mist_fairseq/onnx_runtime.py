@@ -348,6 +348,15 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
+def is_supported() -> bool:
+    """Whether ONNX Runtime is installed, and not too old."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return _numbers(onnxruntime.__version__) >= _numbers(OLDEST)
+
+
 def start_session(model: str | bytes, threads: int = 0):
     """What runs an ONNX graph on the CPU.
 
@@ -365,7 +374,7 @@ def start_session(model: str | bytes, threads: int = 0):
             "ONNX Runtime is not installed: pip install -e .[onnxruntime] or, without torch and fairseq, "
             "pip install onnxruntime"
         ) from error
-    if _numbers(onnxruntime.__version__) < _numbers(OLDEST):
+    if not is_supported():
         raise ValueError(
             f"ONNX Runtime is {onnxruntime.__version__}, expected {OLDEST} or newer: "
             f"pip install 'onnxruntime>={OLDEST}'"

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from fairseq.data import indexed_dataset
 
+from mist_fairseq.benchmark.yaml_files import read_yaml
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
-from mist_fairseq.reading import read_yaml
 
 # Tokens of a source, [CLS] and [SEP] counted, and of a target, [SEP] counted: about the means of the paper's data.
 PROFILES: dict[str, dict[str, Mapping[int, float]]] = {

@@ -22,11 +22,11 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 from mist_fairseq.benchmark.forced import Forcing, force
+from mist_fairseq.benchmark.yaml_files import read_yaml
 from mist_fairseq.export.onnx_folder import save_onnx
 from mist_fairseq.models.huggingface import HuggingFaceGenerator, import_transformers
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.onnx_runtime import OnnxGenerator
-from mist_fairseq.reading import read_yaml
 from mist_fairseq.text_generator import Decoding, Source
 from mist_fairseq.torch_files import load_torch_file
 

@@ -11,6 +11,7 @@ import logging
 import torch
 
 from mist_fairseq.models.encoder import Encoder
+from mist_fairseq.onnx_runtime import is_supported
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,14 @@ PRECISIONS = {
 
 
 def choose(encoder: torch.nn.Module, precision: str) -> str:
-    """What ``auto`` stands for: on a CPU ONNX Runtime if it is installed and can do it, else no engine."""
+    """What ``auto`` stands for: on a CPU ONNX Runtime where it is installed, not too old and able, else no engine."""
     if (
         isinstance(encoder, Encoder)
         and encoder.word_embeddings.weight.device.type == "cpu"
         and encoder.word_embeddings.weight.dtype == torch.float32  # not fairseq's --fp16
         and precision in PRECISIONS["onnxruntime"]
-        and all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+        and importlib.util.find_spec("onnx") is not None
+        and is_supported()
     ):
         return "onnxruntime"
     return "none"

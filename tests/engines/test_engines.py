@@ -66,9 +66,17 @@ def test_auto_is_onnx_runtime_where_it_works(dictionary):
 def test_auto_is_none_where_a_package_is_missing(dictionary, monkeypatch, missing):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
+    monkeypatch.setitem(sys.modules, missing, None)
     assert build(tiny_model(dictionary), "auto", "fp32") is None
     with pytest.raises(ValueError, match="--precision int8: use --accelerate onnxruntime"):
         build(tiny_model(dictionary), "auto", "int8")
+
+
+def test_auto_is_none_where_onnx_runtime_is_too_old(dictionary, monkeypatch):
+    monkeypatch.setattr("onnxruntime.__version__", "1.23.2")
+    assert build(tiny_model(dictionary), "auto", "fp32") is None
+    with pytest.raises(ValueError, match="ONNX Runtime is 1.23.2, expected 1.24.1 or newer"):
+        build(tiny_model(dictionary), "onnxruntime", "fp32")
 
 
 @pytest.mark.parametrize("missing, message", [("onnx", "onnx is not"), ("onnxruntime", "ONNX Runtime is not")])
