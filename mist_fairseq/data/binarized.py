@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<QBQ")  # version, type of the ids, number of sentences
 _TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32, 10: np.uint64}
 _SIGNATURE, _DIGITS = "mist_fairseq crc32", 16
 _LINE = re.compile(rf"{_SIGNATURE} ([0-9a-f]{{8}}) ([0-9a-f]{{8}}) ([0-9a-f]{{{_DIGITS}}}|-) (.+)\n")
-_CHUNK = 1 << 22
+_CHUNK, _LONGEST_LINE = 1 << 22, 1 << 12
 
 AGAIN = "run fairseq-preprocess again"
 
@@ -71,7 +71,9 @@ def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool 
 def _check(prefix: str, dictionary: TokenizerDictionary):
     index, data = prefix + ".idx", prefix + ".bin"
     kind, sizes, pointers, end = _read_index(index)
-    line = Path(index).read_bytes()[end:]
+    with open(index, "rb") as file:
+        file.seek(end)
+        line = file.read(_LONGEST_LINE)
     if line:
         _compare(line, index, data, end, dictionary)
     ends = np.cumsum(sizes, dtype=np.int64) * kind.itemsize
