@@ -7,7 +7,7 @@ _SLACK = 10_000_000
 
 
 def fewest_parameters(options: Mapping, vocab_size: int = 1) -> int:
-    """A lower bound of a transformer's parameters, with its table of positions, learnt or not.
+    """A lower bound of a Transformer's or LSTM's parameters, with a table of positions, learnt or not.
 
     Args:
         options: of a model, under fairseq's names (``encoder_layers``, ``decoder_ffn_embed_dim``, ...).
@@ -29,7 +29,7 @@ def fewest_parameters(options: Mapping, vocab_size: int = 1) -> int:
     total, rows = 0, sum(map(size, ("max_positions", "token_types", "length_classes")))
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
         width = size(f"{side}_embed_dim") or size("encoder_embed_dim")
-        layer = 4 * width**2 + 2 * width * size(f"{side}_ffn_embed_dim") + 1
+        layer = 4 * width**2 + 2 * width * size(f"{side}_ffn_embed_dim") + 4 * size(f"{side}_hidden_size") ** 2 + 1
         total += size(f"{side}_layers") * layer + (size(positions) + size(f"{side}_output_dim")) * width
     buckets = size("rel_pos_bins") * max(size("encoder_attention_heads"), 1)
     return total + (vocab_size + rows) * size("encoder_embed_dim") + buckets

@@ -329,6 +329,7 @@ def test_sizes_of_a_checkpoint(trained, tmp_path):
     state = torch.load(trained[0], weights_only=True)
     path = str(tmp_path / "checkpoint.pt")
     sizes = {"encoder_layers": 10**12, "encoder_embed_dim": "10000000", "max_positions": 10**10, "layers": 10**12}
+    sizes["encoder_hidden_size"] = 10**6  # of an LSTM
     for name, value in {**sizes, "encoder": {"embed_dim": 10**7}}.items():
         changed = {**state, "cfg": {**state["cfg"], "model": {**state["cfg"]["model"], name: value}}}
         torch.save(changed, path)
