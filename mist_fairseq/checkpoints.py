@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from mist_fairseq.models.sizes import check_size, prophetnet_sizes
 from mist_fairseq.output import whole_file
 from mist_fairseq.reading import count_values
-from mist_fairseq.torch_files import check_archive, count_numbers, read_torch_file, reason
+from mist_fairseq.torch_files import count_numbers, load_torch_file, read_torch_file, reason
 
 # In an expression: what neither runs code nor takes hours. A name or an attribute alone is a word or a file's name.
 _HARMLESS: tuple[type[ast.AST], ...] = (
@@ -96,14 +96,14 @@ def _parts(value) -> Iterable:
 
 
 def _readable(path: Path) -> Iterator[Path]:
-    """The newest undamaged checkpoint beside a damaged one, to go on from with --restore-file."""
+    """The newest undamaged checkpoint beside a damaged one that training can go on from, with --restore-file."""
     beside = (other for other in path.parent.glob("checkpoint*.pt") if other != path)
     for other in sorted(beside, key=lambda other: other.stat().st_mtime, reverse=True):
         try:
-            if check_archive(other):
+            if "last_optimizer_state" in load_torch_file(other, mmap=True):  # not in an averaged one
                 yield other
                 return
-        except (ValueError, OSError):
+        except (ValueError, TypeError, OSError):
             continue
 
 
@@ -196,7 +196,13 @@ def _whole_save(save):
         if async_write or not isinstance(filename, str) or PathManager.path_requires_pathmanager(filename):
             return save(obj, filename, async_write=async_write)
         with whole_file(filename) as partial, open(partial, "wb") as file:
-            torch.save(obj, file)
+            try:
+                torch.save(obj, file)
+            except RuntimeError as error:
+                cause = error.__context__
+                if isinstance(cause, OSError):  # such as a full disk, of which torch's own message says nothing
+                    raise OSError(cause.errno, cause.strerror, filename) from error
+                raise
         return None
 
     return torch_persistent_save

@@ -36,7 +36,9 @@ def main():
             shuffle_input_sentence=True,
             minloglevel=1,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except RuntimeError as error:
+        sys.exit(f"error: no model can be made of {', '.join(args.texts)}: {error}")
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     with whole_file(args.out) as partial:
         partial.write_bytes(model.getvalue())

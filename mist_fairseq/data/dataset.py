@@ -26,8 +26,8 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
 
     Raises:
         FileNotFoundError: the split is not there.
-        ValueError: it is damaged or belongs to another vocabulary, as of ``check_binarized``; or source and target have
-            different numbers of lines.
+        ValueError: it is damaged or belongs to another vocabulary, as of ``check_binarized``; or it is empty; or source
+            and target have different numbers of lines.
     """
     folders = utils.split_paths(cfg.data)
     if split != cfg.train_subset:
@@ -42,12 +42,23 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     )
     if source is None:
         raise FileNotFoundError(f"no data at {prefix}{cfg.source_lang}: run fairseq-preprocess with --{split}pref")
+    if len(source) == 0:
+        raise ValueError(f"{prefix}{cfg.source_lang} has no lines")
     if target is not None and len(source) != len(target):
         raise ValueError(
             f"{prefix}{cfg.source_lang} has {len(source):,} lines and {prefix}{cfg.target_lang} has {len(target):,}: "
             "line i of one must belong to line i of the other"
         )
     return source, target
+
+
+def random_order(count: int, shuffle: bool = True) -> np.ndarray:
+    """Numbers up to *count*, shuffled or not, the same each time.
+
+    Not by numpy's global generator: fairseq seeds that with the epoch in which it builds the batches, so that a resumed
+    training would get other ones than an uninterrupted one.
+    """
+    return np.random.default_rng(1).permutation(count) if shuffle else np.arange(count)
 
 
 class AllBatches(FairseqDataset):
@@ -135,9 +146,7 @@ class MistDataset(AllBatches):
         Sorted by target length too, all targets of a batch would have one length, and each batch would pull the
         length classifier towards its own. Targets are packed, so their different lengths cost little.
         """
-        # Not numpy's global generator: fairseq seeds that with the epoch in which it builds the batches, so that a
-        # resumed training would get other ones than an uninterrupted one.
-        order = np.random.default_rng(1).permutation(len(self)) if self.shuffle else np.arange(len(self))
+        order = random_order(len(self), self.shuffle)
         return order[np.argsort(self.source_sizes[order], kind="stable")]
 
     def filter_indices_by_size(self, indices, max_sizes):

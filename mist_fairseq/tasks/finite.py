@@ -1,4 +1,4 @@
-"""Training stops at a loss or a gradient that is no number, before it is learnt, and says in which sentences."""
+"""Training stops at a loss or a gradient that is no number, before it is learnt or saved, and names the sentences."""
 
 import logging
 import math
@@ -35,6 +35,21 @@ class StopsAtNaN(FairseqTask):
         result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
         if not again:
             self._batches.append((sample["id"], result[0].detach()))
+        return result
+
+    def valid_step(self, sample, model, criterion):
+        """Loss of a batch of the validation. Args and result: as fairseq's.
+
+        Raises:
+            FloatingPointError: it is NaN or infinite; to fairseq, no checkpoint would be better or worse than that.
+        """
+        result = super().valid_step(sample, model, criterion)
+        loss = float(result[0])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in the batch of the sentences {sorted(sample['id'].tolist())} (lines of the "
+                "validation data, counted from 0): look at them, or go on from a checkpoint before with a lower --lr"
+            )
         return result
 
     def optimizer_step(self, optimizer, model, update_num):

@@ -23,6 +23,7 @@ from mist_fairseq.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, MistModel, PositionLimits
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.finite import StopsAtNaN
+from mist_fairseq.tasks.resuming import Resumes
 from mist_fairseq.tasks.shards import CountsAllBatches
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 from mist_fairseq.text_generator import DECODINGS
@@ -82,7 +83,7 @@ class MistTaskConfig(FairseqDataclass):
 
 
 @register_task("mist", dataclass=MistTaskConfig)
-class MistTask(StopsAtNaN, CountsAllBatches, FairseqTask):
+class MistTask(StopsAtNaN, CountsAllBatches, Resumes, FairseqTask):
     """Fine-tunes a BERT-like encoder for non-autoregressive generation, and generates with it.
 
     Args:

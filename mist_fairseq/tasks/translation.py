@@ -9,17 +9,24 @@ from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
-from mist_fairseq.data.dataset import AllBatches, load_pair
+from mist_fairseq.data.dataset import AllBatches, load_pair, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.data.fairseq_lines import install_interactive
 from mist_fairseq.tasks.finite import StopsAtNaN
 from mist_fairseq.tasks.mist import PREPROCESS
+from mist_fairseq.tasks.resuming import Resumes
 from mist_fairseq.tasks.shards import CountsAllBatches
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 
 
 class PairDataset(AllBatches, LanguagePairDataset):
     """fairseq's, in batches of all sentences."""
+
+    def ordered_indices(self):
+        """By source length, then target length; sentences of equal lengths in the same random order in each process."""
+        order = random_order(len(self), self.shuffle)
+        order = order if self.tgt_sizes is None else order[np.argsort(self.tgt_sizes[order], kind="stable")]
+        return order[np.argsort(self.src_sizes[order], kind="stable")]
 
 
 class _Cut(BaseWrapperDataset):
@@ -40,7 +47,7 @@ class _Cut(BaseWrapperDataset):
         return np.minimum(self.dataset.sizes, self.limit)
 
 
-class _OverTokenizers(StopsAtNaN, CountsAllBatches):
+class _OverTokenizers(StopsAtNaN, CountsAllBatches, Resumes):
     """What the two tasks change of fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
 
     _starts_with_bos: bool

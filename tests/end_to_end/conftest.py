@@ -22,6 +22,9 @@ TRAINING = ["--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "0.
 TRAINING += ["--lr-scheduler", "polynomial_decay", "--warmup-updates", "2", "--total-num-update", "150"]
 TRAINING += ["--batch-size", "8", "--cpu", "--num-workers", "0", "--log-format", "simple", "--log-interval", "1"]
 LIMITS = ["--max-source-positions", "50", "--max-target-positions", "20"]
+BASELINE = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy", *SMALL[:-2]]
+BASELINE += ["--decoder-layers", "1", "--decoder-ffn-embed-dim", "64", "--decoder-attention-heads", "2"]
+BASELINE += [*LIMITS[:2], *TRAINING[2:]]
 
 
 def command_line(command, *arguments) -> list[str]:
@@ -47,6 +50,15 @@ def start(command, *arguments, **options):
 def run(command, *arguments, text="", fails=False) -> str:
     """Run one to its end and give back what it printed."""
     status, output = run_module(command_line(command, *arguments), str(ROOT), ENVIRONMENT, text)
+    assert (status != 0) == fails, output
+    return output
+
+
+def train(task, *arguments, fails=False) -> str:
+    """fairseq-train with a task of the plugin."""
+    line = command_line("train", *arguments)
+    line[line.index("--task") + 1] = task
+    status, output = run_module(line, str(ROOT), ENVIRONMENT)
     assert (status != 0) == fails, output
     return output
 

@@ -1,5 +1,6 @@
 """Truncated, flipped, swapped: a damaged file is refused by its name, or what is read is right."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_a_damaged_checkpoint_says_which_one_is_in_order(trained, tmp_path):
     whole = trained[0].read_bytes()
     (tmp_path / "checkpoint_last.pt").write_bytes(whole[:-9])
     (tmp_path / "checkpoint_1_9.pt").write_bytes(whole)
+    torch.save({"model": {}}, tmp_path / "checkpoint_averaged.pt")  # the newest, from which no training goes on
     with pytest.raises(ValueError, match=r"checkpoint_last.pt is damaged .*; .*checkpoint_1_9.pt is in order"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
 
@@ -209,3 +211,15 @@ def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
     checkpoint_utils.torch_persistent_save({"x": torch.zeros(3)}, str(path))
     assert torch.equal(load_torch_file(path)["x"], torch.zeros(3))
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_last.pt"]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """torch by itself ends in "unexpected pos 704 vs 598"."""
+    path, before = tmp_path / "checkpoint_last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: .*checkpoint_last.pt"):
+            checkpoint_utils.torch_persistent_save({"x": torch.zeros(10_000)}, str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

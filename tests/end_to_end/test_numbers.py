@@ -10,17 +10,23 @@ import pytest
 import torch
 
 from mist_fairseq.data.dictionary import load_dictionary
-from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, SMALL, TRAINING, command_line, preprocess, run
-from tests.end_to_end.warm import run_module
+from tests.end_to_end.conftest import (
+    BASELINE,
+    ENVIRONMENT,
+    LIMITS,
+    ROOT,
+    SMALL,
+    TRAINING,
+    command_line,
+    preprocess,
+    run,
+    train,
+)
 from tests.helpers import WORDS
 
 RARE = "7"  # in the source of one sentence only
 SENTENCE = 21
 MIST = ["--arch", "mist_tiny", *SMALL, *LIMITS, *TRAINING, "--untie-head"]
-BASELINE = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy"]
-BASELINE += ["--encoder-layers", "1", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64"]
-BASELINE += ["--encoder-attention-heads", "2", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "64"]
-BASELINE += ["--decoder-attention-heads", "2", "--max-source-positions", "50", *TRAINING[2:]]
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +40,6 @@ def rare_data(tmp_path_factory, bert_folder) -> Path:
             (folder / f"{split}.{suffix}").write_text("".join(pair[i] + "\n" for pair in pairs))
     preprocess(folder, bert_folder / "vocab.txt", folder / "bin")
     return folder / "bin"
-
-
-def train(task, *arguments, fails=False) -> str:
-    """fairseq-train with a task of the plugin."""
-    line = command_line("train", *arguments)
-    line[line.index("--task") + 1] = task
-    status, output = run_module(line, str(ROOT), ENVIRONMENT)
-    assert (status != 0) == fails, output
-    return output
 
 
 def state(path: Path) -> dict:

@@ -6,8 +6,10 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
+
 from mist_fairseq.torch_files import load_torch_file
-from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, SMALL, TRAINING, command_line, run
+from tests.end_to_end.conftest import BASELINE, ENVIRONMENT, LIMITS, ROOT, SMALL, TRAINING, command_line, run, train
 from tests.end_to_end.warm import start_module
 from tests.helpers import plain
 
@@ -73,3 +75,32 @@ def test_killed_twenty_times(data, tmp_path):
                 shutil.rmtree(folder)
                 resumed = [0]
     assert len(set(resumed)) > 1 or finished > 1
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        # fairseq orders sentences of equal lengths at random, in each process otherwise.
+        ("mist_translation", BASELINE),
+        # fairseq would begin to shuffle where training goes on, and only there.
+        ("mist", ["--arch", "mist_tiny", *SMALL, *TRAINING, *LIMITS, "--curriculum", "1"]),
+    ],
+)
+def test_batches_are_those_of_a_training_left_alone(data, tmp_path, task, options):
+    saving = ["--save-interval-updates", "14", "--max-update", "24"]  # three epochs of ten
+    train(task, data, *options, *saving, "--save-dir", tmp_path / "whole")
+    (tmp_path / "killed").mkdir()
+    shutil.copy(tmp_path / "whole" / "checkpoint_2_14.pt", tmp_path / "killed" / "checkpoint_last.pt")
+    train(task, data, *options, *saving, "--save-dir", tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_patience_counts_on(data, tmp_path):
+    options = ["--arch", "mist_tiny", *SMALL, *TRAINING, *LIMITS, "--lr", "0.5", "--patience", "2", "--max-epoch", "9"]
+    train("mist", data, *options, "--save-dir", tmp_path / "whole")
+    updates = outcome(tmp_path / "whole")[2]["num_updates"]
+    assert updates < 90
+    (tmp_path / "killed").mkdir()
+    shutil.copy(tmp_path / "whole" / f"checkpoint{updates // 10 - 1}.pt", tmp_path / "killed" / "checkpoint_last.pt")
+    train("mist", data, *options, "--save-dir", tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

@@ -297,12 +297,15 @@ def test_recipes_count_lines_as_python_does(raw, tmp_path):
 
 
 def test_sentencepiece_is_not_trained_on_what_is_no_text(tmp_path, monkeypatch, capsys):
-    good, bad = tmp_path / "good", tmp_path / "bad"
+    good, bad, blank = tmp_path / "good", tmp_path / "bad", tmp_path / "blank"
+    blank.write_bytes(b"\n \n\n")
     good.write_bytes(as_file([*texts(300), LONG[0]]))
     bad.write_bytes(b"a\n" + NOT_UTF8["half a character"])
     arguments = ["--vocab-size", "500", "--out", tmp_path / "sp.model"]
     status, _ = script("train_sentencepiece.py", monkeypatch, capsys, good, bad, *arguments)
     assert "bad, line 2 is not UTF-8: " in status and not (tmp_path / "sp.model").exists()
+    status, _ = script("train_sentencepiece.py", monkeypatch, capsys, blank, *arguments)
+    assert f"no model can be made of {blank}: " in status and not (tmp_path / "sp.model").exists()
     assert script("train_sentencepiece.py", monkeypatch, capsys, good, *arguments)[0] is None
     dictionary = load_dictionary(str(tmp_path / "sp.model"))
     assert all(is_one_line(dictionary.string(dictionary.encode_line(text))) for text in texts(300))

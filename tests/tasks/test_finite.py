@@ -118,3 +118,14 @@ def test_an_update_of_the_other_workers_batches(trainer):
     before = parameters(trainer)
     trainer.task.optimizer_step(trainer.optimizer, trainer.model, 0)
     assert all(torch.equal(*pair) for pair in zip(parameters(trainer), before, strict=True))
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_wrong_loss_of_the_validation(trainer, monkeypatch, value):
+    """fairseq would keep no best checkpoint from here on, or a worse one."""
+    good, bad = batches(trainer.task, [4, 1, 9], [8, 2, 6])
+    with_loss(monkeypatch, trainer, lambda loss: loss + float(value))
+    trainer.valid_step(good)
+    message = rf"^the loss is {value} in the batch of the sentences \[2, 6, 8\] \(lines of the validation data"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.valid_step(bad)
