@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from mist_fairseq.models.nat_mass import EncoderDecoder
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _SIZE = 2048  # of the square product whose rate is the machine's
-PRODUCT_OPERATIONS = 2 * _SIZE**3
+_LONGEST = 2.0  # seconds
 _COPIED = 2**28  # bytes, more than any cache
 
 
@@ -237,7 +239,7 @@ def floor_seconds(found: Iterable[Product], rates: Rates) -> float:
 def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:
     """What this machine reaches now, with torch's number of threads.
 
-    Operations: a product of 2048 x 2048 matrices by the fastest of the kernels that torch has for it, median time.
+    Operations: ``fastest_product``, median time.
     Bandwidth: bytes read plus bytes written while copying 256 MiB, as STREAM counts them, median time.
 
     Args:
@@ -249,11 +251,12 @@ def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: i
         ValueError: as in ``fastest_product``.
     """
     device = torch.device(device)
-    product = median_seconds(fastest_product(precision, device, repeats), device, repeats)
+    product, operations = fastest_product(precision, device, repeats)
+    computing = median_seconds(product, device, repeats)
     data = torch.ones(_COPIED // 4, device=device)
     copy = torch.empty_like(data)
     copying = median_seconds(lambda: copy.copy_(data), device, repeats)
-    return Rates(PRODUCT_OPERATIONS / product, 2 * _COPIED / copying)
+    return Rates(operations / computing, 2 * _COPIED / copying)
 
 
 def mean_rates(measured: list[Rates]) -> Rates:
@@ -263,61 +266,73 @@ def mean_rates(measured: list[Rates]) -> Rates:
     )
 
 
-def fastest_product(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Callable[[], Tensor]:
-    """A product of 2048 x 2048 matrices, ``PRODUCT_OPERATIONS``, by the fastest kernel. Args: as ``machine_rates``.
+def fastest_product(
+    precision: str, device: str | torch.device = "cpu", repeats: int = 7
+) -> tuple[Callable[[], Tensor], int]:
+    """A product of 2048 x 2048 matrices by the fastest kernel, and its operations. Args: as ``machine_rates``.
+
+    Of matrices an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16.
 
     Raises:
         ValueError: an unknown precision, or one that no kernel of this device has.
     """
     device = torch.device(device)
-    kernels = list(_kernels(precision, device))
-    if not kernels:
+    small, large = _SIZE // 8, _SIZE
+    # Only kernels that work on this machine, and no large product by one that would take forever.
+    found = [(median_seconds(kernel, device, repeats), make) for make, kernel in _kernels(precision, device, small)]
+    if not found:
         raise ValueError(f"torch has no matrix product in {precision} on {device}: measure another precision")
-    return min(kernels, key=lambda kernel: median_seconds(kernel, device, repeats))
+    fast = [make for seconds, make in found if seconds * (large / small) ** 3 < _LONGEST]
+    size = large if fast else small
+    kernels = [make(device, size) for make in fast or [make for _, make in found]]
+    return min(kernels, key=lambda kernel: median_seconds(kernel, device, repeats)), 2 * size**3
 
 
-def _kernels(precision: str, device: torch.device) -> Iterator[Callable[[], Tensor]]:
-    """The ways to compute the product that work on this machine."""
-    found: list[Callable[[torch.dtype, torch.device], Callable[[], Tensor]]]
+_Make: TypeAlias = Callable[[torch.device, int], Callable[[], Tensor]]
+
+
+def _kernels(precision: str, device: torch.device, size: int) -> Iterator[tuple[_Make, Callable[[], Tensor]]]:
+    """The ways to compute the product that work on this machine: what makes one for a size, and one of this size."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    found: list[_Make]
     if precision == "int8":
         found = [_int8_mm, _int8_packed]
     elif precision in WEIGHT_BYTES:
-        found = [_mm, _packed]
+        found = [partial(_mm, dtype), partial(_packed, dtype)]
     else:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(WEIGHT_BYTES)}")
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for make in found:
         try:
-            kernel = make(dtype, device)
+            kernel = make(device, size)
             kernel()
         except (RuntimeError, AttributeError, NotImplementedError):  # this torch or device does not have it
             continue
-        yield kernel
+        yield make, kernel
 
 
-def _mm(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
-    a, b = (torch.randn(_SIZE, _SIZE, device=device).to(dtype) for _ in range(2))
+def _mm(dtype: torch.dtype, device: torch.device, size: int) -> Callable[[], Tensor]:
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return lambda: torch.mm(a, b)
 
 
-def _packed(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+def _packed(dtype: torch.dtype, device: torch.device, size: int) -> Callable[[], Tensor]:
     """oneDNN's, which on some CPUs is faster than ``torch.mm`` is."""
-    a, b = (torch.randn(_SIZE, _SIZE, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     weight = torch.ops.mkldnn._reorder_linear_weight(b)
     return lambda: torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
 
 
-def _int8_mm(_: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
-    a, b = (torch.randint(-127, 128, (_SIZE, _SIZE), dtype=torch.int8, device=device) for _ in range(2))
+def _int8_mm(device: torch.device, size: int) -> Callable[[], Tensor]:
+    a, b = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
     return lambda: torch._int_mm(a, b)
 
 
-def _int8_packed(_: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+def _int8_packed(device: torch.device, size: int) -> Callable[[], Tensor]:
     """oneDNN's; with signed activations it would fall back to a loop that is a thousand times slower."""
-    a = torch.randint(0, 256, (_SIZE, _SIZE), dtype=torch.uint8, device=device)
-    b = torch.randint(-127, 128, (_SIZE, _SIZE), dtype=torch.int8, device=device)
+    a = torch.randint(0, 256, (size, size), dtype=torch.uint8, device=device)
+    b = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device)
     weight = torch.ops.onednn.qlinear_prepack(b, None)
-    scales, zeros = torch.ones(_SIZE), torch.zeros(_SIZE, dtype=torch.int64)
+    scales, zeros = torch.ones(size), torch.zeros(size, dtype=torch.int64)
     # Bias, the output's scale, zero point and type, no activation.
     last: tuple = (None, 1.0, 0, torch.float32, "none", [], "")
     return lambda: torch.ops.onednn.qlinear_pointwise(a, 1.0, 128, weight, scales, zeros, *last)

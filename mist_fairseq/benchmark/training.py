@@ -14,7 +14,7 @@ from fairseq import tasks
 from fairseq.trainer import Trainer
 from tqdm import tqdm
 
-from mist_fairseq.benchmark.floor import PRODUCT_OPERATIONS, fastest_product, median_seconds, training_operations
+from mist_fairseq.benchmark.floor import fastest_product, median_seconds, training_operations
 from mist_fairseq.benchmark.synthetic import write_data
 from mist_fairseq.benchmark.systems import Entry, _training_configuration
 from mist_fairseq.benchmark.timing import _clock, _processor, _status
@@ -115,7 +115,7 @@ def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
     """
     trainings = {arm: Training(setting, arm) for arm in ARMS}
     device = trainings["MIST"].trainer.device
-    product = fastest_product(setting.precision, device, repeats=3)
+    product, product_operations = fastest_product(setting.precision, device, repeats=3)
     seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
     operations: dict[str, list[int]] = {arm: [] for arm in ARMS}
     rates = []
@@ -128,7 +128,7 @@ def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
                 seconds[arm].append(elapsed / 1000)
                 operations[arm].append(trainings[arm].operations[number % _BATCHES])
         if number >= warm_up:
-            rates.append(PRODUCT_OPERATIONS / median_seconds(product, device, 3))
+            rates.append(product_operations / median_seconds(product, device, 3))
     times, counts = ({arm: np.array(found[arm], dtype=float) for arm in ARMS} for found in (seconds, operations))
     mixing, without = ARMS
     return {
@@ -219,8 +219,8 @@ def markdown(result: dict) -> str:
         (
             f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths "
             f"of {result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. "
-            "Updates of fairseq's trainer, the arms and a product of 2048 x 2048 matrices of the same precision in "
-            "turn: medians with 95 % bootstrap intervals. Operations are those of matrix products at real positions. "
+            "Updates of fairseq's trainer, the arms and a product of 2048 x 2048 matrices (256 x 256 where those take "
+            "seconds) of the same precision in turn: medians with 95 % bootstrap intervals. Operations are those of matrix products at real positions. "
             "Memory is that of the whole process, or of the GPU."
         ),
     ]

@@ -6,7 +6,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mist_fairseq.benchmark import floor
-from mist_fairseq.benchmark.floor import Product, Rates, floor_seconds, machine_rates, operations, products
+from mist_fairseq.benchmark.floor import (
+    Product,
+    Rates,
+    fastest_product,
+    floor_seconds,
+    machine_rates,
+    operations,
+    products,
+)
 from mist_fairseq.benchmark.floor import training_operations as training
 from mist_fairseq.criterions.mist_loss import MistLoss
 from mist_fairseq.generator import NARGenerator
@@ -152,21 +160,34 @@ def test_rates(precision, monkeypatch):
 
 
 def test_the_fastest_kernel_counts_and_missing_ones_do_not(monkeypatch):
-    seconds = {"a": 2.0, "b": 0.5, "copy": 4.0}
+    seconds = {"a": 2e-3, "b": 1e-3, "copy": 4.0}
     monkeypatch.setattr(floor, "_mm", lambda *_: lambda: "a")
     monkeypatch.setattr(floor, "_packed", lambda *_: lambda: "b")
     monkeypatch.setattr(floor, "_COPIED", 400)
     monkeypatch.setattr(floor, "median_seconds", lambda work, *_: seconds.get(str(work()), 4.0))
-    assert machine_rates("fp32") == Rates(2 * 2048**3 / 0.5, 200.0)
+    assert machine_rates("fp32") == Rates(2 * 2048**3 / 1e-3, 200.0)
 
     def missing(*_):
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(floor, "_packed", missing)
-    assert machine_rates("fp32").operations == 2 * 2048**3 / 2.0
+    assert machine_rates("fp32").operations == 2 * 2048**3 / 2e-3
     monkeypatch.setattr(floor, "_mm", missing)
     with pytest.raises(ValueError, match="no matrix product in fp32 on cpu"):
         machine_rates("fp32")
+
+
+def test_no_kernel_is_waited_for(monkeypatch):
+    """One that takes 0.1 s for small matrices would take a minute for large ones."""
+    seconds, made = {"a": 0.1, "b": 1e-3}, []
+    monkeypatch.setattr(floor, "_mm", lambda dtype, device, size: made.append(size) or (lambda: "a"))
+    monkeypatch.setattr(floor, "_packed", lambda *_: lambda: "b")
+    monkeypatch.setattr(floor, "median_seconds", lambda work, *_: seconds[work()])
+    product, count = fastest_product("bf16")
+    assert (product(), count, made) == ("b", 2 * 2048**3, [256])
+    seconds["b"] = 0.2
+    product, count = fastest_product("bf16")
+    assert (product(), count) == ("a", 2 * 256**3)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from mist_fairseq.benchmark import training
-from mist_fairseq.benchmark.floor import PRODUCT_OPERATIONS, training_operations
+from mist_fairseq.benchmark.floor import training_operations
 from mist_fairseq.benchmark.training import ARMS, Setting, Training, markdown, measure_memory, time_training
 from tests.benchmark.helpers import MIST
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_training.py"
 PROFILE = {"source": {4: 1, 6: 1, 9: 1}, "target": {3: 1, 12: 1}}
+PRODUCT = 10**9  # operations
 SIZES = shlex.split(MIST.removeprefix("--task mist "))
 
 
@@ -34,7 +35,7 @@ def clocked(monkeypatch):
         return 3000 if work.__self__.arm == "MIST" else 2000, None
 
     monkeypatch.setattr(training, "_clock", clock)
-    monkeypatch.setattr(training, "fastest_product", lambda *_, **__: None)
+    monkeypatch.setattr(training, "fastest_product", lambda *_, **__: (None, PRODUCT))
     monkeypatch.setattr(training, "median_seconds", lambda *_: 1e-3)
     return order
 
@@ -76,22 +77,22 @@ def test_arms_and_products_take_turns(setting, clocked):
         (arm, number) for number in range(5) for arm in ((first, second) if number % 2 else (second, first))
     ]
     mist, plain = result["arms"].values()
-    assert result["product_flops"] == {"median": PRODUCT_OPERATIONS * 1e3, "interval": [PRODUCT_OPERATIONS * 1e3] * 2}
+    assert result["product_flops"] == {"median": PRODUCT * 1e3, "interval": [PRODUCT * 1e3] * 2}
     assert result["time_ratio"] == {"median": 1.5, "interval": [1.5, 1.5]}
     assert result["operations_ratio"] == pytest.approx(mist["operations"] / plain["operations"]) and mist != plain
     assert mist["samples_per_second"]["median"] == 1 and plain["samples_per_second"]["median"] == 1.5
-    assert mist["share"]["median"] == pytest.approx(mist["flops"]["median"] / PRODUCT_OPERATIONS / 1e3)
+    assert mist["share"]["median"] == pytest.approx(mist["flops"]["median"] / PRODUCT / 1e3)
 
 
 def test_shares_are_of_the_same_rounds(tmp_path, monkeypatch):
     """A machine that is half as fast for a while makes updates and products take twice as long."""
     training.write_batches(tmp_path, {"source": {5: 1}, "target": {4: 1}}, 2)
     round_ = []
-    monkeypatch.setattr(training, "fastest_product", lambda *_, **__: None)
+    monkeypatch.setattr(training, "fastest_product", lambda *_, **__: (None, PRODUCT))
     monkeypatch.setattr(training, "_clock", lambda _, number: (round_.append(number) or 1000 * (1 + number % 2), None))
     monkeypatch.setattr(training, "median_seconds", lambda *_: 1e-3 * (1 + round_[-1] % 2))
     for found in time_training(Setting(SIZES, "fp32", 2, str(tmp_path)), updates=5)["arms"].values():
-        share = found["operations"] / PRODUCT_OPERATIONS / 1e3
+        share = found["operations"] / PRODUCT / 1e3
         assert found["share"]["interval"] == pytest.approx([share, share])
         assert found["seconds"]["interval"][0] < found["seconds"]["interval"][1]
 
