@@ -28,7 +28,8 @@ def markdown(result: dict) -> str:
         rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
         bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
         sections.append(
-            f"Rates of a product of 2048 x 2048 matrices (256 x 256 where those take seconds): {rates}; of copying, {bandwidth:.0f} GB/s."
+            f"Rates of a product of 2048 x 2048 matrices (256 x 256 where those take seconds): {rates}; of copying, "
+            f"{bandwidth:.0f} GB/s."
         )
     if result.get("parts"):
         sections += ["Milliseconds a sentence by part:", _parts(result)]

@@ -220,8 +220,8 @@ def markdown(result: dict) -> str:
             f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths "
             f"of {result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. "
             "Updates of fairseq's trainer, the arms and a product of 2048 x 2048 matrices (256 x 256 where those take "
-            "seconds) of the same precision in turn: medians with 95 % bootstrap intervals. Operations are those of matrix products at real positions. "
-            "Memory is that of the whole process, or of the GPU."
+            "seconds) of the same precision in turn: medians with 95 % bootstrap intervals. Operations are those of "
+            "matrix products at real positions. Memory is that of the whole process, or of the GPU."
         ),
     ]
     return "\n\n".join(sections) + "\n"
