@@ -53,7 +53,9 @@ def _guarded_load(load):
     @functools.wraps(load)
     def load_checkpoint_to_cpu(path, arg_overrides=None, load_on_all_ranks=False):
         try:
-            if os.path.isfile(path):
+            if os.path.exists(path):
+                if not os.path.isfile(path):
+                    raise ValueError("it is no file")
                 _check_options(read_torch_file(path, mmap=True))
             state = load(path, arg_overrides, load_on_all_ranks)
             _, count = count_numbers(state["model"])
@@ -67,7 +69,6 @@ def _guarded_load(load):
         for part, name, text in texts:
             if name not in _FOLDERS and not (name == "pretrained" and _is_ours(part)):
                 _refuse_code(path, name, text)
-            _refuse_reference(path, name, text)
         for part in options:
             check_size(part, count, str(path))
             check_size(_by_side(part), count, str(path))
@@ -81,10 +82,13 @@ def _check_options(state: dict):
     """Refuse options that stand for ever more values, before fairseq writes them out.
 
     Raises:
-        ValueError: they do.
+        ValueError: they do, or OmegaConf would put other texts into one, which may have doubled a hundred times.
     """
-    for name in ("cfg", "args"):
-        count_values(state.get(name), _parts)
+    for part in ("cfg", "args"):
+        count_values(state.get(part), _parts)
+        for name, text in _texts(state.get(part)):
+            if "${" in (text.decode("latin-1") if isinstance(text, bytes) else text):
+                raise ValueError(f"{name} is {text[:80]!r}, which is no value but a reference to others")
 
 
 def _parts(value) -> Iterable:
@@ -149,14 +153,8 @@ def _texts(value, name: str = "") -> Iterator[tuple[str, str | bytes]]:
 
 def _is_ours(options: Mapping) -> bool:
     """Whether they are of a model of the plugin, which evaluates none; one of fairseq's evaluates ``pretrained``."""
-    kind = MODEL_REGISTRY.get(options.get("_name"))
+    kind = MODEL_REGISTRY.get(str(options.get("_name")))
     return kind is not None and kind.__module__.startswith("mist_fairseq.")
-
-
-def _refuse_reference(path: str, name: str, text: str | bytes):
-    """Refuse what OmegaConf would put other texts into, which may have doubled a hundred times."""
-    if "${" in (text.decode("latin-1") if isinstance(text, bytes) else text):
-        raise ValueError(f"{path}: {name} is {text[:80]!r}, which is no value but a reference to others")
 
 
 def _refuse_code(path: str, name: str, text: str | bytes):

@@ -21,6 +21,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
+    if partial.is_symlink():  # through which another file would be written
+        partial.unlink()
     with open(partial, "ab") as held:
         _hold(held, path)
         try:

@@ -4,6 +4,7 @@ import io
 import os
 import pickletools
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,12 @@ _KNOWN = {
     "torch.storage.UntypedStorage",
 }
 _MOST_IN_TUPLES = 1_000
+_MOST_SHARING = 10
+# As many whole numbers as may have equal hashes, which make dictionaries slow; the last is in each file of before 1.6.
+_MOST_LONG, _LONG, _MAGIC = 1_000, 2**61 - 1, torch.serialization.MAGIC_NUMBER
+# The end of a zip archive: what tells where the table of contents is, and for large ones, before it, where that of 64
+# bits is, itself of so many bytes.
+_END, _LOCATOR, _END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), 56
 
 
 def load_torch_file(path: str | Path, mmap: bool = False):
@@ -61,11 +68,15 @@ def check_archive(path: str | Path) -> bool:
         ValueError: a part is damaged, takes more memory than its file has bytes, or is made of other things than
             tensors and plain values.
     """
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        begins = file.read(4) == b"PK\3\4"  # torch looks at no more
+        if begins != zipfile.is_zipfile(path):
+            raise ValueError("it is an archive only at one end")
+        if not begins:
+            file.seek(0)
             for _ in range(4):  # a number, a version, the machine, the content; behind them names and memory
                 _check_pickle(file)
-        return False
+            return False
     try:
         return _check_parts(path)
     except zipfile.BadZipFile as error:
@@ -73,6 +84,7 @@ def check_archive(path: str | Path) -> bool:
 
 
 def _check_parts(path: str | Path) -> bool:
+    _check_end(path)
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
@@ -84,19 +96,34 @@ def _check_parts(path: str | Path) -> bool:
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
-        for part in parts:
-            if part.filename.endswith(".pkl"):
-                _check_pickle(io.BytesIO(archive.read(part)))
+    with open(path, "rb") as file:
+        reader = torch._C.PyTorchFileReader(file)  # which finds parts by names that Python takes for others
+        for name in {"data.pkl", *(name for name in reader.get_all_records() if name.endswith(".pkl"))}:
+            _check_pickle(io.BytesIO(reader.get_record(name)))
     return True
+
+
+def _check_end(path: str | Path):
+    """Refuse an archive in which Python might find another table of contents than torch."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LOCATOR.size - _END.size, 0))
+        tail = file.read()
+    end, locator = tail[-_END.size :], tail[: -_END.size]
+    if not end.startswith(b"PK\5\6") or _END.unpack(end)[-1] != 0:
+        raise ValueError("something follows its end")
+    if locator.startswith(b"PK\6\7") and _LOCATOR.unpack(locator)[2] + _END_64 != size - len(tail):
+        raise ValueError("its table of contents is not at its end")
 
 
 def _check_pickle(file: IO[bytes]):
     """Read a pickle without making anything of it.
 
     Raises:
-        ValueError: it is made of something unknown, or of tuples in tuples that stand for ever more values: to be a
-            key of a dictionary, each is looked at.
+        ValueError: it is made of something unknown; or of what makes a dictionary slow, as its keys: of tuples in
+            tuples that stand for ever more values, or of whole numbers that may have equal hashes.
     """
+    long = 0
     known = _KNOWN | _allowed_names()
     sizes: list[int] = []  # of what the pickle's stack holds; of all but tuples 1
     marks: list[list[int]] = []
@@ -104,6 +131,9 @@ def _check_pickle(file: IO[bytes]):
     argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         before, after = opcode.stack_before, opcode.stack_after
+        long += isinstance(argument, int) and abs(argument) >= _LONG and argument != _MAGIC
+        if long > _MOST_LONG:
+            raise ValueError(f"it has more than {_MOST_LONG:,} whole numbers beyond 2**61")
         if opcode.name == "GLOBAL":
             _check_name(argument.replace(" ", ".").replace("__builtin__.", "builtins."), known)
         elif opcode.name == "MARK":
@@ -152,15 +182,12 @@ def count_numbers(content) -> tuple[int, int]:
     """Bytes and numbers that the tensors within hold, each memory counted once.
 
     Raises:
-        ValueError: a tensor is larger than its memory, which the first operation would make real; or is not a plain
-            one on the CPU.
+        ValueError: a tensor is larger than its memory, or many share one, which the first operation would make real;
+            or is not a plain one on the CPU.
     """
-    memories, stack, seen = {}, [content], set()
+    memories, stack, seen, apart = {}, [content], set(), 0
     while stack:
         value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
         if isinstance(value, Tensor):
             if value.layout is not torch.strided or value.device.type != "cpu" or value.is_nested:
                 raise ValueError(f"a tensor of shape {tuple(value.shape)} is not a plain one on the CPU")
@@ -168,11 +195,18 @@ def count_numbers(content) -> tuple[int, int]:
             if value.nbytes > memory.nbytes():
                 raise ValueError(f"a tensor of shape {tuple(value.shape)} has no memory of its own")
             memories[memory.data_ptr()] = memory.nbytes(), memory.nbytes() // value.element_size()
-        elif isinstance(value, dict):
+            apart += value.nbytes
+        elif id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
             stack.extend(value.values())
         elif isinstance(value, list | tuple | set):
             stack.extend(value)
-    return sum(size for size, _ in memories.values()), sum(numbers for _, numbers in memories.values())
+    held, numbers = (sum(counts) for counts in zip(*memories.values())) if memories else (0, 0)
+    if apart > _MOST_SHARING * held:
+        raise ValueError(f"its tensors share {held:,} bytes of memory; each with its own would have {apart:,}")
+    return held, numbers
 
 
 def reason(error: Exception) -> str:

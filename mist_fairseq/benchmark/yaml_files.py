@@ -7,7 +7,7 @@ import yaml
 from mist_fairseq.reading import count_values
 
 _MOST_BYTES = 1_000_000  # whose reader takes ten seconds for so much
-_LONGEST_TEXT = 3_000  # a number of more digits than Python shows needs more
+_LONGEST_TEXT, _LONGEST_NUMBER = 3_000, 16  # of longer ones many may have equal hashes, which makes mappings slow
 
 
 def read_yaml(path: Path):
@@ -18,6 +18,8 @@ def read_yaml(path: Path):
             names it.
     """
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         size = path.stat().st_size
         if size > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes, expected at most {_MOST_BYTES:,}")
@@ -33,6 +35,8 @@ def read_yaml(path: Path):
 def _parts(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair]
-    if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_TEXT:
-        raise ValueError(f"{node.value[:40]!r}... has {len(node.value):,} characters, at most {_LONGEST_TEXT:,} can be")
+    if isinstance(node, yaml.ScalarNode):
+        most = _LONGEST_NUMBER if node.tag.endswith(":int") else _LONGEST_TEXT
+        if len(node.value) > most:
+            raise ValueError(f"{node.value[:40]!r}... has {len(node.value):,} characters, at most {most:,} can be")
     return node.value if isinstance(node, yaml.SequenceNode) else []

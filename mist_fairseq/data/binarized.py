@@ -47,13 +47,14 @@ def install():
     MMapIndexedDatasetBuilder.finalize = finalize_with_checksums
 
 
-def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False):
+def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):
     """Refuse damaged data, and such as belongs to another vocabulary.
 
     Args:
         prefix: path without ``.bin`` and ``.idx``. What is not there is no concern of this function.
         dictionary: that the ids are of.
         combine: the same for further shards, whose prefixes end in 1, 2, ...
+        impl: the format, by default that of what is there.
 
     Raises:
         ValueError: the data is damaged, of another side, of a format that has no such checks, or has ids that are none;
@@ -61,7 +62,7 @@ def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool 
     """
     for number in itertools.count() if combine else [0]:
         one = prefix + (str(number) if number else "")
-        if infer_dataset_impl(one) == "raw":
+        if (impl or infer_dataset_impl(one)) == "raw":
             continue
         if not (os.path.exists(one + ".idx") and os.path.exists(one + ".bin")):
             return

@@ -23,7 +23,7 @@ class ByteLevelBPE(Tokenizer):
         merges: pairs joined by a space, the first merged first (``vocab.bpe`` without its first line).
 
     Raises:
-        ValueError: a special symbol or a byte is missing, or a merge makes no token.
+        ValueError: a special symbol or a byte is missing, two tokens have one number, or a merge makes no token.
     """
 
     def __init__(self, symbols: list[str], encoder: dict[str, int], merges: list[str], source: str = "dict.txt"):
@@ -36,6 +36,8 @@ class ByteLevelBPE(Tokenizer):
                 raise ValueError(
                     f"encoder.json of {source} has {text!r}: {number!r}, expected characters of GPT-2's: a number"
                 )
+        if len(set(encoder.values())) < len(encoder):  # of whose texts one would be taken, now this and now that
+            raise ValueError(f"encoder.json of {source} has a number twice")
         if absent := sorted(byte_of.keys() - encoder.keys()):
             raise ValueError(
                 f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "

@@ -35,7 +35,7 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     folder = folders[(epoch - 1) % len(folders)]
     prefix = os.path.join(folder, f"{split}.{cfg.source_lang}-{cfg.target_lang}.")
     for lang in (cfg.source_lang, cfg.target_lang):
-        check_binarized(prefix + lang, dictionary, combine)
+        check_binarized(prefix + lang, dictionary, combine, cfg.dataset_impl)
     source, target = (
         data_utils.load_indexed_dataset(prefix + lang, dictionary, cfg.dataset_impl, combine=combine)
         for lang in (cfg.source_lang, cfg.target_lang)

@@ -81,7 +81,8 @@ def _load_saved(text: str, kinds: Mapping[str, Callable[..., Tokenizer]], source
         settings = json.loads(settings)
         kind = settings.pop("type")
         if kind == "wordpiece":
-            return kinds[kind](lines_of(payload), source=source, **settings)
+            # Not lines_of: a vocabulary may have a symbol that ends in a carriage return.
+            return kinds[kind](payload.removesuffix("\n").split("\n"), source=source, **settings)
         if kind == "sentencepiece":
             return kinds[kind](base64.b64decode(payload), source=source)
         if kind == "byte-level-bpe":

@@ -25,7 +25,7 @@ class SentencePiece(Tokenizer):
         try:
             self.processor.LoadFromSerializedProto(model)
             symbols = [self.processor.IdToPiece(i) for i in range(self.processor.GetPieceSize())]
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # the second of its pieces
             raise ValueError(f"{source} is not a SentencePiece model: {error}") from error
         sp = self.processor
         special = {UNK: sp.unk_id(), CLS: sp.bos_id(), SEP: sp.eos_id(), PAD: sp.pad_id(), MASK: -1}

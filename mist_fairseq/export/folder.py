@@ -96,9 +96,9 @@ def read_config(folder: str) -> dict:
     defaults: dict[str, Any] = {one.name: one.default for one in options}
     for name, value in {**{key: config.get(key) for key in _LIMITS}, **sizes}.items():
         least = 0 if name in _MAY_BE_ZERO else 1
-        if type(value) is not type(defaults.get(name, 0)) or value < least:
+        if type(value) is not type(defaults.get(name, 0)) or not least <= value < 2**31:
             kind = "true or false" if name == "untie_head" else f"a whole number of at least {least}"
-            raise ValueError(f"{path}: {name} is {value!r}, expected {kind}")
+            raise ValueError(f"{path}: {name} is {value!r:.60}, expected {kind}")
     check_size(sizes, (Path(folder) / WEIGHTS).stat().st_size // 4, str(path))
     return config
 

@@ -87,8 +87,8 @@ def read_sizes(folder: str) -> dict[str, int]:
 
 
 def _whole_number(value, name: str, path: Path, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{path}: {name} is {value!r}, expected a whole number of at least {least}")
+    if type(value) is not int or not least <= value < 2**31:
+        raise ValueError(f"{path}: {name} is {value!r:.60}, expected a whole number of at least {least}")
     return value
 
 
@@ -214,15 +214,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             state = load_file(path)
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, TypeError, ValueError) as error:  # of sizes, too
             raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
     else:
         state = load_torch_file(path)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
         raise ValueError(f"{path} does not hold a dictionary of tensors")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    try:
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    except NotImplementedError as error:
+        raise ValueError(f"{path} has tensors of a type that torch does not convert: {error}") from error
 
 
 def convert_state(state: dict[str, Tensor], layers: int, source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -179,11 +179,16 @@ _TEXT_PIECES = [
 ]
 START = {
     "vocabulary": (
-        [_VOCABULARY + b"\n", b"the 12\n1 2\n", HEADER.encode()],
+        # The last was saved as another one once.
+        [_VOCABULARY + b"\n", b"the 12\n1 2\n", HEADER.encode(), _VOCABULARY + b"\nguitar\r\r\n"],
         [*(symbol.encode() + b"\n" for symbol in SYMBOLS), *_ODD],
     ),
     "saved_dictionary": (_start_saved(), [b'"type"', b"{}", b"null", b"[]", b"wordpiece", b"\n", *_ODD]),
-    "sentencepiece_model": ([_sentencepiece()], [b"\x0a\x08", b"\x12", b"[MASK]", b"\x18\x04", *_ODD]),
+    # The second has a piece that is not UTF-8.
+    "sentencepiece_model": (
+        [_sentencepiece(), _sentencepiece().replace(b"\xe2", b"\xbe", 1)],
+        [b"\x0a\x08", b"\x12", b"[MASK]", b"\x18\x04", *_ODD],
+    ),
     # After the first, what was no ValueError once.
     "tokenizer_config": (
         [_CONFIG, b"null", b"[3]", DEEP, b'{"do_lower_case": null}', b'{"strip_accents": []}'],
