@@ -74,7 +74,7 @@ def check_archive(path: str | Path) -> bool:
             raise ValueError("it is an archive only at one end")
         if not begins:
             file.seek(0)
-            for _ in range(4):  # a number, a version, the machine, the content; behind them names and memory
+            for _ in range(5):  # a number, a version, the machine, the content, names of its memory
                 _check_pickle(file)
             return False
     try:

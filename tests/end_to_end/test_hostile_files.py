@@ -362,8 +362,17 @@ def with_two_tables(content) -> bytes:
     return out + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
 
 
-@pytest.mark.parametrize("write", [before_an_end, under_another_name, without_an_end, with_two_tables])
-def test_archives_in_which_python_and_torch_find_other_things(write, tmp_path):
+def behind_the_content(content) -> bytes:
+    """In the place of the names of the tensors' memory, in the format of before."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    parts = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, machine, {"x": 3})
+    return b"".join(pickle.dumps(part, 2) for part in (*parts, [] if content == {"x": 3} else content))
+
+
+@pytest.mark.parametrize(
+    "write", [before_an_end, under_another_name, without_an_end, with_two_tables, behind_the_content]
+)
+def test_pickles_that_are_hidden(write, tmp_path):
     """The look at a pickle is at the one that torch reads."""
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(write({"x": longer_and_longer(3)}))
