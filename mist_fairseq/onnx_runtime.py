@@ -167,7 +167,11 @@ class OnnxGenerator(TextGenerator):
         """Predict every [MASK]; the other tokens stay, with score 0. *Shapes:* (B, T) -> tokens, scores (B, T)."""
         feed = {"tokens": tokens, "lengths": lengths, "source_lengths": source_lengths}
         feed |= {f"past_{name}": part for name, part in zip(self._own, past)}
-        return self._target.run(["predictions", "scores"], feed)
+        predictions, scores = self._target.run(["predictions", "scores"], feed)
+        known = len(self.tokenizer.symbols)
+        if predictions.shape != tokens.shape or predictions.min() < 0 or predictions.max() >= known:
+            raise ValueError("the target pass predicts what is no token of the vocabulary: its graph is another one")
+        return predictions, scores
 
     def _start(self, lengths: np.ndarray, source_lengths: np.ndarray, past: list[np.ndarray]) -> "_Candidates":
         """The first pass."""

@@ -21,6 +21,7 @@ _KNOWN = {
 }
 _MOST_IN_TUPLES = 1_000
 _MOST_SHARING = 10
+_LONGEST_REASON = 400
 # As many whole numbers as may have equal hashes, which make dictionaries slow; the last is in each file of before 1.6.
 _MOST_LONG, _LONG, _MAGIC = 1_000, 2**61 - 1, torch.serialization.MAGIC_NUMBER
 # The end of a zip archive: what tells where the table of contents is, and for large ones, before it, where that of 64
@@ -49,8 +50,10 @@ def load_torch_file(path: str | Path, mmap: bool = False):
 
 def read_torch_file(path: str | Path, mmap: bool = False):
     """The same, with errors as they come: for what names the file by itself."""
-    archive = check_archive(path)
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and archive)
+    names = check_archive(path)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and names is None)
+    if names is not None and len(_memories(content)) > len(names):
+        raise ValueError("a tensor has no memory in it")
     held, _ = count_numbers(content)
     size = os.path.getsize(path)
     if held > size:
@@ -58,11 +61,11 @@ def read_torch_file(path: str | Path, mmap: bool = False):
     return content
 
 
-def check_archive(path: str | Path) -> bool:
+def check_archive(path: str | Path) -> set[str] | None:
     """Look at a file of ``torch.save`` before it is loaded: its checksums, and what its pickles are made of.
 
     Returns:
-        Whether it has checksums: it has none in the format before torch 1.6.
+        None of a file with checksums. One in the format before torch 1.6 has none, but names of its tensors' memory.
 
     Raises:
         ValueError: a part is damaged, takes more memory than its file has bytes, or is made of other things than
@@ -74,16 +77,21 @@ def check_archive(path: str | Path) -> bool:
             raise ValueError("it is an archive only at one end")
         if not begins:
             file.seek(0)
-            for _ in range(5):  # a number, a version, the machine, the content, names of its memory
+            for _ in range(4):  # a number, a version, the machine, the content
                 _check_pickle(file)
-            return False
+            place = file.tell()
+            _check_pickle(file)
+            file.seek(place)
+            found = pickletools.genops(file)
+            return {str(text) for opcode, text, _ in found if opcode.stack_after == [pickletools.pyunicode]}
     try:
-        return _check_parts(path)
+        _check_parts(path)
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from error
+    return None
 
 
-def _check_parts(path: str | Path) -> bool:
+def _check_parts(path: str | Path):
     _check_end(path)
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
@@ -100,7 +108,6 @@ def _check_parts(path: str | Path) -> bool:
         reader = torch._C.PyTorchFileReader(file)  # which finds parts by names that Python takes for others
         for name in {"data.pkl", *(name for name in reader.get_all_records() if name.endswith(".pkl"))}:
             _check_pickle(io.BytesIO(reader.get_record(name)))
-    return True
 
 
 def _check_end(path: str | Path):
@@ -185,6 +192,12 @@ def count_numbers(content) -> tuple[int, int]:
         ValueError: a tensor is larger than its memory, or many share one, which the first operation would make real;
             or is not a plain one on the CPU.
     """
+    memories = _memories(content).values()
+    return sum(size for size, _ in memories), sum(numbers for _, numbers in memories)
+
+
+def _memories(content) -> dict[int, tuple[int, int]]:
+    """Bytes and numbers of each memory, by its place; errors as of ``count_numbers``."""
     memories, stack, seen, apart = {}, [content], set(), 0
     while stack:
         value = stack.pop()
@@ -203,10 +216,10 @@ def count_numbers(content) -> tuple[int, int]:
             stack.extend(value.values())
         elif isinstance(value, list | tuple | set):
             stack.extend(value)
-    held, numbers = (sum(counts) for counts in zip(*memories.values())) if memories else (0, 0)
+    held = sum(size for size, _ in memories.values())
     if apart > _MOST_SHARING * held:
         raise ValueError(f"its tensors share {held:,} bytes of memory; each with its own would have {apart:,}")
-    return held, numbers
+    return memories
 
 
 def reason(error: Exception) -> str:
@@ -218,4 +231,4 @@ def reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"there is no {error} in it"
     lines = text.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:_LONGEST_REASON] if lines else type(error).__name__

@@ -62,6 +62,9 @@ def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool 
     """
     for number in itertools.count() if combine else [0]:
         one = prefix + (str(number) if number else "")
+        for path in (one, one + ".idx", one + ".bin"):
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise ValueError(f"{path} is no file: {AGAIN}")
         if (impl or infer_dataset_impl(one)) == "raw":
             continue
         if not (os.path.exists(one + ".idx") and os.path.exists(one + ".bin")):

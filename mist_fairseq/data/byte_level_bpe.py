@@ -23,7 +23,8 @@ class ByteLevelBPE(Tokenizer):
         merges: pairs joined by a space, the first merged first (``vocab.bpe`` without its first line).
 
     Raises:
-        ValueError: a special symbol or a byte is missing, two tokens have one number, or a merge makes no token.
+        ValueError: a special symbol or a byte is missing, two tokens are or have the same number, or a merge makes no
+            token.
     """
 
     def __init__(self, symbols: list[str], encoder: dict[str, int], merges: list[str], source: str = "dict.txt"):
@@ -50,6 +51,8 @@ class ByteLevelBPE(Tokenizer):
         super().__init__(
             symbols, {name: symbols.index(symbol) for name, symbol in SPECIAL.items()}, {"type": "byte-level-bpe"}
         )
+        if len(self.indices) != len(symbols):
+            raise ValueError(f"{source} has {len(symbols)} tokens but only {len(self.indices)} different ones")
         self._encoder, self._merges = encoder, merges
         self.tokenizer = tokenizers.Tokenizer(models.BPE(encoder, pairs))
         self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -7,6 +7,7 @@ from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig
 
 from mist_fairseq.models.mist import MistModel
+from mist_fairseq.torch_files import reason
 
 
 def untrained_state() -> dict:
@@ -43,7 +44,12 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, Dict
     folder = utils.split_paths(state["cfg"]["task"].get("data") or "")[0] if state.get("cfg") else ""
     if not os.path.isdir(folder):
         raise ValueError(f"no data folder {folder!r}, whose dictionary {path} needs: give the right one (--data)")
-    models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    try:
+        models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    except Exception as error:  # with other options fairseq, OmegaConf and torch have their own
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{path} holds no model that can be built and loaded: {reason(error)}") from error
     if not isinstance(models[0], MistModel):
         raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
     history = state.get("optimizer_history") or [{}]

@@ -95,7 +95,7 @@ def read_config(folder: str) -> dict:
     options = dataclasses.fields(MODEL_DATACLASS_REGISTRY[architecture])
     defaults: dict[str, Any] = {one.name: one.default for one in options}
     for name, value in {**{key: config.get(key) for key in _LIMITS}, **sizes}.items():
-        least = 0 if name in _MAY_BE_ZERO else 1
+        least = 0 if name in _MAY_BE_ZERO else 3 if name in _LIMITS else 1
         if type(value) is not type(defaults.get(name, 0)) or not least <= value < 2**31:
             kind = "true or false" if name == "untie_head" else f"a whole number of at least {least}"
             raise ValueError(f"{path}: {name} is {value!r:.60}, expected {kind}")
@@ -123,7 +123,11 @@ def load_folder(folder: str) -> "MistModel":
     architecture = config["architecture"]
     cfg = MODEL_DATACLASS_REGISTRY[architecture](**config["model"], precision="fp32")
     limits = PositionLimits(config["max_source_positions"], config["max_target_positions"])
-    model = MODEL_REGISTRY[architecture](cfg, dictionary, limits)
+    try:
+        model = MODEL_REGISTRY[architecture](cfg, dictionary, limits)
+        model.check_limits()
+    except ValueError as error:
+        raise ValueError(f"{Path(folder) / CONFIG}: {error}") from error
     model.load_state_dict(_read_weights(model, folder, config))
     return model.eval()
 
@@ -144,6 +148,9 @@ def _read_weights(model: nn.Module, folder: str, config: dict) -> dict[str, Tens
             state = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    for name, tensor in state.items():
+        if tensor.dtype != own[name].dtype:
+            raise ValueError(f"{path}: {name} is of {tensor.dtype}, expected {own[name].dtype}")
     if not torch.equal(state["fingerprint"], own["fingerprint"]):
         raise ValueError(f"{path} was trained with another vocabulary than that of {DICTIONARY} beside it")
     return state

@@ -46,8 +46,14 @@ class EncoderConfig:
     attention_dropout: float = 0.1
 
     def __post_init__(self):
-        if self.hidden_size % self.heads:
+        if self.heads < 1 or self.hidden_size % self.heads:
             raise ValueError(f"hidden size {self.hidden_size} is not a multiple of the {self.heads} attention heads")
+        # The first buckets are of one distance each, the others of more and more up to the largest distance.
+        if self.rel_pos_bins and not 1 <= self.rel_pos_bins // 4 < self.max_rel_pos:
+            raise ValueError(
+                f"{self.rel_pos_bins} buckets of relative positions up to {self.max_rel_pos}: expected at least 4, and "
+                "positions beyond a quarter of their number"
+            )
         for name, token_type in (("source", self.source_type), ("target", self.target_type)):
             if not 0 <= token_type < self.token_types:
                 raise ValueError(f"{name} token type {token_type} is not one of the {self.token_types} token types")

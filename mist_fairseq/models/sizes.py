@@ -14,12 +14,13 @@ def fewest_parameters(options: Mapping, vocab_size: int = 1) -> int:
 
     Args:
         options: of a model, under fairseq's names (``encoder_layers``, ``decoder_ffn_embed_dim``, ...).
-        vocab_size: V.
+        vocab_size: V, where the options have none.
 
     Raises:
         ValueError: a size is negative.
     """
     size = partial(_size, options)
+    vocab_size = max(vocab_size, size("vocab_size"))
     total, rows = 0, sum(map(size, ("max_positions", "token_types", "length_classes")))
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
         width = size(f"{side}_embed_dim") or size("encoder_embed_dim")
@@ -81,4 +82,5 @@ def prophetnet_sizes(config: Mapping) -> dict[str, int]:
         "decoder_ffn_embed_dim": int(config.get("decoder_ffn_dim", 4096)),
         "max_positions": int(config.get("max_position_embeddings", 512)),
         "token_types": int(config.get("ngram", 2)) + buckets,
+        "vocab_size": int(config.get("vocab_size", 30522)),
     }

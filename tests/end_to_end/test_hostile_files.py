@@ -5,17 +5,22 @@ import codecs
 import collections
 import io
 import json
+import os
 import pickle
+import pickletools
 import shutil
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mist_fairseq import MistGenerator
 from mist_fairseq.averaging import average_checkpoints
@@ -169,6 +174,15 @@ def test_code_in_data(evil, tmp_path, data):
         folder = Path(shutil.copytree(data, tmp_path / name))
         (folder / name).write_bytes(evil)
         refused(name[:-4], lambda folder=folder: read_data(folder))
+
+
+@pytest.mark.parametrize("name", ["train.src-tgt.src.idx", "train.src-tgt.tgt.bin", "dict.src.txt"])
+def test_pipes_in_data(name, tmp_path, data):
+    """Whoever reads one waits for ever."""
+    folder = Path(shutil.copytree(data, tmp_path / "bin"))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refused(name, lambda: read_data(folder))
 
 
 def test_code_in_vocabularies(evil, tmp_path):
@@ -388,6 +402,21 @@ def test_pickles_that_are_hidden(write, message, tmp_path):
     assert torch.load(path, weights_only=True) == {"x": 3}
 
 
+def test_tensors_without_memory(tmp_path):
+    """Files of before torch 1.6 name the memory that follows; what is not named would be whatever was there."""
+    path, content = tmp_path / "pytorch_model.bin", {"x": torch.ones(1000), "y": torch.ones(1000)}
+    path.write_bytes(in_the_format_before(content))
+    assert torch.equal(load_torch_file(path)["y"], content["y"])
+    with open(path, "rb") as file:
+        for _ in range(4):
+            list(pickletools.genops(file))
+        head = path.read_bytes()[: file.tell()]
+        names = pickle.load(file)
+    for named in ([], names[:1], names[:1] * 2):
+        path.write_bytes(head + pickle.dumps(named, 2) + (struct.pack("<Q", 1000) + bytes(4000)) * 2)
+        refused(f"{path} is damaged or is no file of plain tensors: a tensor has no", lambda: load_torch_file(path))
+
+
 def test_tensors_that_share_their_memory(tmp_path):
     path, one = tmp_path / "pytorch_model.bin", torch.zeros(1000, dtype=torch.bfloat16)
     torch.save({str(i): one for i in range(11)}, path)
@@ -432,6 +461,20 @@ def test_sizes_of_a_checkpoint(trained, tmp_path):
     refused(f"{path}: max_positions is -1", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
 
 
+def test_sizes_of_a_prophetnet(trained, tmp_path):
+    state, path = torch.load(trained[0], weights_only=True), str(tmp_path / "checkpoint.pt")
+    torch.save(state | {"task_state": {"prophetnet": json.dumps({"vocab_size": 10**8, "hidden_size": 16})}}, path)
+    refused("that of a model of at least", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+
+
+@pytest.mark.parametrize("options", [{"encoder_attention_heads": 0}, {"encoder_layers": 9}, {"max_positions": 9}])
+def test_checkpoints_of_no_model(options, trained, tmp_path, data):
+    state, path = torch.load(trained[0], weights_only=True), str(tmp_path / "checkpoint.pt")
+    state["cfg"]["model"] |= options
+    torch.save(state, path)
+    refused(f"{path} holds no model that can be built and loaded: ", lambda: load_checkpoint(path, str(data)))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -462,6 +505,54 @@ def test_sizes_of_folders(changes, tmp_path):
     config["model"] |= {names.get(name, name): value for name, value in changes.items()}
     (tmp_path / "released" / "config.json").write_text(json.dumps(config))
     refused("config.json: its configuration is that", lambda: load_folder(str(tmp_path / "released")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_source_positions": 2**31 - 1}, "exceed the model's 64 positions"),
+        ({"max_target_positions": 2}, "max_target_positions is 2, expected a whole number of at least 3"),
+        ({"rel_pos_bins": 3, "max_rel_pos": 9}, "3 buckets of relative positions"),
+        ({"rel_pos_bins": 8, "max_rel_pos": 2}, "8 buckets of relative positions up to 2"),
+        ({"encoder_attention_heads": 5}, "is not a multiple of the 5 attention heads"),
+    ],
+)
+def test_released_folders_of_no_model(changes, message, tmp_path):
+    save_folder(tiny_model(), tiny_config(), str(tmp_path), "")
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        (config if name in config else config["model"])[name] = value
+    path.write_text(json.dumps(config))
+    renew_sums(tmp_path)
+    refused(str(path), lambda: load_folder(str(tmp_path)))
+    refused(message, lambda: load_folder(str(tmp_path)))
+
+
+def test_released_weights_of_another_type(tmp_path):
+    save_folder(tiny_model(), tiny_config(), str(tmp_path), "")
+    path = tmp_path / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor.to(torch.int8) for name, tensor in load_file(path).items()}, path, metadata)
+    renew_sums(tmp_path)
+    refused("model.safetensors: ", lambda: load_folder(str(tmp_path)))
+    refused("is of torch.int8, expected torch.", lambda: load_folder(str(tmp_path)))
+
+
+@pytest.mark.parametrize("shift", [-1000, 1000])
+def test_a_graph_that_predicts_no_tokens(shift, tmp_path):
+    save_onnx(tiny_model(), str(tmp_path))
+    model = onnx.load(tmp_path / "target.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == "predictions" else name for name in node.output]
+        node.input[:] = ["inner" if name == "predictions" else name for name in node.input]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shift), "shift"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["inner", "shift"], ["predictions"]))
+    onnx.save(model, tmp_path / "target.onnx")
+    renew_sums(tmp_path)
+    generator = OnnxGenerator.from_pretrained(str(tmp_path))
+    refused("predicts what is no token of the vocabulary", lambda: generator.generate(["how can i learn"]))
 
 
 def test_layers_of_an_onnx_folder(tmp_path):

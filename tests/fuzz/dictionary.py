@@ -162,6 +162,8 @@ def _start_saved() -> list[bytes]:
         wordpiece,
         b'{"type": "sentencepiece"}\n' + base64.encodebytes(_sentencepiece()),
         b'{"type": "byte-level-bpe"}\n' + json.dumps(bpe).encode(),
+        # A token twice.
+        b'{"type": "byte-level-bpe"}\n' + json.dumps(bpe | {"symbols": [*bpe["symbols"], "0"]}).encode(),
         # What was no ValueError once: JSON that is nested too deeply.
         DEEP + b"\n",
         b'{"type": "byte-level-bpe"}\n' + DEEP,
