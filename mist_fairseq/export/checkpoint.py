@@ -49,7 +49,7 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, Dict
     except Exception as error:  # with other options fairseq, OmegaConf and torch have their own
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
-        raise ValueError(f"{path} holds no model that can be built and loaded: {reason(error)}") from error
+        raise ValueError(f"{path} cannot be loaded: {reason(error)}") from error
     if not isinstance(models[0], MistModel):
         raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
     history = state.get("optimizer_history") or [{}]
