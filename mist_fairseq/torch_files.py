@@ -52,10 +52,10 @@ def read_torch_file(path: str | Path, mmap: bool = False):
     """The same, with errors as they come: for what names the file by itself."""
     names = check_archive(path)
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and names is None)
-    if names is not None and len(_memories(content)) > len(names):
+    memories = _memories(content)
+    if names is not None and len(memories) > len(names):
         raise ValueError("a tensor has no memory in it")
-    held, _ = count_numbers(content)
-    size = os.path.getsize(path)
+    held, size = sum(size for size, _ in memories.values()), os.path.getsize(path)
     if held > size:
         raise ValueError(f"its tensors take {held:,} bytes, and it has {size:,}")
     return content
