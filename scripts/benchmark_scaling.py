@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.benchmark import scaling
-from mist_fairseq.benchmark.systems import PRECISIONS
-from mist_fairseq.benchmark.training import describe
 from mist_fairseq.engines import ACCELERATE
-from mist_fairseq.evaluation import provenance
-from mist_fairseq.output import whole_file
+from mist_fairseq.experiments.benchmark import scaling
+from mist_fairseq.experiments.benchmark.systems import PRECISIONS
+from mist_fairseq.experiments.benchmark.training import describe
+from mist_fairseq.experiments.evaluation import provenance
+from mist_fairseq.files.output import whole_file
 
 MODELS = ["--task mist --arch mist_small", "--task mist --arch mist_base"]
 

@@ -17,10 +17,10 @@ import random
 import sys
 from pathlib import Path
 
-from mist_fairseq.benchmark.serving import ARMS, machine, markdown, measure, server_command
-from mist_fairseq.evaluation import provenance, read_lines
-from mist_fairseq.output import whole_file
-from mist_fairseq.text_generator import DECODINGS
+from mist_fairseq.experiments.benchmark.serving import ARMS, machine, markdown, measure, server_command
+from mist_fairseq.experiments.evaluation import provenance, read_lines
+from mist_fairseq.files.output import whole_file
+from mist_fairseq.generate.generator import DECODINGS
 
 _WORDS = """how what why where when who can do does is the a best way to learn guitar english computer science money
 weight phone india school music language book job write read speak fast good in of for and my your from with""".split()

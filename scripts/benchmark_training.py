@@ -19,10 +19,17 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.benchmark.synthetic import read_profile
-from mist_fairseq.benchmark.training import Setting, describe, markdown, measure_memory, time_training, write_batches
-from mist_fairseq.evaluation import provenance
-from mist_fairseq.output import whole_file
+from mist_fairseq.experiments.benchmark.synthetic import read_profile
+from mist_fairseq.experiments.benchmark.training import (
+    Setting,
+    describe,
+    markdown,
+    measure_memory,
+    time_training,
+    write_batches,
+)
+from mist_fairseq.experiments.evaluation import provenance
+from mist_fairseq.files.output import whole_file
 
 
 def main():

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from textwrap import shorten
 
-from mist_fairseq.data.tokenizer import without_controls
-from mist_fairseq.evaluation import generate, provenance, read_generation, read_lines
+from mist_fairseq.experiments.evaluation import generate, provenance, read_generation, read_lines
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
+from mist_fairseq.text.tokenizer import without_controls
 
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.benchmark.equality import compare, markdown
-from mist_fairseq.evaluation import provenance, read_lines
-from mist_fairseq.output import whole_file
+from mist_fairseq.experiments.benchmark.equality import compare, markdown
+from mist_fairseq.experiments.evaluation import provenance, read_lines
+from mist_fairseq.files.output import whole_file
+from mist_fairseq.generate.generator import DECODINGS, Decoding
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
-from mist_fairseq.text_generator import DECODINGS, Decoding
 
 
 def read_engine(text: str) -> tuple[str, str, int]:

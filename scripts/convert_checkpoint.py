@@ -13,7 +13,7 @@ code fills at least 7 positions: that is --min-length 6 here. To train on from i
 import argparse
 import sys
 
-from mist_fairseq.models.released import convert_checkpoint
+from mist_fairseq.checkpoints.authors import convert_checkpoint
 
 
 def main():

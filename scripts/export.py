@@ -7,7 +7,7 @@
 
 folder: model.safetensors, config.json, dict.txt and a model card, for MistGenerator.from_pretrained and --pretrained.
 huggingface: the encoder with its masked-LM head, for transformers.BertModel.from_pretrained.
-onnx: source and target pass in fp32 and int8, for mist_fairseq.onnx_runtime, which needs neither fairseq nor torch.
+onnx: source and target pass in fp32 and int8, for OnnxGenerator, which needs neither fairseq nor torch.
 A folder that was written by --to folder may take the checkpoint's place.
 """
 
@@ -40,10 +40,10 @@ def main():
 
 def export(args: argparse.Namespace) -> list[str]:
     """Do what the command line says; the names of the files that were written."""
-    from mist_fairseq.export.checkpoint import load_checkpoint
-    from mist_fairseq.export.folder import load_folder, save_folder
-    from mist_fairseq.export.huggingface import save_huggingface
-    from mist_fairseq.export.model_card import Description, model_card
+    from mist_fairseq.checkpoints.loading import load_checkpoint
+    from mist_fairseq.release.folder import load_folder, save_folder
+    from mist_fairseq.release.huggingface import save_huggingface
+    from mist_fairseq.release.model_card import Description, model_card
 
     #
     if not os.path.isdir(args.model):
@@ -55,7 +55,7 @@ def export(args: argparse.Namespace) -> list[str]:
     if args.to == "huggingface":
         return save_huggingface(model, args.out, args.overwrite)
     if args.to == "onnx":
-        from mist_fairseq.export.onnx_folder import save_onnx
+        from mist_fairseq.release.onnx_folder import save_onnx
 
         return save_onnx(model, args.out, args.overwrite)
     name = args.name or os.path.basename(os.path.abspath(args.out))

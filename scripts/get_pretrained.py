@@ -7,7 +7,7 @@ python scripts/get_pretrained.py bert-base DIR      # checks DIR; says which fil
 import argparse
 import sys
 
-from mist_fairseq.models.download import ENCODERS, get_pretrained
+from mist_fairseq.pretrained.download import ENCODERS, get_pretrained
 
 
 def main():

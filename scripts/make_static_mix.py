@@ -12,9 +12,9 @@ data. Further options go to fairseq-generate: --batch-size 64 --precision bf16, 
 import argparse
 from pathlib import Path
 
-from mist_fairseq.evaluation import generate
-from mist_fairseq.preparation.files import add_output_arguments, run
-from mist_fairseq.preparation.static_mix import static_mix
+from mist_fairseq.experiments.evaluation import generate
+from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.static_mix import static_mix
 
 
 def main():

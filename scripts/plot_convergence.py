@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from mist_fairseq.training_log import TrainingLog, draw, summary, table
+from mist_fairseq.experiments.training_log import TrainingLog, draw, summary, table
 
 
 def named_run(text: str) -> tuple[str, list[str]]:

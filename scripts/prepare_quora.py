@@ -8,8 +8,8 @@ pairs: figures on another draw compare only roughly.
 
 import argparse
 
-from mist_fairseq.preparation.files import add_output_arguments, run
-from mist_fairseq.preparation.quora import prepare
+from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.quora import prepare
 
 
 def main():

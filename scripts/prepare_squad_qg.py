@@ -8,8 +8,8 @@ et al. 2018). For the articles of Du et al. 2017 add --split-lists FOLDER, with 
 
 import argparse
 
-from mist_fairseq.preparation.files import add_output_arguments, run
-from mist_fairseq.preparation.squad_qg import prepare
+from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.squad_qg import prepare
 
 
 def main():

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mist_fairseq.report import check, write
+from mist_fairseq.experiments.report import check, write
 
 
 def main():

@@ -22,7 +22,7 @@ import logging
 import sys
 from pathlib import Path
 
-from mist_fairseq.evaluation import read_lines, read_outputs
+from mist_fairseq.experiments.evaluation import read_lines, read_outputs
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
 from mist_fairseq.scoring.steps import STEPS
 

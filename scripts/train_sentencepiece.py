@@ -10,8 +10,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from mist_fairseq.data.lines import count_lines
-from mist_fairseq.output import whole_file
+from mist_fairseq.files.output import whole_file
+from mist_fairseq.text.lines import count_lines
 
 
 def main():

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mist_fairseq.models.download import get_pretrained
+from mist_fairseq.pretrained.download import get_pretrained
 from tests.helpers import tiny_dictionary
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

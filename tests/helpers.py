@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mist_fairseq.checksums import SUMS, write_sums
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
-from mist_fairseq.export.files import CONFIG
+from mist_fairseq.files.checksums import SUMS, write_sums
+from mist_fairseq.files.folders import CONFIG
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()

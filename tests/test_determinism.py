@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.export.onnx_folder import save_onnx
-from mist_fairseq.generator import NARGenerator, least_confident
-from mist_fairseq.onnx_runtime import OnnxGenerator
-from mist_fairseq.text_generator import Decoding, Source
+from mist_fairseq.generate.generator import Decoding, Source
+from mist_fairseq.hub.onnx_generator import OnnxGenerator
+from mist_fairseq.models.generator import NARGenerator, least_confident
+from mist_fairseq.release.onnx_folder import save_onnx
 from tests.engines.helpers import DECODINGS, prepare
 from tests.engines.test_onnx_runtime import untied
 from tests.helpers import tiny_dictionary, tiny_model
-from tests.models.test_nat_mass import build as nat_mass
+from tests.models.baselines.test_nat_mass import build as nat_mass
 
 ROUNDING = 1e-4  # of scores, and of what may tip a choice; about ten times what was seen
 DICTIONARY = tiny_dictionary()
@@ -124,7 +124,7 @@ def narrowest_choice(model, source: list[int], decoding: Decoding) -> float:
 
     given = dict(decoding=decoding.decoding, iterations=decoding.iterations, length_beam=decoding.length_beam)
     generator = Watched([model.without_engine()], DICTIONARY, **given)
-    with mock.patch("mist_fairseq.generator.least_confident", noted):
+    with mock.patch("mist_fairseq.models.generator.least_confident", noted):
         generator.generate(None, {"net_input": as_arguments([source])})
     return min(gaps)
 

@@ -11,14 +11,14 @@ import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
-from mist_fairseq.export.folder import save_folder
-from mist_fairseq.export.onnx_folder import save_onnx
+from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.models.baselines.nat_mass import NatMassConfig
 from mist_fairseq.models.mist import MistConfig, PositionLimits
-from mist_fairseq.models.nat_mass import NatMassConfig
+from mist_fairseq.release.folder import save_folder
+from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS
 from mist_fairseq.tasks.mist import MistTaskConfig
 from mist_fairseq.tasks.translation import MistTranslationConfig
-from mist_fairseq.text_generator import DECODINGS
 from tests.helpers import WORDS, batch, sources, tiny_config, tiny_model
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 
 from mist_fairseq.criterions.mist_loss import MistLoss, smoothed_nll
 from mist_fairseq.data.dataset import MistDataset
-from mist_fairseq.export.onnx_folder import save_onnx
-from mist_fairseq.generator import NARGenerator
-from mist_fairseq.mixing import mix_source
-from mist_fairseq.models.encoder import argmax
+from mist_fairseq.generate.generator import Decoding, Source
+from mist_fairseq.hub.onnx_generator import OnnxGenerator
+from mist_fairseq.mist.encoder import argmax
+from mist_fairseq.mist.mixing import mix_source
+from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PositionLimits
-from mist_fairseq.onnx_runtime import OnnxGenerator
-from mist_fairseq.text_generator import Decoding, Source
+from mist_fairseq.release.onnx_folder import save_onnx
 from tests import test_generator
 from tests.engines.helpers import DECODINGS, prepare
 from tests.helpers import batch, decode, encode, indices, sources, targets, tiny_model
+from tests.models.baselines.test_nat_mass import build as nat_mass
+from tests.models.test_generator import assert_same, plain_fill, plain_mask_predict, plain_mist
 from tests.models.test_mist import plain_forward
-from tests.models.test_nat_mass import build as nat_mass
-from tests.test_generator import assert_same, plain_fill, plain_mask_predict, plain_mist
 
 # Limits of source and target, within 512 positions, and tokens of sources and targets with their final [SEP]: some
 # exactly as long, some longer, some of one token.

@@ -14,14 +14,14 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 # Name in a picture -> where the code has it; and the code's DECODINGS.
 NAMES = {
-    "encode_source": "mist_fairseq.models.encoder.Passes",
-    "decode_target": "mist_fairseq.models.encoder.Passes",
-    "length_logits": "mist_fairseq.models.encoder.Encoder",
-    "likeliest_tokens": "mist_fairseq.models.encoder.TokenHead",
-    "token_logits": "mist_fairseq.models.encoder.Encoder",
-    "SourceState": "mist_fairseq.models.encoder",
-    "mix_source": "mist_fairseq.mixing",
-    "glance": "mist_fairseq.glancing",
+    "encode_source": "mist_fairseq.mist.encoder.Passes",
+    "decode_target": "mist_fairseq.mist.encoder.Passes",
+    "length_logits": "mist_fairseq.mist.encoder.Encoder",
+    "likeliest_tokens": "mist_fairseq.mist.encoder.TokenHead",
+    "token_logits": "mist_fairseq.mist.encoder.Encoder",
+    "SourceState": "mist_fairseq.mist.encoder",
+    "mix_source": "mist_fairseq.mist.mixing",
+    "glance": "mist_fairseq.mist.glancing",
     "smoothed_nll": "mist_fairseq.criterions.mist_loss",
 }
 DECODINGS = ["single-pass", "mist", "mask-predict"]

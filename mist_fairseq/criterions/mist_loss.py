@@ -10,7 +10,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from mist_fairseq.models.encoder import row_chunks
+from mist_fairseq.mist.encoder import row_chunks
 
 MIST_TARGETS = ["pseudo", "reference", "random"]
 

@@ -10,11 +10,11 @@ from typing import cast
 import torch
 from fairseq.data import Dictionary, data_utils
 
-from mist_fairseq.data.byte_level_bpe import ByteLevelBPE
-from mist_fairseq.data.files import load_tokenizer
-from mist_fairseq.data.sentencepiece import SentencePiece
-from mist_fairseq.data.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
-from mist_fairseq.data.wordpiece import WordPiece
+from mist_fairseq.text.byte_level_bpe import ByteLevelBPE
+from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.sentencepiece import SentencePiece
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
+from mist_fairseq.text.wordpiece import WordPiece
 
 __all__ = [
     "CLS",

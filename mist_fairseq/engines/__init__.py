@@ -10,8 +10,8 @@ import logging
 
 import torch
 
-from mist_fairseq.models.encoder import Encoder
-from mist_fairseq.onnx_runtime import is_supported
+from mist_fairseq.hub.onnx_generator import is_supported
+from mist_fairseq.mist.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mist_fairseq.models.encoder import TokenHead
+from mist_fairseq.mist.encoder import TokenHead
 
 
 class CompiledEncoder(TokenHead):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mist_fairseq.models.encoder import Encoder, Passes, SourceState
+from mist_fairseq.mist.encoder import Encoder, Passes, SourceState
 
 BUCKET = 16  # lengths are rounded up to a multiple
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mist_fairseq.engines.onnx_graph import head_graph, layers_graph
-from mist_fairseq.models.encoder import Encoder, Passes, argmax, pack
-from mist_fairseq.onnx_runtime import start_session
+from mist_fairseq.engines.graph import head_graph, layers_graph
+from mist_fairseq.hub.onnx_generator import start_session
+from mist_fairseq.mist.encoder import Encoder, Passes, argmax, pack
 
 
 class OnnxRuntimeEncoder(Passes):

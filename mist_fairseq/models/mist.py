@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import build_engine
-from mist_fairseq.glancing import glance, sentence_noise
-from mist_fairseq.mixing import mix_source
-from mist_fairseq.models.encoder import Encoder, EncoderConfig, argmax, padding_mask, row_chunks
-from mist_fairseq.models.pretrained import check_dictionary, check_weights, load_pretrained, read_sizes
+from mist_fairseq.mist.encoder import Encoder, EncoderConfig, argmax, padding_mask, row_chunks
+from mist_fairseq.mist.glancing import glance, sentence_noise
+from mist_fairseq.mist.mixing import mix_source
+from mist_fairseq.pretrained.bert import check_dictionary, check_weights, load_pretrained, read_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class MistModel(BaseFairseqModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As ``hub_interface.MistGenerator.from_pretrained``."""
-        from mist_fairseq.hub_interface import MistGenerator
+        from mist_fairseq.hub.mist_generator import MistGenerator
 
         return MistGenerator.from_pretrained(*args, **kwargs)
 

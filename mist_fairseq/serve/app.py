@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 import mist_fairseq
+from mist_fairseq.generate.generator import Decoding, Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher, ModelError, Unavailable
 from mist_fairseq.serve.limits import Limits, option
 from mist_fairseq.serve.messages import (
@@ -28,7 +29,6 @@ from mist_fairseq.serve.messages import (
 )
 from mist_fairseq.serve.metrics import Metrics
 from mist_fairseq.serve.middleware import CLIENT_LEFT, RETRY, Body, Outermost, error, unless_client_leaves
-from mist_fairseq.text_generator import Decoding, Source, TextGenerator
 
 _QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from mist_fairseq.text_generator import Decoding, Output, Source
+from mist_fairseq.generate.generator import Decoding, Output, Source
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mist_fairseq.reading import read_json
+from mist_fairseq.files.reading import read_json
+from mist_fairseq.generate.generator import TextGenerator
 from mist_fairseq.serve.limits import Limits, option
-from mist_fairseq.text_generator import TextGenerator
 
 try:
     import uvicorn
@@ -49,7 +49,7 @@ def load_generator(
     if isinstance(settings, dict) and settings.get("format") == "onnx":
         if accelerate is not None:
             raise ValueError(f"--accelerate {accelerate} is for models in PyTorch, {folder} is ONNX")
-        from mist_fairseq.onnx_runtime import OnnxGenerator
+        from mist_fairseq.hub.onnx_generator import OnnxGenerator
 
         return OnnxGenerator.from_pretrained(str(folder), **options)
     from mist_fairseq import MistGenerator

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mist_fairseq.text_generator import DECODINGS, Output
+from mist_fairseq.generate.generator import DECODINGS, Output
 
 _SHOWN = 3  # errors of a request, which may have thousands
 _LONGEST_ID = 200  # characters

@@ -16,17 +16,17 @@ from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.data.fairseq_lines import install_interactive
 from mist_fairseq.engines import ACCELERATE
-from mist_fairseq.export.folder import is_released, load_released, released_sizes
-from mist_fairseq.generator import NARGenerator
+from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, MistModel, PositionLimits
+from mist_fairseq.patches.text_lines import install_interactive
+from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.finite import StopsAtNaN
 from mist_fairseq.tasks.resuming import Resumes
 from mist_fairseq.tasks.shards import CountsAllBatches
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
-from mist_fairseq.text_generator import DECODINGS
 
 logger = logging.getLogger(__name__)
 

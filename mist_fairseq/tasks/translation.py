@@ -11,7 +11,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, Translat
 
 from mist_fairseq.data.dataset import AllBatches, load_pair, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.data.fairseq_lines import install_interactive
+from mist_fairseq.patches.text_lines import install_interactive
 from mist_fairseq.tasks.finite import StopsAtNaN
 from mist_fairseq.tasks.mist import PREPROCESS
 from mist_fairseq.tasks.resuming import Resumes

@@ -7,7 +7,7 @@ import pytest
 import sacrebleu
 import torch
 
-from mist_fairseq.evaluation import read_generation
+from mist_fairseq.experiments.evaluation import read_generation
 from mist_fairseq.scoring.rouge155 import rouge155
 from tests.end_to_end.conftest import LIMITS, SMALL, TRAINING, preprocess, run, start
 from tests.helpers import bert_state, tiny_vocab, write_bert_folder

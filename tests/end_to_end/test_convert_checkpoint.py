@@ -5,10 +5,10 @@ import sys
 
 import torch
 
-from mist_fairseq.evaluation import read_generation
+from mist_fairseq.experiments.evaluation import read_generation
+from tests.checkpoints.test_authors import V, released_state
 from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run
 from tests.helpers import bert_state
-from tests.models.test_released import V, released_state
 
 
 def test_a_released_checkpoint_generates_and_trains(data, bert_folder, tmp_path, monkeypatch, capsys):

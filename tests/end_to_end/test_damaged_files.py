@@ -8,15 +8,15 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from mist_fairseq.benchmark.systems import read_entries
-from mist_fairseq.checksums import write_sums
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.export.folder import load_folder, save_folder
-from mist_fairseq.export.onnx_folder import save_onnx
+from mist_fairseq.experiments.benchmark.systems import read_entries
+from mist_fairseq.files.checksums import write_sums
+from mist_fairseq.files.torch_files import load_torch_file
+from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.models.pretrained import read_weights
-from mist_fairseq.onnx_runtime import OnnxGenerator
-from mist_fairseq.torch_files import load_torch_file
+from mist_fairseq.pretrained.bert import read_weights
+from mist_fairseq.release.folder import load_folder, save_folder
+from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import preprocess
 from tests.end_to_end.damage import damages, read_data, survive
 from tests.helpers import bert_state, plain, tiny_config, tiny_dictionary, tiny_model, tiny_vocab, write_bert_folder

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mist_fairseq.evaluation import read_generation
+from mist_fairseq.experiments.evaluation import read_generation
 from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run, start
 
 BIN = Path(sys.executable).parent

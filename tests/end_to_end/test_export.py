@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from mist_fairseq import MistGenerator
-from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run
 
 

@@ -23,20 +23,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mist_fairseq import MistGenerator
-from mist_fairseq.averaging import average_checkpoints
-from mist_fairseq.benchmark.synthetic import read_profile
-from mist_fairseq.benchmark.systems import load_system, read_entries
-from mist_fairseq.checksums import SUMS
+from mist_fairseq.checkpoints.authors import convert_checkpoint
+from mist_fairseq.checkpoints.averaging import average_checkpoints
+from mist_fairseq.checkpoints.loading import load_checkpoint, untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.export.checkpoint import load_checkpoint, untrained_state
-from mist_fairseq.export.folder import load_folder, save_folder
-from mist_fairseq.export.onnx_folder import save_onnx
+from mist_fairseq.experiments.benchmark.synthetic import read_profile
+from mist_fairseq.experiments.benchmark.systems import load_system, read_entries
+from mist_fairseq.files.checksums import SUMS
+from mist_fairseq.files.sizes import fewest_parameters
+from mist_fairseq.files.torch_files import load_torch_file
+from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.models.pretrained import find_weights, read_weights
-from mist_fairseq.models.released import convert_checkpoint
-from mist_fairseq.models.sizes import fewest_parameters
-from mist_fairseq.onnx_runtime import OnnxGenerator
-from mist_fairseq.torch_files import load_torch_file
+from mist_fairseq.pretrained.bert import find_weights, read_weights
+from mist_fairseq.release.folder import load_folder, save_folder
+from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, run
 from tests.end_to_end.damage import read_data
 from tests.end_to_end.warm import run_module

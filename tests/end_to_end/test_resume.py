@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mist_fairseq.torch_files import load_torch_file
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import BASELINE, ENVIRONMENT, LIMITS, ROOT, SMALL, TRAINING, command_line, run, train
 from tests.end_to_end.warm import start_module
 from tests.helpers import plain

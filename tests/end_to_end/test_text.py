@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from mist_fairseq.checkpoints.loading import load_checkpoint
 from mist_fairseq.data.dictionary import WordPieceDictionary, load_dictionary
-from mist_fairseq.evaluation import read_generation, read_lines
-from mist_fairseq.export.checkpoint import load_checkpoint
-from mist_fairseq.export.onnx_folder import save_onnx
-from mist_fairseq.hub_interface import MistGenerator
-from mist_fairseq.onnx_runtime import OnnxGenerator
+from mist_fairseq.experiments.evaluation import read_generation, read_lines
+from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.hub.mist_generator import MistGenerator
+from mist_fairseq.hub.onnx_generator import OnnxGenerator
+from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS, score
-from mist_fairseq.text_generator import DECODINGS
 from tests.awkward import LONGEST, NOT_UTF8, PIECES, as_file, is_one_line, long_texts, shown, texts
 from tests.data.test_dictionary import write_bart_dictionary
 from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, preprocess, run

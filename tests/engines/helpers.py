@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.test_generator import LENGTHS, generate
+from tests.models.test_generator import LENGTHS, generate
 
 DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3)]
 

@@ -11,7 +11,7 @@ from mist_fairseq.engines.compiled import CompiledEncoder
 from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder
 from tests.engines.helpers import prepare
 from tests.helpers import tiny_model
-from tests.models.test_nat_mass import build as nat_mass
+from tests.models.baselines.test_nat_mass import build as nat_mass
 
 
 def build(model, accelerate, precision):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.engines.onnx_graph import Graph
+from mist_fairseq.engines.graph import Graph
 from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder, _session
 from tests.engines.helpers import DECODINGS, LENGTHS, assert_same_outputs, generate, prepare
 from tests.helpers import flat, sources, targets, tiny_model

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from mist_fairseq.data.byte_level_bpe import ByteLevelBPE, _byte_characters
-from mist_fairseq.data.files import load_tokenizer
-from mist_fairseq.data.sentencepiece import SentencePiece
-from mist_fairseq.data.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
-from mist_fairseq.data.wordpiece import WordPiece
+from mist_fairseq.text.byte_level_bpe import ByteLevelBPE, _byte_characters
+from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.sentencepiece import SentencePiece
+from mist_fairseq.text.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
+from mist_fairseq.text.wordpiece import WordPiece
 from tests.fuzz import files, refuses
 
 WORDS = "how can i learn the guitar fast ' s t , . - ? 3 5 do n ##n ##ing gui ##tar C + \u4e2d \u2028 caf\u00e9".split(

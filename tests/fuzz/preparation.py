@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mist_fairseq.preparation import files as preparation_files
-from mist_fairseq.preparation import quora as quora_pairs
-from mist_fairseq.preparation import squad_qg, xsum
-from mist_fairseq.preparation.files import SIDES, SPLITS, PairFiles, read_lines
-from mist_fairseq.preparation.static_mix import static_mix as mix
+from mist_fairseq.experiments.preparation import files as preparation_files
+from mist_fairseq.experiments.preparation import quora as quora_pairs
+from mist_fairseq.experiments.preparation import squad_qg, xsum
+from mist_fairseq.experiments.preparation.files import SIDES, SPLITS, PairFiles, read_lines
+from mist_fairseq.experiments.preparation.static_mix import static_mix as mix
+from tests.experiments.preparation import lines
 from tests.fuzz import SEPARATOR, files, refuses, scratch
-from tests.preparation import lines
 
 # Errors that are of no single file.
 _OF_ALL = ("nothing usable in the input; skipped: ", "duplicate pairs in")

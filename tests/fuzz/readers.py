@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx
 import torch
 
-from mist_fairseq.benchmark.systems import Entry, read_entries
-from mist_fairseq.data.byte_level_bpe import _byte_characters
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.evaluation import read_generation
-from mist_fairseq.report import Report
+from mist_fairseq.experiments.benchmark.systems import Entry, read_entries
+from mist_fairseq.experiments.evaluation import read_generation
+from mist_fairseq.experiments.report import Report
+from mist_fairseq.experiments.training_log import TrainingLog, summary, table
+from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.serve.app import create_app
-from mist_fairseq.torch_files import load_torch_file
-from mist_fairseq.training_log import TrainingLog, summary, table
+from mist_fairseq.text.byte_level_bpe import _byte_characters
 from tests.fuzz import SEPARATOR, files, refuses, scratch
 from tests.fuzz.dictionary import DEEP, TEXTS, check_tokenizer
 from tests.serve.helpers import FakeGenerator

@@ -8,9 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.engines.compiled import CompiledEncoder
 from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder
-from mist_fairseq.generator import NARGenerator
-from mist_fairseq.glancing import glance, sentence_noise
-from mist_fairseq.mixing import mix_source
+from mist_fairseq.mist.glancing import glance, sentence_noise
+from mist_fairseq.mist.mixing import mix_source
+from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import MistModel, PositionLimits
 from tests.helpers import batch, decode, encode, tiny_config, tiny_model, tiny_vocab
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mist_fairseq.data.tokenizer import CLS, MASK, PAD, SEP, UNK
-from mist_fairseq.data.wordpiece import WordPiece
+from mist_fairseq.generate.generator import Hypothesis, TextGenerator
 from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.command import Server, bind
 from mist_fairseq.serve.limits import Limits
-from mist_fairseq.text_generator import Hypothesis, TextGenerator
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+from mist_fairseq.text.wordpiece import WordPiece
 
 DEADLINE = 60  # seconds after which something that must happen counts as not happening
 

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from mist_fairseq.generate.generator import Decoding
 from mist_fairseq.serve.batching import Batcher, ModelError, Unavailable
-from mist_fairseq.text_generator import Decoding
 from tests.serve.helpers import DEADLINE, FakeGenerator
 
 PLAIN = Decoding()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mist_fairseq.benchmark.serving import server_command
+from mist_fairseq.experiments.benchmark.serving import server_command
 from mist_fairseq.serve.command import bind, load_generator, main
 from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, eventually
 
@@ -238,9 +238,9 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, kind):
             return cls()
 
     if kind == "onnx":
-        module = type(sys)("mist_fairseq.onnx_runtime")
+        module = type(sys)("mist_fairseq.hub.onnx_generator")
         module.OnnxGenerator = Generator
-        monkeypatch.setitem(sys.modules, "mist_fairseq.onnx_runtime", module)
+        monkeypatch.setitem(sys.modules, "mist_fairseq.hub.onnx_generator", module)
         (tmp_path / "config.json").write_text('{"format": "onnx"}')
         options = {"precision": "int8", "threads": 1}
     else:

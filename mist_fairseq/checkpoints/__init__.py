@@ -1,0 +1,1 @@
+"""fairseq's checkpoints: loaded, averaged, converted."""

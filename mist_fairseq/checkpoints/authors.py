@@ -1,0 +1,113 @@
+"""Checkpoints of the MIST authors' released code (github.com/kongds/MIST) -> fairseq checkpoints of ours.
+
+Theirs are state dicts of ``bert.*`` (Hugging Face's or UniLM's names), ``cls.*`` (the masked-LM head) and
+``embed_length.weight`` (length classes × hidden size), each under DataParallel's prefix ``module.`` or not. Their
+length classes mean what ours do: the number of target tokens, the final [SEP] counted.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mist_fairseq.checkpoints.loading import untrained_state
+from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.sizes import check_size
+from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
+from mist_fairseq.pretrained.bert import convert_state, load_state, read_sizes, read_weights
+from mist_fairseq.tasks.mist import MistTaskConfig
+
+# Whatever config.json says: their code has the token types as constants, and a decoder that starts as a copy of the
+# word embeddings and is trained apart from them.
+_AS_RELEASED = {"source_type_id": 0, "target_type_id": 1, "untie_head": True}
+
+# Buffers, and BERT's pooler, which their model has but never uses.
+_UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "crit_mask_lm_smoothed.one_hot"}
+
+
+def convert_checkpoint(
+    checkpoint: str, config: str, out: str, max_source: int = 464, max_target: int = 48, overwrite: bool = False
+) -> str:
+    """Write a checkpoint for fairseq-generate, and for fairseq-train to start from.
+
+    Args:
+        checkpoint: the authors' ``ckpt-N/model_state_dict.bin`` or the like.
+        config: folder with ``config.json`` and ``vocab.txt`` of the encoder that their training started from.
+        out: file to write.
+        max_source, max_target: most tokens of a source and of a target in their training, special ones counted.
+        overwrite: replace *out* if it is there.
+
+    Returns:
+        One line that says what was written.
+
+    Raises:
+        FileExistsError: *out* is there.
+        FileNotFoundError: the checkpoint, config.json or vocab.txt is missing.
+        ValueError: a key is unknown, missing or of a wrong shape (names it), or the limits exceed the model's.
+    """
+    if os.path.exists(out) and not overwrite:
+        raise FileExistsError(f"{out} is there already: choose another file or give --overwrite")
+    for path in (Path(checkpoint), Path(config) / "config.json", Path(config) / "vocab.txt"):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there or no file")
+    dictionary = load_dictionary(str(Path(config) / "vocab.txt"))
+    sizes = read_sizes(config)
+    check_size(sizes, Path(checkpoint).stat().st_size // 2, str(Path(config) / "config.json"), len(dictionary))
+    cfg = _configuration(sizes, max_source, max_target)
+    model = MistModel(cfg.model, dictionary, PositionLimits(max_source, max_target))
+    model.check_limits()
+    _load(model, read_weights(Path(checkpoint)), checkpoint)
+    with whole_file(out) as partial:
+        torch.save(_training_state(cfg, model), partial)
+    built = model.encoder.config
+    return (
+        f"{out}: {built.layers} layers of {built.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
+        f"{max_source} source and {max_target} target tokens"
+    )
+
+
+def _configuration(sizes: dict[str, int], max_source: int, max_target: int) -> DictConfig:
+    """fairseq's whole configuration with this model and task."""
+    task = MistTaskConfig(max_source_positions=max_source, max_target_positions=max_target)
+    given: dict[str, Any] = {**sizes, **_AS_RELEASED}
+    config = FairseqConfig(model=MistConfig(**given), task=task)
+    config.model._name, config.task._name = "mist", "mist"
+    return OmegaConf.structured(config)
+
+
+def _load(model: MistModel, state: dict[str, Tensor], source: str):
+    """Load their state dict; every key must have its place, and every place its key."""
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    length = {"length_head.weight": state.pop("embed_length.weight")} if "embed_length.weight" in state else {}
+    bias = state.pop("cls.predictions.decoder.bias", None)
+    converted, left = convert_state(state, len(model.encoder.layers), source)
+    if bias is not None and not torch.equal(bias, converted.get("head.bias", bias)):
+        raise ValueError(f"{source}: cls.predictions.decoder.bias differs from cls.predictions.bias")
+    converted |= length
+    load_state(model.encoder, converted, source)
+    unknown = sorted(left.keys() - _UNUSED)
+    if "relative_bias.weight" in converted and model.encoder.relative_bias is None:
+        unknown.append("rel_pos_bias.weight (config.json has no rel_pos_bins)")
+    if unknown:
+        raise ValueError(
+            f"{source}: {len(unknown)} keys are unknown to a model of {len(model.encoder.layers)} layers: "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}. Check that config.json is that of the "
+            "encoder which the training started from"
+        )
+
+
+def _training_state(cfg: DictConfig, model: MistModel) -> dict:
+    """What fairseq's trainer saves, before the first update."""
+    return {
+        "args": None,
+        "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
+        "model": model.state_dict(),
+        "criterion": None,
+        "task_state": {},
+        **untrained_state(),
+    }

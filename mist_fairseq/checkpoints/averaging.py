@@ -1,0 +1,110 @@
+"""The mean of several checkpoints' weights: the usual stand-in for an ensemble, which one encoder cannot be."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mist_fairseq.checkpoints.loading import untrained_state
+from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.torch_files import load_torch_file
+
+# What fairseq-train calls its checkpoints: of an epoch, and of an update within one.
+_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
+_UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
+
+
+def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bound: int | None = None) -> list[Path]:
+    """The newest checkpoints that fairseq-train kept in a folder, newest first.
+
+    Args:
+        folder: its ``--save-dir``.
+        count: how many.
+        by_updates: ``checkpoint_EPOCH_UPDATE.pt`` rather than ``checkpointEPOCH.pt``.
+        upper_bound: last epoch or update to take.
+
+    Raises:
+        ValueError: *count* is not positive, or there are fewer.
+    """
+    if count < 1:
+        raise ValueError(f"{count} checkpoints to average, expected at least 1")
+    pattern, kind = (_UPDATE, "checkpoint_EPOCH_UPDATE.pt") if by_updates else (_EPOCH, "checkpointEPOCH.pt")
+    matches = [match for path in Path(folder).iterdir() if (match := pattern.fullmatch(path.name))]
+    numbered = sorted(((int(match.group(1)), match.string) for match in matches), reverse=True)
+    found = [Path(folder) / name for number, name in numbered if upper_bound is None or number <= upper_bound]
+    if len(found) < count:
+        up_to = "" if upper_bound is None else f" up to {upper_bound}"
+        raise ValueError(
+            f"{folder} has {len(found)} checkpoints {kind}{up_to}, expected at least {count}: keep more in training "
+            f"({'--save-interval-updates and --keep-interval-updates' if by_updates else 'no --no-epoch-checkpoints'})"
+        )
+    return found[:count]
+
+
+def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
+    """Write a checkpoint with the mean of the others' weights, configured as the first.
+
+    It generates like any other. It has no optimizer's state: a training that starts from it
+    (``--finetune-from-model``) starts its optimizer and its learning rate anew.
+
+    Args:
+        paths: checkpoints of fairseq-train, loaded without executing code, one at a time.
+        output: file to write.
+
+    Raises:
+        ValueError: a file is no checkpoint, or differs from the first in vocabulary, limits, names or shapes (names
+            the file and the difference); or *output* is one of *paths*.
+        OSError: a file cannot be read or written.
+    """
+    if not paths:
+        raise ValueError("no checkpoints to average")
+    if Path(output).resolve() in {Path(path).resolve() for path in paths}:
+        raise ValueError(f"{output} is one of the checkpoints to average: choose another file to write")
+    first = _load(paths[0])
+    weights = first["model"]
+    sums = {name: tensor.double() for name, tensor in weights.items() if tensor.is_floating_point()}
+    for path in paths[1:]:
+        state = _load(path)["model"]
+        _check(weights, state, paths[0], path)
+        for name in sums:
+            sums[name] += state[name].double()
+    model = {
+        name: (sums[name] / len(paths)).to(tensor.dtype) if name in sums else tensor for name, tensor in weights.items()
+    }
+    with whole_file(output) as partial:
+        torch.save(_without_training(first) | {"model": model}, partial)
+
+
+def _load(path: str | Path) -> dict:
+    """A checkpoint of fairseq-train, on the CPU; of a big one only what is used is kept in memory."""
+    state = load_torch_file(path, mmap=True)
+    model = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
+        raise ValueError(f"{path} is no checkpoint of fairseq-train: it has no weights under 'model'")
+    return state
+
+
+def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str | Path, path: str | Path):
+    """Refuse weights that have no mean."""
+    between = f"{path} and {first_path} cannot be averaged: "
+    for one, another, where in ((first, other, path), (other, first, first_path)):
+        missing = sorted(one.keys() - another.keys())
+        if missing:
+            raise ValueError(f"{between}{where} has no {', '.join(missing[:3])} ({len(missing)} missing in all)")
+    if "fingerprint" in first and not torch.equal(first["fingerprint"], other["fingerprint"]):
+        raise ValueError(f"{between}they were trained with different vocabularies")
+    for name, tensor in first.items():
+        if tensor.shape != other[name].shape:
+            raise ValueError(f"{between}{name} has shapes {tuple(other[name].shape)} and {tuple(tensor.shape)}")
+        if tensor.dtype != other[name].dtype:
+            raise ValueError(f"{between}{name} is {other[name].dtype} and {tensor.dtype}")
+        # Whole numbers are settings, not weights: position limits, the vocabulary's fingerprint.
+        if not tensor.is_floating_point() and not torch.equal(tensor, other[name]):
+            raise ValueError(f"{between}{name} is {other[name].tolist()} and {tensor.tolist()}")
+
+
+def _without_training(state: dict) -> dict:
+    """A checkpoint's configuration, as before the first update."""
+    return {name: state.get(name) for name in ("args", "cfg", "criterion", "task_state")} | untrained_state()

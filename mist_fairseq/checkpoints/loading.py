@@ -1,0 +1,56 @@
+"""fairseq checkpoints of ``--task mist``, with the dictionary that they need from their data folder."""
+
+import os
+from typing import Any
+
+from fairseq import checkpoint_utils, utils
+from omegaconf import DictConfig
+
+from mist_fairseq.files.torch_files import reason
+from mist_fairseq.models.mist import MistModel
+
+
+def untrained_state() -> dict:
+    """What fairseq's trainer saves of itself before the first update, without an optimizer's state."""
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    return {
+        "optimizer_history": [history],
+        "extra_state": {"train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}},
+        "last_optimizer_state": None,
+    }
+
+
+def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, DictConfig, int]:
+    """A model, the configuration that it was trained with, and the number of updates.
+
+    Args:
+        path: of a checkpoint.
+        data: folder with its ``dict.*.txt``, by default the one that it was trained on.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint is damaged, there is no such data folder, its vocabulary is another one, or the model
+            is not of ``--task mist``.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    overrides: dict[str, Any] = {"eval_bleu": False, "eval_rouge": False}  # not the validation of its training
+    if data is not None:
+        overrides["data"] = data
+    state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    task = state["cfg"]["task"].get("_name") if state.get("cfg") else None
+    if task != "mist":
+        raise ValueError(f"{path} is of --task {task}: only models of --task mist can be released")
+    folder = utils.split_paths(state["cfg"]["task"].get("data") or "")[0] if state.get("cfg") else ""
+    if not os.path.isdir(folder):
+        raise ValueError(f"no data folder {folder!r}, whose dictionary {path} needs: give the right one (--data)")
+    try:
+        models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    except Exception as error:  # with other options fairseq, OmegaConf and torch have their own
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{path} cannot be loaded: {reason(error)}") from error
+    if not isinstance(models[0], MistModel):
+        raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
+    history = state.get("optimizer_history") or [{}]
+    return models[0], cfg, history[-1].get("num_updates", 0)

@@ -1,0 +1,1 @@
+"""Tools around the package: data, benchmarks, reports. Nothing else imports them."""

@@ -1,0 +1,203 @@
+"""Prescribed output lengths and numbers of passes, so that systems with any weights do the same amount of work.
+
+Every computation of a system still runs; only what decides its length, and when it stops, is replaced. A row of a
+batch gets the length of its reference. Dimensions: B sentences, T target positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+from fairseq.models.nat import InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel
+from fairseq.sequence_generator import SequenceGenerator
+from torch import Tensor
+
+from mist_fairseq.models.baselines.bang import BangGenerator
+from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator
+from mist_fairseq.models.generator import NARGenerator
+
+_SURE = 1e4  # a logit that decides
+
+
+class Forcing:
+    """What a batch must give; ``prescribe`` sets it before each batch."""
+
+    def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
+        """Set what the next batch must give.
+
+        Args:
+            ids: of the sentences, *Shape:* (B).
+            lengths: of the targets, special tokens counted as in the system's own data, *Shape:* (B).
+            passes: over the target, None for the system's own number, *Shape:* (B).
+        """
+        self.ids, self.lengths, self.passes = ids, lengths, passes
+
+
+class LongestForcing(Forcing):
+    """Gives all sentences of a batch the longest one's length, where no other way is open.
+
+    Args:
+        config: of Hugging Face's generation, to be changed.
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    def prescribe(self, ids, lengths, passes):
+        """Shapes as there."""
+        self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
+
+
+class RefinementForcing(Forcing):
+    """Keeps track of the sentences that iterative refinement has not finished.
+
+    Attributes:
+        left: passes that are left to each of them, *Shape:* (B').
+        lengths: their lengths, *Shape:* (B').
+        last: for which of them this is the last pass, *Shape:* (B').
+    """
+
+    left: torch.Tensor
+    last: torch.Tensor
+
+    def __init__(self, model, generator: IterativeRefinementGenerator):
+        self.model, self.generator = model, generator
+        self.usual = generator.max_iter + 1
+
+    def prescribe(self, ids, lengths, passes):
+        """Shapes as there."""
+        if passes is None and isinstance(self.model, InsertionTransformerModel):
+            # From <s> </s> with one gap, all gaps filled in each pass, and one pass that changes nothing.
+            passes = 1 + (lengths - 1).log2().ceil().long()
+        elif passes is None:
+            passes = torch.full_like(lengths, self.usual)
+        super().prescribe(ids, lengths, passes)
+        self.left = passes
+        # fairseq reads it before it calls the model.
+        self.generator.max_iter = int(passes.max()) - 1
+
+    def finish(self):
+        """A pass is over."""
+        self.left, self.lengths = self.left[~self.last] - 1, self.lengths[~self.last]
+
+
+def force(model, generator) -> Forcing:
+    """Make a generator of fairseq or ours follow a ``Forcing``.
+
+    Raises:
+        ValueError: its lengths cannot be prescribed.
+    """
+    forcing = Forcing()
+    if isinstance(generator, NARGenerator):
+        _force_lengths_and_iterations(generator, forcing)
+    elif isinstance(generator, SequenceGenerator):
+        _force_end(generator, forcing)
+    elif isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
+        if generator.beam_size > 1:
+            raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
+        forcing = RefinementForcing(model, generator)
+        _force_passes(model, forcing)
+        if isinstance(model, InsertionTransformerModel):
+            _force_insertions(model, forcing)
+        elif isinstance(model, LevenshteinTransformerModel):
+            _force_edits(model, forcing)
+        else:
+            model.decoder.forward_length_prediction = lambda *_, **__: forcing.lengths.clone()
+    elif isinstance(generator, HuggingFaceGenerator):
+        return LongestForcing(generator.config)
+    elif not isinstance(generator, BangGenerator):  # always does the same amount of work
+        raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
+    return forcing
+
+
+_REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
+
+
+def _force_lengths_and_iterations(generator: NARGenerator, forcing: Forcing):
+    """Ours: predict lengths and take others; iterate on, changed or not."""
+    predict = generator._predict_lengths
+
+    def lengths(source):
+        beam = predict(source).shape[1]
+        limit = generator.model.limits.target
+        return forcing.lengths.clamp(max=limit)[:, None].expand(-1, beam)
+
+    generator._predict_lengths = lengths  # type: ignore[method-assign]
+
+    def always(tokens, previous):
+        return torch.ones_like(tokens[:, 0], dtype=torch.bool)
+
+    generator._changed = always  # type: ignore[method-assign]
+
+
+def _force_end(generator: SequenceGenerator, forcing: Forcing):
+    """Beam search: every hypothesis ends at the prescribed length."""
+    search = generator.search.step
+
+    def step(step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
+        # The sentences that are not finished, by their ids.
+        rows = (original_batch_idxs[:, None] == forcing.ids).int().argmax(1)
+        ends = forcing.lengths[rows] == step + 1
+        lprobs[:, :, generator.eos] = torch.where(ends, _SURE, -_SURE).to(lprobs.dtype)[:, None]
+        return search(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+
+    generator.search.step = step
+
+
+def _force_passes(model, forcing: RefinementForcing):
+    """Iterative refinement stops where a pass changes nothing: so the last pass does, and no earlier one."""
+    decode = model.forward_decoder
+    one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
+
+    def forward_decoder(decoder_out, encoder_out, **kwargs):
+        forcing.last = forcing.left == 1
+        before = decoder_out.output_tokens.clone()  # the decoder may write into it
+        if isinstance(model, LevenshteinTransformerModel):
+            kwargs["max_ratio"] = 1000  # no limit in terms of the source
+        decoded = decode(decoder_out, encoder_out, **kwargs)
+        tokens = decoded.output_tokens
+        before = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=model.pad)
+        tokens[forcing.last] = before[forcing.last]
+        stuck = ~forcing.last & (tokens == before).all(1)
+        tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
+        forcing.finish()
+        return decoded
+
+    model.forward_decoder = forward_decoder
+
+
+def _force_insertions(model, forcing: RefinementForcing):
+    """Insertion Transformer: as many gaps filled in each pass as bring the length about in time."""
+    insert = model.decoder.forward_word_ins
+
+    def forward_word_ins(normalize, encoder_out, prev_output_tokens):
+        scores = insert(normalize=normalize, encoder_out=encoder_out, prev_output_tokens=prev_output_tokens)
+        missing = forcing.lengths - prev_output_tokens.ne(model.pad).sum(1)  # (B)
+        number = (missing / (forcing.left - 1).clamp(min=1)).ceil()
+        gap = torch.arange(scores.shape[1], device=scores.device)
+        scores[:, :, model.pad] = torch.where(gap < number[:, None], -_SURE, _SURE).to(scores.dtype)
+        return scores
+
+    model.decoder.forward_word_ins = forward_word_ins
+
+
+def _force_edits(model, forcing: RefinementForcing):
+    """Levenshtein Transformer: all placeholders in the first pass, then one token deleted and inserted anew."""
+    delete, placeholders = model.decoder.forward_word_del, model.decoder.forward_mask_ins
+
+    def forward_word_del(**kwargs):
+        scores, attention = delete(**kwargs)
+        decided = torch.full_like(scores, -_SURE)
+        decided[:, :, 0] = 0
+        decided[~forcing.last, 1, 1] = _SURE
+        return decided, attention
+
+    def forward_mask_ins(**kwargs):
+        scores, attention = placeholders(**kwargs)
+        number = forcing.lengths - kwargs["prev_output_tokens"].ne(model.pad).sum(1)  # (B)
+        decided = torch.full_like(scores, -_SURE)
+        decided[:, :, 0] = 0
+        decided[:, 0] = -_SURE
+        decided[:, 0].scatter_(1, number.clamp(0, scores.shape[2] - 1)[:, None], _SURE)
+        return decided, attention
+
+    model.decoder.forward_word_del, model.decoder.forward_mask_ins = forward_word_del, forward_mask_ins

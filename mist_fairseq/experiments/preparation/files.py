@@ -1,0 +1,205 @@
+"""What the preparations share: reading any text file, texts on one line, and a data folder that appears whole."""
+
+import argparse
+import gzip
+import json
+import re
+import signal
+import sys
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from mist_fairseq.text.tokenizer import SEP
+
+SPLITS = ("train", "valid", "test")
+SIDES = ("src", "tgt")
+COUNTS = "counts.json"
+
+# A file without line ends must not be read at once; no real line comes near this many characters.
+LINE_LIMIT = 2**20
+
+# Some of these are no whitespace to str.split; everything else at which str.splitlines breaks a line is.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+
+class Skipped(Exception):
+    """An item is left out; the message is the reason under which it is counted."""
+
+
+def one_line(text: str) -> str:
+    """The text as it stands in a data file.
+
+    Whitespace and control characters become single spaces, lone surrogates U+FFFD. A ``[SEP]`` in the text is not
+    the special token, as which dictionaries would read it, and becomes ``[ SEP ]``.
+    """
+    text = " ".join(_SURROGATES.sub("\ufffd", _CONTROLS.sub(" ", text)).split())
+    return text.replace(SEP, f"{SEP[0]} {SEP[1:-1]} {SEP[-1]}")
+
+
+def text_of(value, what: str) -> str:
+    """``one_line`` of a value that should be a text.
+
+    Raises:
+        Skipped: it is not, or nothing is left of it.
+    """
+    if not isinstance(value, str):
+        raise Skipped(f"{what} missing or not a text")
+    line = one_line(value)
+    if not line:
+        raise Skipped(f"empty {what}")
+    return line
+
+
+def progress(items: Iterable, path: str, unit: str, total: int | None = None) -> Iterable:
+    """The items, with a progress bar on stderr if that is a terminal."""
+    return tqdm(items, desc=Path(path).name, unit=f" {unit}", total=total, disable=None)
+
+
+@contextmanager
+def open_text(path: str) -> Iterator[TextIO]:
+    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the gzip file is damaged, on opening or later.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    opener = gzip.open if str(path).endswith(".gz") else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or not a gzip file: {error}") from error
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Yield the lines with their ends; what is longer than LINE_LIMIT characters comes in pieces."""
+    with open_text(path) as file:
+        yield from progress(iter(lambda: file.readline(LINE_LIMIT), ""), path, "lines")
+
+
+class PairFiles:
+    """The six text files of a data folder while they are written, and the counts.
+
+    Attributes:
+        kept: number of pairs written, by split.
+        skipped: number of items left out, by reason.
+        remarks: number of peculiarities in what was kept, by kind.
+    """
+
+    def __init__(self, folder: Path):
+        self.kept = dict.fromkeys(SPLITS, 0)
+        self.skipped: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
+        with ExitStack() as stack:
+            self._files = {
+                split: [
+                    stack.enter_context(open(folder / f"{split}.{side}", "w", encoding="utf-8", newline="\n"))
+                    for side in SIDES
+                ]
+                for split in SPLITS
+            }
+            self.close = stack.pop_all().close
+
+    def add(self, split: str, source: str, target: str):
+        """Write a pair of texts that ``one_line`` made."""
+        for file, text in zip(self._files[split], (source, target)):
+            file.write(text + "\n")
+        self.kept[split] += 1
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """All counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``."""
+        return {
+            "kept": self.kept,
+            "skipped": dict(sorted(self.skipped.items())),
+            "remarks": dict(sorted(self.remarks.items())),
+        }
+
+    def table(self) -> str:
+        """All counts, one a line."""
+        return "\n".join(
+            f"{group:<9}{name:<51}{count:>10,}"
+            for group, counts in self.counts().items()
+            for name, count in counts.items()
+        )
+
+
+@contextmanager
+def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
+    """Write a data folder that appears, or replaces an older one, only when all of it is there.
+
+    Until then everything lies in a hidden folder beside it, which is removed whatever happens.
+
+    Raises:
+        FileExistsError: *out* is in the way, before anything was done.
+        ValueError: no pair was added.
+    """
+    folder = Path(out).resolve()
+    _check_free(folder, overwrite)
+    beside = next(parent for parent in folder.parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as scratch:
+        new, old = Path(scratch, "new"), Path(scratch, "old")
+        new.mkdir()
+        files = PairFiles(new)
+        try:
+            yield files
+        finally:
+            files.close()
+        if not any(files.kept.values()):
+            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in files.skipped.most_common())
+            raise ValueError(f"nothing usable in the input; skipped: {reasons or 'nothing'}")
+        (new / COUNTS).write_text(json.dumps(files.counts(), indent=1) + "\n", encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _check_free(folder, overwrite)
+        try:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
+
+
+def _check_free(folder: Path, overwrite: bool):
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, expected a folder: give another --out")
+    found = {path.name for path in folder.iterdir()}
+    if found and not overwrite:
+        raise FileExistsError(f"{folder} is not empty: give another --out, or --overwrite to replace it")
+    foreign = sorted(found - {COUNTS, *(f"{split}.{side}" for split in SPLITS for side in SIDES)})
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds {foreign[0]}, which --overwrite would remove: move it away or give another --out"
+        )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser):
+    """--out and --overwrite."""
+    parser.add_argument("--out", required=True, help="folder to make: {train,valid,test}.{src,tgt} and counts.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder, which may hold only such files")
+
+
+def run(prepare: Callable[[PairFiles], None], out: str, overwrite: bool):
+    """Prepare a folder and print the counts; an error is one line on stderr and exit status 1."""
+    # Termination cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with data_folder(out, overwrite) as files:
+            prepare(files)
+        print(files.table())
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted, nothing was written")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {one_line(str(error))}")

@@ -1,0 +1,174 @@
+"""Quora question pairs: the duplicates, split so that no question is in two splits."""
+
+import csv
+import random
+import re
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
+from mist_fairseq.experiments.preparation.files import SPLITS, PairFiles, Skipped, read_lines, text_of
+
+COLUMNS = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
+
+# A line that begins with three numbers is a new row even inside an open quote, so a stray quote spoils one row only.
+_ROW_START = re.compile(r'("?\d+"?\t){3}')
+_MAX_ROW_LINES = 100
+
+# Groups of up to so many connected pairs are equally likely to be drawn; larger ones only when these run out, lest
+# variants of a few questions make up much of a test set.
+_SMALL_GROUP = 10
+
+
+def prepare(
+    files: PairFiles,
+    path: str,
+    train_size: int = 47_000,
+    valid_size: int = 3_000,
+    test_size: int = 2_000,
+    seed: int = 1,
+):
+    """Write pairs of duplicates, question1 to question2, in the order of the file.
+
+    Reads the file twice. In memory are 8-byte digests of the questions and pairs, not the texts. For an uncased
+    encoder's sake, questions that differ only in case count as one when they are kept out of other splits.
+
+    Args:
+        files: where to.
+        path: ``quora_duplicate_questions.tsv``.
+        train_size, valid_size, test_size: number of pairs; of training pairs there are fewer if the file has no more.
+        seed: of the draw.
+
+    Raises:
+        ValueError: the file is another one, or has too few pairs.
+    """
+    if min(train_size, valid_size, test_size) < 1:
+        raise ValueError(f"sizes are {train_size}, {valid_size} and {test_size}, expected at least 1 each")
+    pairs = read_pairs(path, files.skipped)
+    questions = ((_digest(first.casefold()), _digest(second.casefold())) for first, second in pairs)
+    fates = assign_splits(questions, train_size, valid_size, test_size, seed)
+    for fate, pair in zip(fates, read_pairs(path, Counter())):
+        if fate in SPLITS:
+            files.add(fate, *pair)
+        else:
+            files.skipped[fate] += 1
+    if files.kept["train"] < train_size:
+        files.remarks["training pairs fewer than asked for"] = train_size - files.kept["train"]
+
+
+def assign_splits(
+    pairs: Iterable[tuple[int, int]], train_size: int, valid_size: int, test_size: int, seed: int
+) -> list[str]:
+    """Draw a split for every pair of questions such that no question is in two.
+
+    Questions that pairs connect, directly or through others, form a group. The test set and then the validation set
+    take whole groups until they are full, and what they do not need of the last one stays unused. Training pairs are
+    drawn from the other groups.
+
+    Returns:
+        for every pair train, valid, test, or the reason why it is in none.
+
+    Raises:
+        ValueError: there are too few pairs.
+    """
+    groups = _connected(pairs)
+    total = sum(map(len, groups))
+    rng = random.Random(seed)
+    rng.shuffle(groups)
+    groups.sort(key=lambda group: max(len(group), _SMALL_GROUP))
+    queue = deque(groups)
+    fates = ["beyond the training size"] * total
+    for split, size in (("test", test_size), ("valid", valid_size)):
+        while size and queue:
+            for index in queue.popleft():
+                fates[index] = split if size else f"connected to a question in {split}"
+                size -= size > 0
+    rest = [index for group in queue for index in group]
+    if not rest:
+        raise ValueError(
+            f"{total:,} duplicate pairs in {len(groups):,} groups of connected questions do not give {test_size:,} for "
+            f"testing, {valid_size:,} for validation and at least one for training: give smaller sizes"
+        )
+    for index in rng.sample(rest, min(train_size, len(rest))):
+        fates[index] = "train"
+    return fates
+
+
+def _connected(pairs: Iterable[tuple[int, int]]) -> list[array]:
+    """Indices of the pairs by connected component, in the order of first occurrence."""
+    parent: dict[int, int] = {}
+    firsts, groups = array("Q"), dict[int, array]()
+
+    def root(question: int) -> int:
+        while parent[question] != question:
+            parent[question] = parent[parent[question]]
+            question = parent[question]
+        return question
+
+    for first, second in pairs:
+        parent.setdefault(first, first)
+        parent.setdefault(second, second)
+        parent[root(first)] = root(second)
+        firsts.append(first)
+    for index, first in enumerate(firsts):
+        groups.setdefault(root(first), array("L")).append(index)
+    return list(groups.values())
+
+
+def read_pairs(path: str, skipped: Counter) -> Iterator[tuple[str, str]]:
+    """Yield the two questions of every duplicate, each unordered pair once; count everything else."""
+    seen = set()
+    for row in read_rows(path, skipped):
+        try:
+            if row[5] == "0":
+                raise Skipped("not a duplicate")
+            first, second = text_of(row[3], "question"), text_of(row[4], "question")
+            if first == second:
+                raise Skipped("twice the same question")
+            pair = _digest("\n".join(sorted((first, second))))
+            if pair in seen:
+                raise Skipped("pair seen before")
+        except Skipped as reason:
+            skipped[str(reason)] += 1
+        else:
+            seen.add(pair)
+            yield first, second
+
+
+def read_rows(path: str, skipped: Counter) -> Iterator[list[str]]:
+    """Yield the well-formed rows, six fields each, the last 0 or 1; count the malformed ones.
+
+    Raises:
+        ValueError: the first line is not the header.
+    """
+    lines = read_lines(path)
+    header = next(lines, "")
+    if header.strip().replace('"', "").split("\t") != COLUMNS:
+        raise ValueError(f"{path} begins with {header[:80]!r}, expected the columns {', '.join(COLUMNS)} between tabs")
+    for group in _row_lines(lines):
+        try:
+            for row in csv.reader(group, delimiter="\t", strict=True):
+                if len(row) == len(COLUMNS) and row[5].strip() in ("0", "1"):
+                    yield row[:5] + [row[5].strip()]
+                elif row:
+                    skipped["malformed row"] += 1
+        except csv.Error:
+            skipped["malformed row"] += 1
+
+
+def _row_lines(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines of one row at a time, or more if they do not look like rows."""
+    group: list[str] = []
+    for line in lines:
+        if group and (_ROW_START.match(line) or len(group) == _MAX_ROW_LINES):
+            yield group
+            group = []
+        # A lone carriage return is an error to the csv module.
+        group.append(line.rstrip("\r\n").replace("\r", " ") + "\n")
+    if group:
+        yield group
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")

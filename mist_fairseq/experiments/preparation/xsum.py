@@ -1,0 +1,96 @@
+"""XSum: BBC articles and their first sentences as summaries, as the authors released them or as JSON lines."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mist_fairseq.experiments.preparation.files import (
+    SPLITS,
+    PairFiles,
+    Skipped,
+    open_text,
+    progress,
+    read_lines,
+    text_of,
+)
+
+_SECTION = re.compile(r"^\[SN\]([A-Z-]+)\[SN\][ \t\r]*$", re.MULTILINE)
+
+# Lines of the web page around the article; the distributions as JSON lines are without them as well.
+_WEB_PAGE = frozenset(
+    (
+        *("Share this with", "Email", "Facebook", "Messenger", "Twitter", "Pinterest", "WhatsApp", "Linkedin"),
+        *("LinkedIn", "Copy this link", "These are external links and will open in a new window"),
+    )
+)
+
+
+def prepare_documents(files: PairFiles, documents: str, split: str):
+    """Write the articles of a folder of ``ID.summary`` files.
+
+    Args:
+        files: where to.
+        documents: the folder, ``bbc-summary-data``.
+        split: JSON file that maps train, validation and test to lists of ids.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the split file is something else.
+    """
+    if not Path(documents).is_dir():
+        raise FileNotFoundError(f"{documents} is not a folder")
+    ids = _read_split(split)
+    for name, key in zip(SPLITS, ("train", "validation", "test")):
+        for identifier in progress(ids[key], key, "documents", len(ids[key])):
+            try:
+                files.add(name, *_read_document(Path(documents, f"{identifier}.summary")))
+            except Skipped as reason:
+                files.skipped[str(reason)] += 1
+
+
+def _read_split(path: str) -> dict[str, list]:
+    with open_text(path) as file:
+        try:
+            ids = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is truncated or not JSON: {error}") from error
+    if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in ("train", "validation", "test")):
+        raise ValueError(f'{path} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
+    return ids
+
+
+def _read_document(path: Path) -> tuple[str, str]:
+    try:
+        found = path.is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
+        raise Skipped("no file for the id")
+    with open_text(str(path)) as file:
+        _, *parts = _SECTION.split(file.read())
+    sections = dict(zip(parts[::2], parts[1::2]))
+    if "FIRST-SENTENCE" not in sections or "RESTBODY" not in sections:
+        raise Skipped("malformed sections")
+    article = [line for line in sections["RESTBODY"].split("\n") if line.strip() not in _WEB_PAGE]
+    return text_of("\n".join(article), "document"), text_of(sections["FIRST-SENTENCE"], "summary")
+
+
+def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
+    """Write what three files (train, valid, test) hold, ``{"document": ..., "summary": ...}`` a line, plain or .gz."""
+    for split, path in zip(SPLITS, paths):
+        for line in filter(str.strip, read_lines(path)):
+            try:
+                files.add(split, *_read_record(line))
+            except Skipped as reason:
+                files.skipped[str(reason)] += 1
+
+
+def _read_record(line: str) -> tuple[str, str]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Skipped("invalid JSON line") from error
+    if not isinstance(record, dict):
+        raise Skipped("invalid JSON line")
+    return text_of(record.get("document"), "document"), text_of(record.get("summary"), "summary")

@@ -1,0 +1,331 @@
+"""``results/README.md``: every row of the paper's tables beside what the result files say."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import groupby, zip_longest
+from pathlib import Path
+
+from mist_fairseq.files.output import markdown_table, whole_file
+from mist_fairseq.scoring.scores import METRICS
+
+_LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
+_LABELS = ("task", "arm", "init", "weights", "data", "updates", "subset", "protocol", "commit")
+# A gain is the difference of two runs that differ in nothing but the mixing.
+_SAME = ("task", "init", "weights", "data", "updates", "seed", "subset", "protocol")
+_INTRODUCTION = """# Results
+
+`python scripts/report.py` makes this file from [`paper.json`](paper.json), the figures of *{source}*,
+and result files: `decodings-test.json` of `scripts/compare_decodings.py` with the labels `task`, `arm`, `init`,
+`weights`, `data`, `updates` and `training`, copied to `runs/NAME.json`. Conclusions are written by hand, in
+`findings.md`. A cell is `paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone.
+A gain is over the same model without mixing, BANG's over no NAR pre-training. (a), (b), ... are explained under each
+table."""
+
+
+@dataclass
+class Run:
+    """A result file: its name without the ending, its path in the folder of results, what is in it."""
+
+    name: str
+    path: str
+    content: dict
+
+    @property
+    def link(self) -> str:
+        """To its part of "Runs", by the anchor that GitHub makes of a heading."""
+        return f"[{self.name}](#run-{_anchor(self.name)})"
+
+    @property
+    def summary(self) -> str:
+        """The link, and in short what the run is a result of: labels up to their first bracket."""
+        known = {"weights": self.content["init"], "updates": "?", "data": ""} | self.content
+        weights, updates, data = (str(known[key]).split(" (")[0] for key in ("weights", "updates", "data"))
+        # The paper's tables are of test sets, scored as scripts/score.py does for the task.
+        usual = {"subset": "test", "protocol": self.content["task"]}
+        other = [f"{key} {self.content[key]}" for key in usual if self.content.get(key, usual[key]) != usual[key]]
+        return f"{self.link}: {', '.join(filter(None, [weights, f'{updates} updates', data, *other]))}"
+
+    def decoding(self, decoding: str = "single-pass", iterations: int = 1) -> dict | None:
+        """The entry of a decoding; with one iteration every decoding is a single pass."""
+        for entry in self.content["decodings"]:
+            if entry["iterations"] == iterations and (iterations == 1 or entry["decoding"] == decoding):
+                return entry
+        return None
+
+    def has(self, **labels) -> bool:
+        """Whether the run has all these labels."""
+        return all(self.content.get(key) == value for key, value in labels.items())
+
+    def equals(self, other: "Run") -> bool:
+        """The arm aside."""
+        return self.has(**{key: other.content.get(key) for key in _SAME})
+
+
+@dataclass
+class Answer:
+    """What stands beside a row: a note and, where the row was run, figures by metric or why a metric has none."""
+
+    note: str
+    values: dict[str, Decimal] = field(default_factory=dict)
+    widths: dict[str, Decimal] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, note: str, entry: dict) -> "Answer":
+        """From the entry of a decoding."""
+        widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
+        values = {name: _round(value) for name, value in entry["values"].items()}
+        failed = entry.get("failed", {})
+        absent = [name for name in METRICS if name not in values]
+        why = {name: str(failed.get(name, "not among the metrics of the run")) for name in absent}
+        return cls(note, values, widths, why)
+
+    def minus(self, other: "Answer") -> "Answer":
+        """Differences of the rounded figures, as a reader would compute them; their intervals are not known."""
+        values = {name: self.values[name] - other.values[name] for name in self.values if name in other.values}
+        return Answer(f"{self.note} − {other.note}", values, failed=self.failed | other.failed)
+
+    def figure(self, metric: str, sign: str = "") -> str:
+        """The value and half the width of its interval, or nothing; *sign* as in a format string."""
+        width = f" ± {self.widths[metric]}" if metric in self.widths else ""
+        return f"{self.values[metric]:{sign}}{width}" if metric in self.values else ""
+
+
+class Legend(dict):
+    """Reasons and the letters that stand for them in a table."""
+
+    def letter(self, reason: str) -> str:
+        """The one that stands for the reason: the next one, if it is new."""
+        return self.setdefault(reason, f"({chr(ord('a') + len(self))})")
+
+    def __str__(self) -> str:
+        return "\n".join(f"- {letter} {reason}" for reason, letter in self.items())
+
+
+class Report:
+    """The report on a folder with ``paper.json`` and what there is of ``runs/``, ``findings.md`` and other results.
+
+    Raises:
+        OSError, ValueError: a file is missing, broken or incomplete; the message names it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.paper = _load(folder / "paper.json")
+        self.runs = _read_runs(folder, self.paper)
+        self.speeds = {task: _read_speeds(folder / "latency" / f"{task}.json") for task in self.paper["tasks"]}
+
+    def markdown(self) -> str:
+        """All of README.md."""
+        sections = [_INTRODUCTION.format(source=self.paper["source"])]
+        if (self.folder / "findings.md").exists():
+            sections.append((self.folder / "findings.md").read_text(encoding="utf-8").removesuffix("\n"))
+        for number, tables in groupby(self.paper["tables"], lambda table: table["number"]):
+            sections += [f"## Table {number}", *map(self._table, tables)]
+        sections += [*self._figure(), *self._latency(), *self._beyond(), *self._runs(), *self._others()]
+        return "\n\n".join(sections) + "\n"
+
+    def _table(self, table: dict) -> str:
+        legend, first, columns = Legend(), table["rows"][0], table["columns"]
+        heads = [title for key, title in _LEFT.items() if key in first] + [column["name"] for column in columns]
+        heads += [f"Speed {legend.letter(self.paper['speed'])}"] if "speed" in first else []
+        lines: list[list[str]] = []
+        for row in table["rows"]:
+            answers = {column["task"]: self._answers(row, column["task"], legend) for column in columns}
+            lines += self._lines(columns, row, row["values"], answers, legend)
+            if "gains" in row:
+                answers = {task: self._answers(row, task, legend, gain=True) for task in answers}
+                gain = row | {
+                    "name": f"{row['name']}: gain",
+                    **{key: "" for key in ("iterations", "speed") if key in row},
+                }
+                lines += self._lines(columns, gain, row["gains"], answers, legend, sign="+")
+        return f"{table['title']}:\n\n{markdown_table([*heads, 'Ours'], lines)}\n\n{legend}".rstrip()
+
+    def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
+        """The lines of one row: as many as the task with the most answers has."""
+        left = [row[key] for key in _LEFT if key in row]
+        speed = [self._speed(row, columns[0]["task"])] if "speed" in row else []
+        for line in zip_longest(*answers.values()):
+            by_task = {task: answer for task, answer in zip(answers, line) if answer}
+            notes, cells = {task: answer.note for task, answer in by_task.items()}, []
+            for column, paper in zip(columns, map(_round, figures)):
+                answer, metric = by_task.get(column["task"], Answer("")), column["metric"]
+                ours = answer.figure(metric, sign)
+                cells.append(f"{paper:{sign}}" + (f" → {ours} ({answer.values[metric] - paper:+})" if ours else ""))
+                if not ours and metric in answer.failed:
+                    notes[column["task"]] += f", no {column['name']} {legend.letter(answer.failed[metric])}"
+            if len(answers) > 1:
+                notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
+            yield [*left, *cells, *speed, "<br>".join(notes.values())]
+
+    def _speed(self, row: dict, task: str) -> str:
+        ours = self.speeds[task].get(row.get("latency", ""))
+        return row["speed"] and f"{row['speed']} → {'not run' if ours is None else f'{ours:.1f}×'}"
+
+    def _matching(self, row: dict, task: str) -> list[Run]:
+        labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
+        return [run for run in self.runs if labels and run.has(task=task, **labels)]
+
+    def _answers(self, row: dict, task: str, legend: Legend, gain: bool = False) -> list[Answer]:
+        """What the runs say to a row, or the one answer why there is none."""
+        decoding = {key: value for key, value in row.get("run", {}).items() if key in ("decoding", "iterations")}
+        runs, answers = self._matching(row, task), []
+        for run in runs:
+            entry = run.decoding(**decoding)
+            if entry and not gain:
+                answers.append(Answer.of(run.summary, entry))
+            for base in self.runs if gain else []:
+                other = base.decoding(**decoding)
+                if entry and other and base.has(arm="no-mixing") and base.equals(run):
+                    answers.append(Answer.of(run.link, entry).minus(Answer.of(base.link, other)))
+        reasons, why = self.paper["not_run"], row.get("not_run")
+        if runs:
+            lack = "there is no run without mixing that is otherwise like" if gain else "this was not decoded with"
+            why = f"{lack} {', '.join(run.name for run in runs)}"
+        elif not why and "run" in row:
+            why = reasons.get(row["run"].get("init")) or reasons.get(task) or reasons["other"]
+        why = (why or reasons["baseline"]).replace("{task}", task)
+        return answers or [Answer(f"not run: {legend.letter(why)}")]
+
+    def _figure(self) -> Iterator[str]:
+        yield "## Figure 2"
+        yield "The paper's is of XSum, ROUGE-L on validation over updates with and without mixing. Ours:"
+        paths = sorted(self.folder.glob("convergence-*.png"))
+        yield from [f"`{path.stem}`\n\n![{path.stem}]({path.name})" for path in paths] or [self._without("figure")]
+
+    def _latency(self) -> Iterator[str]:
+        yield "## No cost at inference"
+        paths, kinds = sorted(self.folder.glob("latency-*.json")), ["mean", "median", "p90"]
+        for path in paths:
+            content = _load(path)
+            with _expecting(path, "a result of scripts/benchmark_latency.py"):
+                yield f"[{path.name}]({path.name}), on {content['device']}, {content['threads']} threads:"
+                for run in content["runs"]:
+                    lines = []
+                    for name, system in run["systems"].items():
+                        times = [str(_round(system["milliseconds"][kind])) for kind in kinds]
+                        ratio, (low, high) = system["speed_up"], system["speed_up_interval"]
+                        lines.append([name, *times, f"{ratio:.2f} ({low:.2f} - {high:.2f})"])
+                    heads = [f"Milliseconds, batches of {run['batch_size']}", *kinds]
+                    yield markdown_table([*heads, f"Times as fast as {lines[0][0]}"], lines)
+                yield f"Commit {content['commit']}:\n\n```bash\n{content['command']}\n```"
+        yield from [] if paths else [self._without("latency")]
+
+    def _without(self, what: str) -> str:
+        return f"not run: {self.paper['not_run'][what]}"
+
+    def _beyond(self) -> Iterator[str]:
+        """Runs that no row of the paper asks for, beside those that differ from them in the arm alone."""
+        tables = self.paper["tables"]
+        asked = [(row, column["task"]) for table in tables for column in table["columns"] for row in table["rows"]]
+        names = {run.name for row, task in asked for run in self._matching(row, task)}
+        beyond = [run for run in self.runs if run.name not in names]
+        if beyond:
+            yield "## Beyond the paper: what is mixed in"
+        for task in sorted({run.content["task"] for run in beyond}):
+            columns = next(table["columns"] for table in tables if table["columns"][0]["task"] == task)
+            lines = []
+            for run in self.runs:
+                for entry in (
+                    run.content["decodings"] if any(run.equals(one) and one.has(task=task) for one in beyond) else []
+                ):
+                    cells = [Answer.of("", entry).figure(column["metric"]) or "-" for column in columns]
+                    decoding = f"{entry['decoding']} × {entry['iterations']}"
+                    lines.append([run.content["arm"], decoding, *cells, run.summary])
+            heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Run"]
+            yield f"{self.paper['tasks'][task]}:\n\n{markdown_table(heads, lines)}"
+
+    def _runs(self) -> Iterator[str]:
+        yield "## Runs" if self.runs else "## Runs\n\nNone yet."
+        for run in self.runs:
+            labels = dict.fromkeys(_LABELS, "not recorded") | {
+                key: value for key, value in run.content.items() if value
+            }
+            commands = [labels.pop(key, "# not recorded") for key in ("training", "command")]
+            lines = [f"- {key}: {value}" for key, value in labels.items() if key != "decodings"]
+            yield "\n".join([f"### Run {run.name}\n", *lines, f"- [{run.path}]({run.path})"])
+            yield "```bash\n# training\n{}\n# scoring\n{}\n```".format(*commands)
+
+    def _others(self) -> list[str]:
+        kinds = ("convergence-*.json", "significance-*.json", "*.md")
+        names = sorted({path.name for kind in kinds for path in self.folder.glob(kind)} - {"README.md", "findings.md"})
+        return ["## More files", "\n".join(f"- [{name}]({name})" for name in names)] if names else []
+
+
+def write(folder: Path) -> Path:
+    """Write README.md, all of it or nothing."""
+    out, text = folder / "README.md", Report(folder).markdown()
+    with whole_file(out) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return out
+
+
+def check(folder: Path):
+    """Raises ValueError if README.md is not what ``write`` would write."""
+    out, text = folder / "README.md", Report(folder).markdown()
+    if not out.exists() or out.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out} is not what the result files say: run python scripts/report.py --results {folder}")
+
+
+def _read_speeds(path: Path) -> dict[str, float]:
+    """Speed over the first system one sentence at a time, by system, of a result of scripts/benchmark_latency.py."""
+    if not path.exists():
+        return {}
+    content = _load(path)
+    with _expecting(path, "a result of scripts/benchmark_latency.py with --batch-size 1"):
+        (run,) = [run for run in content["runs"] if run["batch_size"] == 1]
+        return {name: float(system["speed_up"]) for name, system in run["systems"].items() if "speed_up" in system}
+
+
+def _read_runs(folder: Path, paper: dict) -> list[Run]:
+    runs: dict[str, Run] = {}
+    for path in sorted((folder / "runs").rglob("*.json")):
+        run = Run(path.stem, path.relative_to(folder).as_posix(), _load(path))
+        with _expecting(path, "a decodings-test.json of scripts/compare_decodings.py"):
+            _check_run(run.content, paper)
+        other = runs.setdefault(_anchor(run.name), run)
+        if other is not run:
+            raise ValueError(f"{path} and {folder / other.path} have the same name: rename one of them")
+    return list(runs.values())
+
+
+def _check_run(content: dict, paper: dict):
+    for label, known in (("task", list(paper["tasks"])), ("arm", None), ("init", paper["inits"])):
+        given, expected = content.get(label), ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
+        if not given or not isinstance(given, str) or (known and given not in known):
+            raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
+    for entry in content["decodings"]:
+        for metric in [*entry["values"], *entry.get("intervals", {})]:
+            if metric not in METRICS:
+                raise ValueError(f"there is no metric {metric}, expected {', '.join(METRICS)}")
+        answer = Answer.of(f"{entry['decoding']} {entry['iterations']}", entry)
+        if not all(figure.is_finite() for figure in [*answer.values.values(), *answer.widths.values()]):
+            raise ValueError("not all scores are finite")
+
+
+def _load(path: Path) -> dict:
+    with _expecting(path, "a JSON file"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _expecting(path: Path, expected: str) -> Iterator[None]:
+    """Whatever is wrong with the content becomes a ValueError that names the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        why = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} is not {expected}: {why}. Correct it or copy it again") from error
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^a-z0-9_-]", "", name.lower())
+
+
+def _round(value: float) -> Decimal:
+    return Decimal(f"{value:.2f}")

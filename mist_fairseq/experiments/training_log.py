@@ -1,0 +1,250 @@
+"""Validation scores over updates and over training time, from the logs of fairseq-train.
+
+Read are ``--log-format json`` and ``simple``, from a redirected shell or from ``--log-file`` (which repeats lines).
+Training time is the sum of ``train_wall``, the seconds spent in training steps since the last training line; unlike
+``wall`` it leaves out validation, saving and start-up. fairseq rounds it to whole seconds.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mist_fairseq.files.output import new_figure
+
+_JSON = re.compile(r'\{"epoch": .*\}\s*$')
+_SIMPLE_TRAINING = re.compile(r"epoch \d+:\s+\d+ / \d+ (\S+=.*)$")
+_SIMPLE_VALIDATION = re.compile(r"epoch \d+ \| valid on '(.+?)' subset \| (.*)$")
+_LOADED = re.compile(r"Loaded checkpoint .* @ (\d+) updates")
+_LOWER_IS_BETTER = re.compile(r"(loss|ppl)$")
+_LABELS = {"bleu": "BLEU", "rouge_l": "ROUGE-L (%)"}
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers and dashes for print.
+_STYLES = [
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", "-"),
+    ("#56B4E9", "P", "--"),
+    ("#000000", "X", "-."),
+]
+
+
+@dataclass
+class Curve:
+    """A score's course over one training.
+
+    Attributes:
+        name: of the run.
+        updates, seconds, scores: one entry a validation, in the order of updates; seconds of training alone.
+        best: index of the best score.
+    """
+
+    name: str
+    updates: list[int]
+    seconds: list[float]
+    scores: list[float]
+    best: int
+
+    def first_reaching(self, score: float, lower_is_better: bool) -> int | None:
+        """Index of the first validation that is at least as good as *score*."""
+        return next((i for i, own in enumerate(self.scores) if own == score or (own < score) == lower_is_better), None)
+
+
+class TrainingLog:
+    """What the log files of one training say, a resumed training's in the order in which they were written.
+
+    What a resumed training computes again replaces what was there.
+
+    Args:
+        paths: the files.
+
+    Attributes:
+        scores: validation's figures by update, under names like ``valid_bleu``.
+        intervals: seconds of training that each training line adds, by update.
+
+    Raises:
+        ValueError: there are no training lines or no validation lines in the files.
+    """
+
+    def __init__(self, paths: list[str]):
+        self.scores: dict[int, dict[str, float]] = {}
+        self.intervals: dict[int, float] = {}
+        for path in paths:
+            for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+                self._read(line)
+        for kind, found in (("training", self.intervals), ("validation", self.scores)):
+            if not found:
+                raise ValueError(
+                    f"{', '.join(paths)}: no {kind} lines. Train with --log-format json, a --log-interval smaller "
+                    "than the number of updates, and validation"
+                )
+
+    def _read(self, line: str):
+        loaded = _LOADED.search(line)
+        if loaded:
+            self._forget(int(loaded.group(1)) + 1)
+            return
+        figures = _figures(line)
+        if "num_updates" in figures and "train_wall" in figures:
+            update = int(figures["num_updates"])
+            if update < 1:  # nothing was trained
+                return
+            if update <= max(self.intervals, default=0):
+                self._forget(update)
+            self.intervals[update] = figures["train_wall"]
+            return
+        for name in figures:
+            if name.endswith("_num_updates") and name != "train_num_updates":
+                self.scores.setdefault(int(figures[name]), {}).update(figures)
+
+    def _forget(self, first: int):
+        """What comes from update *first* on will come again."""
+        self.intervals = {update: value for update, value in self.intervals.items() if update < first}
+        self.scores = {update: value for update, value in self.scores.items() if update < first}
+
+    def seconds(self, update: int) -> float:
+        """Seconds of training up to *update*, between training lines in proportion."""
+        total, last, rate = 0.0, 0, 0.0
+        for end, interval in self.intervals.items():
+            rate = interval / (end - last)
+            if end > update:
+                break
+            total, last = total + interval, end
+        return total + (update - last) * rate
+
+    def curve(self, name: str, metric: str) -> Curve:
+        """The course of *metric*, with or without its prefix ``valid_``.
+
+        Raises:
+            ValueError: no validation has it; names those that there are.
+        """
+        known = {key for figures in self.scores.values() for key in figures}
+        key = metric if metric in known else f"valid_{metric}"
+        found = {u: self.scores[u][key] for u in sorted(self.scores) if key in self.scores[u]}
+        if not found:
+            there = ", ".join(sorted(name.removeprefix("valid_") for name in known if not name.endswith("num_updates")))
+            raise ValueError(f"{name}: validation has no {metric!r}, but {there}")
+        scores = list(found.values())
+        best = min(scores) if lower_is_better(metric) else max(scores)
+        return Curve(name, list(found), [self.seconds(u) for u in found], scores, scores.index(best))
+
+
+def _figures(line: str) -> dict[str, float]:
+    """The numbers of a training or validation line by their names in the JSON format; empty for other lines."""
+    if found := _JSON.search(line):
+        try:
+            pairs = list(json.loads(found.group()).items())
+        except (RecursionError, ValueError):  # a line that was cut when the training was killed
+            return {}
+    elif found := _SIMPLE_TRAINING.search(line):
+        pairs = [pair.partition("=")[::2] for pair in found.group(1).split(", ")]
+    elif found := _SIMPLE_VALIDATION.search(line):
+        subset, stats = found.groups()
+        pairs = [(f"{subset}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in stats.split(" | ")]
+    else:
+        return {}
+    return {name: float(value) for name, value in pairs if name != "epoch" and _is_finite(value)}
+
+
+def _is_finite(value) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (OverflowError, TypeError, ValueError):
+        return False
+
+
+def lower_is_better(metric: str) -> bool:
+    """True for losses and perplexities."""
+    return bool(_LOWER_IS_BETTER.search(metric))
+
+
+def summary(curves: list[Curve], metric: str) -> list[dict]:
+    """For each run its curve and best score, and where it first reaches the first run's best.
+
+    ``reaches`` is None where a run never does; shares are of what the first run took to its best.
+
+    Raises:
+        ValueError: the logs are too fine for their whole seconds.
+    """
+    first, lower = curves[0], lower_is_better(metric)
+    if not first.seconds[first.best]:
+        raise ValueError(
+            f"{first.name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval"
+        )
+    rows = []
+    for curve in curves:
+        i = curve.first_reaching(first.scores[first.best], lower)
+        reaches = None
+        if i is not None:
+            reaches = {
+                "update": curve.updates[i],
+                "seconds": curve.seconds[i],
+                "share_of_updates": curve.updates[i] / first.updates[first.best],
+                "share_of_seconds": curve.seconds[i] / first.seconds[first.best],
+            }
+        best = {name: getattr(curve, name + "s")[curve.best] for name in ("update", "score")}
+        best["seconds"] = curve.seconds[curve.best]
+        points = {"updates": curve.updates, "seconds": curve.seconds, "scores": curve.scores}
+        rows.append({"name": curve.name, **points, "best": best, "reaches": reaches})
+    return rows
+
+
+def table(rows: list[dict], metric: str) -> str:
+    """The summary as text. Only validated updates count, so "reached" is as fine as the validation interval."""
+    width = max(len(row["name"]) for row in rows) + 2
+    reached = f"reaches the best of {rows[0]['name']!r}"
+    lines = [f"{'run':<{width}}{'best ' + metric:>16}{'at update':>11}{'training':>11}   {reached}"]
+    for row in rows:
+        best, reaches = row["best"], row["reaches"]
+        there = "never"
+        if reaches:
+            shares = f"{reaches['share_of_updates']:.0%} of the updates, {reaches['share_of_seconds']:.0%} of the time"
+            there = f"at update {reaches['update']:,}: {shares}"
+        time = f"{best['seconds'] / 60:.1f} min"
+        lines.append(f"{row['name']:<{width}}{best['score']:>16.2f}{best['update']:>11,}{time:>11}   {there}")
+    return "\n".join(lines)
+
+
+def draw(curves: list[Curve], metric: str, out: str):
+    """Write a figure with the score over updates on the left and over training time on the right.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    figure = new_figure(10, 4.2)
+    left, right = figure.subplots(1, 2, sharey=True)
+    unit, divisor = _time_unit(max(curve.seconds[-1] for curve in curves))
+    for i, curve in enumerate(curves):
+        colour, marker, dashes = _STYLES[i % len(_STYLES)]
+        style = dict(color=colour, marker=marker, linestyle=dashes, markersize=5, linewidth=1.8, label=curve.name)
+        left.plot(curve.updates, curve.scores, **style)
+        right.plot([seconds / divisor for seconds in curve.seconds], curve.scores, **style)
+    first = curves[0]
+    for axes in (left, right):
+        if len(curves) > 1:
+            best = dict(color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"best of {first.name}")
+            axes.axhline(first.scores[first.best], **best)
+        axes.set_xlim(left=0)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    metric = metric.removeprefix("valid_")
+    left.set_ylabel(f"{_LABELS.get(metric, metric)} in validation", fontsize=12)
+    left.set_xlabel("updates", fontsize=12)
+    right.set_xlabel(f"training time without validation ({unit})", fontsize=12)
+    right.tick_params(labelleft=True)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=11)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+
+
+def _time_unit(seconds: float) -> tuple[str, int]:
+    """The unit in which *seconds* reads well, and its length in seconds."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return unit, length
+    return "seconds", 1

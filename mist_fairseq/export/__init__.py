@@ -1,1 +1,0 @@
-"""Released models: a folder that stands alone, Hugging Face's format, ONNX."""

@@ -1,0 +1,1 @@
+"""A model in Python by one call: ``MistGenerator`` and ``OnnxGenerator``."""

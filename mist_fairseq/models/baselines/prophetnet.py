@@ -1,0 +1,237 @@
+"""ProphetNet (Qi et al. 2020), an autoregressive baseline of the paper: Hugging Face's model as one of fairseq's.
+
+The released weights are Hugging Face's, fairseq has no such model, and an autoregressive baseline is not what this
+repository is for: so this wraps ``ProphetNetForConditionalGeneration`` rather than writing it anew. Needs the extra
+``huggingface``. The vocabulary is that of BERT-uncased, and the folder's ``prophetnet.tokenizer`` a ``vocab.txt``.
+"""
+
+import json
+import logging
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from torch import Tensor, nn
+
+from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.files.reading import read_json
+from mist_fairseq.files.sizes import prophetnet_sizes
+from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers, right_padded
+from mist_fairseq.pretrained.bert import check_weights, find_weights, read_weights
+
+logger = logging.getLogger(__name__)
+
+# In the task's state, which fairseq saves with each checkpoint and loads before it builds the checkpoint's model.
+_STATE = "prophetnet"
+
+
+@dataclass
+class ProphetNetConfig(FairseqDataclass):
+    """Defaults are prophetnet-large-uncased; ``--pretrained`` replaces the sizes by its folder's."""
+
+    pretrained: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Hugging Face folder with config.json, prophetnet.tokenizer and model.safetensors or "
+            "pytorch_model.bin; sets the sizes and the initial weights"
+        },
+    )
+    encoder_layers: int = field(default=12, metadata={"help": "number of encoder layers"})
+    decoder_layers: int = field(default=12, metadata={"help": "number of decoder layers"})
+    encoder_embed_dim: int = field(default=1024, metadata={"help": "hidden size"})
+    encoder_ffn_embed_dim: int = field(default=4096, metadata={"help": "inner size of the feed-forward networks"})
+    encoder_attention_heads: int = field(default=16, metadata={"help": "number of attention heads"})
+    max_positions: int = field(default=512, metadata={"help": "positions the model knows"})
+    ngram: int = field(default=2, metadata={"help": "future tokens that are predicted at once in training"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings and sub-layers"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
+    activation_dropout: float = field(default=0.1, metadata={"help": "dropout inside the feed-forward networks"})
+
+
+@register_model("prophetnet", dataclass=ProphetNetConfig)
+class ProphetNetModel(BaseFairseqModel):
+    """Hugging Face's ProphetNet as a model of fairseq.
+
+    Args:
+        huggingface: the model that is wrapped; its relative positions are repaired in place.
+    """
+
+    def __init__(self, huggingface: Any):
+        super().__init__()
+        self.huggingface = huggingface
+        for layer in huggingface.prophetnet.decoder.layers:
+            attention = layer.self_attn
+            attention.get_predict_relative_pos_embeddings = types.MethodType(_relative_position_bias, attention)
+
+    @classmethod
+    def build_model(cls, cfg: ProphetNetConfig, task):
+        """Build from the checkpoint's configuration if one is being loaded, from ``--pretrained`` or the options.
+
+        Raises:
+            FileNotFoundError: the folder or its config.json or weights are missing.
+            ValueError: the folder does not fit the data or lacks weights; says what.
+        """
+        if getattr(task.cfg, "left_pad_target", False):
+            raise ValueError("--left-pad-target does not work with ProphetNet: leave it")
+        library, dictionary = import_transformers(), task.target_dictionary
+        saved = task.state.state_dict.get(_STATE)
+        if saved is not None:
+            config = library.ProphetNetConfig.from_dict(json.loads(saved))
+            return cls(library.ProphetNetForConditionalGeneration(config))
+        config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            setattr(config, name, getattr(cfg, name))
+        task.state.merge_state_dict({_STATE: config.to_json_string()})
+        if cfg.pretrained:
+            return cls(_load(cfg.pretrained, config))
+        return cls(library.ProphetNetForConditionalGeneration(config))
+
+    def max_positions(self) -> tuple[int, int]:
+        """Most tokens of a source and of a target.
+
+        Positions are counted from behind the padding's id, and those of a target from one further on.
+        """
+        config = self.huggingface.config
+        most = config.max_position_embeddings - config.pad_token_id - 1
+        return most, most - 1
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor) -> Tensor:
+        """Logits of the next tokens; in training those of all n predicting streams, one behind the other.
+
+        With ``get_targets`` fairseq's criterions then compute ProphetNet's loss, future n-gram prediction: the sum over
+        n streams, the i-th of which predicts each token of the target from those that end i places before it. In
+        evaluation there is the first stream alone, and the loss is an ordinary language model's.
+
+        Args:
+            src_tokens: ``X [SEP]``, padded left or right, *Shape:* (B, S).
+            src_lengths: unused; part of fairseq's signature.
+            prev_output_tokens: ``[SEP] Y``, right-padded, *Shape:* (B, T).
+
+        Returns:
+            *Shape:* (n * B, T, V) in training, (B, T, V) in evaluation.
+        """
+        config = self.huggingface.config
+        tokens = right_padded(src_tokens, config.pad_token_id)
+        output = self.huggingface(
+            input_ids=tokens,
+            attention_mask=tokens.ne(config.pad_token_id).long(),
+            decoder_input_ids=prev_output_tokens,
+            use_cache=False,
+        )
+        if self.training and config.ngram > 1 and not config.disable_ngram_loss:
+            return torch.cat([output.logits, *output.logits_ngram.unbind(1)])
+        return output.logits
+
+    def get_targets(self, sample: dict, net_output: Tensor) -> Tensor:
+        """The target once for each stream in *net_output*. *Shape:* (n * B, T)."""
+        return sample["target"].repeat(len(net_output) // len(sample["target"]), 1)
+
+    def build_generator(self, dictionary, options) -> HuggingFaceGenerator:
+        """Called by the task's ``build_generator``."""
+        config = self.huggingface.config
+        return HuggingFaceGenerator(
+            self.huggingface,
+            pad=config.pad_token_id,
+            eos=config.eos_token_id,
+            start=config.decoder_start_token_id,
+            longest=self.max_positions()[1],
+            options=options,
+        )
+
+
+def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, positions: Tensor, buckets: Tensor | None):
+    """Relative position bias of the predicting streams, in place of Hugging Face's own function.
+
+    That one mixes up heads, streams and positions wherever there is more than one position (since pull request 21870
+    of 2023, in transformers 4.57 still): in training, where later tokens reach earlier ones by it, but not in
+    step-by-step generation.
+
+    Args:
+        attention: the layer's self-attention of n streams and H heads.
+        hidden: of the predicting streams, *Shape:* (B, T, n, D).
+        weights, positions: needed for a single step, where there are no *buckets* and Hugging Face is right.
+        buckets: of the distances to the main stream and to the stream itself, *Shape:* (B, T, 2 * T).
+
+    Returns:
+        *Shape:* (B, n, H, T, 2 * T).
+    """
+    if buckets is None:
+        return type(attention).get_predict_relative_pos_embeddings(attention, hidden, weights, positions, buckets)
+    bias = attention.relative_pos_embeddings(hidden).unflatten(-1, (attention.num_buckets, attention.num_attn_heads))
+    bias = bias.permute(0, 2, 4, 1, 3)  # (B, n, H, T, buckets)
+    return bias.gather(4, buckets.long()[:, None, None].expand(*bias.shape[:4], -1))
+
+
+def _ids(dictionary) -> dict[str, int]:
+    """[SEP] ends a text and is the decoder's first input, as in the released model and in fairseq."""
+    sep = dictionary.eos()
+    return {"pad_token_id": dictionary.pad(), "eos_token_id": sep, "decoder_start_token_id": sep}
+
+
+def _new_config(cfg: ProphetNetConfig, dictionary):
+    heads, ffn = cfg.encoder_attention_heads, cfg.encoder_ffn_embed_dim
+    return import_transformers().ProphetNetConfig(
+        vocab_size=len(dictionary),
+        hidden_size=cfg.encoder_embed_dim,
+        num_encoder_layers=cfg.encoder_layers,
+        num_decoder_layers=cfg.decoder_layers,
+        num_encoder_attention_heads=heads,
+        num_decoder_attention_heads=heads,
+        encoder_ffn_dim=ffn,
+        decoder_ffn_dim=ffn,
+        max_position_embeddings=cfg.max_positions,
+        ngram=cfg.ngram,
+        bos_token_id=dictionary.eos(),
+        **_ids(dictionary),
+    )
+
+
+def _read_config(folder: str, dictionary):
+    """The folder's configuration, if it is of a ProphetNet with the dictionary's vocabulary."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
+    values = read_json(path)
+    kind = values.get("model_type") if isinstance(values, dict) else values
+    if kind != "prophetnet":
+        raise ValueError(f"{path}: model_type is {kind!r}, expected 'prophetnet'")
+    vocabularies = [Path(folder) / name for name in ("prophetnet.tokenizer", "vocab.txt")]
+    found = next((file for file in vocabularies if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"--pretrained {folder}: there is no prophetnet.tokenizer and no vocab.txt in it")
+    if load_dictionary(str(found)) != dictionary:
+        raise ValueError(
+            f"the data was binarized with another vocabulary ({len(dictionary)} entries) than {found}: run "
+            f"fairseq-preprocess with --joined-dictionary --srcdict {found}"
+        )
+    config = import_transformers().ProphetNetConfig.from_dict(values)
+    for name, expected in {"vocab_size": len(dictionary), **_ids(dictionary)}.items():
+        if getattr(config, name) != expected:
+            raise ValueError(f"{path}: {name} is {getattr(config, name)}, but by {found} it is {expected}")
+    check_weights(folder, prophetnet_sizes(config.to_dict()), len(dictionary))
+    return config
+
+
+def _load(folder: str, config) -> nn.Module:
+    """The folder's model, read without executing code.
+
+    Raises:
+        FileNotFoundError: there is no weights file.
+        ValueError: it cannot be read, or a weight is missing or has another shape (names it).
+    """
+    found = find_weights(folder)
+    try:
+        model, report = import_transformers().ProphetNetForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=read_weights(found), output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{found}: {error}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"{found} lacks {', '.join(missing[:3])} ({len(missing)} in all)")
+    logger.info("loaded %s; left aside: %s", found, ", ".join(sorted(report["unexpected_keys"])) or "nothing")
+    return model

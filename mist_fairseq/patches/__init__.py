@@ -1,0 +1,1 @@
+"""fairseq's functions that are replaced, one file each."""

@@ -1,0 +1,147 @@
+r"""How fairseq's commands read text files, over our dictionaries: by the rule of ``mist_fairseq.text.lines``.
+
+fairseq's own readers end a line at a lone \r, too, and what is not UTF-8 ends them somewhere inside: a source and its
+target get different numbers of lines, or a traceback names neither file nor line. Other dictionaries are read as ever.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer
+from fairseq.data import indexed_dataset
+from fairseq.data.indexed_dataset import IndexedRawTextDataset, data_file_path, index_file_path
+
+from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.text.lines import count_lines, decoded, lines_of_file
+
+_fairseqs_multiprocess_dataset = FileBinarizer.multiprocess_dataset
+_fairseqs_read_data = IndexedRawTextDataset.read_data
+
+
+def install():
+    """Put our readers of data in place of fairseq's."""
+    FileBinarizer.multiprocess_dataset = classmethod(_multiprocess_dataset)
+    IndexedRawTextDataset.read_data = _read_data
+
+
+def install_interactive():
+    """Put ours in place of fairseq-interactive's, if that is what runs; for tasks with our dictionaries."""
+    for name in ("__main__", "fairseq_cli.interactive"):
+        module: Any = sys.modules.get(name)
+        if getattr(getattr(module, "__spec__", None), "name", None) == "fairseq_cli.interactive":
+            module.buffered_read = _buffered_read
+
+
+# -- fairseq-preprocess -------------------------------------------------------------------------------------------
+
+
+def _multiprocess_dataset(
+    cls,
+    input_file: str,
+    dataset_impl: str,
+    binarizer: Binarizer,
+    output_prefix: str,
+    vocab_size: int | None = None,
+    num_workers: int = 1,
+) -> BinarizeSummary:
+    """As fairseq's, after a look at the whole file, and at the target's where it is a source.
+
+    A worker that fails or dies ends the command; fairseq's would wait for a dead one.
+
+    Raises:
+        ValueError: a file is empty or not UTF-8, or source and target have different numbers of lines.
+    """
+    if not isinstance(getattr(binarizer, "dict", None), TokenizerDictionary):
+        return _fairseqs_multiprocess_dataset(
+            input_file, dataset_impl, binarizer, output_prefix, vocab_size=vocab_size, num_workers=num_workers
+        )
+    count = _check(input_file, output_prefix)
+    if num_workers <= 1:
+        return _binarize(binarizer, input_file, 0, count, output_prefix, dataset_impl, vocab_size)
+    size = -(-count // num_workers)
+    parts = [
+        (binarizer, input_file, start, start + size, f"{output_prefix}.pt{start}", dataset_impl, vocab_size)
+        for start in range(0, count, size)
+    ]
+    prefixes = [part[4] for part in parts]
+    summary = BinarizeSummary()
+    builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
+    gc.collect()  # or a worker may: an ONNX Runtime session would then wait for threads that a forked process lacks
+    try:
+        with ProcessPoolExecutor(len(parts)) as pool:
+            for one in pool.map(_binarize, *zip(*parts)):
+                summary.merge(one)
+        for prefix in prefixes:
+            builder.merge_file_(prefix)
+    finally:
+        for prefix in prefixes:
+            for path in (data_file_path(prefix), index_file_path(prefix)):
+                Path(path).unlink(missing_ok=True)
+    builder.vocabulary = binarizer.dict.fingerprint()  # for the checksums of data.binarized
+    builder.finalize(index_file_path(output_prefix))
+    return summary
+
+
+def _check(path: str, output_prefix: str) -> int:
+    """Number of lines; of a source the same as of its target."""
+    count = count_lines(path)
+    if not count:
+        raise ValueError(f"{path} is empty: expected at least one line")
+    # Prefixes are FOLDER/SPLIT.SOURCE-TARGET.LANGUAGE, and sources come first.
+    text, _, language = path.rpartition(".")
+    _, is_source, target = output_prefix.removesuffix(f".{language}").rpartition(f".{language}-")
+    other = f"{text}.{target}"
+    if is_source and os.path.exists(other) and (others := count_lines(other)) != count:
+        raise ValueError(
+            f"{path} has {count:,} lines and {other} has {others:,}: line i of one must belong to line i of the other"
+        )
+    return count
+
+
+def _binarize(
+    binarizer: Binarizer, path: str, start: int, end: int, output_prefix: str, dataset_impl: str, vocab_size: int | None
+) -> BinarizeSummary:
+    """Binarize lines *start* up to, not including, *end*, counted from 0."""
+    builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
+    summary = BinarizeSummary()
+    for line in islice(lines_of_file(path), start, end):
+        builder.add_item(binarizer.binarize_line(line, summary))
+    builder.vocabulary = binarizer.dict.fingerprint()
+    builder.finalize(index_file_path(output_prefix))
+    return summary
+
+
+def _read_data(self, path: str, dictionary):
+    """Of ``--dataset-impl raw``."""
+    if not isinstance(dictionary, TokenizerDictionary):
+        _fairseqs_read_data(self, path, dictionary)
+        return
+    self.lines = list(lines_of_file(path))
+    self.tokens_list = [
+        dictionary.encode_line(line, append_eos=self.append_eos, reverse_order=self.reverse_order).long()
+        for line in self.lines
+    ]
+    self.sizes = np.array([len(tokens) for tokens in self.tokens_list])
+
+
+# -- fairseq-interactive ------------------------------------------------------------------------------------------
+
+
+def _buffered_read(input: str, buffer_size: int) -> Iterator[list[str]]:
+    """Lines of a file or, for ``-``, of stdin, so many at a time; spaces around them are the tokenizer's concern."""
+    lines = decoded(sys.stdin.buffer, "stdin") if input == "-" else lines_of_file(input)
+    buffer = []
+    for line in lines:
+        buffer.append(line)
+        if len(buffer) >= buffer_size:
+            yield buffer
+            buffer = []
+    if buffer:
+        yield buffer

@@ -1,0 +1,1 @@
+"""Other people's weights: from their folders into our models."""

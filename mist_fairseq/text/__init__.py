@@ -1,0 +1,1 @@
+"""Tokenizers: raw text to ids and back. Needs neither torch nor fairseq."""

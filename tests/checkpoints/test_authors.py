@@ -1,0 +1,188 @@
+"""Synthetic checkpoints under the authors' keys, against Hugging Face's model and a plain UniLM."""
+
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from transformers import BertConfig, BertForMaskedLM
+
+from mist_fairseq.checkpoints.authors import convert_checkpoint
+from tests.helpers import BERT_CONFIG, bert_state, decode, encode, sources, tiny_vocab, write_bert_folder
+from tests.mist.test_encoder import joint_mask, plain_unilm, unilm_state
+
+V, D = len(tiny_vocab()), BERT_CONFIG["hidden_size"]
+UNILM = {**BERT_CONFIG, "rel_pos_bins": 8, "max_rel_pos": 12, "type_vocab_size": 6}
+UNILM |= {"source_type_id": 4, "target_type_id": 5}
+
+
+def released_state(state, prefix="module."):
+    """The authors' keys: an untied decoder, its bias twice, the length classifier and what they never use."""
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        **state,
+        "embed_length.weight": torch.randn(512, D, generator=generator),
+        "cls.predictions.decoder.weight": torch.randn(V, D, generator=generator),
+        "cls.predictions.decoder.bias": state["cls.predictions.bias"].clone(),
+        "bert.embeddings.position_ids": torch.arange(64)[None],
+        "crit_mask_lm_smoothed.one_hot": torch.zeros(1, V),
+    }
+    return {prefix + name: value for name, value in state.items()}
+
+
+def write(folder, state, config=None):
+    """The checkpoint, and the folder of the encoder that it started from."""
+    write_bert_folder(folder, {}, config)
+    torch.save(state, folder / "model_state_dict.bin")
+    return str(folder / "model_state_dict.bin"), str(folder), str(folder / "out" / "mist.pt")
+
+
+def load(out, dictionary, folder):
+    for language in ("src", "tgt"):
+        dictionary.save(str(folder / f"dict.{language}.txt"))
+    overrides = {"data": str(folder), "source_lang": "src", "target_lang": "tgt"}
+    (model,), _, _ = load_model_ensemble_and_task([out], arg_overrides=overrides)
+    return model.eval()
+
+
+def logits(model, dictionary, S=9, T=6):
+    """Joint tokens ``[CLS] X [SEP] [MASK] × T``, our token logits (T, V) and length logits (512)."""
+    src, lengths = sources([S], dictionary)
+    masks = torch.full((1, T), dictionary.mask())
+    with torch.no_grad():
+        state = encode(model, src, lengths)
+        (hidden,) = decode(model, masks, torch.tensor([T]), state)
+        return torch.cat([src, masks], 1), model.encoder.token_logits(hidden), model.encoder.length_logits(state)[0]
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_logits_equal_hugging_face(tmp_path, dictionary, prefix):
+    state = bert_state(V)
+    checkpoint, config, out = write(tmp_path, released_state(state, prefix))
+    line = convert_checkpoint(checkpoint, config, out, 40, 20)
+    assert "2 layers of 32" in line and "at most 40 source and 20 target" in line
+    tokens, token_logits, length_logits = logits(load(out, dictionary, tmp_path), dictionary)
+
+    theirs = BertForMaskedLM(BertConfig(vocab_size=V, tie_word_embeddings=False, **BERT_CONFIG)).eval()
+    state = released_state(state, "")
+    missing, _ = theirs.load_state_dict(state, strict=False)
+    assert not missing
+    inputs = {"attention_mask": joint_mask(9, 6)[None], "token_type_ids": torch.tensor([[0] * 9 + [1] * 6])}
+    with torch.no_grad():
+        expected = theirs(input_ids=tokens, output_hidden_states=True, **inputs)
+    torch.testing.assert_close(token_logits, expected.logits[0, 9:], atol=1e-4, rtol=1e-4)
+    expected_length = expected.hidden_states[-1][0, :9].mean(0) @ state["embed_length.weight"].T
+    torch.testing.assert_close(length_logits, expected_length, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", ["bert.encoder.rel_pos_bias.weight", "bert.rel_pos_bias.weight"])
+def test_logits_equal_unilm(tmp_path, dictionary, bias):
+    """Token types are 0 and 1, which the authors' code has as constants, not those of config.json."""
+    state = unilm_state(V, UNILM)
+    released = released_state(state, "")
+    released[bias] = released.pop("bert.encoder.rel_pos_bias.weight")
+    checkpoint, config, out = write(tmp_path, {"module." + k: v for k, v in released.items()}, UNILM)
+    convert_checkpoint(checkpoint, config, out, 40, 20)
+    tokens, token_logits, length_logits = logits(load(out, dictionary, tmp_path), dictionary)
+
+    hidden = plain_unilm(state, UNILM, tokens[0], torch.tensor([0] * 9 + [1] * 6), joint_mask(9, 6))
+    head = {name.removeprefix("cls.predictions."): value for name, value in released.items()}
+    x = F.gelu(F.linear(hidden[9:], head["transform.dense.weight"], head["transform.dense.bias"]))
+    x = F.layer_norm(x, (D,), head["transform.LayerNorm.weight"], head["transform.LayerNorm.bias"], 1e-12)
+    torch.testing.assert_close(
+        token_logits, F.linear(x, head["decoder.weight"], head["decoder.bias"]), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        length_logits, hidden[:9].mean(0) @ released["embed_length.weight"].T, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_the_checkpoint_holds_plain_values_in_fairseqs_layout(tmp_path):
+    checkpoint, config, out = write(tmp_path, released_state(bert_state(V)))
+    convert_checkpoint(checkpoint, config, out, 40, 20)
+    state = torch.load(out, weights_only=True)
+    assert state["model"]["trained_limits"].tolist() == [40, 20] and state["model"]["fingerprint"].shape == (32,)
+    assert state["cfg"]["model"]["encoder_embed_dim"] == 32 and state["cfg"]["model"]["untie_head"]
+    assert state["cfg"]["task"]["_name"] == "mist" and state["cfg"]["task"]["max_source_positions"] == 40
+    assert state["extra_state"]["train_iterator"]["epoch"] == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mist.pt"]
+
+
+def test_an_existing_file_is_kept(tmp_path):
+    checkpoint, config, out = write(tmp_path, released_state(bert_state(V)))
+    convert_checkpoint(checkpoint, config, out, 40, 20)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        convert_checkpoint(checkpoint, config, out, 30, 20)
+    assert torch.load(out)["model"]["trained_limits"].tolist() == [40, 20]
+    convert_checkpoint(checkpoint, config, out, 30, 20, overwrite=True)
+    assert torch.load(out)["model"]["trained_limits"].tolist() == [30, 20]
+
+
+LAYER = "module.bert.encoder.layer.1."
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"module.bert.encoder.layer.2.output.dense.bias": torch.zeros(D)},
+            r"1 keys .* layers: encoder\.layer\.2\.out",
+        ),
+        ({"module.bert_decoder.x": torch.zeros(1)}, r"unknown to a model of 2 layers: bert_decoder\.x\. Check"),
+        ({"module.bert.encoder.rel_pos_bias.weight": torch.zeros(4, 8)}, "rel_pos_bias.weight .*no rel_pos_bins"),
+        (
+            {LAYER + "output.dense.bias": None},
+            r"lack layers\.1\.ffn_out\.bias .* encoder\.layer\.1\.output\.dense\.bias",
+        ),
+        (
+            {LAYER + "attention.self.key.weight": None},
+            r"lack layers\.1\.qkv\.weight .* encoder\.layer\.1\.attention\.self\.{query,key,value}\.weight",
+        ),
+        ({"module.embed_length.weight": None}, r"lack length_head\.weight .* names embed_length\.weight"),
+        ({"module.cls.predictions.bias": None, "module.cls.predictions.decoder.bias": None}, "lack head.bias"),
+        ({"module.cls.predictions.decoder.bias": torch.ones(V)}, "decoder.bias differs from cls.predictions.bias"),
+        ({"module.embed_length.weight": torch.zeros(64, D)}, r"embed_length.* \(64, 32\), the model needs \(512, 32\)"),
+        (
+            {LAYER + "intermediate.dense.weight": torch.zeros(3, D)},
+            r"layer\.1\.intermediate\.dense\.weight .*\(3, 32\)",
+        ),
+        ({LAYER + "attention.self.qkv_linear.weight": torch.zeros(3 * D, D)}, "without .*q_bias"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(tmp_path, changes, message):
+    state = {k: v for k, v in {**released_state(bert_state(V)), **changes}.items() if v is not None}
+    checkpoint, config, out = write(tmp_path, state)
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(checkpoint, config, out, 40, 20)
+    assert not (tmp_path / "out").exists()
+
+
+def test_limits_over_the_models_positions_are_refused(tmp_path):
+    checkpoint, config, out = write(tmp_path, released_state(bert_state(V)))
+    with pytest.raises(ValueError, match="= 512 exceed the model's 64 positions"):
+        convert_checkpoint(checkpoint, config, out)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    checkpoint, config, out = write(tmp_path, {})
+    with open(checkpoint, "wb") as file:
+        pickle.dump({"module.bert.x": Payload()}, file)
+    with pytest.raises(ValueError, match="is damaged or is no file of plain tensors"):
+        convert_checkpoint(checkpoint, config, out, 40, 20)
+    assert not marker.exists()
+
+
+def test_missing_files_are_named(tmp_path):
+    _, config, out = write(tmp_path, {})
+    with pytest.raises(FileNotFoundError, match="ckpt-5 is not there or no file"):
+        convert_checkpoint(str(tmp_path / "ckpt-5"), config, out)
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="vocab.txt is not there"):
+        convert_checkpoint(str(tmp_path / "model_state_dict.bin"), config, out)

@@ -1,0 +1,215 @@
+"""Operations against what torch counts in the real modules, weights against what they hold."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mist_fairseq.criterions.mist_loss import MistLoss
+from mist_fairseq.experiments.benchmark import floor
+from mist_fairseq.experiments.benchmark.floor import (
+    Product,
+    Rates,
+    fastest_product,
+    floor_seconds,
+    machine_rates,
+    operations,
+    products,
+)
+from mist_fairseq.experiments.benchmark.floor import training_operations as training
+from mist_fairseq.mist import kernels as training_kernels
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.mist.mixing import mix_source
+from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
+from mist_fairseq.models.generator import NARGenerator
+from mist_fairseq.models.mist import PositionLimits
+from tests.helpers import batch, decode, encode, sources, targets, tiny_model
+
+S, T, LIMIT = 9, 5, 40
+
+
+@pytest.fixture(params=["mist", "nat_mass"])
+def model(request, dictionary):
+    if request.param == "mist":
+        return tiny_model(dictionary)
+    config = NatMassConfig()
+    sizes = dict(encoder_layers=2, decoder_layers=3, encoder_embed_dim=32, encoder_ffn_embed_dim=48)
+    for name, value in dict(sizes, encoder_attention_heads=4, length_classes=30, precision="fp32").items():
+        setattr(config, name, value)
+    return NatMassModel(config, dictionary, PositionLimits(LIMIT, 20)).eval()
+
+
+def counted(work) -> int:
+    """Operations of the matrix products, as torch counts them; of attention's only those of its plain kernel."""
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+def generate(model, source, target, sentences=1, **options):
+    """Generate with outputs of a given length."""
+    src_tokens, src_lengths = sources([source] * sentences, model.dictionary)
+    generator = NARGenerator([model], model.dictionary, min_length=target - 1, max_length=target - 1, **options)
+    generator.generate([model], {"net_input": {"src_tokens": src_tokens, "src_lengths": src_lengths}})
+
+
+@pytest.mark.parametrize("sentences", [1, 3])
+def test_single_pass(model, sentences):
+    found = products(model.encoder, S, T, sentences)
+    assert operations(found) == counted(lambda: generate(model, S, T, sentences))
+
+
+@pytest.mark.parametrize("iterations", [2, 3])
+def test_mask_predict(model, iterations):
+    options = {"decoding": "mask-predict", "iterations": iterations}
+    assert operations(products(model.encoder, S, T, **options)) == counted(lambda: generate(model, S, T, **options))
+
+
+@pytest.mark.parametrize("source", [S, LIMIT - 2])
+def test_mist_iterations_cut_at_the_limit(model, source):
+    """With an output that ends in [SEP], where the model's own need not."""
+    tokens, lengths = sources([source], model.dictionary)
+    output, output_lengths = targets([T], model.dictionary)
+
+    def work():
+        with torch.no_grad():
+            state = encode(model, tokens, lengths)
+            model.encoder.length_logits(state)
+            model.encoder.token_logits(decode(model, output, output_lengths, state)[0])
+            for _ in range(2):
+                special = {"limit": LIMIT, "sep": model.dictionary.eos(), "pad": model.dictionary.pad()}
+                mixed, mixed_lengths = mix_source(output, output_lengths, tokens, lengths, **special)
+                state = encode(model, mixed[:, : int(mixed_lengths)], mixed_lengths)  # without a column of padding
+                model.encoder.token_logits(decode(model, output, output_lengths, state)[0])
+
+    found = products(model.encoder, source, T, decoding="mist", iterations=3, source_limit=LIMIT)
+    assert operations(found) + 2 * superfluous(model.encoder, min(source + T, LIMIT)) == counted(work)
+
+
+def superfluous(encoder, mixed) -> int:
+    """Operations of ``encode_source`` that the target pass has no use for: the last layer but its keys and values."""
+    whole, needed = (operations(floor._source_pass(encoder, mixed, 1, 0, mixed=only)) for only in (False, True))
+    assert (whole > needed) == isinstance(encoder, Encoder)
+    return whole - needed
+
+
+def test_joint_pass_reads_the_weights_once(dictionary):
+    encoder = tiny_model(dictionary).encoder
+    apart, one, three = (products(encoder, S, T, 2, blocks=blocks) for blocks in (None, 1, 3))
+    assert operations(one) == operations(apart), "the same rows attend to the same"
+    block = operations(floor._target_pass(encoder, T, S, 2, 0))
+    assert operations(three) == operations(one) + 2 * block
+    layers = read(floor._target_pass(encoder, T, S, 2, 4))
+    assert read(three) == read(one) == read(apart) - layers
+
+
+def read(found) -> int:
+    return sum(product.count * product.weight_bytes for product in found)
+
+
+@pytest.mark.parametrize("precision, size", [("fp32", 4), ("bf16", 2), ("int8", 1)])
+def test_all_matrices_are_read(model, precision, size):
+    """Once in a single pass, but the layers of ``Encoder`` twice."""
+    encoder = model.encoder
+    linear = {name: m.weight.numel() for name, m in encoder.named_modules() if isinstance(m, torch.nn.Linear)}
+    weights = sum(linear.values()) + encoder.word_embeddings.weight.numel()
+    if isinstance(encoder, Encoder):
+        weights += sum(count for name, count in linear.items() if name.startswith("layers."))
+    assert read(products(encoder, S, T, 4, precision=precision)) == size * weights
+
+
+@pytest.mark.parametrize("mixing", [True, False])
+@pytest.mark.parametrize("glancing", [True, False])
+@pytest.mark.parametrize("source", [S, LIMIT - 2])
+def test_training(model, mixing, glancing, source, monkeypatch):
+    monkeypatch.setattr(training_kernels, "_onednn", lambda: False)  # whose products the counter does not know
+    model.train()
+    criterion = MistLoss(None, 0.5 * glancing, float(mixing), 1.0, 0.1)
+    sample = batch([source], [T], model.dictionary)
+    found = training(model.encoder, [source], [T], mixing=mixing, glancing=glancing, source_limit=LIMIT)
+    if mixing:
+        mixed = min(source + T + 1, LIMIT)
+        found += superfluous(model.encoder, mixed)  # which gets no gradient, ...
+        if isinstance(model.encoder, Encoder):  # ... but for the last queries, one product with keys and values
+            found += 2 * Product(mixed, 32, 32).operations
+    assert found == counted(lambda: criterion(model, sample)[0].backward())
+
+
+def test_padding_does_not_count_in_training(model):
+    alone = [training(model.encoder, [s], [t]) for s, t in ((9, 5), (4, 12), (9, 5))]
+    assert training(model.encoder, [9, 4, 9], [5, 12, 5]) == sum(alone)
+    with pytest.raises(ValueError, match="zip"):
+        training(model.encoder, [9, 4], [5])
+
+
+def test_floor_is_arithmetic_or_reading_whichever_takes_longer():
+    rates = Rates(operations=1000.0, bandwidth=10.0)
+    computing, reading = Product(5, 10, 10, weight_bytes=1), Product(1, 10, 10, weight_bytes=100, count=3)
+    assert floor_seconds([computing], rates) == 1.0
+    assert floor_seconds([reading], rates) == 30.0
+    assert floor_seconds([computing, reading], rates) == 31.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_rates(precision, monkeypatch):
+    monkeypatch.setattr(floor, "_SIZE", 64)
+    monkeypatch.setattr(floor, "_COPIED", 2**16)
+    rates = machine_rates(precision, repeats=1)
+    assert rates.operations > 0 and rates.bandwidth > 0
+
+
+def test_the_fastest_kernel_counts_and_missing_ones_do_not(monkeypatch):
+    seconds = {"a": 2e-3, "b": 1e-3, "copy": 4.0}
+    monkeypatch.setattr(floor, "_mm", lambda *_: lambda: "a")
+    monkeypatch.setattr(floor, "_packed", lambda *_: lambda: "b")
+    monkeypatch.setattr(floor, "_COPIED", 400)
+    monkeypatch.setattr(floor, "median_seconds", lambda work, *_: seconds.get(str(work()), 4.0))
+    assert machine_rates("fp32") == Rates(2 * 2048**3 / 1e-3, 200.0)
+
+    def missing(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(floor, "_packed", missing)
+    assert machine_rates("fp32").operations == 2 * 2048**3 / 2e-3
+    monkeypatch.setattr(floor, "_mm", missing)
+    with pytest.raises(ValueError, match="no matrix product in fp32 on cpu"):
+        machine_rates("fp32")
+
+
+def test_no_kernel_is_waited_for(monkeypatch):
+    """One that takes 0.1 s for small matrices would take a minute for large ones."""
+    seconds, made = {"a": 0.1, "b": 1e-3}, []
+    monkeypatch.setattr(floor, "_mm", lambda dtype, device, size: made.append(size) or (lambda: "a"))
+    monkeypatch.setattr(floor, "_packed", lambda *_: lambda: "b")
+    monkeypatch.setattr(floor, "median_seconds", lambda work, *_: seconds[work()])
+    product, count = fastest_product("bf16")
+    assert (product(), count, made) == ("b", 2 * 2048**3, [256])
+    seconds["b"] = 0.2
+    product, count = fastest_product("bf16")
+    assert (product(), count) == ("a", 2 * 256**3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"precision": "fp16"}, "'fp16', expected one of fp32, bf16, int8"),
+        ({"decoding": "beam"}, "'beam'"),
+        ({"iterations": 2}, "'single-pass' with 2 iterations"),
+        ({"decoding": "mist", "iterations": 2, "blocks": 3}, "joint pass"),
+    ],
+)
+def test_what_cannot_be_is_refused(dictionary, options, message):
+    with pytest.raises(ValueError, match=message):
+        products(tiny_model(dictionary).encoder, S, T, **options)
+
+
+def test_an_encoder_decoder_has_no_joint_pass(model):
+    if not isinstance(model.encoder, Encoder):
+        with pytest.raises(ValueError, match="joint pass"):
+            products(model.encoder, S, T, blocks=2)
+
+
+def test_unknown_precisions_have_no_rates():
+    with pytest.raises(ValueError, match="'fp16', expected one of"):
+        machine_rates("fp16")

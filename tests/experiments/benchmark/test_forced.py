@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from mist_fairseq.experiments.benchmark.forced import force
+from mist_fairseq.experiments.benchmark.systems import _draw
+from tests.experiments.benchmark.helpers import BART, LEV, MIST, TRANSFORMER, entry, load
+
+TEN = {"iter_decode_max_iter": 9}
+ITERATIVE = {
+    "nat": (f"{LEV} nonautoregressive_transformer", {"iter_decode_max_iter": 0}, 1),
+    "inat": (f"{LEV} iterative_nonautoregressive_transformer", TEN, 10),
+    "cmlm": (f"{LEV} cmlm_transformer", TEN, 10),
+    "levt": (f"{LEV} levenshtein_transformer --early-exit 1,1,1", TEN, 10),
+}
+
+
+def outputs(system, indices=range(6)):
+    """Tokens with all special ones, passes and prescribed lengths, by sentence."""
+    sample = system.batch(indices)
+    found = system.decode(sample)
+    lengths = sample["forced"][1].tolist()
+    passes = [system.read(sample, found)[i][1] for i in sample["id"].tolist()]
+    return [len(ranked[0]["tokens"]) for ranked in found], passes, lengths
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_beam_search_ends_where_it_must(data, beam):
+    system = load(entry(data, TRANSFORMER, options={"beam": beam}), forced=True)
+    found, passes, lengths = outputs(system)
+    assert found == passes == lengths and len(set(lengths)) > 1
+    eos = system.dictionary.eos()
+    sample = system.batch(range(6))
+    for ranked in system.decode(sample):
+        for hypothesis in ranked:
+            assert hypothesis["tokens"].tolist().index(eos) == len(hypothesis["tokens"]) - 1
+
+
+def test_without_force_lengths_are_the_models_own(data):
+    system = load(entry(data, TRANSFORMER, options={"beam": 1, "max_len_b": 20}))
+    sample = system.batch(range(6))
+    assert sample["forced"][1:] == (None, None)
+    lengths = sample["target"].ne(system.dictionary.pad()).sum(1).tolist()
+    assert [len(ranked[0]["tokens"]) for ranked in system.decode(sample)] != lengths
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_refinement_takes_its_usual_passes(data, name):
+    arguments, options, usual = ITERATIVE[name]
+    found, passes, lengths = outputs(load(entry(data, arguments, options=options), forced=True))
+    assert found == lengths and len(set(lengths)) > 1
+    assert passes == [usual] * 6
+
+
+@pytest.mark.parametrize("name", ["inat", "cmlm", "levt", "insertion"])
+def test_refinement_takes_the_passes_that_are_prescribed(data, name):
+    arguments = f"{LEV} insertion_transformer" if name == "insertion" else ITERATIVE[name][0]
+    system = load(entry(data, arguments, options=TEN, passes={5: 0.5, 7: 0.5}), forced=True)
+    found, passes, lengths = outputs(system, range(12))
+    assert found == lengths
+    assert set(passes) == {5, 7}
+    assert outputs(system, range(12))[1] == passes, "the passes of a sentence are always the same"
+    alone = [outputs(system, [i])[1][0] for i in range(4)]
+    assert alone == [_draw(system.entry.passes, i) for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["inat", "levt", "insertion"])
+def test_sentences_one_at_a_time_take_their_own_passes(data, name):
+    arguments = f"{LEV} insertion_transformer" if name == "insertion" else ITERATIVE[name][0]
+    system = load(entry(data, arguments, options=TEN), forced=True)
+    for passes in (6, 9, 6):
+        sample = system.batch([0])
+        sample["forced"] = *sample["forced"][:2], torch.tensor([passes])
+        assert system.read(sample, system.decode(sample))[0][1] == passes
+
+
+def test_length_beams_of_fairseq_are_refused(data):
+    with pytest.raises(ValueError, match="iter-decode-with-beam"):
+        load(entry(data, ITERATIVE["cmlm"][0], options={**TEN, "iter_decode_with_beam": 3}), forced=True)
+
+
+def test_bart_in_batches(data):
+    """fairseq's BART keeps one encoded source for all its hypotheses."""
+    found, passes, lengths = outputs(load(entry(data, BART, options={"beam": 3}), forced=True))
+    assert found == passes == lengths and len(set(lengths)) > 1
+
+
+def test_insertions_as_many_as_the_length_needs(data):
+    found, passes, lengths = outputs(load(entry(data, f"{LEV} insertion_transformer"), forced=True))
+    assert found == lengths
+    # From <s> </s>, 1 gap, 2 tokens become 3, 5, 9, 17; one more pass changes nothing.
+    expected = {4: 3, 6: 4, 13: 5}  # [CLS] counted
+    assert passes == [expected[length] for length in lengths]
+
+
+@pytest.mark.parametrize(
+    "options, passes",
+    [
+        ({}, 1),
+        ({"decoding": "mist", "decoding_iterations": 4}, 4),
+        ({"decoding": "mask-predict", "decoding_iterations": 3}, 3),
+        ({"length_beam": 2}, 1),
+    ],
+)
+def test_our_own(data, options, passes):
+    system = load(entry(data, MIST, options={"keep_repeats": True, **options}), forced=True)
+    sample = system.batch(range(6))
+    system.forcing.prescribe(*sample["forced"])
+    with torch.no_grad():
+        inputs = sample["net_input"]
+        hypotheses = system.generator._decode(inputs["src_tokens"], inputs["src_lengths"])
+    beam = options.get("length_beam", 1)
+    assert hypotheses.lengths.tolist() == sample["forced"][1].repeat_interleave(beam).tolist()
+    assert hypotheses.steps.tolist() == [passes] * 6 * beam
+
+
+def test_unknown_generators_are_refused(data):
+    with pytest.raises(ValueError, match="output lengths of Linear cannot be prescribed"):
+        force(torch.nn.Linear(1, 1), object())

@@ -1,0 +1,214 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mist_fairseq.experiments.benchmark import scaling
+from mist_fairseq.experiments.benchmark.scaling import (
+    Axis,
+    Work,
+    fit_line,
+    line_sentence,
+    make_axes,
+    make_entries,
+    parts_sentence,
+)
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_scaling.py"
+TINY = {"source": [5, 9], "target": [4, 7], "batch": [1, 3], "iterations": [1, 2, 3]}
+PLAIN = "none"  # of --accelerate
+PARTS = ["source pass", "length", "target pass", "head", "overhead"]
+
+
+@pytest.fixture(scope="module")
+def axes():
+    return make_axes(TINY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, axes):
+    folder = tmp_path_factory.mktemp("scaling")
+    scaling.write_works(folder, axes)
+    return folder
+
+
+@pytest.fixture
+def systems(folder, axes):
+    given = [MIST, f"{MIST} --encoder-attention-heads 4"]
+    return scaling.load_systems(make_entries(given, folder, accelerate=PLAIN), axes)
+
+
+@pytest.fixture
+def result(systems, axes):
+    found = [scaling.measure(systems, axis, repeats=2, warm_up=0) for axis in axes]
+    machine = {"device": "some CPU", "threads": 1, "torch": torch.__version__}
+    return machine | {"described": scaling.describe_systems(systems), "axes": found}
+
+
+def test_one_number_changes_at_a_time(axes):
+    assert [(axis.name, axis.fixed.decoding) for axis in axes] == [
+        ("source", "single-pass"),
+        ("target", "single-pass"),
+        ("batch", "single-pass"),
+        ("iterations", "mist"),
+        ("iterations", "mask-predict"),
+    ]
+    assert axes[0].works == [Work(5, 16), Work(9, 16)] and axes[1].works == [Work(32, 4), Work(32, 7)]
+    assert axes[2].works == [Work(14, 14, 1), Work(14, 14, 3)]
+    assert axes[3].works == [Work(decoding="mist", iterations=number) for number in (1, 2, 3)]
+
+
+def test_values_of_an_axis():
+    assert make_axes({"batch": [8, 2, 8], "source": []}) == [Axis("batch", [2, 8], Work())], "sorted, each once"
+    for values, message in [
+        ({"width": [1, 2]}, "axis 'width' is unknown, expected source, target, batch, iterations"),
+        ({"batch": [4, 4]}, r"batch has the values \[4\], expected two or more from 1 on"),
+        ({"source": [16, 2]}, r"source has the values \[2, 16\], expected two or more from 3 on"),
+        ({"source": []}, "no values for any of source, target, batch, iterations"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_axes(values)
+
+
+def test_names_tell_models_apart(folder):
+    given = ["--task mist --arch mist_base", "--task=mist --arch=mist_base --encoder-layers 6"]
+    entries = make_entries(given, folder, "bf16", "compile")
+    assert [entry.name for entry in entries] == ["mist_base", "mist_base --encoder-layers 6"]
+    assert {(entry.precision, entry.options["accelerate"]) for entry in entries} == {("bf16", "compile")}
+    with pytest.raises(ValueError, match="--arguments: two systems have the same name"):
+        make_entries([given[0], given[0]], folder)
+
+
+def test_models_that_cannot_do_it_are_refused(folder, axes):
+    entries = make_entries([f"{MIST} --max-source-positions 20"], folder)
+    with pytest.raises(ValueError, match="takes sources of 20 tokens, expected at least 32: .*--max-source-positions"):
+        scaling.load_systems(entries, axes)
+    entries[0].arguments, entries[0].options = TRANSFORMER, {}
+    with pytest.raises(ValueError, match="generates with SequenceGenerator, expected a model of --task mist"):
+        scaling.load_systems(entries, axes)
+
+
+def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
+    """Shapes of what the encoder gets."""
+    system = next(iter(systems.values()))
+    encoder, seen = system.model.encoder, []
+    for method in ("encode_source", "decode_target"):
+        usual = getattr(encoder, method)
+
+        def watched(tokens, *args, method=method, usual=usual):
+            seen.append((method, *tokens.shape))
+            return usual(tokens, *args)
+
+        monkeypatch.setattr(encoder, method, watched)
+
+    def run(work):
+        seen.clear()
+        system.load_data(work.split)
+        scaling._run(system, work, system.batch(range(work.batch)))
+        assert seen[: len(seen) // 2] == seen[len(seen) // 2 :], "with clocks and without"
+        return seen[: len(seen) // 2]
+
+    for work in [work for axis in axes[:3] for work in axis.works]:
+        assert run(work) == [("encode_source", work.batch, work.source), ("decode_target", work.batch, work.target)]
+    fill = ("decode_target", 1, 14)
+    assert run(Work(decoding="mask-predict", iterations=3)) == [("encode_source", 1, 14), fill, fill, fill]
+    (_, *first), one, (_, _, mixed), other = run(Work(decoding="mist", iterations=2))
+    assert first == [1, 14] and one == other == fill and 14 < mixed <= 14 + 14 + 1
+
+
+def test_values_and_models_take_turns(systems, axes, monkeypatch):
+    order = []
+
+    def run(system, work, sample):
+        assert len(sample["id"]) == work.batch
+        order.append((system.entry.name, work))
+        return 10.0 * work.batch + len(order) % 2, {"head": 3.0, "overhead": 1.0}
+
+    monkeypatch.setattr(scaling, "_run", run)
+    found = scaling.measure(systems, axes[2], repeats=6, warm_up=1)
+    rounds = [order[at : at + 4] for at in range(0, len(order), 4)]
+    assert len(rounds) == 7 and len({tuple(one) for one in rounds}) > 1, "in different orders"
+    jobs = {(name, work) for name in systems for work in axes[2].works}
+    assert all(set(one) == jobs for one in rounds)
+    assert found["values"] == [1, 3] and found["repeats"] == 6 and "batch" not in found["fixed"]
+    for model in found["models"].values():
+        point = model["points"][1]
+        assert 30 <= point["milliseconds"]["median"] <= 31 and point["shares"] == {"head": 0.75, "overhead": 0.25}
+        assert point["milliseconds_a_sentence"] == point["milliseconds"]["median"] / 3
+
+
+def test_a_model_that_stops_early_is_refused(systems, axes, monkeypatch):
+    for system in systems.values():
+        monkeypatch.setattr(system, "decode", lambda _: [[{"tokens": torch.tensor([1]), "steps": 1}]])
+    with pytest.raises(ValueError, match=r"made \[1\] passes, expected [23]"):
+        scaling.measure(systems, axes[3], repeats=1)
+
+
+def test_line_of_least_squares():
+    assert fit_line([1, 2, 4], [7.0, 9.0, 13.0]) == pytest.approx({"intercept": 5, "slope": 2, "r_squared": 1})
+    # By hand: means 2 and 2, covariance 2 over variance 2, residuals -1/3, 2/3, -1/3 against 8/3.
+    line = fit_line([1, 2, 3], [1.0, 3.0, 3.0])
+    assert line == pytest.approx({"intercept": 1 / 3, "slope": 1, "r_squared": 1 - (6 / 9) / (8 / 3)})
+    assert fit_line([1, 2], [4.0, 4.0])["r_squared"] == 1
+
+
+def test_sentences_say_what_the_numbers_say():
+    found = {"axis": "source", "values": [16, 64, 464]}
+    text = line_sentence(found, {"intercept": 16.0, "slope": 1.0, "r_squared": 0.99})
+    assert text == (
+        "16.00 ms a batch and 1.000 ms for each source token, R² 0.9900; what is fixed is 50 % of it at 16 source "
+        "tokens, 3 % of it at 464 source tokens."
+    )
+    assert "begins below 0" in line_sentence(found, {"intercept": -1.0, "slope": 1.0, "r_squared": 0.9})
+    assert "does not grow" in line_sentence(found, {"intercept": 1.0, "slope": -0.1, "r_squared": 0.1})
+    points = [{"shares": {"source pass": share, "head": 1 - share}} for share in (0.4, 0.6, 0.83)]
+    assert parts_sentence(found, points) == (
+        "the largest part is the head (60 % at 16 source tokens), then the source pass (60 % at 64 to 83 % at 464 "
+        "source tokens)."
+    )
+    found = {"axis": "iterations", "values": [1, 2]}
+    assert "(40 % at 1 pass), then the head" not in parts_sentence(found, points[:2])
+    assert "head (60 % at 1 pass), then the source pass (60 % at 2 passes)" in parts_sentence(found, points[:2])
+
+
+def test_tables(result, systems):
+    text = scaling.markdown(result)
+    assert text.count("\n## ") == 5 and text.count("R² ") == text.count("the largest part") == 10
+    heads = "ms a sentence | source pass | length | target pass | head | overhead |"
+    assert f"| Models | source tokens | {heads}" in text and f"| Models | sentences | ms a batch | {heads}" in text
+    assert "The same everywhere: 14 source tokens, 14 target tokens, 1 pass, single-pass." in text
+    assert (
+        "## Iterations of mask-predict\n\nThe same everywhere: 14 source tokens, 14 target tokens, 1 sentence." in text
+    )
+    assert all(f"{name} (0.5 M parameters, fp32, Encoder)" in text for name in systems)
+    for found in result["axes"]:
+        for model in found["models"].values():
+            for point in model["points"]:
+                assert list(point["shares"]) == PARTS and sum(point["shares"].values()) == pytest.approx(1)
+
+
+def test_plot(result, tmp_path):
+    pytest.importorskip("matplotlib")
+    result["axes"] = result["axes"][2:]  # the other panels stay empty
+    scaling.plot(result, tmp_path / "plots" / "scaling.png")
+    assert (tmp_path / "plots" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_script(tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "result.json"
+    given = ["--source", "4", "6", "--target", "--batch", "--iterations", "1", "2", "--repeats", "1", "--threads", "1"]
+    command = [sys.executable, SCRIPT, "--arguments", MIST, *given, "--accelerate", PLAIN, "--out", out]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    result = json.loads(out.read_text())
+    assert [found["axis"] for found in result["axes"]] == ["source", "iterations", "iterations"]
+    assert result["threads"] == 1 and "benchmark_scaling.py" in result["command"]
+    assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
+    assert out.with_suffix(".png").is_file()
+    process = subprocess.run([*map(str, command), "--source", "4"], capture_output=True, text=True)
+    assert process.returncode == 1 and "error: source has the values [4], expected two" in process.stderr

@@ -1,0 +1,185 @@
+"""The server's benchmark: it measures a real server, and notices answers that are lost, swapped or different."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mist_fairseq.experiments.benchmark.serving import (
+    ARMS,
+    Load,
+    answer_alone,
+    drive,
+    machine,
+    markdown,
+    measure,
+    started,
+    summary,
+)
+from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, eventually, serving
+
+TEXTS = ["how can you learn", "what is it", "who do you", "the best way to learn it fast"]
+OPTIONS = {"decoding": "mist", "iterations": 2}
+RIGHT = FakeGenerator().generate(TEXTS, **OPTIONS)
+
+
+def load(port: int, expected=RIGHT, concurrency=8) -> Load:
+    return asyncio.run(drive(port, TEXTS, expected, OPTIONS, concurrency, 0.3))
+
+
+def test_a_server_that_is_right():
+    with serving(FakeGenerator()) as running:
+        assert answer_alone(running.port, TEXTS, OPTIONS) == RIGHT
+        found = load(running.port)
+    assert len(found.latencies) >= 8 and 0.3 <= found.seconds < DEADLINE
+    assert max(found.latencies) <= found.seconds and min(found.latencies) > 0
+    assert (found.lost, found.swapped, found.different, found.examples) == (0, 0, 0, [])
+
+
+def test_as_many_requests_as_clients_are_on_their_way():
+    generator, found = FakeGenerator(), []
+    generator.gate.clear()
+    with serving(generator) as running:
+        thread = threading.Thread(target=lambda: found.append(load(running.port)))
+        thread.start()
+        eventually(lambda: len(running.batcher) + running.batcher.running == 8)
+        generator.gate.set()
+        thread.join(DEADLINE)
+    assert len(found[0].latencies) >= 8 and not found[0].lost
+
+
+def test_an_answer_to_another_text_is_noticed():
+    with serving(FakeGenerator()) as running:
+        found = load(running.port, [RIGHT[1], RIGHT[0], *RIGHT[2:]])
+    assert found.swapped > 0 and found.different == found.lost == 0 and found.latencies
+    assert len(found.examples) == 5 and "expected" in found.examples[0]
+
+
+def test_another_answer_than_alone_is_noticed():
+    with serving(FakeGenerator()) as running:
+        found = load(running.port, ["something else", *RIGHT[1:]])
+    assert found.different > 0 and found.swapped == found.lost == 0 and found.latencies
+
+
+def test_a_refused_request_is_lost():
+    with serving(FakeGenerator(), max_iterations=1) as running:
+        with pytest.raises(ValueError, match="'how can you learn' with 422: iterations is 2"):
+            answer_alone(running.port, TEXTS, OPTIONS)
+        found = load(running.port)
+    assert found.lost > 0 and not found.latencies
+
+
+@contextlib.contextmanager
+def answering(content: bytes):
+    """A server that sends this, whatever it is asked, and hangs up; gives its port."""
+
+    async def answer(reader, writer):
+        with contextlib.suppress(OSError, EOFError):
+            await reader.readuntil(b"}")
+            writer.write(content)
+        writer.close()
+
+    loop, ready, ports = asyncio.new_event_loop(), threading.Event(), []
+
+    async def start():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        ports.append(server.sockets[0].getsockname()[1])
+        ready.set()
+
+    def run():
+        loop.run_until_complete(start())
+        loop.run_forever()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(DEADLINE)
+    yield ports[0]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(DEADLINE)
+
+
+def http_answer(content: dict) -> bytes:
+    body = json.dumps(content).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", b"\r\n\r\n"],
+    ids=["nothing", "no length", "half a body", "no head"],
+)
+def test_a_broken_answer_is_lost(content):
+    with answering(content) as port:
+        found = load(port, concurrency=2)
+    assert found.lost >= 2 and not found.latencies and found.examples
+
+
+def test_the_right_text_under_another_id_is_swapped():
+    with answering(http_answer({"id": -1, "outputs": [[{"text": RIGHT[0]}]]})) as port:
+        found = load(port, [RIGHT[0]] * 4, concurrency=1)
+    assert found.swapped > 0 and not found.latencies
+
+
+# -- the whole --------------------------------------------------------------------------------------------------
+
+
+def test_servers_side_by_side():
+    commands = {name: [*COMMAND, *arm] for name, arm in ARMS.items()}
+    runs = measure(commands, TEXTS, OPTIONS, [1, 12], 0.4)
+    assert [(run["concurrency"], run["server"]) for run in runs] == [(n, arm) for n in (1, 12) for arm in ARMS]
+    for run in runs:
+        assert run["lost"] == run["swapped"] == run["different"] == 0 and run["requests"] > 0
+        assert run["p50_ms"] <= run["p90_ms"] <= run["p99_ms"]
+        assert run["throughput"] == run["requests"] / run["seconds"] and 0 < run["in_model"] < 1
+    *together, alone = runs[3:]
+    assert all(run["mean_batch"] > 1.5 for run in together)
+    assert all(run["mean_batch"] == 1 for run in [*runs[:3], alone])
+
+
+def test_a_server_that_does_not_start():
+    command = [*COMMAND, "--max-batch", "0"]
+    with pytest.raises(ValueError, match="did not say where it listens"), started(command):
+        pass
+
+
+def test_a_server_that_does_not_end_well():
+    program = "import time; print('listening on http://127.0.0.1:1', flush=True); time.sleep(1000)"
+    with pytest.raises(ValueError, match="ended with status -15, expected 0"), started([sys.executable, "-c", program]):
+        pass
+
+
+def test_summary_and_table():
+    before = {"mist_batch_texts_count": 5.0, "mist_batch_texts_sum": 9.0, "mist_model_seconds_sum": 1.0}
+    after = {"mist_batch_texts_count": 15.0, "mist_batch_texts_sum": 49.0, "mist_model_seconds_sum": 2.0}
+    found = summary(Load(4.0, [i / 1000 for i in range(1, 102)], lost=1), before, after)
+    expected = {"requests": 101, "throughput": 25.25, "mean_batch": 4.0, "in_model": 0.25, "lost": 1}
+    assert {name: found[name] for name in expected} == expected
+    assert [found[f"p{percent}_ms"] for percent in (50, 90, 99)] == pytest.approx([51, 91, 100])
+    empty = summary(Load(1.0), before, before)  # nobody was answered
+    result = {
+        "model": "released",
+        "texts": 4,
+        "options": OPTIONS,
+        "server_options": ["--threads", "1"],
+        "seconds": 4.0,
+        "runs": [{"server": "batches", "concurrency": 8, **found}, {"server": "batches", "concurrency": 9, **empty}],
+    } | machine()
+    table = markdown(result)
+    assert "| 8 | batches | 25.2 | 51.0 | 91.0 | 100.0 | 4.0 | 25% | 1 / 0 / 0 |" in table
+    assert "| 9 | batches | 0.0 |  |  |  | 0.0 | 0% | 0 / 0 / 0 |" in table
+    assert "released, 4 texts, decoding mist, iterations 2" in table and "server: --threads 1" in table
+
+
+def test_the_script_refuses_a_file_without_texts(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    result = tmp_path / "result.json"
+    line = [sys.executable, "scripts/benchmark_serving.py", str(tmp_path), "--texts", str(tmp_path / "empty.txt")]
+    root = Path(__file__).parents[3]
+    ended = subprocess.run([*line, "--out", str(result)], cwd=root, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == f"error: {tmp_path / 'empty.txt'} has no text"
+    assert not result.exists()

@@ -1,0 +1,220 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from mist_fairseq.experiments.benchmark.systems import Entry, read_entries
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry, load, save_checkpoint
+
+BEAM = {"beam": 3, "lenpen": 1.0, "max_len_b": 8}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_entries_of_a_file(tmp_path):
+    path = write(
+        tmp_path / "systems.yaml",
+        "data: bin\nreference: /data/test.tgt\nprotocol: quora\nsystems:\n"
+        "- {name: a, path: run/a.pt, group: AR, options: {beam: 4}}\n"
+        "- {name: b, arguments: --arch mist_base, data: other, precision: bf16, passes: {2: 0.5, 3: 0.5}}\n",
+    )
+    entries, settings = read_entries(path)
+    assert entries == [
+        Entry("a", path="run/a.pt", group="AR", options={"beam": 4}, data="bin", folder=str(tmp_path)),
+        Entry(
+            "b",
+            arguments="--arch mist_base",
+            data="other",
+            folder=str(tmp_path),
+            precision="bf16",
+            passes={2: 0.5, 3: 0.5},
+        ),
+    ]
+    assert entries[0].data_path == f"{tmp_path}/bin"
+    assert settings["reference"] == "/data/test.tgt" and settings["protocol"] == "quora"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("systems: {", "is not YAML"),
+        ("[]", "has no list of systems"),
+        ("systems: a", "has no list of systems"),
+        ("systems: [a]", "a system is 'a'"),
+        ("systems: [{path: a}]", "a system's name is ''"),
+        ("systems: [{name: a}]", "system 'a': give either path, a checkpoint, or arguments"),
+        ("systems: [{name: a, path: b, arguments: c}]", "give either path"),
+        ("systems: [{name: a, path: b, beam: 4}]", "system 'a': 'beam' is unknown, expected name, path"),
+        ("sytems: []\nsystems: []", "'sytems' is unknown"),
+        ("systems: [{name: a, path: b, group: NAT}]", "group is 'NAT', expected one of AR, Semi-NAR, NAR"),
+        ("systems: [{name: a, path: b, engine: none}]", "engine is 'none', expected one of fairseq, ctranslate2"),
+        ("systems: [{name: a, path: b, precision: fp64}]", "precision is 'fp64'"),
+        ("systems: [{name: a, path: b, options: beam}]", "options are 'beam'"),
+        ("systems: [{name: a, path: b, passes: 3}]", "passes are 3"),
+        ("systems: [{name: a, path: b}, {name: a, path: c}]", "two systems have the same name"),
+        ("systems: !!python/object/apply:os.system [touch hacked]", "is not YAML"),
+    ],
+)
+def test_files_that_say_no_systems(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_entries(write(tmp_path / "systems.yaml", text))
+
+
+def answers(system, indices=range(6)):
+    sample = system.batch(indices)
+    found = system.read(sample, system.decode(sample))
+    return [found[i][0] for i in indices]
+
+
+def test_positions_of_source_and_target_may_differ(data):
+    arguments = f"{TRANSFORMER} --max-source-positions 40"
+    expected = answers(load(entry(data, arguments, options=BEAM)))
+    assert answers(load(entry(data, arguments, options=BEAM, engine="huggingface"))) == expected
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "huggingface"])
+def test_other_engines_say_what_fairseq_says(data, engine):
+    if engine == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    expected = answers(load(entry(data, TRANSFORMER, options=BEAM)))
+    system = load(entry(data, TRANSFORMER, options=BEAM, engine=engine))
+    assert answers(system) == expected and any(expected)
+    assert [answers(system, [i])[0] for i in range(6)] == expected, "padding makes no difference"
+    assert system.parameters == load(entry(data, TRANSFORMER)).parameters
+    forced = load(entry(data, TRANSFORMER, options=BEAM, engine=engine), forced=True)
+    for i in range(6):
+        sample = forced.batch([i])
+        assert forced.read(sample, forced.decode(sample))[i][1] == sample["forced"][1].item()
+    system.close()
+    forced.close()
+
+
+def test_converted_folder_is_removed(data):
+    pytest.importorskip("ctranslate2")
+    system = load(entry(data, TRANSFORMER, engine="ctranslate2"))
+    folder = Path(system._folder.name)
+    assert (folder / "model/model.bin").is_file() and not (folder / "random.pt").exists()
+    system.close()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("engine", ["fairseq", "huggingface"])
+def test_bf16_of_baselines(data, engine):
+    system = load(entry(data, TRANSFORMER, precision="bf16", options=BEAM, engine=engine))
+    assert {parameter.dtype for parameter in system.model.parameters()} == {torch.bfloat16}
+    assert len(answers(system)) == 6
+
+
+def test_a_model_that_hugging_face_would_change(data):
+    with pytest.raises(ValueError, match="one matrix for all embeddings"):
+        load(entry(data, TRANSFORMER.replace("--share-all-embeddings", ""), engine="huggingface"))
+
+
+OPTIONS = [
+    {},
+    {"decoding": "mist", "decoding_iterations": 3, "min_length": 4},
+    {"decoding": "mask-predict", "decoding_iterations": 3, "length_beam": 3, "max_length": 9, "keep_repeats": True},
+]
+
+
+def decided(system):
+    """The same system with larger weights, whose outputs differ from each other."""
+    for parameter in system.model.parameters():
+        parameter.data *= 5
+    return system
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_onnx_says_what_pytorch_says(data, tmp_path, options):
+    plain = decided(load(entry(data, MIST)))
+    save_checkpoint(plain, tmp_path / "model.pt")
+    given = {"path": str(tmp_path / "model.pt"), "data": data, "options": options}
+    system, plain = load(Entry("onnx", engine="onnx", **given)), load(Entry("plain", **given))
+    for indices in (range(6), [3]):
+        sample = system.batch(indices)
+        found, expected = (one.read(sample, one.decode(sample)) for one in (system, plain))
+        assert found == expected and any(tokens for tokens, _ in found.values())
+    assert system.parameters == plain.parameters and system.text([]) == ""
+    rounded = load(Entry("int8", engine="onnx", precision="int8", **given))
+    assert [len(tokens) > 0 for tokens in answers(rounded)] == [len(tokens) > 0 for tokens in answers(plain)]
+
+
+def test_onnx_does_the_prescribed_work(data):
+    options = {"decoding": "mist", "decoding_iterations": 4, "keep_repeats": True}
+    system = load(entry(data, MIST, options=options, engine="onnx"), forced=True)
+    sample = system.batch(range(12))
+    hypotheses = system.decode(sample)
+    assert len(set(sample["forced"][1].tolist())) > 1
+    for (ranked, _), source, length in zip(hypotheses, sample["sources"], sample["forced"][1].tolist()):
+        assert source.length + 1 == length and ranked[0].steps == 4
+        assert len(ranked[0].ids) <= length
+    assert {passes for _, passes in system.read(sample, hypotheses).values()} == {4}
+    with pytest.raises(ValueError, match="lengths cannot be prescribed with engine onnx and a length_beam"):
+        load(entry(data, MIST, options={"length_beam": 2}, engine="onnx"), forced=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, keys, message",
+    [
+        (TRANSFORMER, {}, "engine onnx is for --task mist, not for TransformerModel"),
+        (MIST, {"precision": "bf16"}, "precision is 'bf16', expected fp32 or int8"),
+        (MIST, {"options": {"accelerate": "none"}}, "engine onnx has no option 'accelerate'"),
+        (MIST, {"options": {"length_guesses": 2}}, "engine onnx has no option 'length_guesses'"),
+        (MIST, {"options": {"decoding_iterations": 2}}, "iterations 2 needs decoding mist or mask-predict"),
+    ],
+)
+def test_onnx_refuses(data, arguments, keys, message):
+    with pytest.raises(ValueError, match=message):
+        load(entry(data, arguments, engine="onnx", **keys))
+
+
+@pytest.mark.parametrize("option", ["beams", "decoding_iteration", "precision"])
+def test_options_that_nothing_reads(data, option):
+    with pytest.raises(ValueError, match=f"option '{option}' is none of its task, model or generation"):
+        load(entry(data, MIST, options={option: 3}))
+
+
+def test_options_of_a_checkpoint(data, tmp_path):
+    path = tmp_path / "transformer.pt"
+    trained = load(entry(data, TRANSFORMER))
+    save_checkpoint(trained, path)
+    given = {"path": "transformer.pt", "data": data, "folder": str(tmp_path)}
+    again = load(Entry("again", options={"beam": 2, "dropout": 0.2}, **given))
+    assert again.generator.beam_size == 2 and again.parameters == trained.parameters
+    for option in ("beams", "drop"):
+        with pytest.raises(ValueError, match=f"option '{option}'"):
+            load(Entry("wrong", options={option: 2}, **given))
+
+
+def test_our_model_keeps_its_weights_in_bf16_and_says_the_same(data):
+    system = load(entry(data, MIST, precision="bf16"))
+    encoder = system.model.encoder
+    assert encoder.layers[0].qkv.weight.dtype == encoder.head.weight.dtype == torch.bfloat16
+    assert encoder.word_embeddings.weight.dtype == encoder.layers[0].ffn_norm.weight.dtype == torch.float32
+    plain = load(entry(data, MIST, options={"accelerate": "none"}))
+    with torch.no_grad():
+        inputs = system.batch(range(6))["net_input"]
+        source = inputs["src_tokens"], inputs["src_lengths"]
+        results = []
+        for one in (system, plain):  # the second by autocast alone
+            with one.model.autocast("bf16"):
+                state = one.generator._encode(*source)
+                lengths = torch.tensor([5] * 6)
+                results.append((state.hidden, *one.generator._fill(one.generator._masks(lengths), lengths, state)))
+    for kept, cast in zip(*results):
+        assert torch.equal(kept, cast)
+
+
+def test_read_refuses_a_missing_output(data):
+    system = load(entry(data, MIST))
+    sample = system.batch(range(3))
+    with pytest.raises(ValueError, match="2 outputs for 3 sentences"):
+        system.read(sample, system.decode(sample)[:2])
+
+
+def test_arguments_that_fairseq_train_does_not_know(data, capsys):
+    with pytest.raises(ValueError, match="fairseq-train does not take the arguments"):
+        load(entry(data, "--task mist --arch none"))

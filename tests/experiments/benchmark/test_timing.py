@@ -1,0 +1,199 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mist_fairseq.experiments.benchmark import timing
+from mist_fairseq.experiments.benchmark.floor import Rates, products
+from mist_fairseq.experiments.benchmark.synthetic import write_data
+from mist_fairseq.experiments.benchmark.tables import markdown
+from mist_fairseq.experiments.benchmark.timing import Benchmark
+from tests.experiments.benchmark.conftest import SENTENCES
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry
+
+
+@pytest.fixture
+def benchmark(data):
+    return Benchmark([entry(data, MIST, name) for name in "ab"])
+
+
+def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
+    seen = []
+    for name, system in benchmark.systems.items():
+        decode = system.decode
+
+        def watched(sample, name=name, decode=decode):
+            seen.append((name, tuple(sorted(sample["id"].tolist()))))
+            return decode(sample)
+
+        monkeypatch.setattr(system, "decode", watched)
+    chosen = benchmark.choose(100)
+    assert sorted(chosen) == list(range(SENTENCES))
+    result = benchmark.time(chosen, batch_size=5, warm_up=2)
+    batches = [tuple(sorted(chosen[at : at + 5].tolist())) for at in (0, 5, 10)]
+    order = [(name, batch) for batch in [batches[2], batches[0], *batches] for name in "ab"]
+    assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
+    for found in result["systems"].values():
+        assert found["passes_per_sentence"] == 1 and found["passes"] == {1: SENTENCES}
+    assert result["sentences"] == SENTENCES and result["batch_size"] == 5
+
+
+def test_chosen_sentences_are_spread_and_sorted(benchmark):
+    chosen = benchmark.choose(4)
+    assert sorted(chosen) == [0, 3, 7, 11]
+    sizes = [benchmark.systems["a"].dataset.size(i)[0] for i in chosen]
+    assert sizes == sorted(sizes)
+
+
+def test_a_slower_system_is_slower(benchmark, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    for system, seconds in zip(benchmark.systems.values(), (0.01, 0.06)):
+
+        def decoded(sample, decode=system.decode, seconds=seconds):
+            clock[0] += seconds
+            return decode(sample)
+
+        monkeypatch.setattr(system, "decode", decoded)
+    found = benchmark.time(benchmark.choose(6), 1)["systems"]
+    assert found["a"]["speed_up"] == 1 and found["a"]["speed_up_interval"] == [1, 1]
+    low, high = found["b"]["speed_up_interval"]
+    assert low <= found["b"]["speed_up"] <= high < 1
+    assert found["b"]["milliseconds"]["mean"] == pytest.approx(60)
+    assert found["b"]["speed_up"] == pytest.approx(
+        found["a"]["milliseconds"]["mean"] / found["b"]["milliseconds"]["mean"]
+    )
+
+
+def test_summary_weighs_the_last_smaller_batch():
+    summary = timing._summary(np.array([40.0, 40.0, 30.0]), np.array([4, 4, 1]), np.array([80.0, 80.0, 60.0]))
+    assert summary["milliseconds"]["mean"] == pytest.approx(110 / 9)
+    assert summary["milliseconds"]["median"] == 10 and summary["milliseconds"]["p99"] > 28
+    assert summary["sentences_per_second"] == pytest.approx(9000 / 110)
+    assert summary["speed_up"] == 2 and summary["speed_up_interval"] == [2, 2]
+    assert "speed_up" not in timing._summary(np.array([1.0]), np.array([1]), None)
+
+
+def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
+    fewer, others = tmp_path / "fewer", tmp_path / "others"
+    for folder, sentences in ((fewer, 5), (others, SENTENCES)):
+        folder.mkdir()
+        write_data(folder, {"source": {30: 1}, "target": {5: 1}}, sentences)
+    systems = [
+        entry(data, MIST, "a"),
+        entry(data, "--task mist --arch none", "no such model"),
+        entry(str(fewer), MIST, "fewer sentences"),
+        entry(str(others), MIST, "other sentences"),
+        entry(data, MIST, "fails later"),
+        entry(data, MIST, "leaves sentences out"),
+    ]
+    benchmark = Benchmark(systems)
+    assert list(benchmark.systems) == ["a", "fails later", "leaves sentences out"]
+    monkeypatch.setattr(benchmark.systems["fails later"], "decode", lambda sample: 1 / 0)
+    decode = benchmark.systems["leaves sentences out"].decode
+    monkeypatch.setattr(benchmark.systems["leaves sentences out"], "decode", lambda sample: decode(sample)[1:])
+    result = benchmark.time(benchmark.choose(6), 2)
+    assert list(result["systems"]) == ["a"]
+    described = benchmark.describe()["described"]
+    errors = {name: content["error"] for name, content in described.items() if "error" in content}
+    assert "does not take the arguments" in errors["no such model"]
+    assert errors["fewer sentences"].startswith(f"its data has 5 sentences, that of a {SENTENCES}")
+    assert errors["other sentences"] == "its data has other sentences than that of a"
+    assert errors["fails later"] == "ZeroDivisionError: division by zero"
+    assert errors["leaves sentences out"] == "1 outputs for 2 sentences"
+    assert set(errors) == {one.name for one in systems} - {"a"}
+
+
+def test_a_system_that_fails_late_is_still_described(data, monkeypatch):
+    benchmark = Benchmark([entry(data, MIST, "a"), entry(data, MIST, "b")])
+    runs = [benchmark.time(benchmark.choose(2), 1)]
+    monkeypatch.setattr(benchmark.systems["b"], "decode", lambda sample: 1 / 0)
+    runs.append(benchmark.time(benchmark.choose(2), 2))
+    assert list(benchmark.parts(benchmark.choose(2), 1)) == ["a"]
+    result = benchmark.describe() | {"runs": runs}
+    assert result["described"]["b"]["parameters"] == result["described"]["a"]["parameters"]
+    assert "- b: ZeroDivisionError: division by zero" in markdown(result)
+
+
+def test_without_any_system(data):
+    with pytest.raises(ValueError, match="no system could be loaded.*does not take"):
+        Benchmark([entry(data, "--task mist --arch none")]).choose(3)
+
+
+def test_first_system_fails(data):
+    benchmark = Benchmark([entry(data, "--task mist --arch none", "a"), entry(data, MIST, "b")])
+    assert "speed_up" not in benchmark.time(benchmark.choose(2), 1)["systems"]["b"]
+
+
+def test_parts_make_the_whole(data, monkeypatch):
+    """By a clock that ticks whenever it is read, so that a part takes as long as it has calls."""
+    readings = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(readings) / 1000)
+    options = {"decoding": "mist", "decoding_iterations": 3}
+    benchmark = Benchmark([entry(data, MIST, "single"), entry(data, MIST, "mist", options=options)], forced=True)
+    (single, mist) = benchmark.parts(benchmark.choose(6), 2).values()
+    assert list(single) == ["source pass", "length", "target pass", "head", "overhead"]
+    assert all(milliseconds > 0 for milliseconds in [*single.values(), *mist.values()])
+    calls = {part: round(2 * spent) for part, spent in single.items()}  # for each batch of two
+    assert [calls[part] for part in ("source pass", "length", "target pass", "head")] == [1, 1, 1, 1]
+    assert 0.9 < mist["source pass"] <= 1.6 and mist["source pass"] == pytest.approx(mist["target pass"])
+    assert mist["length"] == pytest.approx(0.5)
+    encoder = benchmark.systems["single"].model.encoder
+    assert "encode_source" not in vars(encoder), "the clocks are gone"
+
+
+def test_parts_of_an_engine(data):
+    options = {"accelerate": "onnxruntime", "length_guesses": 1}
+    benchmark = Benchmark([entry(data, MIST, "guessing", options)])
+    (spent,) = benchmark.parts(benchmark.choose(6), 1).values()
+    assert all(spent[part] > 0 for part in ("source pass", "length", "head", "overhead"))
+    encoder = benchmark.systems["guessing"].generator.encoder
+    assert "encode_and_guess" not in vars(encoder) and "length_logits" in vars(encoder), "the clocks are gone, no more"
+
+
+def test_floor_of_our_own_systems(data):
+    mist = {"decoding": "mist", "decoding_iterations": 2}
+    entries = [entry(data, MIST, "single"), entry(data, MIST, "mist", mist), entry(data, TRANSFORMER, "other")]
+    benchmark = Benchmark(entries, forced=True)
+    chosen = benchmark.choose(2)
+    found = benchmark.floor(chosen, 1, {"fp32": Rates(1e9, 1e12)})
+    system = benchmark.systems["single"]
+    seconds = 0.0
+    for i in chosen:
+        source, target = system.dataset.size(int(i))
+        for product in products(system.model.encoder, int(source), int(target)):
+            seconds += product.count * product.operations / 1e9
+    assert list(found) == ["single", "mist"] and found["mist"] > found["single"]
+    assert found["single"] == pytest.approx(1000 * seconds / 2)
+
+
+def test_scores_of_the_whole_subset(benchmark, monkeypatch):
+    system = benchmark.systems["a"]
+    source = [system.text(system.dataset[i]["source"].tolist()) for i in range(SENTENCES)]
+    sample = system.batch(range(SENTENCES))
+    answers = system.read(sample, system.decode(sample))
+    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    assert benchmark.scores(reference[1:], source, "plain") == {}
+    assert "12 sentences" in benchmark.errors["a"] and "11 references" in benchmark.errors["b"]
+
+
+def test_scores_are_those_of_the_outputs(data):
+    benchmark = Benchmark([entry(data, MIST, "a")])
+    system = benchmark.systems["a"]
+    answers = system.read(sample := system.batch(range(SENTENCES)), system.decode(sample))
+    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    found = benchmark.scores(
+        reference, [f"s {i}" for i in range(SENTENCES)], "plain", ["bleu-1", "sacrebleu"], batch_size=5
+    )["a"]
+    assert found["values"]["bleu-1"] == pytest.approx(100) and found["outputs"] == reference
+
+
+def test_memory_is_measured_apart(data):
+    large = f"{MIST} --max-positions 1000000"
+    options = {"accelerate": "none"}  # an engine keeps weights of its own
+    benchmark = Benchmark([entry(data, MIST, "small", options), entry(data, large, "large", options)])
+    found = benchmark.memory(benchmark.choose(2), 1)
+    if found["small"] is None:
+        pytest.skip("this system does not tell")
+    more = 4 * (benchmark.systems["large"].parameters - benchmark.systems["small"].parameters)
+    assert found["small"] > 0 and 0.8 * more < found["large"] - found["small"] < 1.5 * more

@@ -1,0 +1,33 @@
+"""Running the preparation scripts in this process, and reading what they made."""
+
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+
+
+def run_script(monkeypatch, name: str, *arguments) -> object:
+    """Run a script with arguments; its exit status or error message, None for success."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a data file; every one is ended."""
+    text = path.read_bytes().decode("utf-8")
+    assert text == "" or text.endswith("\n")
+    assert text.splitlines() == text.split("\n")[:-1]  # all readers count alike
+    return text.split("\n")[:-1]
+
+
+def pairs(folder: Path, split: str) -> list[tuple[str, str]]:
+    """(source, target) of a split."""
+    return list(zip(lines(folder / f"{split}.src"), lines(folder / f"{split}.tgt"), strict=True))

