@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mist_fairseq.engines import register
+
 # Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
 # PyTorch (1.20).
 OLDEST = "1.24.1"
@@ -29,6 +31,7 @@ class OnnxState:
         return OnnxState(self.length_scores[rows], [part[rows] for part in self.past], self.lengths[rows])
 
 
+@register("onnxruntime", ("fp32", "int8"), encoder_only=True)
 class OnnxEngine:
     """Runs sessions of the two graphs.
 

@@ -16,7 +16,7 @@ from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.engines import ACCELERATE
+from mist_fairseq.engines import engines
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.generator import NARGenerator
@@ -54,7 +54,7 @@ class MistTaskConfig(FairseqDataclass):
             "generation with ONNX Runtime"
         },
     )
-    accelerate: ChoiceEnum(ACCELERATE) = field(  # type: ignore[valid-type]
+    accelerate: ChoiceEnum(["auto", *engines()]) = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
             "help": "what runs the model in generation: none is PyTorch as it is; auto is onnxruntime on a CPU where "
