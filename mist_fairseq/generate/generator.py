@@ -249,14 +249,14 @@ class TextGenerator:
         Raises:
             ValueError: a source or a length is longer than the model's.
         """
-        wanted = [source for source in sources if not self._is_empty(source)]
+        wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
         return [
-            [Output("") for _ in range(decoding.nbest)] if self._is_empty(source) else next(results)
+            [Output("") for _ in range(decoding.nbest)] if self.is_empty(source) else next(results)
             for source in sources
         ]
 
-    def _is_empty(self, source: Source) -> bool:
+    def is_empty(self, source: Source) -> bool:
         """Whether there is nothing to read, as of white space or control characters."""
         return {self.tokenizer.special.cls, self.tokenizer.special.sep}.issuperset(source.ids)
 
