@@ -275,6 +275,9 @@ class TextGenerator:
         lengths = [len(source.ids) for source in sources]
         if max(lengths) > self.limits.source:
             raise ValueError(f"a source has {max(lengths)} tokens, more than the model's {self.limits.source}")
+        longest = max(source.length or 0 for source in sources)
+        if longest >= self.limits.target:
+            raise ValueError(f"a length is {longest}, expected at most {self.limits.target - 1}")
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
