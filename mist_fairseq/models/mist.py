@@ -16,7 +16,7 @@ from mist_fairseq.engines import build_engine
 from mist_fairseq.mist.encoder import Encoder, EncoderConfig, argmax, padding_mask, row_chunks
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.mixing import mix_source
-from mist_fairseq.pretrained.bert import check_dictionary, check_weights, load_pretrained, read_sizes
+from mist_fairseq.pretrained.folder import check_vocabulary, check_weights, load_pretrained, read_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class MistModel(BaseFairseqModel):
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
         """What ``--pretrained`` sets of the configuration. Refuses another vocabulary than the folder's."""
-        check_dictionary(folder, dictionary)
+        check_vocabulary(folder, dictionary)
         sizes = read_sizes(folder)
         check_weights(folder, sizes, len(dictionary))
         return sizes

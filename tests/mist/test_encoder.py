@@ -12,7 +12,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.mist.encoder import Encoder, EncoderConfig, argmax, padding_mask, relative_position_bucket
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
-from mist_fairseq.pretrained.bert import load_pretrained, read_sizes
+from mist_fairseq.pretrained.folder import load_pretrained, read_sizes
 from tests.helpers import bert_state, decode, encode, sources, targets, tiny_model, write_bert_folder
 
 
