@@ -14,7 +14,7 @@ from mist_fairseq.files.checksums import write_sums
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.bert import read_weights
+from mist_fairseq.pretrained.folder import read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import preprocess
