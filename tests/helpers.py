@@ -12,7 +12,8 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
 from mist_fairseq.files.folders import CONFIG
-from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
+from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.models.mist import MistConfig, MistModel
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
 

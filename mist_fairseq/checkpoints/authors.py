@@ -18,7 +18,8 @@ from mist_fairseq.checkpoints.loading import untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.files.output import whole_file
 from mist_fairseq.files.sizes import check_size
-from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
+from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.models.mist import MistConfig, MistModel
 from mist_fairseq.pretrained.bert import convert_state, load_state, read_sizes, read_weights
 from mist_fairseq.tasks.mist import MistTaskConfig
 

@@ -5,7 +5,6 @@ import json
 from safetensors.torch import save
 from torch import Tensor
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.files.folders import text, write_folder
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.models.mist import MistModel

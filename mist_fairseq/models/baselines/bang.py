@@ -27,7 +27,9 @@ from fairseq.models import BaseFairseqModel, register_model, register_model_arch
 from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.mist.encoder import initialise_as_bert, relative_position_bucket, row_chunks, unpack
+from mist_fairseq.mist.kernels import row_chunks
+from mist_fairseq.mist.layers import initialise_as_bert, relative_position_bucket
+from mist_fairseq.mist.packing import unpack
 from mist_fairseq.models.baselines.nat_mass import (
     Attention,
     CrossAttention,
