@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 import mist_fairseq
-from mist_fairseq.generate.generator import DECODINGS, Decoding, Source, TextGenerator
+from mist_fairseq.generate.decoding import DECODINGS, Decoding
+from mist_fairseq.generate.generator import Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits, option
 from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, answer_json, explain, shown

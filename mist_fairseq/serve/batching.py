@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
-from mist_fairseq.generate.generator import Decoding, Output, Source
+from mist_fairseq.generate.decoding import Decoding
+from mist_fairseq.generate.generator import Output, Source
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.serve.metrics import Metrics
 

@@ -1,12 +1,12 @@
 """The JSON of requests and answers, made from ``Decoding``, the options of generation, and ``Output``, an answer."""
 
-import inspect
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model, model_validator
 
-from mist_fairseq.generate.generator import Decoding, Output
+from mist_fairseq.generate.decoding import Decoding
+from mist_fairseq.generate.generator import Output
 
 _SHOWN = 3  # so many errors of one request are named; there may be thousands
 _BRIEF = ("text", "score")  # what an answer has without details
@@ -40,18 +40,17 @@ _Lengths = Annotated[
 ]
 
 _types = get_type_hints(Decoding)
-_options: Any = {each.name: (_types[each.name], each.default) for each in fields(Decoding)}
+_options: Any = {
+    option.name: (_types[option.name], Field(option.default, description=option.metadata["help"]))
+    for option in fields(Decoding)
+}
 _Options: Any = create_model("_Options", **_options)
 
 
 class GenerateRequest(_Options):
-    """Texts, and the fields of ``Decoding`` with its types and defaults."""
+    """Texts, and how to generate."""  # the options are the fields of ``Decoding``, with its types and defaults
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"description": f"Texts, and how to generate. {inspect.getdoc(Decoding)}"},
-    )
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: _Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
     texts: list[_Text] | None = Field(None, description="Several, in place of text.", min_length=1)

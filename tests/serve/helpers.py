@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mist_fairseq.generate.generator import Hypothesis, TextGenerator
+from mist_fairseq.generate.generator import Output, TextGenerator
+from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.command import Server, listen
 from mist_fairseq.serve.limits import Limits
@@ -60,13 +61,13 @@ class FakeGenerator(TextGenerator):
     """
 
     def __init__(self):
-        self._configure(WordPiece(_VOCABULARY), max_source=40, max_target=40)
+        self.tokenizer, self.limits = WordPiece(_VOCABULARY), PositionLimits(source=40, target=40)
         self.batches: list[list[list[int]]] = []
         self.entered = 0
         self.gate = threading.Event()
         self.gate.set()
 
-    def _generate_batch(self, sources, decoding):
+    def _generate_batch(self, sources, decoding, details):
         self.entered += 1
         assert self.gate.wait(DEADLINE)
         self.batches.append([source.ids for source in sources])
@@ -76,16 +77,20 @@ class FakeGenerator(TextGenerator):
         return [self._answers(source, decoding) for source in sources]
 
     def _answers(self, source, decoding):
-        ids = source.ids[1:-1]
+        ids, decode = source.ids[1:-1], self.tokenizer.decode
         length = source.length or len(ids)
-        hypotheses = []
-        for rank in range(decoding.length_beam):
+        outputs = []
+        for rank in range(decoding.nbest):
             final = ids[::-1][: length + rank]
-            history = [ids[: len(final) - i] + final[len(final) - i :] for i in range(decoding.iterations)]
+            history = [ids[: len(final) - i] + final[len(final) - i :] for i in range(decoding.passes)]
             history[-1] = final
-            scores = [-0.1 * (1 + (index + i) % 20) for i, index in enumerate(final)]
-            hypotheses.append(Hypothesis(final, scores, -0.25 - rank, decoding.iterations, history))
-        return hypotheses, {} if source.length else {length: 0.625, length + 1: 0.25, length + 2: 0.125}
+            output = Output(decode(final), -0.25 - rank, steps=decoding.passes, cut=source.cut)
+            output.tokens = [self.tokenizer.symbols[index] for index in final]
+            output.token_scores = [-0.1 * (1 + (index + i) % 20) for i, index in enumerate(final)]
+            output.history = [decode(step) for step in history]
+            output.length_scores = {} if source.length else {length: 0.625, length + 1: 0.25, length + 2: 0.125}
+            outputs.append(output)
+        return outputs
 
 
 _right = FakeGenerator()

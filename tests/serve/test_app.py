@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.serve.app import create_app
 from tests.serve.helpers import DEADLINE, WORDS, FakeGenerator, answered, distinct, eventually, expected, serving
 
@@ -222,7 +222,7 @@ def test_openapi_describes_requests_and_answers(running):
     generate = description["paths"]["/generate"]["post"]
     request = generate["requestBody"]["content"]["application/json"]["schema"]
     assert {"text", "texts", "decoding", "nbest", "details"} <= set(request["properties"])
-    assert "mask-predict" in request["description"]
+    assert "mask-predict" in request["properties"]["decoding"]["description"]
     schemas = description["components"]["schemas"]
     assert set(schemas["GenerateResponse"]["properties"]) == {"id", "outputs"}
     assert {"text", "score", "history"} <= set(schemas["Output"]["properties"]) and schemas["Output"]["required"] == [

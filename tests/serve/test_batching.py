@@ -6,7 +6,7 @@ import logging
 import pytest
 from starlette.exceptions import HTTPException
 
-from mist_fairseq.generate.generator import Decoding
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.serve.metrics import Metrics

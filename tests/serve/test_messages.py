@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from mist_fairseq.generate.generator import Decoding
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.serve.messages import GenerateRequest
 from tests.serve.helpers import FakeGenerator, answered, serving
 

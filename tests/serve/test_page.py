@@ -122,9 +122,10 @@ def test_equal_answers_are_shown_once(page, monkeypatch):
     whole = FakeGenerator._answers
 
     def cut(self, source, decoding):
-        hypotheses, scores = whole(self, source, decoding)
-        hypotheses[1].ids = hypotheses[1].ids[:2]
-        return hypotheses, scores
+        first, second, third = whole(self, source, decoding)
+        second.text = " ".join(second.tokens[:2])
+        second.tokens, second.token_scores = second.tokens[:2], second.token_scores[:2]
+        return [first, second, third]
 
     monkeypatch.setattr(FakeGenerator, "_answers", cut)
     generate(page, "how can you learn", nbest="3")
