@@ -128,7 +128,18 @@ class TextGenerator:
         **options: Unpack[DecodingOptions],
     ) -> Iterator[Output]: ...
     @overload
-    def generate(self, texts: Iterable[Text], **options: Any) -> Any: ...
+    def generate(
+        self,
+        texts: Iterable[Text],
+        *,
+        decoding: str | Decoding = ...,
+        nbest: int = ...,
+        lengths: Lengths = ...,
+        return_scores: bool = ...,
+        batch_size: int = ...,
+        progress: bool | None = ...,
+        **options: Unpack[DecodingOptions],
+    ) -> Any: ...
 
     def generate(
         self,
@@ -264,6 +275,9 @@ class TextGenerator:
         lengths = [len(source.ids) for source in sources]
         if max(lengths) > self.limits.source:
             raise ValueError(f"a source has {max(lengths)} tokens, more than the model's {self.limits.source}")
+        longest = max(source.length or 0 for source in sources)
+        if longest >= self.limits.target:
+            raise ValueError(f"a length is {longest}, expected at most {self.limits.target - 1}")
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids

@@ -91,6 +91,10 @@ class MistGenerator(TextGenerator, nn.Module):
         device: torch.device = next(self.parameters()).device
         return device
 
+    def train(self, mode: bool = True) -> "MistGenerator":
+        """Nothing: it only generates, without dropout."""
+        return self
+
     def _apply(self, *args: Any, **kwargs: Any) -> "MistGenerator":
         """What ``to``, ``half`` and the like do; engines keep weights of their own, so a new one is built."""
         super()._apply(*args, **kwargs)

@@ -66,8 +66,9 @@ class SelfAttention(Attention):
             mask: True at what is seen, broadcastable to (B, 1, L, L).
             shape: (B, L) of the padded batch.
         """
+        scores = self._scores(x, index, mask, shape)
         query, key, value = self._split(self.qkv(x), index, shape)
-        return self._attend(x, query, key, value, self._scores(x, index, mask, shape), index)
+        return self._attend(x, query, key, value, scores, index)
 
     def _scores(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
         """The mask, or what is added to the scores, -inf where nothing is seen. -> broadcastable to (B, H, L, L)."""
@@ -234,9 +235,7 @@ class EncoderDecoder(nn.Module):
             index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
         """
         B, S = shape = tokens.shape
-        x = self.encoder(
-            self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape
-        )
+        x = self.encoder(self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape)
         seen = self.decoder.see(x, index, shape)
         return SourceState([key for key, _ in seen], [value for _, value in seen], unpack(x, index, B, S), lengths)
 

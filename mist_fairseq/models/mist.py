@@ -15,7 +15,7 @@ from mist_fairseq.engines import build_engine
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.objective import Batch, Objective, Predictions
-from mist_fairseq.pretrained.bert import check_dictionary, check_weights, load_pretrained, read_sizes
+from mist_fairseq.pretrained.folder import check_vocabulary, check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class MistModel(BaseFairseqModel):
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
         """What ``--pretrained`` sets of the configuration. Refuses another vocabulary than the folder's."""
-        check_dictionary(folder, dictionary)
+        check_vocabulary(folder, dictionary)
         sizes = read_sizes(folder)
         check_weights(folder, sizes, len(dictionary))
         return sizes

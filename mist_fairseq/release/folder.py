@@ -57,6 +57,11 @@ class Released:
     tokenizer: Tokenizer
     limits: PositionLimits
 
+    @property
+    def architecture(self) -> str:
+        """What ``config.json`` calls this kind of model."""
+        return next(name for name, kind in _ARCHITECTURES.items() if kind.model is type(self.encoder))
+
     def state(self) -> dict[str, Tensor]:
         """All that is saved of it, under the names that fairseq's checkpoints have, too."""
         state = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
@@ -100,9 +105,8 @@ def save_folder(released: Released, folder: str, card: str, overwrite: bool = Fa
     Raises:
         FileExistsError: the folder has such files already.
     """
-    (architecture,) = [name for name, kind in _ARCHITECTURES.items() if kind.model is type(released.encoder)]
-    sizes = _ARCHITECTURES[architecture].sizes
-    config = {"format": FORMAT, "version": VERSION, "architecture": architecture}
+    sizes = _ARCHITECTURES[released.architecture].sizes
+    config = {"format": FORMAT, "version": VERSION, "architecture": released.architecture}
     config |= dict(zip(_LIMITS, (released.limits.source, released.limits.target)))
     config["model"] = {option: getattr(released.encoder.config, name) for option, name in sizes.items()}
     state = {name: value.contiguous() for name, value in released.state().items()}

@@ -10,7 +10,8 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.models import build_model
 
-from mist_fairseq.models.baselines.bang import BUCKETS, BangGenerator, BangNarModel, bang_nar
+from mist_fairseq.mist.encoder_decoder import BUCKETS
+from mist_fairseq.models.baselines.bang import BangGenerator, BangNarModel, bang_nar
 from tests.helpers import ragged, tiny_dictionary, tiny_vocab
 
 V = len(tiny_vocab())

@@ -8,7 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mist_fairseq.criterions.mist_loss import MistLoss
 from mist_fairseq.data.dictionary import WordPieceDictionary
-from mist_fairseq.models.baselines.nat_mass import EncoderDecoderConfig, NatMassConfig, NatMassModel
+from mist_fairseq.mist.config import EncoderDecoderConfig
+from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
 from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PositionLimits
 from mist_fairseq.tasks.mist import MistTask, MistTaskConfig

@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
-from mist_fairseq.pretrained.bert import check_dictionary, load_pretrained, read_sizes
+from mist_fairseq.pretrained.folder import check_vocabulary, load_pretrained, read_sizes
 from tests.helpers import BERT_CONFIG, bert_state, decode, encode, sources, targets, tiny_vocab, write_bert_folder
 
 V = len(tiny_vocab())
@@ -91,7 +91,7 @@ def test_missing_files_are_named(tmp_path, dictionary):
         load(folder, dictionary)
     (folder / "vocab.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"no vocab\.txt"):
-        check_dictionary(str(folder), dictionary)
+        check_vocabulary(str(folder), dictionary)
 
 
 @pytest.mark.parametrize("safetensors", [True, False])
@@ -153,5 +153,5 @@ def test_other_architectures_are_refused(tmp_path, change, message):
 def test_data_with_another_vocabulary_is_refused(tmp_path, dictionary):
     folder = write_bert_folder(tmp_path / "a", bert_state(V), vocab=[*tiny_vocab()[:-1], "another"])
     with pytest.raises(ValueError, match=r"another vocabulary .* --srcdict .*vocab\.txt"):
-        check_dictionary(str(folder), dictionary)
-    check_dictionary(str(write_bert_folder(tmp_path / "b", bert_state(V))), dictionary)
+        check_vocabulary(str(folder), dictionary)
+    check_vocabulary(str(write_bert_folder(tmp_path / "b", bert_state(V))), dictionary)
