@@ -153,6 +153,6 @@ def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"") ->
         if isinstance(model, bytes):
             raise
         raise ValueError(
-            f"{model} is damaged, or of a version that ONNX Runtime {onnxruntime.__version__} does not read: export "
-            f"the model again, or install a newer onnxruntime ({error})"
+            f"{model} or its weights are damaged, or of a version that ONNX Runtime {onnxruntime.__version__} does not "
+            f"read: export the model again, or install a newer onnxruntime ({error})"
         ) from error
