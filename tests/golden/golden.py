@@ -169,13 +169,15 @@ def generators() -> Iterator[tuple[str, object]]:
         )
 
 
-def onnx_generator(folder: Path, precision: str):
+def onnx_generators(folder: Path) -> Iterator[tuple[str, object]]:
+    """The same without torch, of a folder that was exported to ONNX."""
     try:
         from mist_fairseq import OnnxGenerator
     except ImportError:  # before the redesign; goes with it
         from mist_fairseq.onnx_runtime import OnnxGenerator
 
-    return OnnxGenerator.from_pretrained(str(folder), precision=precision, threads=1)
+    for precision in ("fp32", "int8"):
+        yield f"onnx, {precision}", OnnxGenerator.from_pretrained(str(folder), precision=precision, threads=1)
 
 
 def export(*arguments) -> None:

@@ -81,17 +81,16 @@ def record_outputs(work: Path):
     outputs = {setting: golden.generate(generator, inputs, setting) for setting in SETTINGS}
     write_by_line("outputs.json", {setting: shortened(found, setting) for setting, found in outputs.items()})
     golden.export(RELEASED, "--to", "onnx", "--out", work / "onnx")
-    onnx = {}
-    for precision in ("fp32", "int8"):
-        generator = golden.onnx_generator(work / "onnx", precision)
-        found = {setting: golden.generate(generator, inputs, setting) for setting in ONNX_SETTINGS}
-        onnx[precision] = found
-    same = [golden.words(onnx["fp32"][setting]) == golden.words(outputs[setting]) for setting in ONNX_SETTINGS]
+    onnx = {
+        name: {setting: golden.generate(generator, inputs, setting) for setting in ONNX_SETTINGS}
+        for name, generator in golden.onnx_generators(work / "onnx")
+    }
+    same = [golden.words(onnx["onnx, fp32"][setting]) == golden.words(outputs[setting]) for setting in ONNX_SETTINGS]
     assert all(same), dict(zip(ONNX_SETTINGS, same))
     short = {}
-    for precision, found in onnx.items():
+    for name, found in onnx.items():
         for setting, rows in found.items():
-            short[f"{precision} {setting}"] = [[[one["text"], round_to(one["score"])] for one in row] for row in rows]
+            short[f"{name}, {setting}"] = [[[one["text"], round_to(one["score"])] for one in row] for row in rows]
     write_by_line("onnx.json", short)
 
 
@@ -170,23 +169,23 @@ def record_exactly(work: Path, folder: Path, trainings_alone: bool = False):
         print(name, flush=True)
 
 
-def exact_trainings(work: Path) -> Iterator[tuple[str, dict]]:
+def exact_trainings(work: Path, only: str = "") -> Iterator[tuple[str, dict]]:
     """Name and content of what is to be bit-equal on one machine."""
     data = golden.preprocess(work)
     yield "data-bin", golden.binarized_checksums(data)
     for name in TRAININGS:
-        yield f"training-{name}", golden.train(name, data, work / name)
+        if only in name:
+            yield f"training-{name}", golden.train(name, data, work / name)
 
 
-def exact_generation(work: Path) -> Iterator[tuple[str, dict]]:
+def exact_generation(work: Path, only: str = "") -> Iterator[tuple[str, dict]]:
     """The same of generation: each engine's outputs."""
     inputs = read("inputs.json")
     golden.export(RELEASED, "--to", "onnx", "--out", work / "onnx")
-    named = [*golden.generators()]
-    named += [(f"onnx, {precision}", golden.onnx_generator(work / "onnx", precision)) for precision in ("fp32", "int8")]
-    for name, generator in named:
-        outputs = {setting: golden.generate(generator, inputs, setting) for setting in SETTINGS}
-        yield f"generation-{name.replace(', ', '-')}", outputs
+    for name, generator in itertools.chain(golden.generators(), golden.onnx_generators(work / "onnx")):
+        if only in name:
+            outputs = {setting: golden.generate(generator, inputs, setting) for setting in SETTINGS}
+            yield f"generation-{name.replace(', ', '-')}", outputs
 
 
 def read(name: str):
