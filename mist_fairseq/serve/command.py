@@ -47,12 +47,10 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
         from mist_fairseq.hub.onnx_generator import OnnxGenerator
 
         return OnnxGenerator.from_pretrained(folder, **options)
-    from mist_fairseq import MistGenerator
-
     if "threads" in options:
-        import torch
+        os.environ["OMP_NUM_THREADS"] = str(options.pop("threads"))  # PyTorch, not loaded yet, reads it
+    from mist_fairseq.hub.mist_generator import MistGenerator
 
-        torch.set_num_threads(options.pop("threads"))
     return MistGenerator.from_pretrained(folder, **options)
 
 

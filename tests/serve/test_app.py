@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import json
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -91,29 +90,22 @@ def test_two_requests_with_the_same_id_do_not_meet(generator):
 
 
 def test_two_hundred_requests_at_once_get_their_own_answers(generator):
-    texts = distinct(200)
+    texts, options = distinct(200), [{}, {"decoding": "mist"}, {"lengths": 3}]
     assert len(set(texts)) == 200
     generator.gate.clear()
-
-    async def ask(client, i):
-        options = [{}, {"decoding": "mist"}, {"lengths": 3}][i % 3]
-        response = await client.post("/generate", json={"text": texts[i], "id": i, **options})
-        return response.status_code, response.json(), options
-
-    async def ask_all(url):
-        limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=url, timeout=DEADLINE, limits=limits, trust_env=False) as client:
-            return await asyncio.gather(*(ask(client, i) for i in range(200)))
-
     with serving(generator, max_batch=16) as running:
-        opener = threading.Thread(target=lambda: (eventually(lambda: len(running.batcher) > 150), generator.gate.set()))
-        opener.start()
-        answers = asyncio.run(ask_all(running.url))
-        opener.join(DEADLINE)
+        connections = [http.client.HTTPConnection("127.0.0.1", running.port, timeout=DEADLINE) for _ in texts]
+        for i, connection in enumerate(connections):
+            body = json.dumps({"text": texts[i], "id": i, **options[i % 3]})
+            connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
+        eventually(lambda: len(running.batcher) + running.batcher.running == 200)
+        generator.gate.set()
+        for i, connection in enumerate(connections):
+            response = connection.getresponse()
+            right = answered(expected(texts[i], **options[i % 3]), id=i)
+            assert (response.status, json.loads(response.read())) == right
+            connection.close()
         metrics = running.metrics()
-    for i, (status, answer, options) in enumerate(answers):
-        assert status == 200 and answer["id"] == i
-        assert answer["outputs"][0][0]["text"] == expected(texts[i], **options)
     sizes = [len(batch) for batch in generator.batches]
     assert max(sizes) == 16 and sum(sizes) == 200 and len(sizes) < 30
     assert metrics["mist_batch_texts_sum"] == 200 and metrics["mist_batch_texts_count"] == len(sizes)

@@ -3,12 +3,14 @@
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -166,31 +168,25 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, kind):
             loaded.append((arguments, options))
             return cls()
 
-    if kind == "onnx":
-        module = type(sys)("mist_fairseq.hub.onnx_generator")
-        module.OnnxGenerator = Generator
-        monkeypatch.setitem(sys.modules, "mist_fairseq.hub.onnx_generator", module)
-        (tmp_path / "config.json").write_text('{"format": "onnx"}')
-        options = {"precision": "int8", "threads": 1}
-    else:
-        monkeypatch.setattr("mist_fairseq.MistGenerator", Generator, raising=False)
-        (tmp_path / "config.json").write_text('{"arch": "mist"}')
-        options = {"precision": "bf16", "accelerate": "none"}
+    name, options = {
+        "onnx": ("OnnxGenerator", {"precision": "int8", "threads": 1}),
+        "pytorch": ("MistGenerator", {"precision": "bf16", "accelerate": "none"}),
+    }[kind]
+    path = "mist_fairseq.hub." + {"onnx": "onnx_generator", "pytorch": "mist_generator"}[kind]
+    monkeypatch.setitem(sys.modules, path, SimpleNamespace(**{name: Generator}))
+    (tmp_path / "config.json").write_text(json.dumps({"format": kind}))
     assert isinstance(load_generator(str(tmp_path)), Generator)
     assert isinstance(load_generator(str(tmp_path), **options), Generator)
     assert loaded == [((str(tmp_path),), {}), ((str(tmp_path),), options)]
 
 
-def test_neither_torch_nor_fairseq_is_needed():
-    """Of the server itself; an ONNX folder needs none either."""
-    program = """
-import sys
-sys.modules["torch"] = sys.modules["fairseq"] = None
-import mist_fairseq.serve.app, mist_fairseq.serve.command
-print("imported")
-"""
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert ended.stdout == "imported\n", ended.stderr
+def test_threads_of_pytorch(tmp_path, monkeypatch):
+    """PyTorch reads their number from the environment when it is loaded."""
+    hub = SimpleNamespace(MistGenerator=SimpleNamespace(from_pretrained=lambda folder: folder))
+    monkeypatch.setitem(sys.modules, "mist_fairseq.hub.mist_generator", hub)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "config.json").write_text("{}")
+    assert load_generator(str(tmp_path), threads=3) == str(tmp_path) and os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_without_the_extra_it_says_what_to_install():
