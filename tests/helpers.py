@@ -12,7 +12,7 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
 from mist_fairseq.files.folders import CONFIG
-from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits, SpecialTokens
+from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
 from mist_fairseq.models.mist import MistConfig, MistModel
@@ -27,8 +27,8 @@ def tiny_vocab() -> list[str]:
     return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + WORDS
 
 
-def tiny_dictionary() -> WordPieceDictionary:
-    return WordPieceDictionary(tiny_vocab())
+def tiny_dictionary(symbols: list[str] | None = None) -> WordPieceDictionary:
+    return WordPieceDictionary(symbols or tiny_vocab())
 
 
 def tiny_config(**changes) -> MistConfig:
