@@ -236,19 +236,19 @@ class TextGenerator:
         parts = [text] if isinstance(text, str) else text
         if not isinstance(parts, (tuple, list)) or not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"{_shown(text)} is no text: expected a string, or a tuple of strings such as a pair")
-        ids = [self.tokenizer.bos_index]
+        ids = [self.tokenizer.special.cls]
         for i, part in enumerate(parts):
             if i:
-                ids.append(self.tokenizer.eos_index)
+                ids.append(self.tokenizer.special.sep)
             ids += [index for _, index in self.tokenizer.encode(part)]
-        ids.append(self.tokenizer.eos_index)
+        ids.append(self.tokenizer.special.sep)
         if len(ids) <= self.max_source:
             return Source(ids, length)
-        return Source([*ids[: self.max_source - 1], self.tokenizer.eos_index], length, cut=True)
+        return Source([*ids[: self.max_source - 1], self.tokenizer.special.sep], length, cut=True)
 
     def is_empty(self, source: Source) -> bool:
         """Whether there is nothing to read, as of white space or control characters."""
-        return all(index in (self.tokenizer.bos_index, self.tokenizer.eos_index) for index in source.ids)
+        return all(index in (self.tokenizer.special.cls, self.tokenizer.special.sep) for index in source.ids)
 
     def read(
         self, texts: Iterable[Text], lengths: int | Iterable[int | None] | None, decoding: Decoding
@@ -321,7 +321,7 @@ class TextGenerator:
     def _describe(self, output: Output, hypothesis: Hypothesis):
         """Set tokens, their scores and the text after each pass."""
         scored = zip(hypothesis.ids, hypothesis.scores)
-        kept = [(index, score) for index, score in scored if index != self.tokenizer.eos_index]
+        kept = [(index, score) for index, score in scored if index != self.tokenizer.special.sep]
         output.tokens = [self.tokenizer.symbols[index] for index, _ in kept]
         output.token_scores = [score for _, score in kept]
         output.history = [self.tokenizer.decode(ids) for ids in hypothesis.history]

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from mist_fairseq.checkpoints.loading import load_checkpoint
-from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.generate.generator import Decoding, Hypothesis, TextGenerator
 from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, MistModel
@@ -31,14 +30,12 @@ class MistGenerator(TextGenerator, nn.Module):
             and can do it, else PyTorch as it is.
     """
 
-    tokenizer: TokenizerDictionary
-
     def __init__(self, model: MistModel, precision: str = "fp32", accelerate: str = "auto"):
         known = [str(one) for one in PRECISIONS]
         if precision not in known:
             raise ValueError(f"precision is {precision!r}, expected one of {', '.join(known)}")
         nn.Module.__init__(self)
-        self._configure(model.dictionary, model.limits.source, model.limits.target)
+        self._configure(model.dictionary.tokenizer, model.limits.source, model.limits.target)
         self.model = model.eval()
         self.precision, self.accelerate = precision, accelerate
         self._prepare()
@@ -107,7 +104,7 @@ class MistGenerator(TextGenerator, nn.Module):
     def _generate_batch(self, sources, decoding: Decoding):
         generator = NARGenerator(
             [self.model],
-            self.tokenizer,
+            self.model.dictionary,
             decoding=decoding.decoding,
             iterations=decoding.iterations,
             length_beam=decoding.width,
@@ -118,7 +115,7 @@ class MistGenerator(TextGenerator, nn.Module):
         )
         generator.retain_history = generator.retain_length_scores = True
         rows = [torch.tensor(source.ids) for source in sources]
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad())
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.special.pad)
         net_input = {"src_tokens": tokens, "src_lengths": torch.tensor([len(row) for row in rows])}
         sample: dict[str, Any] = {"net_input": {name: value.to(self.device) for name, value in net_input.items()}}
         if sources[0].length is not None:

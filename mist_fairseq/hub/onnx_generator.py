@@ -117,7 +117,7 @@ class OnnxGenerator(TextGenerator):
             raise ValueError("a source has no tokens, expected [CLS] X [SEP]")
         if source_lengths.max() > self.max_source:
             raise ValueError(f"a source has {source_lengths.max()} tokens, more than the model's {self.max_source}")
-        tokens = np.full((len(sources), source_lengths.max()), self.tokenizer.pad_index)
+        tokens = np.full((len(sources), source_lengths.max()), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
         length_scores, *past = self._source.run(None, {"tokens": tokens, "lengths": source_lengths})
@@ -161,7 +161,7 @@ class OnnxGenerator(TextGenerator):
     def _masks(self, lengths: np.ndarray) -> np.ndarray:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
         real = np.arange(lengths.max()) < lengths[:, None]
-        return np.where(real, self.tokenizer.mask_index, self.tokenizer.pad_index)
+        return np.where(real, self.tokenizer.special.mask, self.tokenizer.special.pad)
 
     def _fill(self, tokens: np.ndarray, lengths: np.ndarray, source_lengths: np.ndarray, past: list[np.ndarray]):
         """Predict every [MASK]; the other tokens stay, with score 0. *Shapes:* (B, T) -> tokens, scores (B, T)."""
@@ -186,8 +186,8 @@ class OnnxGenerator(TextGenerator):
             mixed, mixed_lengths = mix_source(
                 *(previous, lengths, sources[active], source_lengths[active]),
                 limit=self.max_source,
-                sep=self.tokenizer.eos_index,
-                pad=self.tokenizer.pad_index,
+                sep=self.tokenizer.special.sep,
+                pad=self.tokenizer.special.pad,
             )
             past = self._source.run(self._own, {"tokens": mixed, "lengths": mixed_lengths})
             tokens, scores = self._fill(self._masks(lengths), lengths, mixed_lengths, past)
@@ -208,7 +208,7 @@ class OnnxGenerator(TextGenerator):
         """Mask the least confident tokens and predict these again, over the same source."""
         for done in range(1, iterations):
             masked = least_confident(found.scores, found.lengths, found.lengths * (iterations - done) // iterations)
-            given = np.where(masked, self.tokenizer.mask_index, found.tokens)
+            given = np.where(masked, self.tokenizer.special.mask, found.tokens)
             found.tokens, scores = self._fill(given, found.lengths, source_lengths, past)
             found.scores = np.where(masked, scores, found.scores)
             found.steps += 1

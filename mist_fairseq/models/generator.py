@@ -385,4 +385,6 @@ class NARGenerator:
         Like fairseq's other generators', hypotheses end in eos, so they are never empty: fairseq's own BLEU scorer
         crashes on those.
         """
-        return torch.tensor(self.dictionary.text_positions(tokens.tolist(), self.keep_repeats), dtype=torch.long)
+        return torch.tensor(
+            self.dictionary.tokenizer.text_positions(tokens.tolist(), self.keep_repeats), dtype=torch.long
+        )

@@ -5,7 +5,6 @@ import json
 from safetensors.torch import save
 from torch import Tensor
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.files.folders import text, write_folder
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.models.mist import MistModel
@@ -56,12 +55,13 @@ def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> 
         "tie_word_embeddings": encoder.head.weight is None,
     }
     files = {"model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))}
-    if isinstance(dictionary, WordPieceDictionary):
+    tokenizer = dictionary.tokenizer.settings
+    if tokenizer["type"] == "wordpiece":
         settings = {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": dictionary.settings["lowercase"],
-            "strip_accents": dictionary.settings["strip_accents"],
-            "tokenize_chinese_chars": dictionary.settings["tokenize_chinese_chars"],
+            "do_lower_case": tokenizer["lowercase"],
+            "strip_accents": tokenizer["strip_accents"],
+            "tokenize_chinese_chars": tokenizer["tokenize_chinese_chars"],
             "model_max_length": sizes.max_positions,
         }
         files["tokenizer_config.json"] = text(json.dumps(settings, indent=2) + "\n")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mist_fairseq.generate.generator import Decoding, Hypothesis, Output, TextGenerator
-from mist_fairseq.text.wordpiece import WordPiece
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 from tests.helpers import tiny_vocab
 
 
@@ -12,7 +12,7 @@ class Echo(TextGenerator):
     """Answers with the source's own words; remembers its batches."""
 
     def __init__(self, max_source=20, max_target=10):
-        self._configure(WordPiece(tiny_vocab()), max_source, max_target)
+        self._configure(wordpiece_tokenizer(tiny_vocab()), max_source, max_target)
         self.batches = []
 
     def _generate_batch(self, sources, decoding):
@@ -54,7 +54,7 @@ def test_a_literal_special_token_is_text(echo):
 
 def test_what_is_too_long_is_cut_and_says_so(echo):
     source = echo.encode("how " * 10_000)
-    assert len(source.ids) == 20 and source.ids[-1] == echo.tokenizer.eos_index and source.cut
+    assert len(source.ids) == 20 and source.ids[-1] == echo.tokenizer.special.sep and source.cut
     exactly = echo.encode("how " * 18)
     assert len(exactly.ids) == 20 and not exactly.cut
     outputs = echo.generate(["how " * 19, "how " * 18], return_scores=True)

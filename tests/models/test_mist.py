@@ -5,14 +5,13 @@ import torch
 from omegaconf import OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.engines.compiled import CompiledEncoder
 from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.mixing import mix_source
 from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import MistModel, PositionLimits
-from tests.helpers import batch, decode, encode, tiny_config, tiny_model, tiny_vocab
+from tests.helpers import batch, decode, encode, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
 
 SOURCES, TARGETS = [9, 4, 13, 2], [5, 12, 1, 7]
 
@@ -161,10 +160,10 @@ def test_a_checkpoint_brings_its_limits(dictionary):
 
 
 def test_another_vocabulary_is_refused(dictionary):
-    other = WordPieceDictionary([*tiny_vocab()[:-1], "another"])
+    other = tiny_dictionary([*tiny_vocab()[:-1], "another"])
     with pytest.raises(ValueError, match="another vocabulary than the checkpoint"):
         tiny_model(other).load_state_dict(tiny_model(dictionary).state_dict())
-    longer = WordPieceDictionary([*tiny_vocab(), "another"])
+    longer = tiny_dictionary([*tiny_vocab(), "another"])
     with pytest.raises(ValueError, match="another vocabulary than the checkpoint"):
         tiny_model(longer).load_state_dict(tiny_model(dictionary).state_dict())
 

@@ -19,7 +19,7 @@ from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.command import Server, bind
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
-from mist_fairseq.text.wordpiece import WordPiece
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 DEADLINE = 60  # seconds after which something that must happen counts as not happening
 
@@ -59,7 +59,7 @@ class FakeGenerator(TextGenerator):
     """
 
     def __init__(self):
-        self._configure(WordPiece(_VOCABULARY), max_source=40, max_target=40)
+        self._configure(wordpiece_tokenizer(_VOCABULARY), max_source=40, max_target=40)
         self.batches: list[list[list[int]]] = []
         self.entered = 0
         self.gate = threading.Event()
