@@ -7,9 +7,8 @@ import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.models.baselines.mass import MassModel, mass_base
-from tests.helpers import tiny_vocab
+from tests.helpers import tiny_dictionary, tiny_vocab
 
 D, FFN, HEADS = 32, 64, 4
 
@@ -267,7 +266,7 @@ def test_another_vocabulary_is_refused(tmp_path, dictionary):
     vocab = tiny_vocab()
     for other in ([*vocab[:-2], vocab[-1], vocab[-2]], vocab[:-1]):
         with pytest.raises(ValueError, match=rf"another vocabulary \({len(other)} entries\) than .*dict.txt"):
-            build(WordPieceDictionary(other), folder)
+            build(tiny_dictionary(other), folder)
 
 
 def test_sources_beyond_the_positions_are_refused(dictionary):

@@ -7,13 +7,12 @@ from omegaconf import OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mist_fairseq.criterions.mist_loss import MistLoss
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.mist.config import EncoderDecoderConfig
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
 from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PositionLimits
 from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
-from tests.helpers import batch, decode, encode, sources, targets, tiny_vocab
+from tests.helpers import batch, decode, encode, sources, targets, tiny_dictionary, tiny_vocab
 from tests.models.baselines.test_mass import FFN, HEADS, D, PlainMass, mass_state, write_mass_folder
 
 SOURCES, TARGETS = [9, 4, 13, 2], [5, 12, 1, 7]
@@ -190,7 +189,7 @@ def test_a_checkpoint_brings_its_limits_and_refuses_another_vocabulary(dictionar
     model.load_state_dict(trained.state_dict())
     assert model.max_positions() == (30, 10)
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
-    other = WordPieceDictionary([*tiny_vocab()[:-1], "another"])
+    other = tiny_dictionary([*tiny_vocab()[:-1], "another"])
     with pytest.raises(ValueError, match="another vocabulary than the checkpoint"):
         build(other).load_state_dict(trained.state_dict())
 
@@ -235,7 +234,7 @@ def test_other_weights_or_another_vocabulary_are_refused(tmp_path, dictionary):
     with pytest.raises(ValueError, match=r"embed_tokens\.weight has shape \(\d+, 32\), the model needs \(\d+, 64\)"):
         build(dictionary, folder, encoder_layers=1, decoder_layers=1, encoder_embed_dim=64)
     with pytest.raises(ValueError, match="another vocabulary"):
-        NatMassModel.pretrained_sizes(str(folder), WordPieceDictionary([*tiny_vocab(), "another"]))
+        NatMassModel.pretrained_sizes(str(folder), tiny_dictionary([*tiny_vocab(), "another"]))
 
 
 def test_weights_kept_in_bf16_give_what_autocast_gives(dictionary):

@@ -10,11 +10,10 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from transformers import BartConfig, BartForConditionalGeneration, ProphetNetForConditionalGeneration
 from transformers import ProphetNetConfig as TheirConfig
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, right_padded
 from mist_fairseq.models.baselines.prophetnet import ProphetNetConfig, ProphetNetModel
 from mist_fairseq.tasks.translation import MistTranslationConfig, MistTranslationTask
-from tests.helpers import ragged, tiny_vocab
+from tests.helpers import ragged, tiny_dictionary, tiny_vocab
 
 SIZES = dict(hidden_size=32, encoder_ffn_dim=48, decoder_ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1)
 SIZES |= dict(num_encoder_attention_heads=4, num_decoder_attention_heads=2, max_position_embeddings=40)
@@ -281,7 +280,7 @@ def test_folders_that_do_not_fit_are_refused(damage, error, message, dictionary,
 
 def test_other_vocabularies_and_left_padded_targets_are_refused(dictionary, folder):
     with pytest.raises(ValueError, match=r"another vocabulary .*--srcdict .*prophetnet.tokenizer"):
-        build(folder, WordPieceDictionary([*tiny_vocab(), "more"]))
+        build(folder, tiny_dictionary([*tiny_vocab(), "more"]))
     with pytest.raises(ValueError, match="--left-pad-target"):
         ProphetNetModel.build_model(configuration(), new_task(dictionary, left_pad_target=True))
 
