@@ -33,9 +33,7 @@ class _Registered(NamedTuple):
 _ENGINES: dict[str, _Registered] = {}
 
 
-def register(
-    name: str, precisions: tuple[str, ...], encoder_only: bool = False
-) -> Callable[[EngineClass], EngineClass]:
+def register(name: str, precisions: tuple[str, ...], encoder_only: bool = False) -> Callable[[C], C]:
     """Make a class an engine.
 
     Args:
