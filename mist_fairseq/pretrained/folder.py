@@ -5,7 +5,6 @@ encoders is a file beside this one, and has its place in ``FAMILIES``.
 """
 
 import logging
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,8 +223,7 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
         except (SafetensorError, TypeError, ValueError) as error:  # of sizes, too
             raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
     else:
-        with torch.serialization.safe_globals([Namespace]):  # the options in a fairseq checkpoint
-            state = load_torch_file(path, mmap=shapes_only)
+        state = load_torch_file(path, mmap=shapes_only)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(
