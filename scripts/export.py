@@ -45,23 +45,22 @@ def export(args: argparse.Namespace) -> list[str]:
     from mist_fairseq.release.huggingface import save_huggingface
     from mist_fairseq.release.model_card import Description, model_card
 
-    #
     if not os.path.isdir(args.model):
-        model, cfg, updates = load_checkpoint(args.model, args.data)
+        released, cfg, updates = load_checkpoint(args.model, args.data)
     elif args.to == "folder":
         raise ValueError(f"{args.model} is a folder: --to folder needs a checkpoint")
     else:
-        model = load_folder(args.model)
+        released = load_folder(args.model)
     if args.to == "huggingface":
-        return save_huggingface(model, args.out, args.overwrite)
+        return save_huggingface(released, args.out, args.overwrite)
     if args.to == "onnx":
         from mist_fairseq.release.onnx_folder import save_onnx
 
-        return save_onnx(model, args.out, args.overwrite)
+        return save_onnx(released, args.out, args.overwrite)
     name = args.name or os.path.basename(os.path.abspath(args.out))
     description = Description(name, args.training_data, args.license, args.language, args.notes, args.scores)
-    text = model_card(description, model, cfg, updates)
-    return save_folder(model, cfg.model, args.out, text, args.overwrite)
+    text = model_card(description, released, cfg, updates)
+    return save_folder(released, args.out, text, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ class TokenizerDictionary(Tokenizer, Dictionary):
         self.bos_word, self.eos_word = symbols[self.bos_index], symbols[self.eos_index]
         self.nspecial = 0
 
+    @property
+    def tokenizer(self):
+        return self
+
     def mask(self) -> int:
         """Id of [MASK]."""
         return self.mask_index

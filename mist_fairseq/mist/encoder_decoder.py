@@ -16,17 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mist_fairseq.mist.config import EncoderDecoderConfig
-from mist_fairseq.mist.encoder import (
-    LengthHead,
-    SourceState,
-    TokenHead,
-    initialise_as_bert,
-    keep_linear_in_,
-    pack,
-    padding_mask,
-    relative_position_bucket,
-    unpack,
-)
+from mist_fairseq.mist.encoder import SourceState, keep_linear_in_
+from mist_fairseq.mist.heads import LengthHead
+from mist_fairseq.mist.layers import initialise_as_bert, relative_position_bucket
+from mist_fairseq.mist.packing import pack, padding_mask, unpack
 
 # Distances in BANG's self-attention: all from MAX_DISTANCE on share the last of the BUCKETS.
 BUCKETS, MAX_DISTANCE = 32, 128
@@ -215,7 +208,7 @@ class Stack(nn.Module):
         return x
 
 
-class EncoderDecoder(TokenHead, nn.Module):
+class EncoderDecoder(nn.Module):
     """MASS's encoder and decoder, one matrix for all embeddings and the output, and a length classifier.
 
     As in the authors' ``MASS-NAT`` (kongds/MIST), MASS's decoder (Song et al. 2019) sees the whole target instead of
@@ -242,7 +235,9 @@ class EncoderDecoder(TokenHead, nn.Module):
             index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
         """
         B, S = shape = tokens.shape
-        x = self.encoder(self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape)
+        x = self.encoder(
+            self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape
+        )
         seen = self.decoder.see(x, index, shape)
         return SourceState([key for key, _ in seen], [value for _, value in seen], unpack(x, index, B, S), lengths)
 
@@ -270,7 +265,7 @@ class EncoderDecoder(TokenHead, nn.Module):
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
-        return self.length_head(source)
+        return self.length_head(source.hidden, source.lengths)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the tokens. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""

@@ -17,12 +17,13 @@ from torch import Tensor
 from mist_fairseq.files.checksums import check_sums
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import load_torch_file
-from mist_fairseq.mist.config import OPTION_NAMES
-from mist_fairseq.mist.encoder import Encoder, EncoderConfig
+from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
+from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT
 from mist_fairseq.pretrained.names import Family, convert, their_names
 from mist_fairseq.pretrained.unilm import UNILM
 from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +99,12 @@ def find_settings(folder: str | Path) -> list[str]:
     return [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
 
 
-def check_vocabulary(folder: str, tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
+def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
     """Refuse data that was binarized with another vocabulary than the folder's.
 
     Args:
         folder: with one of the files *names*.
-        tokenizer: the data's, or a dictionary that has it.
+        tokenizer: the data's.
         names: of files with a vocabulary.
 
     Returns:

@@ -45,17 +45,17 @@ from mist_fairseq.engines.onnx_graphs import source_graph, target_graph
 from mist_fairseq.files.folders import write_folder
 from mist_fairseq.hub.onnx_generator import DICTIONARY, FORMAT, PASSES, VERSION, metadata_of
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.release.folder import Released
 
 
 @torch.no_grad()
-def save_onnx(model: MistModel, folder: str, overwrite: bool = False) -> list[str]:
+def save_onnx(released: Released, folder: str, overwrite: bool = False) -> list[str]:
     """Write a model as an ONNX folder.
 
     The same model gives the same files. A folder that is only half written is refused where it is read.
 
     Args:
-        model: of a ``mist_*`` architecture.
+        released: of a ``mist_*`` architecture.
         folder: to write to; made if it is not there.
         overwrite: replace files that are there.
 
@@ -66,52 +66,54 @@ def save_onnx(model: MistModel, folder: str, overwrite: bool = False) -> list[st
         FileExistsError: the folder has such files already.
         ValueError: the model is of another architecture, or the package onnx is not installed.
     """
-    if not isinstance(model.encoder, Encoder):
+    if not isinstance(released.encoder, Encoder):
         raise ValueError(
-            f"{type(model).__name__} cannot be written as ONNX: that is for mist_* architectures, in which one encoder "
+            f"A {released.architecture} model cannot be written as ONNX: that is for mist_* architectures, in which one encoder "
             "reads the source and fills the target"
         )
-    model.check_limits()
-    config = _configuration(model)
+    released.encoder.config.check_limits(released.limits)
+    config = _configuration(released)
     files = {
-        name: functools.partial(_write_graph, model, config, side, precision)
+        name: functools.partial(_write_graph, released, config, side, precision)
         for precision, names in PASSES.items()
         for side, name in zip(("source", "target"), names)
     }
-    return write_folder(folder, config, files | {DICTIONARY: model.dictionary.save}, overwrite)
+    return write_folder(folder, config, files | {DICTIONARY: released.tokenizer.save}, overwrite)
 
 
-def _write_graph(model: MistModel, config: dict, side: str, precision: str, path: Path):
-    graph = _graph(model, side, precision == "int8")
+def _write_graph(released: Released, config: dict, side: str, precision: str, path: Path):
+    graph = _graph(released, side, precision == "int8")
     for key, value in metadata_of(config, side, precision).items():
         graph.metadata_props.add(key=key, value=value)
     path.write_bytes(graph.SerializeToString())
 
 
-def _graph(model: MistModel, side: str, int8: bool):
-    version = mist_fairseq.__version__
+def _graph(released: Released, side: str, int8: bool):
+    version, special = mist_fairseq.__version__, released.tokenizer.special
     if side == "source":
-        return source_graph(model.encoder, int8, version)
-    return target_graph(model.encoder, model.never_predicted, model.dictionary.mask(), int8, version)
+        return source_graph(released.encoder, int8, version)
+    return target_graph(
+        released.encoder, torch.tensor(special.never_predicted), special.mask, int8, version
+    )
 
 
-def _configuration(model: MistModel) -> dict:
+def _configuration(released: Released) -> dict:
     """``config.json``; ``export`` tells this model from any other."""
-    sizes = model.encoder.config
+    sizes = released.encoder.config
     config = {
         "format": FORMAT,
         "version": VERSION,
-        "max_source_positions": model.limits.source,
-        "max_target_positions": model.limits.target,
+        "max_source_positions": released.limits.source,
+        "max_target_positions": released.limits.target,
         "layers": sizes.layers,
         "heads": sizes.heads,
         "hidden_size": sizes.hidden_size,
         "vocabulary_size": sizes.vocab_size,
         "length_classes": sizes.length_classes,
-        "vocabulary": model.dictionary.fingerprint(),
+        "vocabulary": released.tokenizer.fingerprint(),
     }
     digest = hashlib.sha256(json.dumps([mist_fairseq.__version__, config]).encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(released.state().items()):
         digest.update(name.encode())
         digest.update(value.float().cpu().contiguous().numpy())
     return {**config, "export": digest.hexdigest()}

@@ -54,14 +54,14 @@ class ByteLevelBPE(Tokenizer):
         if len(self.indices) != len(symbols):
             raise ValueError(f"{source} has {len(symbols)} tokens but only {len(self.indices)} different ones")
         self._encoder, self._merges = encoder, merges
-        self.tokenizer = tokenizers.Tokenizer(models.BPE(encoder, pairs))
-        self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._library = tokenizers.Tokenizer(models.BPE(encoder, pairs))
+        self._library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         text_of = {str(number): bytes(byte_of[char] for char in text) for text, number in encoder.items()}
         self._bytes = [text_of.get(symbol, symbol.encode("utf-8")) for symbol in symbols]
         self._starts = [symbol not in text_of or text_of[symbol].startswith(b" ") for symbol in symbols]
 
     def _encode_text(self, text):
-        encoding = self.tokenizer.encode(text.rstrip(), add_special_tokens=False)
+        encoding = self._library.encode(text.rstrip(), add_special_tokens=False)
         return [
             (token, self.indices.get(str(number), self.unk_index))
             for token, number in zip(encoding.tokens, encoding.ids)

@@ -41,6 +41,12 @@ class Tokenizer:
         self.bos_index, self.eos_index, self.mask_index = special[CLS], special[SEP], special[MASK]
         self.settings = settings
 
+    @property
+    def special(self):
+        from mist_fairseq.mist.config import SpecialTokens
+
+        return SpecialTokens(self.pad_index, self.unk_index, self.bos_index, self.eos_index, self.mask_index)
+
     def never_predicted(self) -> list[int]:
         """Ids that no target contains: [PAD], [CLS] and [MASK]."""
         return [self.pad_index, self.bos_index, self.mask_index]

@@ -46,11 +46,11 @@ class WordPiece(Tokenizer):
         )
         if len(self.indices) != len(symbols):
             raise ValueError(f"{source} has {len(symbols)} lines but only {len(self.indices)} different tokens")
-        self.tokenizer = tokenizers.Tokenizer(
+        self._library = tokenizers.Tokenizer(
             models.WordPiece(self.indices, unk_token=UNK, max_input_chars_per_word=100)
         )
         # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
-        self.tokenizer.normalizer = normalizers.Sequence(
+        self._library.normalizer = normalizers.Sequence(
             [
                 normalizers.BertNormalizer(
                     clean_text=True,
@@ -67,11 +67,11 @@ class WordPiece(Tokenizer):
                 ),
             ]
         )
-        self.tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._continues = [symbol.startswith("##") and len(symbol) > 2 for symbol in symbols]
 
     def _encode_text(self, text):
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._library.encode(text, add_special_tokens=False)
         return [
             (text[slice(*span)] if index == self.unk_index else token, index)
             for token, index, span in zip(encoding.tokens, encoding.ids, encoding.offsets)

@@ -46,14 +46,10 @@ class NatMassModel(MistModel):
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
         """None: the folder holds no configuration. Refuses another vocabulary than the folder's."""
-        check_mass_vocabulary(folder, dictionary.symbols)
+        check_mass_vocabulary(folder, dictionary.tokenizer.symbols)
         return {}
 
     def load_pretrained(self, folder: str):
         """Load MASS's weights; only the length classifier starts at random. Errors as in ``read_mass``."""
         own = self.encoder.state_dict()
         self.encoder.load_state_dict(own | read_mass(folder, own, ENCODER_DECODER, self.dictionary.pad() + 1))
-
-    def check_limits(self):
-        """As of ``MistModel``, with positions of the source and of the target."""
-        self.encoder.config.check_limits(self.limits)
