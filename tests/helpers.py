@@ -9,14 +9,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
 from mist_fairseq.files.folders import CONFIG
-from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits, SpecialTokens
+from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
 from mist_fairseq.models.mist import MistConfig, MistModel
 from mist_fairseq.release.folder import Released
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
 
@@ -27,8 +29,8 @@ def tiny_vocab() -> list[str]:
     return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + WORDS
 
 
-def tiny_dictionary() -> WordPieceDictionary:
-    return WordPieceDictionary(tiny_vocab())
+def tiny_dictionary(symbols: list[str] | None = None) -> TokenizerDictionary:
+    return TokenizerDictionary(wordpiece_tokenizer(symbols or tiny_vocab()))
 
 
 def tiny_config(**changes) -> MistConfig:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ["fp32", "bf16", "int8"]
 
-EngineClass = TypeVar("EngineClass", bound=type)
+C = TypeVar("C", bound=type)  # the class of an engine
 
 
 class _Registered(NamedTuple):
@@ -33,7 +33,7 @@ class _Registered(NamedTuple):
 _ENGINES: dict[str, _Registered] = {}
 
 
-def register(name: str, precisions: tuple[str, ...], encoder_only: bool = False) -> Callable[[EngineClass], EngineClass]:
+def register(name: str, precisions: tuple[str, ...], encoder_only: bool = False) -> Callable[[C], C]:
     """Make a class an engine.
 
     Args:
@@ -42,7 +42,7 @@ def register(name: str, precisions: tuple[str, ...], encoder_only: bool = False)
         encoder_only: whether it runs an ``Encoder`` only, and no ``EncoderDecoder``.
     """
 
-    def register_class(engine: EngineClass) -> EngineClass:
+    def register_class(engine: C) -> C:
         _ENGINES[name] = _Registered(engine, precisions, encoder_only)
         return engine
 

@@ -235,7 +235,9 @@ class EncoderDecoder(nn.Module):
             index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
         """
         B, S = shape = tokens.shape
-        x = self.encoder(self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape)
+        x = self.encoder(
+            self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape
+        )
         seen = self.decoder.see(x, index, shape)
         return SourceState([key for key, _ in seen], [value for _, value in seen], unpack(x, index, B, S), lengths)
 

@@ -103,7 +103,7 @@ class MistModel(BaseFairseqModel):
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
         """What ``--pretrained`` sets of the configuration. Refuses another vocabulary than the folder's."""
-        check_vocabulary(folder, dictionary)
+        check_vocabulary(folder, dictionary.tokenizer)
         sizes = read_sizes(folder)
         check_weights(folder, sizes, len(dictionary))
         return sizes

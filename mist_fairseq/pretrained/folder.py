@@ -5,7 +5,6 @@ encoders is a file beside this one, and has its place in ``FAMILIES``.
 """
 
 import logging
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mist_fairseq.pretrained.bert import BERT
 from mist_fairseq.pretrained.names import Family, convert, their_names
 from mist_fairseq.pretrained.unilm import UNILM
 from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,12 @@ def find_settings(folder: str | Path) -> list[str]:
     return [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
 
 
-def check_vocabulary(folder: str, tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
+def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
     """Refuse data that was binarized with another vocabulary than the folder's.
 
     Args:
         folder: with one of the files *names*.
-        tokenizer: the data's, or a dictionary that has it.
+        tokenizer: the data's.
         names: of files with a vocabulary.
 
     Returns:
@@ -224,8 +224,7 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
         except (SafetensorError, TypeError, ValueError) as error:  # of sizes, too
             raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
     else:
-        with torch.serialization.safe_globals([Namespace]):  # the options in a fairseq checkpoint
-            state = load_torch_file(path, mmap=shapes_only)
+        state = load_torch_file(path, mmap=shapes_only)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(

@@ -6,7 +6,6 @@ A folder has ``mass-base-uncased.pt``, a state dict, and ``dict.txt``; the code 
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -98,7 +97,9 @@ IGNORED = {"encoder.version", "decoder.version", "decoder.embed_tokens.weight"}
 
 def tidy(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Query, key and value apart, which may stand as one ``in_proj_weight``; one table of words, not two."""
-    words = [state[name] for name in (f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")) if name in state]
+    words = [
+        state[name] for name in (f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")) if name in state
+    ]
     if len(words) == 2 and not torch.equal(*words):
         raise ValueError(f"{source}: encoder.embed_tokens.weight and decoder.embed_tokens.weight differ")
     return split(state, "in_proj_", ["q_proj.", "k_proj.", "v_proj."])

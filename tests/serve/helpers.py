@@ -21,7 +21,7 @@ from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.command import Server, listen
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
-from mist_fairseq.text.wordpiece import WordPiece
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 DEADLINE = 60  # seconds after which something that must happen counts as not happening
 
@@ -61,7 +61,7 @@ class FakeGenerator(TextGenerator):
     """
 
     def __init__(self):
-        self.tokenizer, self.limits = WordPiece(_VOCABULARY), PositionLimits(source=40, target=40)
+        self.tokenizer, self.limits = wordpiece_tokenizer(_VOCABULARY), PositionLimits(source=40, target=40)
         self.batches: list[list[list[int]]] = []
         self.entered = 0
         self.gate = threading.Event()

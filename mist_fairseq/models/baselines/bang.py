@@ -94,7 +94,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         """
         model = cls(cfg, task.target_dictionary)
         if cfg.pretrained:
-            check_vocabulary(cfg.pretrained, task.target_dictionary)
+            check_vocabulary(cfg.pretrained, task.target_dictionary.tokenizer)
             model.load_state_dict(read_bang(cfg.pretrained, model.state_dict()))
             # In what checkpoints store: these need the folder no more.
             cfg.pretrained = None
@@ -159,7 +159,7 @@ class BangGenerator:
         refused["nbest"] = (1, "it gives one output")
         refuse_options(options, refused, "BANG's single parallel pass")
         self.model = model
-        self.dictionary = dictionary
+        self.tokenizer = dictionary.tokenizer
         self.eos = dictionary.eos()
         self.symbols_to_strip_from_output = {dictionary.eos(), dictionary.pad()}
 
@@ -202,7 +202,7 @@ class BangGenerator:
         end = ends.index(True, first) if True in ends[first:] else len(ends)
         # Where nothing ends the sentence, a [SEP] is added.
         tokens, scores = F.pad(tokens, (0, 1), value=self.eos), F.pad(scores, (0, 1))
-        kept = self.dictionary.text_positions(tokens[first : end + 1].tolist(), keep_repeats=False)
+        kept = self.tokenizer.text_positions(tokens[first : end + 1].tolist(), keep_repeats=False)
         positions = first + torch.tensor(kept)
         return {
             "tokens": tokens[positions],

@@ -36,7 +36,7 @@ class MassModel(TransformerModel):
         args.max_source_positions = args.max_target_positions = POSITIONS
         model = super().build_model(args, task)
         if args.pretrained:
-            check_mass_vocabulary(args.pretrained, task.source_dictionary.symbols)
+            check_mass_vocabulary(args.pretrained, task.source_dictionary.tokenizer.symbols)
             model.load_state_dict(read_mass(args.pretrained, model.state_dict(), TRANSFORMER), strict=False)
             # The configuration that checkpoints store: a checkpoint needs the folder no more.
             args.pretrained = None

@@ -192,7 +192,7 @@ def _read_config(folder: str, dictionary):
     path, values = read_config(folder)
     if values.get("model_type") != "prophetnet":
         raise ValueError(f"{path}: model_type is {values.get('model_type')!r:.60}, expected 'prophetnet'")
-    vocabulary = check_vocabulary(folder, dictionary, ["prophetnet.tokenizer", "vocab.txt"])
+    vocabulary = check_vocabulary(folder, dictionary.tokenizer, ["prophetnet.tokenizer", "vocab.txt"])
     config = import_transformers().ProphetNetConfig.from_dict(values)
     for name, expected in {"vocab_size": len(dictionary), **_ids(dictionary)}.items():
         if getattr(config, name) != expected:
