@@ -54,13 +54,7 @@ class TokenizerDictionary(Dictionary):
         return self.indices[word]
 
     def encode_line(
-        self,
-        line,
-        line_tokenizer=None,
-        add_if_not_exist=True,
-        consumer=None,
-        append_eos=True,
-        reverse_order=False,
+        self, line, line_tokenizer=None, add_if_not_exist=True, consumer=None, append_eos=True, reverse_order=False
     ) -> torch.Tensor:
         """Tokenize raw text. A literal ``[SEP]`` is the special token; other literal specials are plain text.
 
