@@ -110,13 +110,14 @@ class Tokenizer:
             if not words or self.starts_word[index]:
                 words.append([])
             words[-1].append(position)
-        texts = [[ids[position] for position in word] for word in words]
-        return [
-            position
-            for word, text, previous in zip(words, texts, [None, *texts])
-            if text != previous or self.symbols[text[0]] in _DOUBLED
-            for position in word
-        ]
+        kept: list[int] = []
+        previous = None
+        for word in words:
+            current = [ids[position] for position in word]
+            if current != previous or self.symbols[current[0]] in _DOUBLED:
+                kept.extend(word)
+            previous = current
+        return kept
 
     def text_positions(self, ids: list[int], keep_repeats: bool) -> list[int]:
         """Positions of a generated sequence that are its text: no [SEP] but a final one.
