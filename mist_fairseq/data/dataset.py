@@ -9,10 +9,10 @@ from fairseq import utils
 from fairseq.data import FairseqDataset, data_utils
 from torch import Tensor
 
+from mist_fairseq.data.binarized import check_binarized
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.mist.encoder import real_positions
-from mist_fairseq.models.mist import PositionLimits
-from mist_fairseq.patches.binarized import check_binarized
+from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.mist.packing import real_positions
 
 
 def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):

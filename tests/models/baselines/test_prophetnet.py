@@ -266,7 +266,17 @@ def damage_config(folder, **changes):
         (lambda folder: damage_config(folder, model_type="bart"), ValueError, "'bart', expected 'prophetnet'"),
         (lambda folder: damage_config(folder, eos_token_id=2), ValueError, "eos_token_id is 2, but by .* it is 4"),
         (lambda folder: damage_config(folder, num_decoder_layers=2), ValueError, "lacks prophetnet.decoder.layers.1"),
-        (lambda folder: damage_config(folder, hidden_size=64), ValueError, "size"),
+        (lambda folder: damage_config(folder, hidden_size=64), ValueError, r"\(131, 32\), the model needs \(131, 64\)"),
+        (
+            lambda folder: damage_config(folder, num_encoder_layers=10**9),
+            ValueError,
+            "lacks prophetnet.encoder.layers.9",
+        ),
+        (
+            lambda folder: damage_config(folder, encoder_ffn_dim=10**12),
+            ValueError,
+            r"the model needs \(1000000000000, 32\)",
+        ),
         (lambda folder: (folder / "prophetnet.tokenizer").unlink(), FileNotFoundError, "no prophetnet.tokenizer"),
         (lambda folder: (folder / "model.safetensors").unlink(), FileNotFoundError, "no model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), ValueError, "is damaged"),
