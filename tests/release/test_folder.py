@@ -17,7 +17,7 @@ from mist_fairseq.release.folder import (
     released_sizes,
     save_folder,
 )
-from mist_fairseq.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from tests.helpers import WORDS, renew_sums, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
 from tests.models.baselines.test_nat_mass import build as nat_mass
 from tests.models.baselines.test_nat_mass import config as nat_mass_config
@@ -62,7 +62,7 @@ def test_another_vocabulary_kind(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(WORDS * 20), model_writer=model, vocab_size=40, hard_vocab_limit=False, minloglevel=2
     )
-    dictionary = TokenizerDictionary(SentencePieceTokenizer(model.getvalue()))
+    dictionary = TokenizerDictionary(sentencepiece_tokenizer(model.getvalue()))
     save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "a"), "")
     assert (
         load_folder(str(tmp_path / "a")).dictionary == dictionary == load_dictionary(str(tmp_path / "a" / "dict.txt"))
