@@ -83,7 +83,7 @@ def test_released_folders(tmp_path, name):
     assert survive(tmp_path / "folder" / name, others, load) > 100
 
 
-@pytest.mark.parametrize("name", ["config.json", "dict.txt", "source.onnx", "target.onnx", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "model.onnx", "model.bin", "SHA256SUMS"])
 def test_onnx_folders(tmp_path, name):
     dictionary = tiny_dictionary()
     for seed, folder in enumerate(("folder", "other")):
