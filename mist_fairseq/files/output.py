@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, Markdown tables, figures."""
+"""Files that are there whole or not at all, and Markdown tables."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -49,21 +49,3 @@ def markdown_table(heads: list[str], lines: Iterable[list[str]]) -> str:
     rows = [[" ".join(cell.replace("|", r"\|").split()) for cell in row] for row in [heads, *lines]]
     rows.insert(1, ["---"] * len(heads))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def new_figure(width: float, height: float):
-    """An empty figure of matplotlib, inches wide and high, that needs no display.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"no module {error.name!r}, which drawing needs: pip install -c constraints.txt -e .[plot]"
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

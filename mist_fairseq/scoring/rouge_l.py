@@ -8,7 +8,7 @@ BETA = 1.2
 
 
 def rouge_l(hypothesis: list[str], references: list[list[str]]) -> float:
-    """F-measure of the longest common subsequence, with coco-caption's weight of 1.2 on recall.
+    """Return the F-measure of the longest common subsequence, with coco-caption's weight of 1.2 on recall.
 
     Args:
         hypothesis: its tokens.
@@ -26,7 +26,7 @@ def rouge_l(hypothesis: list[str], references: list[list[str]]) -> float:
 
 
 def longest_common_subsequence(first: list[str], second: list[str]) -> int:
-    """Number of tokens in it.
+    """Count the tokens in it.
 
     A row of the usual table is the bits of one number (Hyyrö 2004), so that texts of 50,000 words take no minutes.
     """

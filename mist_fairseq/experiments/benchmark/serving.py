@@ -6,6 +6,7 @@ Clients are coroutines of one process on the same machine; each sends its next r
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mist_fairseq.experiments.results import processor
 from mist_fairseq.files.output import markdown_table
 
 ARMS = {
@@ -52,7 +54,7 @@ class Load:
 
 @contextlib.contextmanager
 def started(command: list[str]) -> Iterator[int]:
-    """Starts a server; gives its port on 127.0.0.1, and ends it.
+    """Start a server, give its port on 127.0.0.1, and end it after the block.
 
     Raises:
         ValueError: it did not start, or did not end well.
@@ -60,10 +62,10 @@ def started(command: list[str]) -> Iterator[int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
-            found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
-            if not found:
+            match = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
+            if not match:
                 raise ValueError(f"{' '.join(command)} did not say where it listens, but {line!r}")
-            yield int(found[1])
+            yield int(match[1])
         finally:
             process.terminate()
             status = process.wait(_PATIENCE)
@@ -72,36 +74,38 @@ def started(command: list[str]) -> Iterator[int]:
 
 
 def server_command(folder: str | Path, *options: str) -> list[str]:
-    """Of a server for a model's folder, on a free port."""
+    """Return what starts a server for a model's folder, on a free port."""
     return [sys.executable, "-m", "mist_fairseq.serve", str(folder), "--port", "0", *options]
 
 
+def _request(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+    """Return status and body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
 def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list[str]:
-    """The answer to each text, asked for one after the other.
+    """Ask for the answer to each text, one after the other.
 
     Raises:
         ValueError: the server refuses one; says why.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    found = []
-    with contextlib.closing(connection):
-        for text in texts:
-            body = json.dumps({"text": text, **options})
-            connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-            if response.status != 200:
-                raise ValueError(f"the server answers {str(text)[:60]!r} with {response.status}: {answer['error']}")
-            found.append(answer["outputs"][0][0]["text"])
-    return found
+    answers = []
+    for text in texts:
+        status, body = _request(port, "POST", "/generate", json.dumps({"text": text, **options}))
+        answer = json.loads(body)
+        if status != 200:
+            raise ValueError(f"the server answers {str(text)[:60]!r} with {status}: {answer['error']}")
+        answers.append(answer["outputs"][0][0]["text"])
+    return answers
 
 
 def read_metrics(port: int) -> dict[str, float]:
-    """The server's Prometheus samples, by name and labels."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    with contextlib.closing(connection):
-        connection.request("GET", "/metrics")
-        lines = connection.getresponse().read().decode().splitlines()
+    """Return the server's Prometheus samples, by name and labels."""
+    lines = _request(port, "GET", "/metrics")[1].splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
@@ -123,8 +127,7 @@ async def drive(port: int, texts: list, expected: list[str], options: dict, conc
         OSError: the server takes no connections.
     """
     load, start = Load(), time.perf_counter()
-    numbers = iter(range(sys.maxsize))
-    every = set(expected)
+    numbers, all_expected = itertools.count(), set(expected)
 
     async def client(first: int):
         connection, i = None, first
@@ -142,12 +145,13 @@ async def drive(port: int, texts: list, expected: list[str], options: dict, conc
                 connection = None
                 continue
             latency = time.perf_counter() - sent
-            if status != 200:
-                load.lost += 1
-            elif (found := answer["outputs"][0][0]["text"]) == expected[i] and answer["id"] == number:
+            output = answer["outputs"][0][0]["text"] if status == 200 else None
+            if output == expected[i] and answer["id"] == number:
                 load.latencies.append(latency)
                 continue
-            elif answer["id"] != number or found in every:
+            if output is None:
+                load.lost += 1
+            elif answer["id"] != number or output in all_expected:
                 load.swapped += 1
             else:
                 load.different += 1
@@ -164,7 +168,7 @@ async def drive(port: int, texts: list, expected: list[str], options: dict, conc
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, dict]:
-    """Status and JSON of an answer."""
+    """Return status and JSON of an answer."""
     writer.write(
         b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -182,7 +186,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body:
 def measure(
     commands: dict[str, list[str]], texts: list, options: dict, concurrencies: list[int], seconds: float
 ) -> list[dict]:
-    """Servers side by side, in turn at each concurrency.
+    """Load servers side by side, in turn at each concurrency.
 
     Args:
         commands: that start the servers, by name. The first one's answers to texts alone are the right ones for all.
@@ -192,7 +196,7 @@ def measure(
         seconds: of each measurement.
 
     Returns:
-        For JSON: of each concurrency and server ``summary``, and their names.
+        For JSON: ``summary`` of each concurrency and server, and their names.
 
     Raises:
         ValueError: a server does not start, or refuses a text.
@@ -201,48 +205,49 @@ def measure(
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(started(command)) for name, command in commands.items()}
         expected = answer_alone(next(iter(ports.values())), texts, options)
-        for concurrency in concurrencies:
-            for name, port in ports.items():
-                asyncio.run(drive(port, texts, expected, options, concurrency, min(_WARM_UP, seconds)))
-                before = read_metrics(port)
-                load = asyncio.run(drive(port, texts, expected, options, concurrency, seconds))
-                runs.append({"server": name, "concurrency": concurrency, **summary(load, before, read_metrics(port))})
+        for concurrency, (name, port) in itertools.product(concurrencies, ports.items()):
+            asyncio.run(drive(port, texts, expected, options, concurrency, min(_WARM_UP, seconds)))
+            before = read_metrics(port)
+            load = asyncio.run(drive(port, texts, expected, options, concurrency, seconds))
+            runs.append({"server": name, "concurrency": concurrency, **summary(load, before, read_metrics(port))})
     return runs
 
 
 def summary(load: Load, before: dict[str, float], after: dict[str, float]) -> dict:
-    """For JSON.
+    """Summarize a load for JSON.
 
     Args:
         load: what clients saw.
         before, after: the server's metrics; the difference is the load's.
     """
-    batches, texts, busy = (
-        after[name] - before[name]
-        for name in ("mist_batch_texts_count", "mist_batch_texts_sum", "mist_model_seconds_sum")
-    )
-    found = {"requests": len(load.latencies), "seconds": load.seconds}
-    found["throughput"] = len(load.latencies) / load.seconds
+    names = ("mist_batch_texts_count", "mist_batch_texts_sum", "mist_model_seconds_sum")
+    batches, texts, busy = (after[name] - before[name] for name in names)
+    percentiles = {}
     if len(load.latencies) > 1:
         cuts = statistics.quantiles(load.latencies, n=100, method="inclusive")
-        found |= {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
-    found |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
-    return found | {"lost": load.lost, "swapped": load.swapped, "different": load.different, "examples": load.examples}
+        percentiles = {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
+    return {
+        "requests": len(load.latencies),
+        "seconds": load.seconds,
+        "throughput": len(load.latencies) / load.seconds,
+        **percentiles,
+        "mean_batch": texts / batches if batches else 0.0,
+        "in_model": busy / load.seconds,
+        "lost": load.lost,
+        "swapped": load.swapped,
+        "different": load.different,
+        "examples": load.examples,
+    }
 
 
 def machine() -> dict:
-    """For JSON."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = "unknown processor"
-    return {"device": name, "cpus": os.cpu_count()}
+    """Describe what servers and clients run on, for JSON."""
+    return {"device": processor(), "cpus": os.cpu_count()}
 
 
 def markdown(result: dict) -> str:
-    """The table of a result of ``scripts/benchmark_serving.py``."""
-    heads = ["clients", "server", "requests/s", "p50 ms", "p90 ms", "p99 ms", "mean batch", "in the model", "lost"]
+    """Return the table of a result of ``scripts/benchmark_serving.py``."""
+    heads = ["clients", "server", "requests/s", "p50 ms", "p90 ms", "p99 ms", "mean batch", "in the model"]
     lines = [
         [
             str(run["concurrency"]),
@@ -262,4 +267,4 @@ def markdown(result: dict) -> str:
         + (f"; server: {' '.join(result['server_options'])}" if result["server_options"] else "")
         + ". Lost: requests without an answer / answered with another's text / with another text than alone."
     )
-    return f"{markdown_table([*heads[:-1], 'lost / swapped / different'], lines)}\n\n{note}\n"
+    return f"{markdown_table([*heads, 'lost / swapped / different'], lines)}\n\n{note}\n"

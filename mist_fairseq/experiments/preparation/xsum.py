@@ -11,6 +11,7 @@ from mist_fairseq.experiments.preparation.files import (
     Skipped,
     open_text,
     progress,
+    read_json,
     read_lines,
     text_of,
 )
@@ -18,12 +19,8 @@ from mist_fairseq.experiments.preparation.files import (
 _SECTION = re.compile(r"^\[SN\]([A-Z-]+)\[SN\][ \t\r]*$", re.MULTILINE)
 
 # Lines of the web page around the article; the distributions as JSON lines are without them as well.
-_WEB_PAGE = frozenset(
-    (
-        *("Share this with", "Email", "Facebook", "Messenger", "Twitter", "Pinterest", "WhatsApp", "Linkedin"),
-        *("LinkedIn", "Copy this link", "These are external links and will open in a new window"),
-    )
-)
+_WEB_PAGE = {"Share this with", "Email", "Facebook", "Messenger", "Twitter", "Pinterest", "WhatsApp", "Linkedin"}
+_WEB_PAGE |= {"LinkedIn", "Copy this link", "These are external links and will open in a new window"}
 
 
 def prepare_documents(files: PairFiles, documents: str, split: str):
@@ -50,11 +47,7 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
 
 
 def _read_split(path: str) -> dict[str, list]:
-    with open_text(path) as file:
-        try:
-            ids = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is truncated or not JSON: {error}") from error
+    ids = read_json(path)
     if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in ("train", "validation", "test")):
         raise ValueError(f'{path} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
     return ids
@@ -62,13 +55,10 @@ def _read_split(path: str) -> dict[str, list]:
 
 def _read_document(path: Path) -> tuple[str, str]:
     try:
-        found = path.is_file()
-    except OSError:  # a name that no file can have
-        found = False
-    if not found:
-        raise Skipped("no file for the id")
-    with open_text(str(path)) as file:
-        _, *parts = _SECTION.split(file.read())
+        with open_text(str(path)) as file:
+            _, *parts = _SECTION.split(file.read())
+    except OSError as error:  # there is none, or its name is none that a file can have
+        raise Skipped("no file for the id") from error
     sections = dict(zip(parts[::2], parts[1::2]))
     if "FIRST-SENTENCE" not in sections or "RESTBODY" not in sections:
         raise Skipped("malformed sections")

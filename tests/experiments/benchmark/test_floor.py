@@ -94,16 +94,6 @@ def superfluous(encoder, mixed) -> int:
     return whole - needed
 
 
-def test_joint_pass_reads_the_weights_once(dictionary):
-    encoder = tiny_model(dictionary).encoder
-    apart, one, three = (products(encoder, S, T, 2, blocks=blocks) for blocks in (None, 1, 3))
-    assert operations(one) == operations(apart), "the same rows attend to the same"
-    block = operations(floor._target_pass(encoder, T, S, 2, 0))
-    assert operations(three) == operations(one) + 2 * block
-    layers = read(floor._target_pass(encoder, T, S, 2, 4))
-    assert read(three) == read(one) == read(apart) - layers
-
-
 def read(found) -> int:
     return sum(product.count * product.weight_bytes for product in found)
 
@@ -188,28 +178,3 @@ def test_no_kernel_is_waited_for(monkeypatch):
     seconds["b"] = 0.2
     product, count = fastest_product("bf16")
     assert (product(), count) == ("a", 2 * 256**3)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"precision": "fp16"}, "'fp16', expected one of fp32, bf16, int8"),
-        ({"decoding": "beam"}, "'beam'"),
-        ({"iterations": 2}, "'single-pass' with 2 iterations"),
-        ({"decoding": "mist", "iterations": 2, "blocks": 3}, "joint pass"),
-    ],
-)
-def test_what_cannot_be_is_refused(dictionary, options, message):
-    with pytest.raises(ValueError, match=message):
-        products(tiny_model(dictionary).encoder, S, T, **options)
-
-
-def test_an_encoder_decoder_has_no_joint_pass(model):
-    if not isinstance(model.encoder, Encoder):
-        with pytest.raises(ValueError, match="joint pass"):
-            products(model.encoder, S, T, blocks=2)
-
-
-def test_unknown_precisions_have_no_rates():
-    with pytest.raises(ValueError, match="'fp16', expected one of"):
-        machine_rates("fp16")
