@@ -112,7 +112,7 @@ def run(args, folder: Path) -> dict:
         for entry in entries:
             entry.folder, entry.data = str(folder), ""
     reference, source, protocol = None, None, settings.get("protocol", "plain")
-    if settings.get("reference") and not args.synthetic:  # what is wrong with it is found before anything is timed
+    if settings.get("reference") and not args.synthetic:  # what is wrong with it is said before anything is timed
         reference = read_lines(settings["reference"])
         source = read_lines(settings["source"]) if settings.get("source") else None
         metrics = settings.get("metrics", [args.metric])

@@ -51,14 +51,7 @@ def read_generation(text: str) -> Generation:
 
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
-    """Run fairseq-generate in a process of its own.
-
-    Args:
-        data: folder of binarized data.
-        checkpoint: ``checkpoint_best.pt`` or the like.
-        subset: ``valid``, ``test``.
-        log: file for all that it prints.
-        options: more options of fairseq-generate.
+    """Run fairseq-generate in a process of its own, with more of its options; the log gets all that it prints.
 
     Raises:
         RuntimeError: it failed; carries the last line it printed.

@@ -80,7 +80,7 @@ class Answer:
         """Read the entry of a decoding."""
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
-        why = {name: "not among the metrics of the run" for name in METRICS} | entry.get("failed", {})
+        why = dict.fromkeys(METRICS, "not among the metrics of the run") | entry.get("failed", {})
         return cls(note, values, widths, {name: str(reason) for name, reason in why.items() if name not in values})
 
     def minus(self, other: "Answer") -> "Answer":
@@ -216,7 +216,7 @@ class Report:
         return f"not run: {self.paper['not_run'][what]}"
 
     def _beyond(self) -> Iterator[str]:
-        """Yield tables of runs that no row of the paper asks for, beside those that differ from them in the arm alone."""
+        """Yield tables of runs that no row of the paper asks for, beside those that differ in the arm alone."""
         tables = self.paper["tables"]
         asked = [(row, column["task"]) for table in tables for column in table["columns"] for row in table["rows"]]
         names = {run.name for row, task in asked for run in self._matching(row, task)}
@@ -292,12 +292,10 @@ def _check_run(content: dict, paper: dict):
         if not given or not isinstance(given, str) or (known and given not in known):
             raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
     for entry in content["decodings"]:
-        for metric in [*entry["values"], *entry.get("intervals", {})]:
-            if metric not in METRICS:
-                raise ValueError(f"there is no metric {metric}, expected {', '.join(METRICS)}")
         answer = Answer.of(f"{entry['decoding']} {entry['iterations']}", entry)
-        if not all(figure.is_finite() for figure in [*answer.values.values(), *answer.widths.values()]):
-            raise ValueError("not all scores are finite")
+        for metric, figure in [*answer.values.items(), *answer.widths.items()]:
+            if metric not in METRICS or not figure.is_finite():
+                raise ValueError(f"{metric} is {figure}, expected finite scores of {', '.join(METRICS)}")
 
 
 def _load(path: Path) -> dict:

@@ -26,12 +26,9 @@ _MARKERS, _DASHES = "os^DvPX", ["-", "--", "-.", ":"]
 
 @dataclass
 class Curve:
-    """A score's course over one training.
+    """A score's course over one training: updates, seconds of training alone and score of each validation.
 
-    Attributes:
-        name: of the run.
-        updates, seconds, scores: one entry a validation, in the order of updates; seconds of training alone.
-        best: index of the best score.
+    *best* is the index of the best score.
     """
 
     name: str
@@ -49,9 +46,6 @@ class TrainingLog:
     """What the log files of one training say, a resumed training's in the order in which they were written.
 
     What a resumed training computes again replaces what was there.
-
-    Args:
-        paths: the files.
 
     Attributes:
         scores: validation's figures by update, under names like ``valid_bleu``.

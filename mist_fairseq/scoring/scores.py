@@ -103,10 +103,8 @@ def score(
 
     Args:
         systems: name -> outputs, one a reference; the first is what the others are compared with.
-        references: lines of the raw target file.
-        sources: lines of the source file, for ``protocol.group``.
-        protocol: how.
-        metrics: other metrics than the protocol's.
+        references, sources: lines of the raw target file and, for ``protocol.group``, of the source file.
+        protocol, metrics: how, and other metrics than the protocol's.
         confidence: confidence intervals and paired tests, too.
 
     Returns:

@@ -53,12 +53,10 @@ def compare(
     """Generate the first sentences of a subset one at a time with every engine.
 
     Args:
-        data: folder of binarized data.
-        path: checkpoint.
+        data, path: folder of binarized data, and checkpoint.
         engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, which runs
             without torch.
-        subset: ``test`` or the like.
-        sentences: how many.
+        subset, sentences: ``test`` or the like, and how many sentences of it.
         reference, source: raw text of the subset, for scores.
         protocol, metrics: of the scores.
         decoding: how to generate.

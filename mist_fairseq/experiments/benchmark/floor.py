@@ -8,9 +8,9 @@ Dimensions are those of ``mist/encoder.py``.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,28 +26,14 @@ _LONGEST = 2.0  # seconds
 _COPIED = 2**28  # bytes, more than any cache
 
 
-@dataclass(frozen=True)
-class Product:
-    """*count* matrix products of (rows, inner) and (inner, outer).
+class Product(NamedTuple):
+    """Matrix products with the same number of rows: multiplications and additions, and bytes of weights to be read."""
 
-    Attributes:
-        weight_bytes: of the second factor of one of them; 0 where both are activations, as in attention.
-    """
-
-    rows: int
-    inner: int
-    outer: int
-    weight_bytes: int = 0
-    count: int = 1
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of all of them."""
-        return 2 * self.rows * self.inner * self.outer * self.count
+    operations: int
+    weight_bytes: int
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """What the machine does a second, measured: floating-point (or integer) operations, and bytes."""
 
     operations: float
@@ -72,12 +58,10 @@ def products(
 
     Args:
         encoder: the model's.
-        source: tokens of ``[CLS] X [SEP]``.
-        target: tokens of the output, [SEP] counted.
+        source, target: tokens of ``[CLS] X [SEP]`` and of the output, [SEP] counted.
         batch: sentences.
         precision: one of ``WEIGHT_BYTES``, in which the weights are read.
-        decoding: ``single-pass``, ``mist`` (outputs end in [SEP], as a trained model's do) or ``mask-predict``.
-        iterations: passes over the target.
+        decoding, iterations: as the task's options; with ``mist`` outputs end in [SEP], as a trained model's do.
         source_limit: most tokens of a mixed source, where there is a limit.
     """
     size = WEIGHT_BYTES[precision]
@@ -89,68 +73,59 @@ def products(
             listed += _source_pass(encoder, seen, batch, size, mixed=True)
         elif decoding == "mask-predict":
             masked = target * (iterations - done) // iterations
-        listed += [*_target_pass(encoder, target, seen, batch, size), *_head(encoder, batch * masked, size)]
+        listed += [*_target_pass(encoder, target, seen, batch, size), _head(encoder, batch * masked, size)]
     return listed
 
 
-def _source_pass(encoder, S: int, batch: int, size: int, mixed: bool = False) -> Iterator[Product]:
+def _source_pass(encoder, S: int, batch: int, size: int, mixed: bool = False) -> list[Product]:
     """List the products of ``encode_source``; *size* is that of a weight in bytes.
 
     The length was predicted from the source alone, so nobody needs more of a *mixed* one's last layer than keys and
     values.
     """
-    config, rows = encoder.config, batch * S
-    is_one_stack = isinstance(encoder, Encoder)
-    whole = config.layers - mixed if is_one_stack else config.encoder_layers
-    # Beside whole layers, keys and values alone: of the last layer, or of the decoder's cross-attention.
-    keys_only = config.layers - whole if is_one_stack else config.decoder_layers
-    yield from _layers(config, rows, size, whole)
-    yield from _attention(config, S, S, batch * whole)
-    yield _weights(rows, config.hidden_size, 2 * config.hidden_size, size, keys_only)
-
-
-def _target_pass(encoder, T: int, S: int, batch: int, size: int) -> Iterator[Product]:
-    """List the products of ``decode_target`` over a source of S tokens."""
-    config, rows = encoder.config, batch * T
+    config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):
-        yield from _layers(config, rows, size, config.layers)
-        yield from _attention(config, T, S + T, batch * config.layers)
-    else:
-        D, layers = config.hidden_size, config.decoder_layers
-        yield from _layers(config, rows, size, layers)
-        yield _weights(rows, D, D, size, 2 * layers)  # query and output of cross-attention
-        yield from _attention(config, T, T, batch * layers)
-        yield from _attention(config, T, S, batch * layers)
+        whole, keys_only = config.layers - mixed, int(mixed)
+    else:  # keys and values for cross-attention
+        whole, keys_only = config.encoder_layers, config.decoder_layers
+    numbers = whole * _layer_weights(config) + keys_only * 2 * D * D
+    return [_weights(batch * S, numbers, size), _attention(D, S, S, batch * whole)]
 
 
-def _layers(config, rows: int, size: int, count: int) -> Iterator[Product]:
-    """List the products of self-attention's projections and the feed-forward network."""
-    D, inner = config.hidden_size, config.ffn_size
-    for inputs, outputs in ((D, 3 * D), (D, D), (D, inner), (inner, D)):
-        yield _weights(rows, inputs, outputs, size, count)
-
-
-def _attention(config, L: int, K: int, count: int) -> Iterator[Product]:
-    """List the products that give scores of K keys and sums of their values for L queries."""
-    width = config.hidden_size // config.heads
-    yield Product(L, width, K, count=count * config.heads)
-    yield Product(L, K, width, count=count * config.heads)
+def _target_pass(encoder, T: int, S: int, batch: int, size: int) -> list[Product]:
+    """List the products of ``decode_target`` over a source of S tokens."""
+    config, D = encoder.config, encoder.config.hidden_size
+    if isinstance(encoder, Encoder):
+        layers, cross = config.layers, 0
+    else:  # query and output of cross-attention
+        layers, cross = config.decoder_layers, 2 * D * D
+    numbers = layers * (_layer_weights(config) + cross)
+    return [_weights(batch * T, numbers, size), _attention(D, T, S + T, batch * layers)]
 
 
 def _length(encoder, batch: int, size: int) -> Product:
-    return _weights(batch, encoder.config.hidden_size, encoder.config.length_classes, size)
+    return _weights(batch, encoder.config.hidden_size * encoder.config.length_classes, size)
 
 
-def _head(encoder, rows: int, size: int) -> Iterator[Product]:
-    """List the products of ``token_logits``."""
-    config = encoder.config
-    if isinstance(encoder, Encoder):
-        yield _weights(rows, config.hidden_size, config.hidden_size, size)
-    yield _weights(rows, config.hidden_size, config.vocab_size, size)
+def _head(encoder, rows: int, size: int) -> Product:
+    """Return the products of ``token_logits``."""
+    D, transform = encoder.config.hidden_size, isinstance(encoder, Encoder)
+    return _weights(rows, D * (encoder.config.vocab_size + D * transform), size)
 
 
-def _weights(rows: int, inner: int, outer: int, size: int, count: int = 1) -> Product:
-    return Product(rows, inner, outer, size * inner * outer, count)
+def _layer_weights(config) -> int:
+    """Count the weights of self-attention's projections and the feed-forward network."""
+    return 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_size
+
+
+def _weights(rows: int, numbers: int, size: int) -> Product:
+    """Return the products of so many rows with matrices of so many numbers of *size* bytes."""
+    return Product(2 * rows * numbers, size * numbers)
+
+
+def _attention(D: int, L: int, K: int, count: int) -> Product:
+    """Return the products that give scores of K keys, and sums of their values, for L queries."""
+    return Product(4 * count * L * K * D, 0)
 
 
 def training_operations(
@@ -169,15 +144,13 @@ def training_operations(
 
     Args:
         encoder: the model's.
-        source_lengths: tokens of each ``[CLS] X [SEP]``.
-        target_lengths: tokens of each ``Y [SEP]``.
-        mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``.
+        source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
+        mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
         glancing: with a first look.
-        source_limit: most tokens of a mixed source, where there is a limit.
     """
 
     def look(S: int, T: int) -> list[Product]:
-        return [*_target_pass(encoder, T, S, 1, 0), *_head(encoder, T, 0)]
+        return [*_target_pass(encoder, T, S, 1, 0), _head(encoder, T, 0)]
 
     total = 0
     for (S, T), sentences in Counter(zip(source_lengths, target_lengths, strict=True)).items():
@@ -191,7 +164,7 @@ def training_operations(
 
 def operations(listed: Iterable[Product]) -> int:
     """Count the operations of all products together."""
-    return sum(product.operations for product in listed)
+    return sum(count for count, _ in listed)
 
 
 def floor_seconds(listed: Iterable[Product], rates: Rates) -> float:
@@ -199,10 +172,7 @@ def floor_seconds(listed: Iterable[Product], rates: Rates) -> float:
 
     Weights that stay in a cache from one sentence to the next are read faster than *rates* say.
     """
-    return sum(
-        max(product.operations / rates.operations, product.count * product.weight_bytes / rates.bandwidth)
-        for product in listed
-    )
+    return sum(max(count / rates.operations, size / rates.bandwidth) for count, size in listed)
 
 
 # -- rates of a machine -----------------------------------------------------------------------------------------
@@ -213,11 +183,6 @@ def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: i
 
     Operations: ``fastest_product``, median time.
     Bandwidth: bytes read plus bytes written while copying 256 MiB, as STREAM counts them, median time.
-
-    Args:
-        precision: one of ``WEIGHT_BYTES``.
-        device: of the product and the copy.
-        repeats: of each measurement.
 
     Raises:
         ValueError: as in ``fastest_product``.
@@ -231,13 +196,13 @@ def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: i
 
 def mean_rates(measured: list[Rates]) -> Rates:
     """Return the mean of several measurements."""
-    return Rates(*np.mean([(rates.operations, rates.bandwidth) for rates in measured], axis=0).tolist())
+    return Rates(*np.mean(measured, axis=0).tolist())
 
 
 def fastest_product(
     precision: str, device: str | torch.device = "cpu", repeats: int = 7
 ) -> tuple[Callable[[], Tensor], int]:
-    """Return a product of 2048 x 2048 matrices by the fastest kernel, and its operations. Args: as ``machine_rates``.
+    """Return a product of 2048 x 2048 matrices by the fastest kernel, and its operations.
 
     The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16.
 

@@ -23,22 +23,15 @@ class Forcing:
     """What a batch must give; ``prescribe`` sets it before each batch."""
 
     def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set what the next batch must give.
+        """Set the targets' lengths, special tokens counted as in the system's own data, and the passes over them.
 
-        Args:
-            ids: of the sentences, *Shape:* (B).
-            lengths: of the targets, special tokens counted as in the system's own data, *Shape:* (B).
-            passes: over the target, None for the system's own number, *Shape:* (B).
+        No *passes* stand for the system's own number. *Shapes:* all (B).
         """
         self.ids, self.lengths, self.passes = ids, lengths, passes
 
 
 class LongestForcing(Forcing):
-    """Gives all sentences of a batch the longest one's length, as Hugging Face's generation offers nothing else.
-
-    Args:
-        config: of that generation, to be changed.
-    """
+    """Gives all sentences of a batch the longest one's length: Hugging Face's generation offers nothing else."""
 
     def __init__(self, config):
         self.config = config
@@ -49,11 +42,10 @@ class LongestForcing(Forcing):
 
 
 class RefinementForcing(Forcing):
-    """Keeps track of the sentences that iterative refinement has not finished.
+    """Keeps track of the B' sentences that iterative refinement has not finished.
 
     Attributes:
-        left: passes that are left to each of them, *Shape:* (B').
-        lengths: their lengths, *Shape:* (B').
+        left, lengths: passes that are left to each of them, and their lengths, *Shape:* (B').
         last: for which of them this is the last pass, *Shape:* (B').
     """
 

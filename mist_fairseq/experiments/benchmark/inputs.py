@@ -33,16 +33,11 @@ class Entry:
     """One system of the list.
 
     Attributes:
-        name: of its row.
-        path: checkpoint of fairseq.
-        arguments: what fairseq-train would be given (``--task``, ``--arch``, sizes), for random weights instead of a
-            checkpoint.
-        engine: what runs it, one of ``ENGINES``.
-        group: ``AR``, ``Semi-NAR`` or ``NAR``, as in the paper's tables.
-        precision: ``fp32``, ``bf16`` or, for ctranslate2 and our own models, ``int8``.
+        path, arguments: a checkpoint of fairseq, or for random weights what fairseq-train would be given (``--task``,
+            ``--arch``, sizes).
+        engine, group, precision: one of ``ENGINES``, of ``GROUPS`` (as in the paper's tables), of ``PRECISIONS``.
         options: of task, model and generation by fairseq's names: ``beam``, ``decoding``, ``iter_decode_max_iter``, ...
-        data: folder of binarized data.
-        folder: where *path* and *data* are looked for.
+        data, folder: binarized data, and where it and *path* are looked for.
         passes: probability of each number of passes over the target, where lengths are prescribed; None for the
             system's own number.
     """
@@ -154,14 +149,7 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
 
 
 def write_data(folder: Path, profile: dict[str, Mapping[int, float]], sentences: int, subset: str = "test"):
-    """Write a folder of binarized data as fairseq-preprocess does: dictionaries of random words, and one split.
-
-    Args:
-        folder: to write to.
-        profile: see ``PROFILES``.
-        sentences: how many.
-        subset: name of the split.
-    """
+    """Write dictionaries of random words, and one split of a profile's lengths, as fairseq-preprocess does."""
     symbols = [f"[unused{i}]" for i in range(_FIRST_WORD)] + [f"w{i}" for i in range(_FIRST_WORD, VOCABULARY)]
     symbols[0], symbols[100:104] = PAD, [UNK, CLS, SEP, MASK]
     dictionary = WordPieceDictionary(symbols)

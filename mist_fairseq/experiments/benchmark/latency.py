@@ -12,17 +12,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.floor import Rates, floor_seconds, machine_rates, products
 from mist_fairseq.experiments.benchmark.inputs import GROUPS, Entry
 from mist_fairseq.experiments.benchmark.internals import is_ours, time_parts
-from mist_fairseq.experiments.benchmark.measuring import (
-    in_new_process,
-    interval,
-    machine,
-    memory_status,
-    milliseconds,
-    resampled,
-)
 from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.output import markdown_table
@@ -99,11 +92,6 @@ class Benchmark:
 
         So whatever disturbs the machine disturbs all of them alike, and the ratios hold.
 
-        Args:
-            chosen: sentences.
-            batch_size: sentences at a time.
-            warm_up: batches before the clock counts.
-
         Returns:
             For JSON: by system, milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and
             passes a sentence, how many sentences took how many passes, how many times as fast as the first it is, with
@@ -117,7 +105,7 @@ class Benchmark:
 
         def once(system: System, batch: np.ndarray, counts: bool):
             sample = system.batch(batch)
-            elapsed, hypotheses = milliseconds(system.decode, sample)
+            elapsed, hypotheses = measuring.milliseconds(system.decode, sample)
             answers = system.read(sample, hypotheses)
             sleep(system.settle)
             if counts:
@@ -210,7 +198,7 @@ class Benchmark:
         entries = [entry for entry in self.entries if entry.name in self.systems]
         given = self.subset, chosen[-batch_size:].tolist(), self.forced
         return {
-            entry.name: self._guard(entry.name, in_new_process, _peak_memory, entry, *given)
+            entry.name: self._guard(entry.name, measuring.in_new_process, _peak_memory, entry, *given)
             for entry in tqdm(entries, desc="memory", disable=None)
         }
 
@@ -224,7 +212,7 @@ class Benchmark:
             if entry.name in self.errors:
                 content["error"] = self.errors[entry.name]
             described[entry.name] = content
-        return machine() | {"forced_lengths": self.forced, "described": described}
+        return measuring.machine() | {"forced_lengths": self.forced, "described": described}
 
 
 def _by_length(dataset, indices: np.ndarray) -> np.ndarray:
@@ -258,9 +246,8 @@ def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> d
     """Summarize a system's times for JSON.
 
     Args:
-        times: milliseconds of each batch, *Shape:* (batches).
+        times, first: milliseconds of each batch, by this system and the one to compare with, *Shape:* (batches).
         sizes: sentences of each batch, *Shape:* (batches).
-        first: milliseconds of the system to compare with, *Shape:* (batches).
     """
     each = np.repeat(times / sizes, sizes)
     p90, p99 = np.percentile(each, [90, 99])
@@ -270,15 +257,15 @@ def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> d
         "sentences_per_second": float(1000 * sizes.sum() / times.sum()),
     }
     if first is not None:
-        samples = resampled(len(times))
+        samples = measuring.resampled(len(times))
         content["speed_up"] = float(first.sum() / times.sum())
-        content["speed_up_interval"] = interval(first[samples].sum(1) / times[samples].sum(1))
+        content["speed_up_interval"] = measuring.interval(first[samples].sum(1) / times[samples].sum(1))
     return content
 
 
 def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> int | None:
     """Run one system alone in this process. Returns bytes, None where the machine does not tell."""
-    before = memory_status("VmRSS")
+    before = measuring.memory_status("VmRSS")
     on_gpu = torch.cuda.is_available()
     system = load_system(entry, torch.device("cuda" if on_gpu else "cpu"), forced)
     system.load_data(subset)
@@ -291,7 +278,7 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> i
     system.decode(system.batch(batch))
     if on_gpu:
         return torch.cuda.max_memory_allocated() if entry.engine != "ctranslate2" else None  # not torch's memory
-    after = memory_status("VmHWM")
+    after = measuring.memory_status("VmHWM")
     return None if before is None or after is None else after - before
 
 

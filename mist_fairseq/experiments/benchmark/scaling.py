@@ -24,15 +24,7 @@ from mist_fairseq.files.output import markdown_table
 
 @dataclass(frozen=True)
 class Work:
-    """What is generated at once.
-
-    Attributes:
-        source: tokens of each ``[CLS] X [SEP]``.
-        target: tokens of each output, [SEP] counted.
-        batch: sentences.
-        decoding: one of ``generate.generator.DECODINGS``.
-        iterations: passes over the target.
-    """
+    """What is generated at once: tokens of each ``[CLS] X [SEP]`` and output, sentences, passes over the target."""
 
     source: int = 14
     target: int = 14
@@ -70,13 +62,7 @@ _STYLES = {"single-pass": ("o", "-"), "mist": ("o", "-"), "mask-predict": ("s", 
 
 @dataclass(frozen=True)
 class Axis:
-    """Works that differ in one number.
-
-    Attributes:
-        name: which, one of ``KINDS``.
-        values: the numbers, in ascending order.
-        fixed: everything else.
-    """
+    """Works that differ in one number, named as in ``KINDS``, whose values ascend; *fixed* has everything else."""
 
     name: str
     values: list[int]
@@ -118,8 +104,7 @@ def make_entries(arguments: list[str], folder: Path, precision: str = "fp32", ac
     Args:
         arguments: of each model, what fairseq-train would be given (``--task``, ``--arch``, sizes).
         folder: where ``write_works`` writes their data.
-        precision: of all of them.
-        accelerate: likewise, one of ``engines.ACCELERATE``.
+        precision, accelerate: of all of them.
 
     Raises:
         ValueError: two models are the same.
@@ -144,10 +129,6 @@ def write_works(folder: Path, axes: list[Axis]):
 
 def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     """Load all models, by name, with outputs of prescribed lengths.
-
-    Args:
-        entries: with the folder of ``write_works``.
-        axes: what they are going to do.
 
     Raises:
         ValueError: a model is not one of ours, cannot be loaded, or its limits are too low for the axes.
@@ -177,12 +158,6 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
 
     So whatever disturbs the machine disturbs all of them alike. Each is run twice in its turn, as it is and with
     clocks around its parts, which on a GPU cost time.
-
-    Args:
-        systems: of ``load_systems``.
-        axis: what to do.
-        repeats: how often each counts.
-        warm_up: how often each runs before that.
 
     Returns:
         For JSON: by model, for each value the milliseconds of a batch (median and quartiles) and the shares of the
@@ -233,34 +208,24 @@ def _point(work: Work, measured: list[tuple[float, dict[str, float]]]) -> dict:
 
 
 def fit_line(values: list[int], times: list[float]) -> dict[str, float]:
-    """Fit the line of least squares, ``intercept + slope * value``.
-
-    Args:
-        values: of the axis, *Shape:* (N).
-        times: milliseconds of a batch at each, *Shape:* (N).
+    """Fit the line of least squares, ``intercept + slope * value``, through milliseconds at the values of an axis.
 
     Returns:
-        ``intercept`` in milliseconds, ``slope`` in milliseconds for each unit of the axis, ``r_squared``: the share of
-        the variance that the line explains.
+        ``intercept``, ``slope`` and ``r_squared``, the share of the variance that the line explains.
     """
-    x, y = np.array(values, dtype=float), np.array(times, dtype=float)
-    slope, intercept = np.polyfit(x, y, 1)
-    left, variance = ((y - intercept - slope * x) ** 2).sum(), ((y - y.mean()) ** 2).sum()
+    slope, intercept = np.polyfit(values, times, 1)
+    left, variance = np.var(times - intercept - slope * np.array(values)), np.var(times)
     r_squared = 1 - left / variance if variance else 1.0  # a level line explains equal values
     return {"intercept": float(intercept), "slope": float(slope), "r_squared": float(r_squared)}
 
 
 def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
     """Say for JSON what every model is, and what runs its passes."""
-    return {
-        name: {
-            "arguments": system.entry.arguments,
-            "precision": system.entry.precision,
-            "engine": engine_name(system.generator),
-            "parameters": system.parameters,
-        }
-        for name, system in systems.items()
-    }
+    described = {}
+    for name, system in systems.items():
+        given = {"arguments": system.entry.arguments, "precision": system.entry.precision}
+        described[name] = given | {"engine": engine_name(system.generator), "parameters": system.parameters}
+    return described
 
 
 # -- report -----------------------------------------------------------------------------------------------------

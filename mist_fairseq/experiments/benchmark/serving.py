@@ -1,9 +1,8 @@
 """A server under load: throughput and latency with and without batching, and whether everyone gets their own answer.
 
-Clients are coroutines of one process on the same machine; each sends its next request when its last one is answered.
+Clients are threads of one process on the same machine; each sends its next request when its last one is answered.
 """
 
-import asyncio
 import contextlib
 import http.client
 import itertools
@@ -15,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mist_fairseq.experiments.results import processor
@@ -78,13 +78,15 @@ def server_command(folder: str | Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "mist_fairseq.serve", str(folder), "--port", "0", *options]
 
 
-def _request(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
-    """Return status and body of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    with contextlib.closing(connection):
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read().decode()
+def _connect(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+
+
+def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[int, dict]:
+    """Return status and content of an answer."""
+    connection.request("POST", "/generate", json.dumps(request), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
 
 
 def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list[str]:
@@ -94,31 +96,29 @@ def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list
         ValueError: the server refuses one; says why.
     """
     answers = []
-    for text in texts:
-        status, body = _request(port, "POST", "/generate", json.dumps({"text": text, **options}))
-        answer = json.loads(body)
-        if status != 200:
-            raise ValueError(f"the server answers {str(text)[:60]!r} with {status}: {answer['error']}")
-        answers.append(answer["outputs"][0][0]["text"])
+    with contextlib.closing(_connect(port)) as connection:
+        for text in texts:
+            status, answer = _generate(connection, {"text": text, **options})
+            if status != 200:
+                raise ValueError(f"the server answers {str(text)[:60]!r} with {status}: {answer['error']}")
+            answers.append(answer["outputs"][0][0]["text"])
     return answers
 
 
 def read_metrics(port: int) -> dict[str, float]:
     """Return the server's Prometheus samples, by name and labels."""
-    lines = _request(port, "GET", "/metrics")[1].splitlines()
+    with contextlib.closing(_connect(port)) as connection:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
-# -- load -------------------------------------------------------------------------------------------------------
-
-
-async def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
+def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
     """Ask for as long as *seconds*, with so many requests on their way at any time, and check every answer.
 
     Args:
         port: on 127.0.0.1.
-        texts: asked for in turn; each client begins elsewhere.
-        expected: the right answers.
+        texts, expected: asked for in turn, each client from elsewhere on, and the right answers.
         options: of each request.
         concurrency: clients, each with a connection of its own.
         seconds: after which no new request is sent.
@@ -126,24 +126,19 @@ async def drive(port: int, texts: list, expected: list[str], options: dict, conc
     Raises:
         OSError: the server takes no connections.
     """
-    load, start = Load(), time.perf_counter()
-    numbers, all_expected = itertools.count(), set(expected)
+    numbers, start = itertools.count(), time.perf_counter()
 
-    async def client(first: int):
-        connection, i = None, first
+    def client(first: int) -> Load:
+        load, connection, i = Load(), _connect(port), first * len(texts) // concurrency
+        connection.connect()
         while time.perf_counter() - start < seconds:
-            connection = connection or await asyncio.open_connection("127.0.0.1", port)
             i, number = (i + 1) % len(texts), next(numbers)
-            body = json.dumps({"text": texts[i], "id": number, **options}).encode()
             sent = time.perf_counter()
             try:
-                status, answer = await asyncio.wait_for(_ask(*connection, body), _PATIENCE)
-            except (OSError, EOFError, ValueError, TimeoutError) as error:
-                load.lost += 1
-                load.examples.append(f"{texts[i]!r}: {error!r}")
-                connection[1].close()
-                connection = None
-                continue
+                status, answer = _generate(connection, {"text": texts[i], "id": number, **options})
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                connection.close()  # the next request opens it again
+                status, answer = 0, repr(error)
             latency = time.perf_counter() - sent
             output = answer["outputs"][0][0]["text"] if status == 200 else None
             if output == expected[i] and answer["id"] == number:
@@ -151,33 +146,23 @@ async def drive(port: int, texts: list, expected: list[str], options: dict, conc
                 continue
             if output is None:
                 load.lost += 1
-            elif answer["id"] != number or output in all_expected:
+            elif answer["id"] != number or output in expected:
                 load.swapped += 1
             else:
                 load.different += 1
             load.examples.append(f"{texts[i]!r}: {status} {answer}, expected {expected[i]!r}")
-        if connection:
-            connection[1].close()
+        connection.close()
+        return load
 
-    async with asyncio.TaskGroup() as group:
-        for number in range(concurrency):
-            group.create_task(client(number * len(texts) // concurrency))
-    load.seconds = time.perf_counter() - start
-    del load.examples[5:]
-    return load
-
-
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, dict]:
-    """Return status and JSON of an answer."""
-    writer.write(
-        b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-    )
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"(?i)^content-length: *(\d+)", head, flags=re.MULTILINE)
-    if not length:
-        raise ValueError(f"an answer without a length: {head[:200]!r}")
-    return int(head.split(b" ", 2)[1]), json.loads(await reader.readexactly(int(length[1])))
+    total = Load()
+    with ThreadPoolExecutor(concurrency) as pool:
+        for load in pool.map(client, range(concurrency)):
+            total.latencies += load.latencies
+            total.examples += load.examples[: 5 - len(total.examples)]
+            for name in ("lost", "swapped", "different"):
+                setattr(total, name, getattr(total, name) + getattr(load, name))
+    total.seconds = time.perf_counter() - start
+    return total
 
 
 # -- measurements -----------------------------------------------------------------------------------------------
@@ -192,11 +177,7 @@ def measure(
         commands: that start the servers, by name. The first one's answers to texts alone are the right ones for all.
         texts: strings or pairs.
         options: of each request, such as ``{"decoding": "mist"}``.
-        concurrencies: numbers of clients.
-        seconds: of each measurement.
-
-    Returns:
-        For JSON: ``summary`` of each concurrency and server, and their names.
+        concurrencies, seconds: numbers of clients, and how long each is measured.
 
     Raises:
         ValueError: a server does not start, or refuses a text.
@@ -206,38 +187,25 @@ def measure(
         ports = {name: stack.enter_context(started(command)) for name, command in commands.items()}
         expected = answer_alone(next(iter(ports.values())), texts, options)
         for concurrency, (name, port) in itertools.product(concurrencies, ports.items()):
-            asyncio.run(drive(port, texts, expected, options, concurrency, min(_WARM_UP, seconds)))
+            drive(port, texts, expected, options, concurrency, min(_WARM_UP, seconds))
             before = read_metrics(port)
-            load = asyncio.run(drive(port, texts, expected, options, concurrency, seconds))
+            load = drive(port, texts, expected, options, concurrency, seconds)
             runs.append({"server": name, "concurrency": concurrency, **summary(load, before, read_metrics(port))})
     return runs
 
 
 def summary(load: Load, before: dict[str, float], after: dict[str, float]) -> dict:
-    """Summarize a load for JSON.
-
-    Args:
-        load: what clients saw.
-        before, after: the server's metrics; the difference is the load's.
-    """
+    """Summarize a load for JSON; *before* and *after* are the server's metrics."""
     names = ("mist_batch_texts_count", "mist_batch_texts_sum", "mist_model_seconds_sum")
     batches, texts, busy = (after[name] - before[name] for name in names)
     percentiles = {}
     if len(load.latencies) > 1:
         cuts = statistics.quantiles(load.latencies, n=100, method="inclusive")
         percentiles = {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
-    return {
-        "requests": len(load.latencies),
-        "seconds": load.seconds,
-        "throughput": len(load.latencies) / load.seconds,
-        **percentiles,
-        "mean_batch": texts / batches if batches else 0.0,
-        "in_model": busy / load.seconds,
-        "lost": load.lost,
-        "swapped": load.swapped,
-        "different": load.different,
-        "examples": load.examples,
-    }
+    rates = {"throughput": len(load.latencies) / load.seconds, **percentiles}
+    rates |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
+    saw = asdict(load)
+    return {"requests": len(saw.pop("latencies")), "seconds": saw.pop("seconds")} | rates | saw
 
 
 def machine() -> dict:

@@ -117,11 +117,7 @@ class System:
         return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
 
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
-        """Return tokens without special ones, and passes over the target, by sentence.
-
-        Args:
-            sample: of ``batch``.
-            hypotheses: of ``decode``.
+        """Return by sentence tokens without special ones, and passes over the target, of what ``decode`` gave.
 
         Raises:
             ValueError: there are fewer or more outputs than sentences.

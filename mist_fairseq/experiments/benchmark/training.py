@@ -12,16 +12,9 @@ from fairseq import tasks
 from fairseq.trainer import Trainer
 from tqdm import tqdm
 
+from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.floor import fastest_product, training_operations
 from mist_fairseq.experiments.benchmark.inputs import Entry, write_data
-from mist_fairseq.experiments.benchmark.measuring import (
-    in_new_process,
-    interval,
-    median_seconds,
-    memory_status,
-    milliseconds,
-    resampled,
-)
 from mist_fairseq.experiments.benchmark.systems import training_configuration
 from mist_fairseq.files.output import markdown_table
 
@@ -31,14 +24,7 @@ _BATCHES = 4  # different ones, taken in turn
 
 @dataclass
 class Setting:
-    """What is trained how.
-
-    Attributes:
-        arguments: of fairseq-train: ``--arch``, sizes and whatever is not to be the paper's.
-        precision: ``fp32`` or ``bf16``.
-        batch_size: sentences an update.
-        folder: where ``write_batches`` wrote its data.
-    """
+    """What is trained: fairseq-train's arguments, precision, sentences an update, and the folder of data."""
 
     arguments: list[str]
     precision: str
@@ -47,21 +33,15 @@ class Setting:
 
 
 def write_batches(folder: Path, profile: dict, batch_size: int):
-    """Write random sentences of a profile's lengths for a few different batches; see ``inputs.write_data``."""
+    """Write random sentences of a profile's lengths for a few different batches."""
     write_data(folder, profile, _BATCHES * batch_size, "train")
 
 
 class Training:
     """A model with random weights, fairseq's trainer for it, and its batches.
 
-    Args:
-        setting: what to train.
-        arm: one of ``ARMS``.
-
     Attributes:
-        batches: as many as ``write_batches`` wrote.
         operations: of the matrix products of each batch's update, as ``training_operations`` counts them.
-        parameters: their number.
 
     Raises:
         ValueError: fairseq-train does not take the arguments.
@@ -104,31 +84,23 @@ class Training:
 def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
     """Time updates with and without mixing in turn, and beside each pair the machine's own product.
 
-    So whatever disturbs the machine disturbs all three alike. Ratios and shares are medians over such rounds.
-
-    Args:
-        setting: what to train.
-        updates: of each arm.
-        warm_up: updates before the clock counts.
-
-    Returns:
-        For JSON.
+    So whatever disturbs the machine disturbs all three alike. Ratios and shares are medians over such rounds. The
+    result is for JSON.
     """
     trainings = {arm: Training(setting, arm) for arm in ARMS}
     mixing, without = ARMS
     product, product_operations = fastest_product(setting.precision, trainings[mixing].trainer.device, repeats=3)
-    rounds = []  # of each: seconds and operations by arm, and operations a second of the product
-    for number in tqdm(range(warm_up + updates), desc=f"{setting.precision}, {setting.batch_size}", disable=None):
-        seconds = {}
+    rounds = range(warm_up + updates)
+    times, rates = {arm: np.zeros(len(rounds)) for arm in ARMS}, np.zeros(len(rounds))
+    for number in tqdm(rounds, desc=f"{setting.precision}, batches of {setting.batch_size}", disable=None):
         for arm in list(ARMS)[:: 1 if number % 2 else -1]:
-            seconds[arm] = milliseconds(trainings[arm].update, number)[0] / 1000
-        counts = {arm: trainings[arm].operations[number % _BATCHES] for arm in ARMS}
-        rate = product_operations / median_seconds(product, 3) if number >= warm_up else 0.0
-        rounds.append((seconds, counts, rate))
-    rounds = rounds[warm_up:]
-    times = {arm: np.array([seconds[arm] for seconds, _, _ in rounds]) for arm in ARMS}
-    operations = {arm: np.array([counts[arm] for _, counts, _ in rounds], dtype=float) for arm in ARMS}
-    rates = np.array([rate for _, _, rate in rounds])
+            times[arm][number] = measuring.milliseconds(trainings[arm].update, number)[0] / 1000
+        rates[number] = product_operations / measuring.median_seconds(product, 3)
+    times, rates = {arm: seconds[warm_up:] for arm, seconds in times.items()}, rates[warm_up:]
+    operations = {
+        arm: np.array([training.operations[number % _BATCHES] for number in rounds[warm_up:]], dtype=float)
+        for arm, training in trainings.items()
+    }
     return {
         "precision": setting.precision,
         "batch_size": setting.batch_size,
@@ -152,8 +124,8 @@ def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
 
 def _median(values: np.ndarray) -> dict[str, float | list[float]]:
     """Return the median with its 95 % bootstrap interval."""
-    medians = np.median(values[resampled(len(values))], axis=1)
-    return {"median": float(np.median(values)), "interval": interval(medians)}
+    medians = np.median(values[measuring.resampled(len(values))], axis=1)
+    return {"median": float(np.median(values)), "interval": measuring.interval(medians)}
 
 
 def measure_memory(setting: Setting) -> dict[str, int | None]:
@@ -162,7 +134,7 @@ def measure_memory(setting: Setting) -> dict[str, int | None]:
     On a CPU it is all that the process ever held, Python and its libraries included. None where the system does not
     tell.
     """
-    return {arm: in_new_process(_peak_memory, setting, arm) for arm in ARMS}
+    return {arm: measuring.in_new_process(_peak_memory, setting, arm) for arm in ARMS}
 
 
 def _peak_memory(setting: Setting, arm: str) -> int | None:
@@ -171,7 +143,7 @@ def _peak_memory(setting: Setting, arm: str) -> int | None:
     training = Training(setting, arm)
     for number in range(_BATCHES):
         training.update(number)
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory_status("VmHWM")
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else measuring.memory_status("VmHWM")
 
 
 def markdown(result: dict) -> str:

@@ -19,24 +19,11 @@ _MAX_ROW_LINES = 100
 _SMALL_GROUP = 10
 
 
-def prepare(
-    files: PairFiles,
-    path: str,
-    train_size: int = 47_000,
-    valid_size: int = 3_000,
-    test_size: int = 2_000,
-    seed: int = 1,
-):
+def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_size: int, seed: int = 1):
     """Write pairs of duplicates, question1 to question2, in the order of the file.
 
     For an uncased encoder's sake, questions that differ only in case count as one when they are kept out of other
-    splits.
-
-    Args:
-        files: where to.
-        path: ``quora_duplicate_questions.tsv``.
-        train_size, valid_size, test_size: number of pairs; of training pairs there are fewer if the file has no more.
-        seed: of the draw.
+    splits. Of training pairs there are fewer if the file has no more.
 
     Raises:
         ValueError: the file is another one, or has too few pairs.
@@ -84,7 +71,7 @@ def assign_splits(
     if not rest:
         raise ValueError(
             f"{len(pairs):,} duplicate pairs in {len(groups):,} groups of connected questions do not give "
-            f"{test_size:,} for testing, {valid_size:,} for validation and at least one for training: give smaller sizes"
+            f"{test_size:,} for testing, {valid_size:,} for validation and one for training: give smaller sizes"
         )
     for index in rng.sample(rest, min(train_size, len(rest))):
         fates[index] = "train"

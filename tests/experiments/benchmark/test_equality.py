@@ -23,11 +23,11 @@ def test_engines_against_pytorch(data, checkpoint):
     system = load(entry(data, MIST))
     reference = [system.dictionary.string(system.dataset[i]["target"]) for i in range(len(system.dataset))]
     result = compare(data, checkpoint, engines, "test", 8, reference, None, PROTOCOLS["plain"], ["bleu-1"], Decoding())
-    found = result["engines"]
+    actual = result["engines"]
     assert result["sentences"] == 8
-    assert list(found) == [PLAIN, "onnxruntime, fp32", "none, bf16"]
-    for name in list(found)[:2]:
-        assert found[name]["different"] == 0 and found[name]["scores"] == found[PLAIN]["scores"]
+    assert list(actual) == [PLAIN, "onnxruntime, fp32", "none, bf16"]
+    for name in list(actual)[:2]:
+        assert actual[name]["different"] == 0 and actual[name]["scores"] == actual[PLAIN]["scores"]
     assert markdown(result).count("of 8") == 3
     with pytest.raises(ValueError, match="the sources are needed"):
         compare(data, checkpoint, engines, "test", 8, reference, None, PROTOCOLS["quora"], ["bleu-1"], Decoding())
@@ -37,10 +37,10 @@ def test_engines_against_pytorch(data, checkpoint):
 def test_the_exported_model_against_pytorch(data, checkpoint, decoding):
     engines = [("onnx", "fp32"), ("onnx", "int8")]
     given = "test", 8, None, None, PROTOCOLS["plain"], []
-    found = compare(data, checkpoint, engines, *given, Decoding(decoding, 3))["engines"]
-    assert list(found) == [PLAIN, "onnx, fp32", "onnx, int8"]
-    assert found["onnx, fp32"] == {"different": 0, "near_ties": 0}
-    assert found["onnx, int8"]["near_ties"] <= found["onnx, int8"]["different"] <= 8
+    actual = compare(data, checkpoint, engines, *given, Decoding(decoding, 3))["engines"]
+    assert list(actual) == [PLAIN, "onnx, fp32", "onnx, int8"]
+    assert actual["onnx, fp32"] == {"different": 0, "near_ties": 0}
+    assert actual["onnx, int8"]["near_ties"] <= actual["onnx, int8"]["different"] <= 8
 
 
 def test_a_difference_is_a_near_tie_only_where_the_model_was_undecided(data):

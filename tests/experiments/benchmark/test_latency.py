@@ -32,8 +32,8 @@ def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
     batches = [tuple(sorted(chosen[at : at + 5].tolist())) for at in (0, 5, 10)]
     order = [(name, batch) for batch in [batches[2], batches[0], *batches] for name in "ab"]
     assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
-    for found in result["systems"].values():
-        assert found["passes_per_sentence"] == 1 and found["passes"] == {1: SENTENCES}
+    for actual in result["systems"].values():
+        assert actual["passes_per_sentence"] == 1 and actual["passes"] == {1: SENTENCES}
     assert result["sentences"] == SENTENCES and result["batch_size"] == 5
 
 
@@ -54,13 +54,13 @@ def test_a_slower_system_is_slower(benchmark, monkeypatch):
             return decode(sample)
 
         monkeypatch.setattr(system, "decode", decoded)
-    found = benchmark.time(benchmark.choose(6), 1)["systems"]
-    assert found["a"]["speed_up"] == 1 and found["a"]["speed_up_interval"] == [1, 1]
-    low, high = found["b"]["speed_up_interval"]
-    assert low <= found["b"]["speed_up"] <= high < 1
-    assert found["b"]["milliseconds"]["mean"] == pytest.approx(60)
-    assert found["b"]["speed_up"] == pytest.approx(
-        found["a"]["milliseconds"]["mean"] / found["b"]["milliseconds"]["mean"]
+    actual = benchmark.time(benchmark.choose(6), 1)["systems"]
+    assert actual["a"]["speed_up"] == 1 and actual["a"]["speed_up_interval"] == [1, 1]
+    low, high = actual["b"]["speed_up_interval"]
+    assert low <= actual["b"]["speed_up"] <= high < 1
+    assert actual["b"]["milliseconds"]["mean"] == pytest.approx(60)
+    assert actual["b"]["speed_up"] == pytest.approx(
+        actual["a"]["milliseconds"]["mean"] / actual["b"]["milliseconds"]["mean"]
     )
 
 
@@ -146,14 +146,14 @@ def test_floor_of_our_own_systems(data):
     entries = [entry(data, MIST, "single"), entry(data, MIST, "mist", mist), entry(data, TRANSFORMER, "other")]
     benchmark = Benchmark(entries, forced=True)
     chosen = benchmark.choose(2)
-    found = benchmark.floor(chosen, 1, {"fp32": Rates(1e9, 1e12)})
+    actual = benchmark.floor(chosen, 1, {"fp32": Rates(1e9, 1e12)})
     system = benchmark.systems["single"]
     seconds = 0.0
     for i in chosen:
         source, target = system.dataset.size(int(i))
         seconds += operations(products(system.model.encoder, int(source), int(target))) / 1e9
-    assert list(found) == ["single", "mist"] and found["mist"] > found["single"]
-    assert found["single"] == pytest.approx(1000 * seconds / 2)
+    assert list(actual) == ["single", "mist"] and actual["mist"] > actual["single"]
+    assert actual["single"] == pytest.approx(1000 * seconds / 2)
 
 
 def test_scores_of_the_whole_subset(benchmark, monkeypatch):
@@ -171,21 +171,21 @@ def test_scores_are_those_of_the_outputs(data):
     system = benchmark.systems["a"]
     answers = system.read(sample := system.batch(range(SENTENCES)), system.decode(sample))
     reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
-    found = benchmark.scores(
+    actual = benchmark.scores(
         reference, [f"s {i}" for i in range(SENTENCES)], "plain", ["bleu-1", "sacrebleu"], batch_size=5
     )["a"]
-    assert found["values"]["bleu-1"] == pytest.approx(100) and found["outputs"] == reference
+    assert actual["values"]["bleu-1"] == pytest.approx(100) and actual["outputs"] == reference
 
 
 def test_memory_is_measured_apart(data):
     large = f"{MIST} --max-positions 1000000"
     options = {"accelerate": "none"}  # an engine keeps weights of its own
     benchmark = Benchmark([entry(data, MIST, "small", options), entry(data, large, "large", options)])
-    found = benchmark.memory(benchmark.choose(2), 1)
-    if found["small"] is None:
+    actual = benchmark.memory(benchmark.choose(2), 1)
+    if actual["small"] is None:
         pytest.skip("this system does not tell")
     more = 4 * (benchmark.systems["large"].parameters - benchmark.systems["small"].parameters)
-    assert found["small"] > 0 and 0.8 * more < found["large"] - found["small"] < 1.5 * more
+    assert actual["small"] > 0 and 0.8 * more < actual["large"] - actual["small"] < 1.5 * more
 
 
 # -- tables ------------------------------------------------------------------------------------------------------

@@ -42,9 +42,9 @@ def systems(folder, axes):
 
 @pytest.fixture
 def result(systems, axes):
-    found = [scaling.measure(systems, axis, repeats=2, warm_up=0) for axis in axes]
+    actual = [scaling.measure(systems, axis, repeats=2, warm_up=0) for axis in axes]
     machine = {"device": "some CPU", "threads": 1, "torch": torch.__version__}
-    return machine | {"described": scaling.describe_systems(systems), "axes": found}
+    return machine | {"described": scaling.describe_systems(systems), "axes": actual}
 
 
 def test_one_number_changes_at_a_time(axes):
@@ -126,13 +126,13 @@ def test_values_and_models_take_turns(systems, axes, monkeypatch):
         return 10.0 * work.batch + len(order) % 2, {"head": 3.0, "overhead": 1.0}
 
     monkeypatch.setattr(scaling, "run", run)
-    found = scaling.measure(systems, axes[2], repeats=6, warm_up=1)
+    actual = scaling.measure(systems, axes[2], repeats=6, warm_up=1)
     rounds = [order[at : at + 4] for at in range(0, len(order), 4)]
     assert len(rounds) == 7 and len({tuple(one) for one in rounds}) > 1, "in different orders"
     jobs = {(name, work) for name in systems for work in axes[2].works}
     assert all(set(one) == jobs for one in rounds)
-    assert found["values"] == [1, 3] and found["repeats"] == 6 and "batch" not in found["fixed"]
-    for model in found["models"].values():
+    assert actual["values"] == [1, 3] and actual["repeats"] == 6 and "batch" not in actual["fixed"]
+    for model in actual["models"].values():
         point = model["points"][1]
         assert 30 <= point["milliseconds"]["median"] <= 31 and point["shares"] == {"head": 0.75, "overhead": 0.25}
         assert point["milliseconds_a_sentence"] == point["milliseconds"]["median"] / 3
@@ -175,8 +175,8 @@ def test_tables(result, systems):
         "## Iterations of mask-predict\n\nThe same everywhere: 14 source tokens, 14 target tokens, 1 sentence." in text
     )
     assert all(f"{name} (0.5 M parameters, fp32, Encoder)" in text for name in systems)
-    for found in result["axes"]:
-        for model in found["models"].values():
+    for actual in result["axes"]:
+        for model in actual["models"].values():
             for point in model["points"]:
                 assert list(point["shares"]) == PARTS and sum(point["shares"].values()) == pytest.approx(1)
 
@@ -196,7 +196,7 @@ def test_script(tmp_path):
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     result = json.loads(out.read_text())
-    assert [found["axis"] for found in result["axes"]] == ["source", "iterations", "iterations"]
+    assert [actual["axis"] for actual in result["axes"]] == ["source", "iterations", "iterations"]
     assert result["threads"] == 1 and "benchmark_scaling.py" in result["command"]
     assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
     assert out.with_suffix(".png").is_file()

@@ -11,8 +11,8 @@ BEAM = {"beam": 3, "lenpen": 1.0, "max_len_b": 8}
 
 def answers(system, indices=range(6)):
     sample = system.batch(indices)
-    found = system.read(sample, system.decode(sample))
-    return [found[i][0] for i in indices]
+    actual = system.read(sample, system.decode(sample))
+    return [actual[i][0] for i in indices]
 
 
 def test_positions_of_source_and_target_may_differ(data):
@@ -81,8 +81,8 @@ def test_onnx_says_what_pytorch_says(data, tmp_path, options):
     system, plain = load(Entry("onnx", engine="onnx", **given)), load(Entry("plain", **given))
     for indices in (range(6), [3]):
         sample = system.batch(indices)
-        found, expected = (one.read(sample, one.decode(sample)) for one in (system, plain))
-        assert found == expected and any(tokens for tokens, _ in found.values())
+        actual, expected = (one.read(sample, one.decode(sample)) for one in (system, plain))
+        assert actual == expected and any(tokens for tokens, _ in actual.values())
     assert system.parameters == plain.parameters and system.text([]) == ""
     rounded = load(Entry("int8", engine="onnx", precision="int8", **given))
     assert [len(tokens) > 0 for tokens in answers(rounded)] == [len(tokens) > 0 for tokens in answers(plain)]
