@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.whole import whole_file
 from mist_fairseq.pretrained.folder import WEIGHTS, find_settings, read_sizes, read_weights
 from mist_fairseq.text.files import load_tokenizer
 
