@@ -72,9 +72,7 @@ def record_model(work: Path):
 
 
 def record_outputs(work: Path):
-    from mist_fairseq import MistGenerator
-
-    generator = MistGenerator.from_pretrained(str(RELEASED), accelerate="none")
+    generator = golden.generator("released, none")
     inputs = robust(generator, candidates())[:SENTENCES]
     assert len(inputs) == SENTENCES, f"only {len(inputs)} inputs have outputs that noise does not change"
     write("inputs.json", inputs, indent=1)
@@ -182,7 +180,8 @@ def exact_generation(work: Path, only: str = "") -> Iterator[tuple[str, dict]]:
     """The same of generation: each engine's outputs."""
     inputs = read("inputs.json")
     golden.export(RELEASED, "--to", "onnx", "--out", work / "onnx")
-    for name, generator in itertools.chain(golden.generators(), golden.onnx_generators(work / "onnx")):
+    loaded = ((name, golden.generator(name)) for name in golden.GENERATORS)
+    for name, generator in itertools.chain(loaded, golden.onnx_generators(work / "onnx")):
         if only in name:
             outputs = {setting: golden.generate(generator, inputs, setting) for setting in SETTINGS}
             yield f"generation-{name.replace(', ', '-')}", outputs
