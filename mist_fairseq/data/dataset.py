@@ -9,10 +9,10 @@ from fairseq import utils
 from fairseq.data import FairseqDataset, data_utils
 from torch import Tensor
 
+from mist_fairseq.data.binarized import check_binarized
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.mist.encoder import real_positions
-from mist_fairseq.models.mist import PositionLimits
-from mist_fairseq.patches.binarized import check_binarized
+from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.mist.packing import real_positions
 
 
 def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):
@@ -99,46 +99,31 @@ class MistDataset(AllBatches):
             )
         self.source, self.target = source, target
         self._source_sizes = np.asarray(source_sizes)
-        self._target_sizes = None if target is None else np.asarray(target_sizes)
+        self._target_sizes = np.asarray([] if target is None else target_sizes)
         self.dictionary = dictionary
         self.limits = limits
         self.shuffle = shuffle
 
-    # -- sizes ----------------------------------------------------------------------------------------------
+    def size(self, index):
+        """Tokens of ``[CLS] X [SEP]`` and of ``Y [SEP]`` (0 without targets) after cutting; of many with an array."""
+        source = np.minimum(self._source_sizes[index] + 1, self.limits.source)
+        return source, 0 if self.target is None else np.minimum(self._target_sizes[index], self.limits.target)
 
-    @property
-    def source_sizes(self) -> np.ndarray:
-        """Tokens of each ``[CLS] X [SEP]`` after cutting."""
-        return np.minimum(self._source_sizes + 1, self.limits.source)
+    def num_tokens(self, index):
+        """Tokens that ``--max-tokens`` counts: the longer side's; of many with an array."""
+        return np.maximum(*self.size(index))
 
-    @property
-    def target_sizes(self) -> np.ndarray | None:
-        """Tokens of each ``Y [SEP]`` after cutting."""
-        return None if self._target_sizes is None else np.minimum(self._target_sizes, self.limits.target)
-
-    def truncated(self) -> tuple[int, int]:
-        """How many sources and targets are longer than the limits."""
-        sources = int((self._source_sizes + 1 > self.limits.source).sum())
-        return sources, 0 if self._target_sizes is None else int(np.sum(self._target_sizes > self.limits.target))
+    num_tokens_vec = num_tokens
 
     @property
     def sizes(self) -> np.ndarray:
-        """The longer side of each pair."""
-        targets = self.target_sizes
-        return self.source_sizes if targets is None else np.maximum(self.source_sizes, targets)
+        """``num_tokens`` of all pairs."""
+        return self.num_tokens(slice(None))
 
-    def size(self, index):
-        """Tokens of source and target."""
-        source = min(int(self._source_sizes[index]) + 1, self.limits.source)
-        return source, 0 if self._target_sizes is None else min(int(self._target_sizes[index]), self.limits.target)
-
-    def num_tokens(self, index):
-        """Tokens that ``--max-tokens`` counts."""
-        return max(self.size(index))
-
-    def num_tokens_vec(self, indices):
-        """``num_tokens`` of many."""
-        return self.sizes[indices]
+    def truncated(self) -> tuple[int, int]:
+        """How many sources and targets are longer than the limits."""
+        sources, targets = self._source_sizes + 1 > self.limits.source, self._target_sizes > self.limits.target
+        return int(sources.sum()), int(targets.sum())
 
     def ordered_indices(self):
         """By source length alone.
@@ -147,13 +132,11 @@ class MistDataset(AllBatches):
         length classifier towards its own. Targets are packed, so their different lengths cost little.
         """
         order = random_order(len(self), self.shuffle)
-        return order[np.argsort(self.source_sizes[order], kind="stable")]
+        return order[np.argsort(self.size(order)[0], kind="stable")]
 
     def filter_indices_by_size(self, indices, max_sizes):
         """Keep all: what is too long is cut, never dropped."""
         return indices, []
-
-    # -- items and batches ----------------------------------------------------------------------------------
 
     def __len__(self):
         return len(self.source)

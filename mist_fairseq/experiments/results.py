@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.whole import whole_file
 
 
 def provenance() -> dict[str, str | None]:

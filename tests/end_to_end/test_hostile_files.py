@@ -34,7 +34,7 @@ from mist_fairseq.files.sizes import fewest_parameters
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.bert import find_weights, read_weights
+from mist_fairseq.pretrained.folder import WEIGHTS, find_file, read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, run
@@ -144,7 +144,7 @@ def test_code_in_folders(evil, tmp_path):
 
     def pretrained():
         MistModel.pretrained_sizes(str(bert), dictionary)
-        read_weights(find_weights(str(bert)))
+        read_weights(find_file(str(bert), WEIGHTS))
 
     reads = {
         "bert": (pretrained, ["config.json", "vocab.txt", "model.safetensors"]),

@@ -59,7 +59,7 @@ def test_lengths_are_those_asked_for(hub):
         assert 1 <= len(output.tokens) <= 2 + i % 9 and output.length_scores == {}
     masked = [directly(hub.model, text, min_length=4, max_length=4, keep_repeats=True)[0] for text in TEXTS]
     assert hub.generate(TEXTS, lengths=4, keep_repeats=True) == [
-        hub.tokenizer.string(hypothesis["tokens"]) for hypothesis in masked
+        hub.model.dictionary.string(hypothesis["tokens"]) for hypothesis in masked
     ]
 
 
@@ -68,7 +68,7 @@ def test_length_scores_are_the_classifiers(hub):
     probabilities = list(output.length_scores.values())
     assert sorted(output.length_scores) == list(range(3, 10)) and sum(probabilities) == pytest.approx(1, abs=1e-5)
     assert probabilities == sorted(probabilities, reverse=True)
-    state = encode(hub.model, *one_source(hub.tokenizer, TEXTS[0]))
+    state = encode(hub.model, *one_source(hub.model.dictionary, TEXTS[0]))
     expected = hub.model.encoder.length_logits(state)[0, 4:11].softmax(0).tolist()
     assert [output.length_scores[length] for length in range(3, 10)] == pytest.approx(expected, abs=1e-5)
 
@@ -104,7 +104,7 @@ def test_an_engine_follows_the_weights():
     hub = MistGenerator(tiny_model(), accelerate="onnxruntime")
     before, engine = hub.generate(TEXTS), hub.model.engine
     assert isinstance(engine, OnnxRuntimeEncoder)
-    hub.model.encoder.head.bias.data[60:] += torch.linspace(-50, 50, len(hub.tokenizer) - 60)
+    hub.model.encoder.head.bias.data[60:] += torch.linspace(-50, 50, len(hub.tokenizer.symbols) - 60)
     hub.to(torch.float32)
     assert hub.model.engine is not engine and hub.generate(TEXTS) != before
     with pytest.raises(ValueError, match="needs weights in fp32"):

@@ -6,7 +6,7 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
-from mist_fairseq.data.dictionary import SentencePieceDictionary, WordPieceDictionary, load_dictionary
+from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
 from mist_fairseq.models.baselines.nat_mass import NatMassModel
 from mist_fairseq.models.mist import MistModel, PositionLimits
 from mist_fairseq.release.folder import (
@@ -17,6 +17,7 @@ from mist_fairseq.release.folder import (
     released_sizes,
     save_folder,
 )
+from mist_fairseq.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.helpers import WORDS, renew_sums, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
 from tests.models.baselines.test_nat_mass import build as nat_mass
 from tests.models.baselines.test_nat_mass import config as nat_mass_config
@@ -61,7 +62,7 @@ def test_another_vocabulary_kind(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(WORDS * 20), model_writer=model, vocab_size=40, hard_vocab_limit=False, minloglevel=2
     )
-    dictionary = SentencePieceDictionary(model.getvalue())
+    dictionary = TokenizerDictionary(SentencePieceTokenizer(model.getvalue()))
     save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "a"), "")
     assert (
         load_folder(str(tmp_path / "a")).dictionary == dictionary == load_dictionary(str(tmp_path / "a" / "dict.txt"))
@@ -182,4 +183,4 @@ def test_training_with_another_kind_or_vocabulary_is_refused(folder):
 def another_dictionary():
     """Of the same size."""
     vocab = tiny_vocab()
-    return WordPieceDictionary([*vocab[:-20], *vocab[:-21:-1]])
+    return tiny_dictionary([*vocab[:-20], *vocab[:-21:-1]])

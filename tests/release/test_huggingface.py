@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from mist_fairseq.models.mist import MistModel, PositionLimits
-from mist_fairseq.pretrained.bert import load_pretrained, read_sizes
+from mist_fairseq.pretrained.folder import load_pretrained, read_sizes
 from mist_fairseq.release.huggingface import save_huggingface
 from tests.helpers import WORDS, encode, sources, tiny_config, tiny_model
 from tests.models.baselines.test_nat_mass import build as nat_mass

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mist_fairseq.experiments.results import processor
-from mist_fairseq.files.output import markdown_table
+from mist_fairseq.files.markdown import markdown_table
 
 ARMS = {
     "batches": [],

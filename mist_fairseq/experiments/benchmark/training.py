@@ -16,7 +16,7 @@ from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.floor import fastest_product, training_operations
 from mist_fairseq.experiments.benchmark.inputs import Entry, write_data
 from mist_fairseq.experiments.benchmark.systems import training_configuration
-from mist_fairseq.files.output import markdown_table
+from mist_fairseq.files.markdown import markdown_table
 
 ARMS = {"MIST": 1.0, "no mixing": 0.0}  # with their --mist-loss-factor
 _BATCHES = 4  # different ones, taken in turn
