@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.engines import ACCELERATE
+from mist_fairseq.engines import engines
 from mist_fairseq.experiments.benchmark import scaling
 from mist_fairseq.experiments.benchmark.inputs import PRECISIONS
 from mist_fairseq.experiments.benchmark.measuring import machine
@@ -32,7 +32,7 @@ def main():
     models = {"action": "append", "metavar": '"--task mist --arch ..."'}
     parser.add_argument("--arguments", **models, help="a model; may be repeated (default: mist_small and mist_base)")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(default: %(default)s)")
-    parser.add_argument("--accelerate", default="auto", choices=ACCELERATE, help="(default: %(default)s)")
+    parser.add_argument("--accelerate", default="auto", choices=["auto", *engines()], help="(default: %(default)s)")
     for name, kind in scaling.KINDS.items():
         shown = " ".join(map(str, kind.values))
         numbers = {"type": int, "nargs": "*", "default": kind.values, "metavar": "N"}

@@ -19,7 +19,7 @@ from pathlib import Path
 from mist_fairseq.experiments.benchmark.serving import ARMS, machine, markdown, measure, server_command
 from mist_fairseq.experiments.evaluation import read_lines
 from mist_fairseq.experiments.results import provenance, write_result
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.generate.decoding import DECODINGS
 
 _WORDS = """how what why where when who can do does is the a best way to learn guitar english computer science money
 weight phone india school music language book job write read speak fast good in of for and my your from with""".split()

@@ -20,7 +20,7 @@ import torch
 from mist_fairseq.experiments.benchmark.equality import compare, markdown
 from mist_fairseq.experiments.evaluation import read_lines
 from mist_fairseq.experiments.results import provenance, write_result
-from mist_fairseq.generate.generator import DECODINGS, Decoding
+from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
 
 
@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--source", type=Path, help="raw text, where the protocol needs it")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="plain", help="(default: %(default)s)")
     parser.add_argument("--metric", nargs="+", choices=METRICS, default=["bleu-4"], help="(default: bleu-4)")
-    parser.add_argument("--decoding", choices=DECODINGS, default=DECODINGS[0], help="(default: %(default)s)")
+    parser.add_argument("--decoding", choices=DECODINGS, default="single-pass", help="(default: %(default)s)")
     parser.add_argument("--iterations", type=int, help="passes over the target (default: 1 for single-pass, else 3)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write, with a table beside it (.md)")

@@ -7,10 +7,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mist_fairseq.experiments.benchmark.inputs import Entry
-from mist_fairseq.experiments.benchmark.internals import Margins, watch_outputs
 from mist_fairseq.experiments.benchmark.systems import System, load_system
+from mist_fairseq.experiments.benchmark.watching import Margins, WatchedEngine
 from mist_fairseq.files.markdown import markdown_table
-from mist_fairseq.generate.generator import Decoding
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.scoring.scores import Protocol, score
 
 NEAR = 1e-4  # difference of logits
@@ -19,10 +19,10 @@ PLAIN = "PyTorch, fp32"
 
 @dataclass
 class _Compared:
-    """An engine: the output of the current sentence after each pass, and what was counted of all."""
+    """A system with a watched engine, and what was counted of its outputs."""
 
     system: System
-    outputs: list[Tensor]
+    engine: WatchedEngine
     different: int = 0
     near_ties: int = 0
     texts: list[str] = field(default_factory=list)
@@ -78,22 +78,23 @@ def compare(
             options["accelerate"] = name
         system = load_system(Entry(name, path, engine=engine, precision=precision, options=options, data=data), device)
         system.load_data(subset)
-        return _Compared(system, watch_outputs(system.generator))
+        system.engine = (WatchedEngine if compared else Margins)(system.engine)
+        return _Compared(system, system.engine)
 
-    compared = {PLAIN: load("none", "fp32")} | {
-        f"{name}, {precision}": load(name, precision) for name, precision in engines
-    }
+    compared: dict[str, _Compared] = {}
+    for name, precision in [("none", "fp32"), *engines]:
+        compared[f"{name}, {precision}" if compared else PLAIN] = load(name, precision)
     plain = compared[PLAIN]
-    margins, number = Margins(plain.system.generator), min(sentences, len(plain.system.dataset))
+    number = min(sentences, len(plain.system.dataset))
     for i in tqdm(range(number), disable=None):
         for one in compared.values():
-            one.outputs.clear()
+            one.engine.outputs.clear()
             sample = one.system.batch([i])
             tokens, _ = one.system.read(sample, one.system.decode(sample))[i]
             one.texts.append(one.system.text(tokens))
-            if not torch.equal(plain.outputs[-1], one.outputs[-1]):
+            if not torch.equal(plain.engine.outputs[-1], one.engine.outputs[-1]):
                 one.different += 1
-                one.near_ties += is_near_tie(plain.outputs, one.outputs, margins)
+                one.near_ties += is_near_tie(plain.engine.outputs, one.engine.outputs, plain.engine)
     described: dict[str, dict] = {
         name: {"different": one.different, "near_ties": one.near_ties} for name, one in compared.items()
     }

@@ -11,9 +11,9 @@ from fairseq.models.nat import InsertionTransformerModel, LevenshteinTransformer
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
-from mist_fairseq.experiments.benchmark.internals import is_ours, prescribe_lengths
 from mist_fairseq.models.baselines.bang import BangGenerator
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator
+from mist_fairseq.models.generator import NARGenerator
 
 _REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
 _SURE = 1e4  # a logit that decides
@@ -80,8 +80,8 @@ def force(model, generator) -> Forcing:
         ValueError: its lengths cannot be prescribed.
     """
     forcing = Forcing()
-    if is_ours(generator):
-        prescribe_lengths(generator, lambda: forcing.lengths)
+    if isinstance(generator, NARGenerator):  # takes lengths with a batch
+        generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
         _force_end(generator, forcing)
     elif isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):

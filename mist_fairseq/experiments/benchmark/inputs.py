@@ -11,7 +11,9 @@ import torch
 import yaml
 from fairseq.data import indexed_dataset
 
-from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 ENGINES = ["fairseq", "ctranslate2", "huggingface", "onnx"]
 GROUPS = ["AR", "Semi-NAR", "NAR"]
@@ -152,7 +154,7 @@ def write_data(folder: Path, profile: dict[str, Mapping[int, float]], sentences:
     """Write dictionaries of random words, and one split of a profile's lengths, as fairseq-preprocess does."""
     symbols = [f"[unused{i}]" for i in range(_FIRST_WORD)] + [f"w{i}" for i in range(_FIRST_WORD, VOCABULARY)]
     symbols[0], symbols[100:104] = PAD, [UNK, CLS, SEP, MASK]
-    dictionary = WordPieceDictionary(symbols)
+    dictionary = TokenizerDictionary(wordpiece_tokenizer(symbols))
     random = np.random.default_rng(1)
     # [CLS] is not in the data: the task adds it.
     for lang, side, added in (("src", "source", 1), ("tgt", "target", 0)):

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.floor import Rates, floor_seconds, machine_rates, products
 from mist_fairseq.experiments.benchmark.inputs import GROUPS, Entry
-from mist_fairseq.experiments.benchmark.internals import is_ours, time_parts
 from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.markdown import markdown_table
@@ -75,7 +74,7 @@ class Benchmark:
 
     def _of_ours(self, work: Callable[[System], object]) -> dict:
         """Return by name what *work* gives for the systems made of source passes and target passes."""
-        ours = {name: system for name, system in self.systems.items() if is_ours(system.generator)}
+        ours = {name: system for name, system in self.systems.items() if system.is_ours}
         results = {name: self._guard(name, work, system) for name, system in ours.items()}
         return {name: result for name, result in results.items() if result is not None}
 
@@ -137,9 +136,7 @@ class Benchmark:
 
         def measure(system: System) -> dict[str, float]:
             # The first warms up.
-            _, *times = (
-                time_parts(system.generator, system.decode, system.batch(batch)) for batch in [batches[-1], *batches]
-            )
+            _, *times = (system.time_parts(system.batch(batch)) for batch in [batches[-1], *batches])
             return {part: sum(spent[part] for spent in times) / len(chosen) for part in times[0]}
 
         return self._of_ours(measure)
@@ -157,7 +154,8 @@ class Benchmark:
 
         def least(system: System) -> float:
             seconds, precision = 0.0, system.entry.precision
-            options = {"decoding": system.generator.decoding, "iterations": system.generator.iterations}
+            decoding = system.generator.decoding
+            options = {"decoding": decoding.decoding, "iterations": decoding.passes}
             options |= {"source_limit": system.model.limits.source, "precision": precision}
             for batch in _batches(chosen, batch_size):
                 lengths = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int).tolist()

@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, write_data
-from mist_fairseq.experiments.benchmark.internals import engine_name, is_ours, set_decoding, time_parts
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
 from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
@@ -137,7 +136,7 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
         system = load_system(entry, device, forced=True)
-        if not is_ours(system.generator):
+        if not system.is_ours:
             raise ValueError(
                 f"{entry.name}: generates with {type(system.generator).__name__}, expected a model of --task mist"
             )
@@ -188,12 +187,13 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
 
 def run(system: System, work: Work, sample: dict) -> tuple[float, dict[str, float]]:
     """Return the milliseconds of a batch, and those of its parts when they are clocked."""
-    set_decoding(system.generator, work.decoding, work.iterations)
+    options = {"decoding": work.decoding, "iterations": work.iterations}
+    system.generator.decoding = replace(system.generator.decoding, **options)
     elapsed, hypotheses = milliseconds(system.decode, sample)
     passes = {number for _, number in system.read(sample, hypotheses).values()}
     if passes != {work.iterations}:
         raise ValueError(f"{system.entry.name} made {sorted(passes)} passes, expected {work.iterations}")
-    return elapsed, time_parts(system.generator, system.decode, sample)
+    return elapsed, system.time_parts(sample)
 
 
 def _point(work: Work, measured: list[tuple[float, dict[str, float]]]) -> dict:
@@ -224,7 +224,7 @@ def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
     described = {}
     for name, system in systems.items():
         given = {"arguments": system.entry.arguments, "precision": system.entry.precision}
-        described[name] = given | {"engine": engine_name(system.generator), "parameters": system.parameters}
+        described[name] = given | {"engine": type(system.engine).__name__, "parameters": system.parameters}
     return described
 
 

@@ -23,12 +23,15 @@ from omegaconf import open_dict
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark.forced import Forcing, force
 from mist_fairseq.experiments.benchmark.inputs import Entry
+from mist_fairseq.experiments.benchmark.measuring import milliseconds
+from mist_fairseq.experiments.benchmark.watching import TimedEngine
 from mist_fairseq.files.torch_files import load_torch_file
-from mist_fairseq.generate.generator import Decoding, Source
+from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers
+from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.release.onnx_folder import save_onnx
+from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
 _PLUGIN = str(Path(__file__).parents[2])
 
@@ -93,6 +96,28 @@ class System:
     def _force(self) -> Forcing:
         return force(self.model, self.generator)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether source passes and target passes of an engine make up its time."""
+        return isinstance(self.generator, NARGenerator)
+
+    @property
+    def engine(self):
+        """What runs the passes of our own models."""
+        return self.model.engine
+
+    @engine.setter
+    def engine(self, engine):
+        self.model.engine = engine
+
+    def time_parts(self, sample: dict) -> dict[str, float]:
+        """Generate, and return the milliseconds of each of ``watching.PARTS``."""
+        engine, timed = self.engine, TimedEngine(self.engine)
+        self.engine = timed
+        total, _ = milliseconds(self.decode, sample)
+        self.engine = engine
+        return timed.spent | {"overhead": total - sum(timed.spent.values())}
+
     def load_data(self, subset: str):
         """Load a split of the data."""
         self.task.load_dataset(subset)
@@ -108,6 +133,9 @@ class System:
             lengths = sample["target"].ne(self.dictionary.pad()).sum(1).clamp(min=self._shortest)
             if self.entry.passes:
                 passes = torch.tensor([_draw(self.entry.passes, int(i)) for i in sample["id"]])
+            if isinstance(self.generator, NARGenerator):
+                longest, beam = self.model.limits.target, self.generator.decoding.width
+                sample["lengths"] = lengths.clamp(max=longest).repeat_interleave(beam)
         sample["forced"] = sample["id"], lengths, passes
         return utils.move_to_cuda(sample) if self.device.type == "cuda" else sample
 
@@ -295,44 +323,36 @@ class OnnxSystem(System):
             raise ValueError(f"engine onnx is for --task mist, not for {type(self.model).__name__}")
         if self.entry.options.get("accelerate", "auto") != "auto":
             raise ValueError("engine onnx has no option 'accelerate': leave it out")
-        task = self.cfg.task
-        self.decoding = Decoding(
-            decoding=str(task.decoding),
-            iterations=task.decoding_iterations,
-            length_beam=task.length_beam,
-            min_length=task.min_length,
-            max_length=task.max_length,
-            keep_repeats=task.keep_repeats,
-        )
+        precision = self.entry.precision
+        self.generator = self.task.build_generator([self.model], self.cfg.generation)  # for its options
         with tempfile.TemporaryDirectory() as folder:
-            save_onnx(self.model, folder)
-            self.generator = OnnxGenerator.from_pretrained(folder, self.entry.precision, torch.get_num_threads())
-        self.model = None
-
-    def _force(self):
-        if self.decoding.width > 1:
-            raise ValueError("output lengths cannot be prescribed with engine onnx and a length_beam: leave it at 1")
-        self.generator.stop_unchanged = False
-        return Forcing()
+            save_onnx(self.model.released, folder, precisions=[precision] if precision in FILES else list(FILES))
+            self.onnx = OnnxGenerator.from_pretrained(folder, precision, torch.get_num_threads())
+        self.model.engine = self.onnx.engine
+        self.model.to("meta")  # its weights are not needed any more, its sizes are
 
     def batch(self, indices):
-        """Return sources as lists of ids, without padding."""
+        """Return a batch with its sources and lengths as arrays of numpy."""
         sample = super().batch(indices)
         inputs = sample["net_input"]
-        rows = [row[:size].tolist() for row, size in zip(inputs["src_tokens"], inputs["src_lengths"].tolist())]
-        lengths = [None] * len(rows)
-        if self.forcing is not None:
-            lengths = (sample["forced"][1].clamp(max=self.generator.max_target) - 1).tolist()
-        sample["sources"] = [Source(ids, length) for ids, length in zip(rows, lengths)]
+        arrays = inputs["src_tokens"], inputs["src_lengths"], sample.get("lengths")
+        sample["arrays"] = [None if tensor is None else tensor.numpy() for tensor in arrays]
         return sample
 
     def decode(self, sample):
-        """Return the hypotheses of each sentence of a batch, and the scores of its lengths."""
-        return self.generator.generate_ids(sample["sources"], self.decoding)
+        """Return the best output's ids and passes for each sentence of a batch."""
+        tokens, lengths, target_lengths = sample["arrays"]
+        given = self.generator.decoding, self.onnx.tokenizer.special, self.onnx.limits
+        forced = {"target_lengths": target_lengths, "stop_unchanged": self.forcing is None}
+        candidates = decode(self.engine, tokens, lengths, *given, **forced)
+        rows = [ranked[0][0] for ranked in candidates.ranked()]
+        ids = [candidates.tokens[row, : candidates.lengths[row]].tolist() for row in rows]
+        return list(zip(ids, candidates.steps[rows].tolist()))
 
-    def _read(self, result):
-        hypotheses, _ = result
-        return [token for token in hypotheses[0].ids if token not in self._special], hypotheses[0].steps
+    def _read(self, answer):
+        ids, passes = answer
+        kept = self.onnx.tokenizer.text_positions(ids, self.generator.decoding.keep_repeats)
+        return [ids[i] for i in kept if ids[i] not in self._special], passes
 
 
 _CLASSES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem, "onnx": OnnxSystem}

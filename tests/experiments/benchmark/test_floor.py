@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mist_fairseq.criterions.mist_loss import MistLoss
+from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
 from mist_fairseq.experiments.benchmark import floor
 from mist_fairseq.experiments.benchmark.floor import (
     Product,
@@ -17,6 +17,7 @@ from mist_fairseq.experiments.benchmark.floor import (
     products,
 )
 from mist_fairseq.experiments.benchmark.floor import training_operations as training
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.mist import kernels as training_kernels
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.mixing import mix_source
@@ -50,7 +51,8 @@ def counted(work) -> int:
 def generate(model, source, target, sentences=1, **options):
     """Generate with outputs of a given length."""
     src_tokens, src_lengths = sources([source] * sentences, model.dictionary)
-    generator = NARGenerator([model], model.dictionary, min_length=target - 1, max_length=target - 1, **options)
+    decoding = Decoding(min_length=target - 1, max_length=target - 1, **options)
+    generator = NARGenerator([model], model.dictionary, decoding)
     generator.generate([model], {"net_input": {"src_tokens": src_tokens, "src_lengths": src_lengths}})
 
 
@@ -115,7 +117,7 @@ def test_all_matrices_are_read(model, precision, size):
 def test_training(model, mixing, glancing, source, monkeypatch):
     monkeypatch.setattr(training_kernels, "_onednn", lambda: False)  # whose products the counter does not know
     model.train()
-    criterion = MistLoss(None, 0.5 * glancing, float(mixing), 1.0, 0.1)
+    criterion = MistLoss(MistLossConfig(glancing_ratio=0.5 * glancing, mist_loss_factor=float(mixing)), None)
     sample = batch([source], [T], model.dictionary)
     actual = training(model.encoder, [source], [T], mixing=mixing, glancing=glancing, source_limit=LIMIT)
     if mixing:

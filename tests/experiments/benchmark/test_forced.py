@@ -103,14 +103,18 @@ def test_insertions_as_many_as_the_length_needs(data):
 )
 def test_our_own(data, options, passes):
     system = load(entry(data, MIST, options={"keep_repeats": True, **options}), forced=True)
+    filled = []
+    fill = system.engine.fill
+
+    def watched(tokens, lengths, state):
+        filled.append(lengths.tolist())
+        return fill(tokens, lengths, state)
+
+    system.engine.fill = watched
     sample = system.batch(range(6))
-    system.forcing.prescribe(*sample["forced"])
-    with torch.no_grad():
-        inputs = sample["net_input"]
-        hypotheses = system.generator._decode(inputs["src_tokens"], inputs["src_lengths"])
+    system.decode(sample)
     beam = options.get("length_beam", 1)
-    assert hypotheses.lengths.tolist() == sample["forced"][1].repeat_interleave(beam).tolist()
-    assert hypotheses.steps.tolist() == [passes] * 6 * beam
+    assert filled == [sample["forced"][1].repeat_interleave(beam).tolist()] * passes
 
 
 def test_unknown_generators_are_refused(data):

@@ -14,12 +14,12 @@ from mist_fairseq.experiments.benchmark.scaling import (
     make_axes,
     make_entries,
 )
+from mist_fairseq.experiments.benchmark.watching import PARTS
 from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_scaling.py"
 TINY = {"source": [5, 9], "target": [4, 7], "batch": [1, 3], "iterations": [1, 2, 3]}
 PLAIN = "none"  # of --accelerate
-PARTS = ["source pass", "length", "target pass", "head", "overhead"]
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +90,17 @@ def test_models_that_cannot_do_it_are_refused(folder, axes):
 
 
 def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
-    """Shapes of what the encoder gets."""
+    """Shapes of what the engine gets."""
     system = next(iter(systems.values()))
-    encoder, seen = system.model.encoder, []
-    for method in ("encode_source", "decode_target"):
-        usual = getattr(encoder, method)
+    engine, seen = system.engine, []
+    for method in ("encode", "fill"):
+        usual = getattr(engine, method)
 
         def watched(tokens, *args, method=method, usual=usual):
             seen.append((method, *tokens.shape))
             return usual(tokens, *args)
 
-        monkeypatch.setattr(encoder, method, watched)
+        monkeypatch.setattr(engine, method, watched)
 
     def run(work):
         seen.clear()
@@ -110,9 +110,9 @@ def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
         return seen[: len(seen) // 2]
 
     for work in [work for axis in axes[:3] for work in axis.works]:
-        assert run(work) == [("encode_source", work.batch, work.source), ("decode_target", work.batch, work.target)]
-    fill = ("decode_target", 1, 14)
-    assert run(Work(decoding="mask-predict", iterations=3)) == [("encode_source", 1, 14), fill, fill, fill]
+        assert run(work) == [("encode", work.batch, work.source), ("fill", work.batch, work.target)]
+    fill = ("fill", 1, 14)
+    assert run(Work(decoding="mask-predict", iterations=3)) == [("encode", 1, 14), fill, fill, fill]
     (_, *first), one, (_, _, mixed), other = run(Work(decoding="mist", iterations=2))
     assert first == [1, 14] and one == other == fill and 14 < mixed <= 14 + 14 + 1
 
@@ -168,13 +168,13 @@ def test_tables(result, systems):
     text = scaling.markdown(result)
     assert text.count("\n## ") == text.count("| R² |") == 5
     assert text.count("**") == 2 * 2 * sum(len(measured["values"]) for measured in result["axes"])
-    heads = "ms a sentence | source pass | length | target pass | head | overhead |"
+    heads = "ms a sentence | source pass | length | target pass | overhead |"
     assert f"| Models | source tokens | {heads}" in text and f"| Models | sentences | ms a batch | {heads}" in text
     assert "The same everywhere: 14 source tokens, 14 target tokens, 1 pass, single-pass." in text
     assert (
         "## Iterations of mask-predict\n\nThe same everywhere: 14 source tokens, 14 target tokens, 1 sentence." in text
     )
-    assert all(f"{name} (0.5 M parameters, fp32, Encoder)" in text for name in systems)
+    assert all(f"{name} (0.5 M parameters, fp32, PyTorchEngine)" in text for name in systems)
     for actual in result["axes"]:
         for model in actual["models"].values():
             for point in model["points"]:

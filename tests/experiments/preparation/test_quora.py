@@ -90,7 +90,7 @@ def components(edges):
 def test_no_question_is_in_two_splits(edges, train, valid, test, seed):
     label = components(edges)
     try:
-        fates = assign_splits(iter(edges), train, valid, test, seed)
+        fates = assign_splits(edges, train, valid, test, seed)
     except ValueError:
         largest = max(Counter(label[a] for a, _ in edges).values())
         assert len(edges) < test + valid + 1 + 2 * largest  # cannot happen with pairs to spare
