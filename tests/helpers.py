@@ -64,8 +64,7 @@ def tiny_model(dictionary=None, source=40, target=20, seed=0, **changes) -> Mist
 def tiny_released(dictionary=None, source=40, target=20, seed=0, **sizes) -> Released:
     """The same model without fairseq; *sizes* by the names of ``EncoderConfig``."""
     tokenizer = (dictionary or tiny_dictionary()).tokenizer
-    sizes = dict(max_positions=64, length_classes=32, max_rel_pos=128) | sizes
-    sizes = dict(hidden_size=32, layers=2, heads=4, ffn_size=64) | sizes
+    sizes = dict(hidden_size=32, layers=2, heads=4, ffn_size=64, max_positions=64, length_classes=32) | sizes
     torch.manual_seed(seed)
     encoder = spread(Encoder(EncoderConfig(len(tokenizer.symbols), **sizes)))
     return Released(encoder, tokenizer, PositionLimits(source, target))
@@ -78,6 +77,14 @@ def tiny_encoder_decoder(dictionary=None, source=40, target=20, seed=0, **sizes)
     torch.manual_seed(seed)
     encoder = spread(EncoderDecoder(EncoderDecoderConfig(len(tokenizer.symbols), **sizes)))
     return Released(encoder, tokenizer, PositionLimits(source, target))
+
+
+def untied(released: Released) -> Released:
+    """An output matrix of its own also has values of its own, once trained."""
+    if released.encoder.head.weight is not None:
+        torch.manual_seed(1)
+        released.encoder.head.weight.data.normal_(std=0.1)
+    return released
 
 
 def tiny_generator(released=None, precision="fp32", accelerate="none"):

@@ -15,21 +15,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mist_fairseq.generate.generator import Decoding, Source
-from mist_fairseq.hub import onnx_generator as onnx_runtime
+from mist_fairseq.engines.onnx_runtime import OLDEST
 from mist_fairseq.hub.mist_generator import MistGenerator
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
-from mist_fairseq.mist import mixing
-from mist_fairseq.models import generator
 from mist_fairseq.release.folder import save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
-from tests.engines.helpers import DECODINGS
-from tests.engines.test_onnx_runtime import VARIANTS, untied
-from tests.helpers import renew_sums, tiny_config, tiny_model
+from tests.generate.plain import DECODINGS
+from tests.helpers import renew_sums, tiny_generator, tiny_released, untied
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -46,6 +39,13 @@ TEXTS = [
 ]
 
 
+VARIANTS = {
+    "absolute positions": {},
+    "relative positions": dict(rel_pos_bins=8, max_rel_pos=12, token_types=6, source_type=4, target_type=5),
+    "untied head": dict(untie_head=True),
+}
+
+
 def written(model, folder: Path) -> Path:
     save_onnx(model, str(folder))
     return folder
@@ -54,19 +54,19 @@ def written(model, folder: Path) -> Path:
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def both(request, dictionary, tmp_path_factory):
     """A model in ONNX and in PyTorch."""
-    model = untied(tiny_model(dictionary, **request.param))
+    model = untied(tiny_released(dictionary, **request.param))
     folder = written(model, tmp_path_factory.mktemp("both"))
-    return OnnxGenerator.from_pretrained(folder, threads=1), MistGenerator(model, accelerate="none")
+    return OnnxGenerator.from_pretrained(folder, threads=1), tiny_generator(model)
 
 
 @pytest.fixture(scope="module")
 def plain(dictionary) -> MistGenerator:
-    return MistGenerator(tiny_model(dictionary), accelerate="none")
+    return tiny_generator(tiny_released(dictionary))
 
 
 @pytest.fixture(scope="module")
-def exported(plain, tmp_path_factory) -> Path:
-    return written(plain.model, tmp_path_factory.mktemp("exported") / "onnx")
+def exported(dictionary, tmp_path_factory) -> Path:
+    return written(tiny_released(dictionary), tmp_path_factory.mktemp("exported") / "onnx")
 
 
 @pytest.fixture
@@ -156,38 +156,6 @@ def test_int8_generates_almost_the_same(exported, plain):
     assert np.mean(same) > 0.8 and 1e-5 < max(differences) < 0.2
 
 
-def test_token_ids_without_text(both):
-    ours, _ = both
-    sources = [ours.encode("what is best"), ours.encode("it")]
-    decoding = Decoding("mist", 2)
-    (ranked, lengths), _ = ours.generate_ids(sources, decoding)
-    expected = ours.generate("what is best".split("|"), decoding=decoding, return_scores=True)[0]
-    assert ours.tokenizer.decode(ranked[0].ids) == expected.text and lengths == pytest.approx(expected.length_scores)
-    assert sum(lengths.values()) == pytest.approx(1) and list(lengths.values()) == sorted(lengths.values())[::-1]
-    with pytest.raises(ValueError, match="a source has 41 tokens, more than the model's 40"):
-        ours.generate_ids([Source([3] * 41)], decoding)
-    with pytest.raises(ValueError, match="a length is 20, expected at most 19"):
-        ours.generate_ids([Source([3, 50, 4], 20)], decoding)
-
-
-@pytest.mark.parametrize("decoding, iterations", DECODINGS)
-def test_final_and_other_separators_are_kept_and_dropped_as_in_pytorch(dictionary, tmp_path, decoding, iterations):
-    model = tiny_model(dictionary)
-    model.encoder.head.bias.data[dictionary.eos()] = 1.0
-    ours = OnnxGenerator.from_pretrained(written(model, tmp_path), threads=1)
-    theirs = MistGenerator(model, accelerate="none")
-    sources = [ours.encode(text) for text in TEXTS]
-    given = Decoding(decoding, iterations, min_length=3)
-    eos, ends, inside = dictionary.eos(), set(), 0
-    for (found, _), (expected, _) in zip(ours.generate_ids(sources, given), theirs._generate_batch(sources, given)):
-        assert found[0].ids == expected[0].ids and found[0].history == expected[0].history
-        assert found[0].scores == pytest.approx(expected[0].scores, abs=1e-4)
-        assert eos not in found[0].ids[:-1]
-        ends.add(found[0].ids[-1] == eos)
-        inside += len(found[0].ids) < 4
-    assert ends == {True, False} and inside
-
-
 def test_many_threads_may_generate_at_once(both):
     ours, _ = both
     given = [(text, DECODINGS[i % 3]) for i, text in enumerate(TEXTS * 6)]
@@ -201,46 +169,13 @@ def test_many_threads_may_generate_at_once(both):
     assert_same(found, [one(item) for item in given])
 
 
-# -- in numpy as in PyTorch -------------------------------------------------------------------------------------
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), rows=st.integers(1, 4), limit=st.integers(2, 12))
-def test_mixes_as_pytorch(data, rows, limit):
-    lengths = {name: data.draw(st.lists(st.integers(low, 7), min_size=rows, max_size=rows)) for name, low in SIDES}
-    seed = data.draw(st.integers(0, 1000))
-    rng = np.random.default_rng(seed)
-    given = []
-    for name, _ in SIDES:
-        real = np.arange(max(lengths[name])) < np.array(lengths[name])[:, None]
-        given += [np.where(real, rng.integers(1, 6, size=real.shape), 0), np.array(lengths[name])]  # 1 is [SEP]
-    mixed, sizes = onnx_runtime.mix_source(*given, limit=limit, sep=1, pad=0)
-    expected, expected_sizes = mixing.mix_source(*map(torch.from_numpy, given), limit=limit, sep=1, pad=0)
-    assert sizes.tolist() == expected_sizes.tolist()
-    assert mixed.tolist() == expected[:, : max(sizes)].tolist()
-    assert mixed.shape[1] == max(sizes)
-
-
-SIDES = [("pseudo", 1), ("source", 2)]
-
-
-@settings(max_examples=100, deadline=None)
-@given(rows=st.integers(1, 4), width=st.integers(1, 9), kinds=st.integers(1, 20), seed=st.integers(0, 1000))
-def test_masks_as_pytorch(rows, width, kinds, seed):
-    rng = np.random.default_rng(seed)
-    scores = -rng.integers(kinds, size=(rows, width)).astype(np.float32)  # ties
-    lengths, number = rng.integers(1, width + 1, size=rows), rng.integers(0, width + 3, size=rows)
-    expected = generator.least_confident(*map(torch.from_numpy, (scores, lengths, number)))
-    assert onnx_runtime.least_confident(scores, lengths, number).tolist() == expected.tolist()
-
-
 # -- files ------------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_is_loaded_anew(folder):
     given = OnnxGenerator.from_pretrained(str(folder), "int8", threads=1)
     for other in (copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
-        assert other._source is not given._source
+        assert other.engine is not given.engine
         assert other.generate(["how can i learn it"]) == given.generate(["how can i learn it"])
 
 
@@ -319,7 +254,7 @@ def test_renamed_files(folder, one, other):
 
 
 def test_files_of_several_exports(folder, dictionary, tmp_path):
-    other = written(tiny_model(dictionary, seed=1), tmp_path / "other")
+    other = written(tiny_released(dictionary, seed=1), tmp_path / "other")
     shutil.copy(other / "target.onnx", folder / "target.onnx")
     renew_sums(folder)
     with pytest.raises(ValueError, match="target.onnx is of another export than config.json .*: the folder mixes"):
@@ -358,8 +293,8 @@ def test_a_configuration_that_is_none(folder, text):
         OnnxGenerator.from_pretrained(str(folder))
 
 
-def test_a_released_model_of_pytorch(plain, tmp_path):
-    save_folder(plain.model, tiny_config(), str(tmp_path), "")
+def test_a_released_model_of_pytorch(tmp_path):
+    save_folder(tiny_released(), str(tmp_path), "")
     with pytest.raises(ValueError, match=r"its format is 'mist_fairseq', expected 'onnx'. Export the model with"):
         OnnxGenerator.from_pretrained(str(tmp_path))
 
@@ -374,7 +309,7 @@ def test_wrong_options(exported):
 
 def test_threads(exported):
     ours = OnnxGenerator.from_pretrained(str(exported), threads=2)
-    for session in (ours._source, ours._target):
+    for session in (ours.engine._source, ours.engine._target):
         assert session.get_session_options().intra_op_num_threads == 2
 
 
@@ -393,8 +328,8 @@ def test_an_onnx_runtime_that_reads_what_it_should_not(exported, monkeypatch, ve
 
 def test_the_oldest_onnx_runtime_is_that_of_setup(exported, monkeypatch):
     setup = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
-    assert f'"onnxruntime>={onnx_runtime.OLDEST}"' in setup
-    for version in (onnx_runtime.OLDEST, "1.100.0", "2.0.0rc1"):
+    assert f'"onnxruntime>={OLDEST}"' in setup
+    for version in (OLDEST, "1.100.0", "2.0.0rc1"):
         monkeypatch.setattr("onnxruntime.__version__", version)
         OnnxGenerator.from_pretrained(str(exported))
 
