@@ -48,7 +48,17 @@ setup(
         "test": [
             # Coverage-guided fuzzing, tests/fuzz; elsewhere there is no package of it.
             'atheris; sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.14"',
-            *("coverage>=7.10", "hypothesis", "httpx", "import-linter>=2", "mypy", "pytest", "pytest-xdist", "ruff", "selenium"),
+            *(
+                "coverage>=7.10",
+                "hypothesis",
+                "httpx",
+                "import-linter>=2",
+                "mypy",
+                "pytest",
+                "pytest-xdist",
+                "ruff",
+                "selenium",
+            ),
             "types-PyYAML",
             *(package for packages in extras.values() for package in packages),
         ],

@@ -1,69 +1,47 @@
-"""MIST as a fairseq plugin: ``--user-dir mist_fairseq`` or ``import mist_fairseq`` registers everything.
+"""MIST as a fairseq plugin: ``--user-dir mist_fairseq``, or ``import mist_fairseq.tasks`` in Python.
 
 Jiang et al., *Improving Non-autoregressive Generation with Mixup Training*.
 
-Where fairseq is not installed nothing is registered, and only ``OnnxGenerator`` and ``mist_fairseq.serve``
-work, which need neither fairseq nor torch.
+Importing ``mist_fairseq`` itself loads neither torch nor fairseq.
 """
 
-import argparse
-import importlib.util
-import inspect
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mist_fairseq.hub.mist_generator import MistGenerator
+    from mist_fairseq.hub.onnx_generator import OnnxGenerator
 
 __version__ = "0.1.0"
+__all__ = ["MistGenerator", "OnnxGenerator"]
 
-_INSTALL = (
-    "mist_fairseq needs fairseq 0.12.3 or newer: pip install ve-fairseq==0.12.3, or install a current "
-    "checkout of fairseq"
-)
-
-
-def _register():
-    """Make tasks, models and the like known to fairseq."""
-    try:
-        import fairseq
-        import torch
-        from fairseq.tasks import FairseqTask
-    except Exception as error:  # fairseq <= 0.12.2 does not import on Python >= 3.11
-        raise ImportError(f"{_INSTALL} (found one that fails to import: {type(error).__name__}: {error})") from error
-
-    # A feature rather than a version: checkouts and forks number themselves as they like.
-    if "from_checkpoint" not in inspect.signature(FairseqTask.build_model).parameters:
-        raise ImportError(f"{_INSTALL} (found {getattr(fairseq, '__version__', 'one without a version')})")
-
-    # torch loads checkpoints without executing code and refuses all but plain values. Those of fairseq's older models,
-    # the baselines, hold their options as a Namespace.
-    torch.serialization.add_safe_globals([argparse.Namespace])
-
-    # --user-dir finds tasks/ and models/ by itself, the other kinds it does not; a plain import finds none.
-    import mist_fairseq.criterions.mist_loss
-    import mist_fairseq.models.baselines.bang
-    import mist_fairseq.models.baselines.mass
-    import mist_fairseq.models.baselines.nat_mass
-    import mist_fairseq.models.baselines.prophetnet
-    import mist_fairseq.models.mist
-    import mist_fairseq.optim.bert_adamw
-    import mist_fairseq.scoring.scorers
-    import mist_fairseq.tasks.mist
-    import mist_fairseq.tasks.translation  # noqa: F401
-    from mist_fairseq.patches import binarized, checkpoints, text_lines, workers
-
-    checkpoints.install()
-    workers.install()
-    binarized.install()
-    text_lines.install()
+_MODULES = {"MistGenerator": "mist_fairseq.hub.mist_generator", "OnnxGenerator": "mist_fairseq.hub.onnx_generator"}
 
 
 def __getattr__(name: str):
-    if name == "MistGenerator":
-        if not _HAS_FAIRSEQ:
-            raise ImportError(f"{_INSTALL} (found none); mist_fairseq.hub.onnx_generator works without it")
-        from mist_fairseq.hub.mist_generator import MistGenerator
-
-        return MistGenerator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """The generators, imported when they are asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
-_HAS_FAIRSEQ = importlib.util.find_spec("fairseq") is not None
-if _HAS_FAIRSEQ:
-    _register()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+class _Path(list):
+    """The package's ``__path__``, which registers the tasks when fairseq's ``--user-dir`` looks into it.
+
+    fairseq imports ``tasks/`` and ``models/`` of its ``--user-dir``, but not where the package itself is imported
+    already, by the script that calls fairseq. Then it only asks whether the folder is in ``__path__``; nothing else
+    asks that, since Python's import system goes through the list.
+    """
+
+    def __contains__(self, folder):
+        if "fairseq" in sys.modules:
+            importlib.import_module("mist_fairseq.tasks")
+        return super().__contains__(folder)
+
+
+__path__ = _Path(__path__)

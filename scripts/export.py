@@ -7,7 +7,7 @@
 
 folder: model.safetensors, config.json, dict.txt and a model card, for MistGenerator.from_pretrained and --pretrained.
 huggingface: the encoder with its masked-LM head, for transformers.BertModel.from_pretrained.
-onnx: source and target pass in fp32 and int8, for OnnxGenerator, which needs neither fairseq nor torch.
+onnx: in fp32 and int8, or one of them (--precision), for OnnxGenerator, which needs neither fairseq nor torch.
 A folder that was written by --to folder may take the checkpoint's place.
 """
 
@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--to", required=True, choices=["folder", "huggingface", "onnx"])
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--precision", choices=["fp32", "int8"], help="of --to onnx (default: files of both)")
     card = parser.add_argument_group("model card of --to folder")
     card.add_argument("--name", help="its title (default: the folder's name)")
     card.add_argument("--training-data", default="Not told.", help="what the model was trained on")
@@ -54,9 +55,9 @@ def export(args: argparse.Namespace) -> list[str]:
     if args.to == "huggingface":
         return save_huggingface(released, args.out, args.overwrite)
     if args.to == "onnx":
-        from mist_fairseq.release.onnx_folder import save_onnx
+        from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
-        return save_onnx(released, args.out, args.overwrite)
+        return save_onnx(released, args.out, args.overwrite, [args.precision] if args.precision else list(FILES))
     name = args.name or os.path.basename(os.path.abspath(args.out))
     description = Description(name, args.training_data, args.license, args.language, args.notes, args.scores)
     text = model_card(description, released, cfg, updates)

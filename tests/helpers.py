@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
 from mist_fairseq.files.folders import CONFIG
 from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
@@ -17,6 +17,8 @@ from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
 from mist_fairseq.models.mist import MistConfig, MistModel
 from mist_fairseq.release.folder import Released
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
 
@@ -27,8 +29,8 @@ def tiny_vocab() -> list[str]:
     return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + WORDS
 
 
-def tiny_dictionary(symbols: list[str] | None = None) -> WordPieceDictionary:
-    return WordPieceDictionary(symbols or tiny_vocab())
+def tiny_dictionary(symbols: list[str] | None = None) -> TokenizerDictionary:
+    return TokenizerDictionary(wordpiece_tokenizer(symbols or tiny_vocab()))
 
 
 def tiny_config(**changes) -> MistConfig:
@@ -77,14 +79,6 @@ def tiny_encoder_decoder(dictionary=None, source=40, target=20, seed=0, **sizes)
     torch.manual_seed(seed)
     encoder = spread(EncoderDecoder(EncoderDecoderConfig(len(tokenizer.symbols), **sizes)))
     return Released(encoder, tokenizer, PositionLimits(source, target))
-
-
-def untied(released: Released) -> Released:
-    """An output matrix of its own also has values of its own, once trained."""
-    if released.encoder.head.weight is not None:
-        torch.manual_seed(1)
-        released.encoder.head.weight.data.normal_(std=0.1)
-    return released
 
 
 def tiny_generator(released=None, precision="fp32", accelerate="none"):

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints' weights: the usual stand-in for an ensemble, which one encoder cannot be."""
+"""The mean of several checkpoints' weights."""
 
 import re
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mist_fairseq.checkpoints.loading import untrained_state
-from mist_fairseq.files.output import whole_file
-from mist_fairseq.files.torch_files import load_torch_file
+from mist_fairseq.files.whole import whole_file
+from mist_fairseq.patches.checkpoint_files import read_checkpoint
 
-# What fairseq-train calls its checkpoints: of an epoch, and of an update within one.
+# The names of fairseq-train's checkpoints after an epoch, and after an update within one.
 _EPOCH = re.compile(r"checkpoint(\d+)\.pt")
 _UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
@@ -33,21 +33,21 @@ def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bou
     pattern, kind = (_UPDATE, "checkpoint_EPOCH_UPDATE.pt") if by_updates else (_EPOCH, "checkpointEPOCH.pt")
     matches = [match for path in Path(folder).iterdir() if (match := pattern.fullmatch(path.name))]
     numbered = sorted(((int(match.group(1)), match.string) for match in matches), reverse=True)
-    found = [Path(folder) / name for number, name in numbered if upper_bound is None or number <= upper_bound]
-    if len(found) < count:
+    paths = [Path(folder) / name for number, name in numbered if upper_bound is None or number <= upper_bound]
+    if len(paths) < count:
         up_to = "" if upper_bound is None else f" up to {upper_bound}"
         raise ValueError(
-            f"{folder} has {len(found)} checkpoints {kind}{up_to}, expected at least {count}: keep more in training "
+            f"{folder} has {len(paths)} checkpoints {kind}{up_to}, expected at least {count}: keep more in training "
             f"({'--save-interval-updates and --keep-interval-updates' if by_updates else 'no --no-epoch-checkpoints'})"
         )
-    return found[:count]
+    return paths[:count]
 
 
 def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
-    """Write a checkpoint with the mean of the others' weights, configured as the first.
+    """Write a checkpoint with the mean of several checkpoints' weights and the configuration of the first.
 
-    It generates like any other. It has no optimizer's state: a training that starts from it
-    (``--finetune-from-model``) starts its optimizer and its learning rate anew.
+    It has no optimizer's state: a training that starts from it (``--finetune-from-model``) starts its optimizer and its
+    learning rate anew.
 
     Args:
         paths: checkpoints of fairseq-train, loaded without executing code, one at a time.
@@ -62,11 +62,11 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
         raise ValueError("no checkpoints to average")
     if Path(output).resolve() in {Path(path).resolve() for path in paths}:
         raise ValueError(f"{output} is one of the checkpoints to average: choose another file to write")
-    first = _load(paths[0])
+    first = read_checkpoint(paths[0])
     weights = first["model"]
     sums = {name: tensor.double() for name, tensor in weights.items() if tensor.is_floating_point()}
     for path in paths[1:]:
-        state = _load(path)["model"]
+        state = read_checkpoint(path)["model"]
         _check(weights, state, paths[0], path)
         for name in sums:
             sums[name] += state[name].double()
@@ -77,17 +77,8 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
         torch.save(_without_training(first) | {"model": model}, partial)
 
 
-def _load(path: str | Path) -> dict:
-    """A checkpoint of fairseq-train, on the CPU; of a big one only what is used is kept in memory."""
-    state = load_torch_file(path, mmap=True)
-    model = state.get("model") if isinstance(state, dict) else None
-    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
-        raise ValueError(f"{path} is no checkpoint of fairseq-train: it has no weights under 'model'")
-    return state
-
-
 def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str | Path, path: str | Path):
-    """Refuse weights that have no mean."""
+    """Refuse weights of different names, shapes, types or settings."""
     between = f"{path} and {first_path} cannot be averaged: "
     for one, another, where in ((first, other, path), (other, first, first_path)):
         missing = sorted(one.keys() - another.keys())
@@ -106,5 +97,5 @@ def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str |
 
 
 def _without_training(state: dict) -> dict:
-    """A checkpoint's configuration, as before the first update."""
+    """A checkpoint's configuration, with the training state of before the first update."""
     return {name: state.get(name) for name in ("args", "cfg", "criterion", "task_state")} | untrained_state()

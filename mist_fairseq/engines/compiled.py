@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 
+from mist_fairseq.engines import register
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.mist.config import SpecialTokens
 
 
+@register("compile", ("fp32", "bf16"))
 class CompiledEngine(PyTorchEngine):
     """Compiles the passes at their first use for all lengths; weights are constants, packed for the CPU.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mist_fairseq.engines import register
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import Encoder, SourceState
@@ -40,6 +41,7 @@ class Graphed:
         return self.outputs
 
 
+@register("cudagraph", ("fp32", "bf16"), encoder_only=True)
 class CudaGraphEngine(PyTorchEngine):
     """Runs an ``Encoder``'s passes by a graph for each batch size and bucket of lengths, captured at first use.
 

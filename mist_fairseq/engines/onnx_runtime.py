@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from mist_fairseq.engines import register
+from mist_fairseq.mist.config import SpecialTokens
+
 # Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
 # PyTorch (1.20).
 OLDEST = "1.24.1"
+
+_IN_MEMORY = "weights"  # the name of a file that is none
 
 
 class OnnxState:
@@ -29,43 +34,46 @@ class OnnxState:
         return OnnxState(self.length_scores[rows], [part[rows] for part in self.past], self.lengths[rows])
 
 
+@register("onnxruntime", ("fp32", "int8"), encoder_only=True)
 class OnnxEngine:
-    """Runs sessions of the two graphs.
+    """Runs the graph of ``engines.onnx_graphs``, with as many threads as torch has.
 
     Args:
         encoder: whose weights to take; later changes of them go unnoticed.
         special: ids of the special tokens.
         precision: ``fp32`` or ``int8``.
+
+    Raises:
+        ValueError: a package is not installed, or the encoder is not on the CPU or not in fp32.
     """
 
-    def __init__(self, encoder: Any, special: Any, precision: str):
+    def __init__(self, encoder: Any, special: SpecialTokens, precision: str):
         import torch
 
-        from mist_fairseq.engines.onnx_graphs import source_graph, target_graph
+        from mist_fairseq.engines.onnx_graphs import encoder_graph
 
-        if encoder.word_embeddings.weight.device.type != "cpu":
+        weight = encoder.word_embeddings.weight
+        if weight.device.type != "cpu":
             raise ValueError("--accelerate onnxruntime is for CPUs: add --cpu, or use --accelerate cudagraph")
-        if encoder.word_embeddings.weight.dtype != torch.float32:
+        if weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
-        int8 = precision == "int8"
-        threads = torch.get_num_threads()
-        with torch.no_grad():
-            source = source_graph(encoder, int8)
-            target = target_graph(encoder, torch.tensor(special.never_predicted), special.mask, int8)
-        self._open(
-            start_session(source.SerializeToString(), threads), start_session(target.SerializeToString(), threads)
-        )
-
-    def _open(self, source: Any, target: Any) -> None:
-        self._source, self._target = source, target
-        self._past = [name.name for name in target.get_inputs() if name.name.startswith("past_")]
+        graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
+        self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), b"".join(weights)))
 
     @classmethod
-    def of_sessions(cls, source: Any, target: Any) -> "OnnxEngine":
-        """The engine of graphs that are there already."""
+    def of_session(cls, session: Any) -> "OnnxEngine":
+        """The engine of a graph that was exported."""
         engine = cls.__new__(cls)
-        engine._open(source, target)
+        engine._open(session)
         return engine
+
+    def _open(self, session: Any) -> None:
+        self._session = session
+        past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
+        self._past = [value.name for value in past]
+        self._encoded = ["length_scores", *(name.removeprefix("past_") for name in self._past)]
+        _, heads, _, width = past[0].shape
+        self._nothing = np.zeros((1, heads, 0, width), np.float32)
 
     def asarray(self, values: Any) -> np.ndarray:
         """An array of numpy."""
@@ -74,13 +82,15 @@ class OnnxEngine:
     def encode(self, tokens: np.ndarray, lengths: np.ndarray) -> OnnxState:
         """Encode sources; see ``generate.decoding.Engine``."""
         tokens = np.ascontiguousarray(tokens[:, : lengths.max()])
-        length_scores, *past = self._source.run(None, {"tokens": tokens, "lengths": lengths})
+        nothing = self._nothing.repeat(len(tokens), axis=0)
+        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": np.zeros_like(lengths)}
+        length_scores, *past = self._session.run(self._encoded, feed | dict.fromkeys(self._past, nothing))
         return OnnxState(length_scores, past, lengths)
 
     def fill(self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState) -> tuple[np.ndarray, np.ndarray]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
-        feed = {"tokens": tokens, "lengths": lengths, "source_lengths": state.lengths}
-        predictions, scores = self._target.run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
+        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
+        predictions, scores = self._session.run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
         return predictions, scores
 
 
@@ -106,12 +116,13 @@ def is_supported() -> bool:
     return _numbers(onnxruntime.__version__) >= _numbers(OLDEST)
 
 
-def start_session(model: str | bytes, threads: int = 0):
+def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"") -> Any:
     """What runs an ONNX graph on the CPU.
 
     Args:
         model: a file's name, or a serialized graph.
         threads: how many, 0 for one for each core.
+        weights: of a serialized graph, the content of their file.
 
     Raises:
         ValueError: ONNX Runtime is not installed or too old, or cannot read the file; names it.
@@ -134,12 +145,14 @@ def start_session(model: str | bytes, threads: int = 0):
     if not _sums_in_32_bits():
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads wait busily, but in a run only
+    if weights:
+        options.add_external_initializers_from_files_in_memory([_IN_MEMORY], [weights], [len(weights)])
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many classes, all derived from this one alone
         if isinstance(model, bytes):
             raise
         raise ValueError(
-            f"{model} is damaged, or of a version that ONNX Runtime {onnxruntime.__version__} does not read: export "
-            f"the model again, or install a newer onnxruntime ({error})"
+            f"{model} or its weights are damaged, or of a version that ONNX Runtime {onnxruntime.__version__} does not "
+            f"read: export the model again, or install a newer onnxruntime ({error})"
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mist_fairseq.engines import register
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.heads import likeliest_with_scores
@@ -34,6 +35,7 @@ class PyTorchState:
         return PyTorchState(self.source.select(rows), self._score_lengths)
 
 
+@register("none", ("fp32", "bf16"))
 class PyTorchEngine:
     """Runs a model's passes where its weights are.
 

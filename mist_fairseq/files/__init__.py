@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and read only if they are what they should be."""
+"""Files that are written whole or not at all, and read only if they are undamaged and hold plain values."""

@@ -1,11 +1,11 @@
-"""``SHA256SUMS``: what a folder's files were when they were written, as ``sha256sum -c SHA256SUMS`` reads it."""
+"""``SHA256SUMS``: the checksums of a folder's files, in the form that ``sha256sum -c SHA256SUMS`` reads."""
 
 import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.whole import whole_file
 
 SUMS = "SHA256SUMS"
 
@@ -19,19 +19,19 @@ def digest(path: str | Path) -> str:
 
 
 def write_sums(folder: str | Path, names: Iterable[str]):
-    """Write the sums of a folder's files."""
+    """Write the checksums of files in a folder."""
     lines = [f"{digest(Path(folder) / name)}  {name}\n" for name in names]
     with whole_file(Path(folder) / SUMS) as partial:
         partial.write_text("".join(lines), encoding="utf-8")
 
 
-def check_sums(folder: str | Path, names: Iterable[str], otherwise: str):
-    """Compare files with the sums beside them; without any, nothing is compared.
+def check_sums(folder: str | Path, names: Iterable[str], advice: str):
+    """Compare files with the ``SHA256SUMS`` beside them. A folder without that file is not checked.
 
     Args:
         folder: the folder.
-        names: of the files that are needed.
-        otherwise: what to do about a damaged one.
+        names: the files to check.
+        advice: for the message, what to do about a damaged file.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -43,11 +43,11 @@ def check_sums(folder: str | Path, names: Iterable[str], otherwise: str):
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     matches = [_LINE.fullmatch(line) for line in lines]
     if None in matches:
-        raise ValueError(f"{path} is damaged (line {matches.index(None) + 1}): {otherwise}")
+        raise ValueError(f"{path} is damaged (line {matches.index(None) + 1}): {advice}")
     sums = {match.group(2): match.group(1) for match in matches if match}
     for name in names:
         file = Path(folder) / name
         if name not in sums:
-            raise ValueError(f"{path} does not name {name}: {otherwise}")
+            raise ValueError(f"{path} does not name {name}: {advice}")
         if digest(file) != sums[name]:
-            raise ValueError(f"{file} is damaged or not the one that {SUMS} beside it is of: {otherwise}")
+            raise ValueError(f"{file} is damaged, or is not the file that {SUMS} beside it was written for: {advice}")

@@ -1,225 +1,109 @@
-"""Files of ``torch.save``: read without executing code, and only if they are undamaged."""
+"""Reading files of ``torch.save`` without executing code, and comparing them with the model they are for."""
 
-import io
-import os
-import pickletools
+import argparse
 import re
-import struct
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# What files of tensors are made of. torch allows more: functions that repeat a text in a longer form or a tensor in
-# another type, with which a few hundred bytes take gigabytes before anybody can look at the result.
-_KNOWN = {
-    *("collections.OrderedDict", "builtins.set", "torch.Size", "torch.nn.parameter.Parameter"),
-    *(f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3", "parameter")),
-    "torch.storage.UntypedStorage",
-}
-_MOST_IN_TUPLES = 1_000
-_MOST_SHARING = 10
 _LONGEST_REASON = 400
-# As many whole numbers as may have equal hashes, which make dictionaries slow; the last is in each file of before 1.6.
-_MOST_LONG, _LONG, _MAGIC = 1_000, 2**61 - 1, torch.serialization.MAGIC_NUMBER
-# The end of a zip archive: what tells where the table of contents is, and for large ones, before it, where that of 64
-# bits is, itself of so many bytes.
-_END, _LOCATOR, _END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), 56
+_MOST_SHARING = 4  # tied weights share their memory, two or three at a time
 
 
 def load_torch_file(path: str | Path, mmap: bool = False):
-    """What a file of ``torch.save`` holds, on the CPU, without executing code.
+    """The content of a file of ``torch.save``, on the CPU.
+
+    torch makes nothing but tensors and plain values of it, and the ``Namespace`` in which fairseq's older checkpoints
+    keep their options. Each part of a file in today's format (since torch 1.6) has a CRC-32, which is compared.
 
     Args:
-        path: of the file. In torch's format of today (since 1.6) every part of it has a checksum, which is compared.
-        mmap: leave tensors on disk until they are used; not for the format of before.
+        path: the file.
+        mmap: leave tensors on disk until they are used; only for today's format.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ValueError: it is damaged, or holds something else than tensors and plain values; names the file.
+        ValueError: the file is damaged, or holds something else; names it.
     """
     try:
-        return read_torch_file(path, mmap)
+        is_archive = check_parts(path)
+        with plain_values():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # of other bytes torch's unpickler makes nearly any
+    except Exception as error:  # damaged bytes make torch's unpickler raise nearly any error
         raise ValueError(f"{path} is damaged or is no file of plain tensors: {reason(error)}") from error
 
 
-def read_torch_file(path: str | Path, mmap: bool = False):
-    """The same, with errors as they come: for what names the file by itself."""
-    names = check_archive(path)
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and names is None)
-    memories = _memories(content)
-    if names is not None and len(memories) > len(names):
-        raise ValueError("a tensor has no memory in it")
-    held, size = sum(size for size, _ in memories.values()), os.path.getsize(path)
-    if held > size:
-        raise ValueError(f"its tensors take {held:,} bytes, and it has {size:,}")
-    return content
+def plain_values():
+    """Context in which torch accepts ``argparse.Namespace`` in the files that it loads."""
+    return torch.serialization.safe_globals([argparse.Namespace])
 
 
-def check_archive(path: str | Path) -> set[str] | None:
-    """Look at a file of ``torch.save`` before it is loaded: its checksums, and what its pickles are made of.
+def check_parts(path: str | Path) -> bool:
+    """Compare the checksums of an archive's parts.
 
     Returns:
-        None of a file with checksums. One in the format before torch 1.6 has none, but names of its tensors' memory.
+        Whether the file is an archive, as torch writes since 1.6. Older files have no checksums.
 
     Raises:
-        ValueError: a part is damaged, takes more memory than its file has bytes, or is made of other things than
-            tensors and plain values.
+        ValueError: a part is damaged or compressed.
     """
-    with open(path, "rb") as file:
-        begins = file.read(4) == b"PK\3\4"  # torch looks at no more
-        if begins != zipfile.is_zipfile(path):
-            raise ValueError("it is an archive only at one end")
-        if not begins:
-            file.seek(0)
-            for _ in range(4):  # a number, a version, the machine, the content
-                _check_pickle(file)
-            place = file.tell()
-            _check_pickle(file)
-            file.seek(place)
-            found = pickletools.genops(file)
-            return {str(text) for opcode, text, _ in found if opcode.stack_after == [pickletools.pyunicode]}
-    try:
-        _check_parts(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
-    return None
-
-
-def _check_parts(path: str | Path):
-    _check_end(path)
+    if not Path(path).is_file() and Path(path).exists():  # reading a pipe would wait for ever
+        raise ValueError("it is no file")
+    if not zipfile.is_zipfile(path):
+        return False
     with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("it is compressed, which torch.save never does")
-        if sum(part.file_size for part in parts) > os.path.getsize(path):
-            raise ValueError("its parts overlap")
-        if min((part.header_offset for part in parts), default=0) != 0:  # in which Python finds another one than torch
-            raise ValueError("it holds an archive, but does not begin with it")
         damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} is wrong")
-    with open(path, "rb") as file:
-        reader = torch._C.PyTorchFileReader(file)  # which finds parts by names that Python takes for others
-        for name in {"data.pkl", *(name for name in reader.get_all_records() if name.endswith(".pkl"))}:
-            _check_pickle(io.BytesIO(reader.get_record(name)))
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    return True
 
 
-def _check_end(path: str | Path):
-    """Refuse an archive in which Python might find another table of contents than torch."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - _LOCATOR.size - _END.size, 0))
-        tail = file.read()
-    end, locator = tail[-_END.size :], tail[: -_END.size]
-    if not end.startswith(b"PK\5\6") or _END.unpack(end)[-1] != 0:
-        raise ValueError("something follows its end")
-    if locator.startswith(b"PK\6\7") and _LOCATOR.unpack(locator)[2] + _END_64 != size - len(tail):
-        raise ValueError("its table of contents is not at its end")
+def check_shapes(build: Callable[[], nn.Module], layers: int, tensors: Mapping[str, Tensor], source: str):
+    """Compare tensors with the model that they are for, before that model takes memory.
 
+    The model is built on torch's meta device, where tensors have a shape and no memory.
 
-def _check_pickle(file: IO[bytes]):
-    """Read a pickle without making anything of it.
+    Args:
+        build: builds the model from its configuration.
+        layers: how many layers the configuration asks for. Each has tensors, and takes time on any device.
+        tensors: weights and buffers by their names in the model.
+        source: the file, for messages.
 
     Raises:
-        ValueError: it is made of something unknown; or of what makes a dictionary slow, as its keys: of tuples in
-            tuples that stand for ever more values, or of whole numbers that may have equal hashes.
+        ValueError: no model can be built; or a tensor is missing, unknown, of another shape or without memory of its
+            own; names the first.
     """
-    long = 0
-    known = _KNOWN | _allowed_names()
-    sizes: list[int] = []  # of what the pickle's stack holds; of all but tuples 1
-    marks: list[list[int]] = []
-    memo: dict[Any, int] = {}
-    argument: Any
-    for opcode, argument, _ in pickletools.genops(file):
-        before, after = opcode.stack_before, opcode.stack_after
-        long += isinstance(argument, int) and abs(argument) >= _LONG and argument != _MAGIC
-        if long > _MOST_LONG:
-            raise ValueError(f"it has more than {_MOST_LONG:,} whole numbers beyond 2**61")
-        if opcode.name == "GLOBAL":
-            _check_name(argument.replace(" ", ".").replace("__builtin__.", "builtins."), known)
-        elif opcode.name == "MARK":
-            marks.append(sizes)
-            sizes = []
-            continue
-        taken: list[int] = []
-        if pickletools.markobject in before:
-            taken, sizes = sizes, marks.pop()
-            before = before[: before.index(pickletools.markobject)]
-        if before:
-            taken = sizes[-len(before) :] + taken
-            del sizes[-len(before) :]
-        size = 1
-        if opcode.name in ("BINGET", "LONG_BINGET"):
-            size = memo[argument]
-        elif opcode.name in ("REDUCE", "NEWOBJ") or after == [pickletools.pytuple]:  # torch.Size is a tuple, too
-            size += sum(taken)
-        elif opcode.name == "BUILD":
-            size = taken[0]
-        if size > _MOST_IN_TUPLES:
-            raise ValueError(f"it has tuples in tuples of more than {_MOST_IN_TUPLES:,} values")
-        sizes += [size] * len(after)
-        if opcode.name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = sizes[-1]
+    _check_memory(tensors, source)
+    if layers > len(tensors):
+        raise ValueError(f"{source}: its configuration asks for {layers:,} layers, but it has {len(tensors)} tensors")
+    try:
+        with torch.device("meta"):
+            own = build().state_dict()
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{source}: its configuration makes no model: {reason(error)}") from error
+    for name in sorted(own.keys() | tensors.keys()):
+        needed, given = (tuple(state[name].shape) if name in state else None for state in (own, tensors))
+        if needed != given:
+            raise ValueError(f"{source}: {name} has shape {given}, the configuration asks for {needed}")
 
 
-def _allowed_names() -> set[str]:
-    """What torch was told to allow beside: by the plugin argparse.Namespace, by a model what its own files hold."""
-    allowed = torch.serialization.get_safe_globals()
-    return {one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}" for one in allowed}
-
-
-def _check_name(name: str, known: set[str]):
-    """Refuse a type or function that no file of tensors needs."""
-    module, _, last = name.rpartition(".")
-    of_torch = module == "torch" and (last.endswith("Storage") or isinstance(getattr(torch, last, None), torch.dtype))
-    if name in known or of_torch:
-        return
-    if last.startswith("_rebuild_"):
-        raise ValueError(f"a tensor made by {last} is not a plain one on the CPU")
-    raise ValueError(f"loading it would run code ({name})")
-
-
-def count_numbers(content) -> tuple[int, int]:
-    """Bytes and numbers that the tensors within hold, each memory counted once.
-
-    Raises:
-        ValueError: a tensor is larger than its memory, or many share one, which the first operation would make real;
-            or is not a plain one on the CPU.
-    """
-    memories = _memories(content).values()
-    return sum(size for size, _ in memories), sum(numbers for _, numbers in memories)
-
-
-def _memories(content) -> dict[int, tuple[int, int]]:
-    """Bytes and numbers of each memory, by its place; errors as of ``count_numbers``."""
-    memories, stack, seen, apart = {}, [content], set(), 0
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Tensor):
-            if value.layout is not torch.strided or value.device.type != "cpu" or value.is_nested:
-                raise ValueError(f"a tensor of shape {tuple(value.shape)} is not a plain one on the CPU")
-            memory = value.untyped_storage()
-            if value.nbytes > memory.nbytes():
-                raise ValueError(f"a tensor of shape {tuple(value.shape)} has no memory of its own")
-            memories[memory.data_ptr()] = memory.nbytes(), memory.nbytes() // value.element_size()
-            apart += value.nbytes
-        elif id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            stack.extend(value.values())
-        elif isinstance(value, list | tuple | set):
-            stack.extend(value)
-    held = sum(size for size, _ in memories.values())
-    if apart > _MOST_SHARING * held:
-        raise ValueError(f"its tensors share {held:,} bytes of memory; each with its own would have {apart:,}")
-    return memories
+def _check_memory(tensors: Mapping[str, Tensor], source: str):
+    """Refuse tensors that are much larger than the memory in the file, such as one number as a large matrix."""
+    memory = {}
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise ValueError(f"{source}: {name} is not a plain tensor on the CPU")
+        storage = tensor.untyped_storage()
+        memory[storage.data_ptr()] = storage.nbytes()
+    size, held = sum(tensor.nbytes for tensor in tensors.values()), sum(memory.values())
+    if size > _MOST_SHARING * held:
+        raise ValueError(f"{source}: its tensors share {held:,} bytes of memory, and have {size:,} bytes apart")
 
 
 def reason(error: Exception) -> str:

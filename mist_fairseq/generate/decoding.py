@@ -343,7 +343,8 @@ def _encode_distinct(engine: Engine, tokens: Array, lengths: Array) -> Any:
     """Encode each distinct source once: data with several references repeats its sources."""
     if tokens.shape[0] > 1 and "cuda" not in str(device(tokens)):  # a GPU would wait
         numbers: dict[tuple[int, ...], int] = {}
-        places, first = [], []
+        places: list[int] = []
+        first: list[int] = []
         for row, (ids, length) in enumerate(zip(tokens.tolist(), lengths.tolist())):
             places.append(numbers.setdefault(tuple(ids[:length]), len(numbers)))
             if len(numbers) > len(first):

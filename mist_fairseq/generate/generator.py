@@ -128,7 +128,18 @@ class TextGenerator:
         **options: Unpack[DecodingOptions],
     ) -> Iterator[Output]: ...
     @overload
-    def generate(self, texts: Iterable[Text], **options: Any) -> Any: ...
+    def generate(
+        self,
+        texts: Iterable[Text],
+        *,
+        decoding: str | Decoding = ...,
+        nbest: int = ...,
+        lengths: Lengths = ...,
+        return_scores: bool = ...,
+        batch_size: int = ...,
+        progress: bool | None = ...,
+        **options: Unpack[DecodingOptions],
+    ) -> Any: ...
 
     def generate(
         self,

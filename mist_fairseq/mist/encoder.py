@@ -127,11 +127,13 @@ class Encoder(nn.Module):
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Score each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
-        return self.length_head(source.hidden, source.lengths)
+        scores: Tensor = self.length_head(source.hidden, source.lengths)
+        return scores
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
-        return self.head(hidden, self.word_embeddings.weight)
+        logits: Tensor = self.head(hidden, self.word_embeddings.weight)
+        return logits
 
     def keep_in_(self, precision: torch.dtype) -> None:
         """Convert the weights of matrix products, for inference under autocast to *precision*."""

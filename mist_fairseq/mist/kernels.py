@@ -14,7 +14,7 @@ class _Dropout(torch.autograd.Function):
     """Elements are dropped where 16 random bits are below a threshold."""
 
     @staticmethod
-    def forward(ctx, x, threshold):
+    def forward(ctx: Any, x: Tensor, threshold: int) -> Tensor:
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = (bits[: x.numel()] >= threshold - 2**15).view(x.shape)
         ctx.save_for_backward(kept)
@@ -22,7 +22,7 @@ class _Dropout(torch.autograd.Function):
         return (x * kept).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
         return (gradient * kept).mul_(ctx.scale), None
 
@@ -35,7 +35,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     threshold = round(p * 2**16)
     if not training or x.device.type != "cpu" or not 0 < threshold < 2**16:
         return F.dropout(x, p, training)
-    return _Dropout.apply(x, threshold)
+    dropped: Tensor = _Dropout.apply(x, threshold)  # type: ignore[no-untyped-call]
+    return dropped
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float, training: bool) -> Tensor:
@@ -54,18 +55,19 @@ class _Product(torch.autograd.Function):
     """``F.linear`` by oneDNN."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         return _product(gradient, weight.t(), None), gradient.t() @ x, gradient.sum(0)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
 
 
 def _onednn() -> bool:
@@ -76,7 +78,8 @@ def _onednn() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor, training: bool) -> Tensor:
     """``F.linear``; in fp32 on a CPU by oneDNN's kernels instead of MKL's, which are slow on some CPUs."""
     if training and x.device.type == "cpu" and x.dtype == torch.float32 and _onednn():
-        return _Product.apply(x, weight, bias)
+        product: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return product
     return F.linear(x, weight, bias)
 
 
@@ -100,7 +103,7 @@ def argmax(scores: Tensor, block: int = 128) -> Tensor:
         return scores.argmax(1)
     V = scores.shape[1]
     whole = V // block * block
-    largest = scores[:, :whole].unflatten(1, (-1, block)).amax(2)  # (N, V / block)
+    largest = scores[:, :whole].reshape(len(scores), whole // block, block).amax(2)  # (N, V / block)
     if whole < V:
         largest = torch.cat([largest, scores[:, whole:].amax(1, keepdim=True)], dim=1)
     first = block * largest.argmax(1, keepdim=True)
@@ -112,7 +115,7 @@ class _SmoothedNLL(torch.autograd.Function):
     """Takes the rows a few at a time, so that no fp32 copy of all logits exists: several times as fast on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         nll = logits.new_empty(len(logits), dtype=torch.float32)
         uniform = torch.empty_like(nll)
         for rows in row_chunks(logits):
@@ -127,7 +130,7 @@ class _SmoothedNLL(torch.autograd.Function):
         return ((1 - smoothing) * nll + smoothing * uniform if smoothing else nll).sum(), plain
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         logits, target = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for rows in row_chunks(logits):

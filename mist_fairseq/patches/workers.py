@@ -1,28 +1,23 @@
-"""What goes wrong in fairseq with several workers: none are started where there is no GPU, and none can resume."""
+"""fairseq's start of workers.
+
+With ``--distributed-init-method`` fairseq starts one worker for each GPU. Where there is no GPU it starts none, trains
+nothing and ends with status 0.
+"""
 
 import functools
 
 import torch
 from fairseq.distributed import utils as distributed_utils
-from fairseq.trainer import Trainer
-from omegaconf import open_dict
 
 
 def install():
-    """Have fairseq refuse to start no worker, and have every worker read the checkpoint that it goes on from.
-
-    fairseq starts one worker for each GPU, where there is none it ends as if all was well. And it has the first worker
-    alone read the checkpoint and send it to the others, which torch since 2.6 refuses to unpack.
-    """
-    if hasattr(distributed_utils.call_main, "fairseqs"):
-        return
-    distributed_utils.call_main = _refusing_nobody(distributed_utils.call_main)
-    Trainer.load_checkpoint = _reading_everywhere(Trainer.load_checkpoint)
+    """Replace ``call_main``."""
+    distributed_utils.call_main = _checked_start(distributed_utils.call_main)
 
 
-def _refusing_nobody(call_main):
+def _checked_start(call_main):
     @functools.wraps(call_main)
-    def guarded_call_main(cfg, main, **kwargs):
+    def call_main_with_workers(cfg, main, **kwargs):
         options = cfg.distributed_training
         starts = options.distributed_init_method is not None and not options.distributed_no_spawn
         if starts and torch.cuda.device_count() == 0:
@@ -33,15 +28,4 @@ def _refusing_nobody(call_main):
             )
         return call_main(cfg, main, **kwargs)
 
-    guarded_call_main.fairseqs = call_main  # type: ignore[attr-defined]
-    return guarded_call_main
-
-
-def _reading_everywhere(load_checkpoint):
-    @functools.wraps(load_checkpoint)
-    def guarded_load_checkpoint(self, *args, **kwargs):
-        with open_dict(self.cfg):
-            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
-        return load_checkpoint(self, *args, **kwargs)
-
-    return guarded_load_checkpoint
+    return call_main_with_workers

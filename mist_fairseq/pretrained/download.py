@@ -10,10 +10,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
 from mist_fairseq.files.output import whole_file
-from mist_fairseq.pretrained.bert import find_settings, read_sizes
+from mist_fairseq.pretrained.folder import find_settings, read_sizes
+from mist_fairseq.text.files import load_tokenizer
 
 
 @dataclass
@@ -97,7 +97,7 @@ def get_pretrained(name: str, folder: str) -> str:
                 tensors.keys()
         except SafetensorError as error:
             raise ValueError(f"{weights[0]} is damaged: {error}") from error
-    entries = len(load_dictionary(str(path / "vocab.txt")))
+    entries = len(load_tokenizer(str(path / "vocab.txt")).symbols)
     write_sums(path, [*settings, *(file.name for file in weights)])
     return f"{path}: {found[0]} layers of {found[1]}, {entries:,} vocabulary entries, weights in {weights[0].name}"
 

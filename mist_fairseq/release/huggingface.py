@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mist_fairseq.files.folders import text, write_folder
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.pretrained.bert import bert_name
+from mist_fairseq.pretrained.bert import BERT
+from mist_fairseq.pretrained.names import export
 from mist_fairseq.release.folder import Released
-from mist_fairseq.text.wordpiece import WordPiece
 
 
 def save_huggingface(released: Released, folder: str, overwrite: bool = False) -> list[str]:
@@ -60,7 +60,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     files: dict[str, Callable[[Path], object]] = {
         "model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))
     }
-    if isinstance(tokenizer, WordPiece):
+    if tokenizer.settings["type"] == "wordpiece":
         settings = {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": tokenizer.settings["lowercase"],
@@ -76,18 +76,12 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
 
 
 def _bert_state(encoder: Encoder) -> dict[str, Tensor]:
-    """Weights under the names of ``BertForMaskedLM``; the inverse of ``pretrained.bert.convert_state``."""
-    state = {}
-    for name, value in encoder.state_dict().items():
-        if name == "length_head.weight":
-            continue
-        theirs = bert_name(name)
-        theirs = theirs if theirs.startswith("cls.") else "bert." + theirs
-        if "{query,key,value}" not in theirs:
-            state[theirs] = value.contiguous()
-            continue
-        for part, third in zip(("query", "key", "value"), value.chunk(3)):
-            state[theirs.replace("{query,key,value}", part)] = third.contiguous()
+    """Weights under the names of ``BertForMaskedLM``."""
+    own = {name: value for name, value in encoder.state_dict().items() if name != "length_head.weight"}
+    state = {
+        name if name.startswith("cls.") else BERT.prefix + name: value
+        for name, value in export(own, BERT.names).items()
+    }
     if encoder.head.weight is not None:  # the decoder's bias is the head's; tied models have it tied, too
         state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
     return state

@@ -50,9 +50,7 @@ class Description:
     scores: list[str] | None = None
 
 
-def model_card(
-    description: Description, released: Released, cfg: Mapping[str, Any], updates: int | None = None
-) -> str:
+def model_card(description: Description, released: Released, cfg: Mapping[str, Any], updates: int | None = None) -> str:
     """Markdown with the front matter of Hugging Face's model cards.
 
     Args:

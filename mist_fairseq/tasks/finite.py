@@ -1,4 +1,4 @@
-"""Training stops at a loss or a gradient that is no number, before it is learnt or saved, and names the sentences."""
+"""Training stops at a NaN or infinite loss or gradient, before it is learnt or saved, and names the sentences."""
 
 import logging
 import math
@@ -14,26 +14,26 @@ logger = logging.getLogger(__name__)
 class StopsAtNaN(FairseqTask):
     """Mixed into a task, before its class.
 
-    fairseq itself stops at gradients that are not finite, without saying where they come from, and would learn from a
-    loss that is not while its gradients are. The losses are read where fairseq has just waited for the gradients' norm,
-    so this makes a GPU wait no second time.
+    fairseq by itself stops at gradients that are not finite without saying where they come from, and learns from a loss
+    that is not finite if its gradients are. The losses are read where fairseq has just waited for the gradients' norm,
+    so a GPU does not wait a second time.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._batches = []  # ids and loss of each batch that no update has learnt from yet
+        self._batches = []  # sentences' ids and loss of each batch since the last update
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
         """Forward and backward of a batch. Args and result: as fairseq's."""
         failure = sys.exception()
-        # Handling it, fairseq runs the batches of the update again, to log the first module with a NaN.
-        again = isinstance(failure, FloatingPointError)
+        # While fairseq handles this error it runs the batches again, to log the first module with a NaN.
+        runs_again = isinstance(failure, FloatingPointError)
         if isinstance(failure, FloatingPointError) and self._batches:
-            failure.args = (self._where(failure, update_num),)
+            failure.args = (self._explain(failure, update_num),)
             logger.error(failure)
             self._batches.clear()
         result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
-        if not again:
+        if not runs_again:
             self._batches.append((sample["id"], result[0].detach()))
         return result
 
@@ -41,7 +41,7 @@ class StopsAtNaN(FairseqTask):
         """Loss of a batch of the validation. Args and result: as fairseq's.
 
         Raises:
-            FloatingPointError: it is NaN or infinite; to fairseq, no checkpoint would be better or worse than that.
+            FloatingPointError: the loss is NaN or infinite; fairseq could not tell which checkpoint is the best.
         """
         result = super().valid_step(sample, model, criterion)
         loss = float(result[0])
@@ -56,27 +56,26 @@ class StopsAtNaN(FairseqTask):
         """Learn from the gradients.
 
         Raises:
-            FloatingPointError: a loss is NaN or infinite; fairseq then goes on as with such gradients.
+            FloatingPointError: a loss is NaN or infinite; fairseq treats it like a NaN gradient.
         """
-        losses = [loss for _, loss in self._batches]  # none where this worker ran out of memory, and others did not
+        # There are none where this worker ran out of memory and others did not.
+        losses = [loss for _, loss in self._batches]
         if losses and not torch.stack(losses).isfinite().all():
             raise FloatingPointError("the loss is not finite")
         self._batches.clear()
         super().optimizer_step(optimizer, model, update_num)
 
-    def _where(self, failure: FloatingPointError, update_num: int) -> str:
-        """The message of *failure*, with the sentences."""
+    def _explain(self, failure: FloatingPointError, update_num: int) -> str:
+        """The message of *failure*, with the sentences of the update."""
         worker = f", worker {distributed.get_rank()}" if distributed.is_initialized() else ""
         losses = [(sorted(ids.tolist()), float(loss)) for ids, loss in self._batches]
         wrong = [(ids, loss) for ids, loss in losses if not math.isfinite(loss)]
         if wrong:
-            found = "; ".join(f"the loss is {loss} in the batch of the sentences {ids}" for ids, loss in wrong)
+            cause = "; ".join(f"the loss is {loss} in the batch of the sentences {ids}" for ids, loss in wrong)
         else:
-            ids = [number for batch, _ in losses for number in batch]
-            found = f"the losses are finite, of the sentences {ids}"
-            if worker:
-                found += "; another worker's may not be"
+            cause = f"the losses are finite, of the sentences {[number for ids, _ in losses for number in ids]}"
+            cause += "; another worker's may not be" if worker else ""
         return (
-            f"{failure} at update {update_num + 1}{worker}: {found} (lines of the training data, counted from 0). "
+            f"{failure} at update {update_num + 1}{worker}: {cause} (lines of the training data, counted from 0). "
             "Nothing of this update was learnt: look at the sentences, or lower --lr, and go on from checkpoint_last.pt"
         )

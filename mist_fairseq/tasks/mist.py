@@ -1,5 +1,6 @@
 """The fairseq task: data, validation scores and the generator."""
 
+import argparse
 import logging
 import os
 import re
@@ -16,17 +17,14 @@ from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.engines import ACCELERATE
+from mist_fairseq.engines import engines
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, MistModel
-from mist_fairseq.patches.text_lines import install_interactive
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
-from mist_fairseq.tasks.finite import StopsAtNaN
-from mist_fairseq.tasks.resuming import Resumes
-from mist_fairseq.tasks.shards import CountsAllBatches
+from mist_fairseq.tasks.over_tokenizers import OverTokenizers, check_same
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 
 logger = logging.getLogger(__name__)
@@ -54,16 +52,14 @@ class MistTaskConfig(FairseqDataclass):
             "generation with ONNX Runtime"
         },
     )
-    accelerate: ChoiceEnum(ACCELERATE) = field(  # type: ignore[valid-type]
+    accelerate: ChoiceEnum(["auto", *engines()]) = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
             "help": "what runs the model in generation: none is PyTorch as it is; auto is onnxruntime on a CPU where "
             "it is installed and has the precision, else none"
         },
     )
-    length_guesses: int = field(
-        default=0, metadata={"help": "fill targets of this many likely lengths in the pass over the source"}
-    )
+    length_guesses: int = field(default=0, metadata={"help": argparse.SUPPRESS})  # of version 0.1
     eval_bleu: bool = field(default=False, metadata={"help": "validate with sacrebleu on generated text"})
     eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
@@ -84,7 +80,7 @@ class MistTaskConfig(FairseqDataclass):
 
 
 @register_task("mist", dataclass=MistTaskConfig)
-class MistTask(StopsAtNaN, CountsAllBatches, Resumes, FairseqTask):
+class MistTask(OverTokenizers, FairseqTask):
     """Fine-tunes a BERT-like encoder for non-autoregressive generation, and generates with it.
 
     Args:
@@ -95,7 +91,6 @@ class MistTask(StopsAtNaN, CountsAllBatches, Resumes, FairseqTask):
     def __init__(self, cfg: MistTaskConfig, dictionary: TokenizerDictionary):
         super().__init__(cfg)
         self.dictionary = dictionary
-        install_interactive()
         self.model = None
         for name in ("max_source_positions", "max_target_positions"):
             if cfg[name] < 3:
@@ -109,8 +104,13 @@ class MistTask(StopsAtNaN, CountsAllBatches, Resumes, FairseqTask):
         """Load the dictionary that fairseq-preprocess left beside the data.
 
         Raises:
-            ValueError: there is no data folder, or source and target have different dictionaries.
+            ValueError: there is no data folder, source and target have different dictionaries, or an option is gone.
         """
+        if cfg.length_guesses and not kwargs.get("from_checkpoint"):
+            raise ValueError(
+                "--length-guesses is gone since version 0.2: guessing saved time only in fp32 with one sentence at a "
+                "time (results/speed); leave it out, the output is the same"
+            )
         folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
         if not os.path.isdir(folder):
             raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
@@ -124,21 +124,9 @@ class MistTask(StopsAtNaN, CountsAllBatches, Resumes, FairseqTask):
         source, target = (
             load_dictionary(os.path.join(folder, f"dict.{lang}.txt")) for lang in (cfg.source_lang, cfg.target_lang)
         )
-        if source != target:
-            names = f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt"
-            raise ValueError(f"{names} of {folder} differ. One is damaged, or {PREPROCESS}")
+        check_same(source, target, cfg)
         logger.info("dictionary: %s types", f"{len(source):,}")
         return cls(cfg, source)
-
-    @classmethod
-    def load_dictionary(cls, filename):
-        """Read a ``vocab.txt``, a SentencePiece model or a saved dictionary."""
-        return load_dictionary(filename)
-
-    @classmethod
-    def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
-        """Refuse: the vocabulary is not counted from the data but comes with the pre-trained encoder."""
-        raise ValueError(PREPROCESS)
 
     @property
     def source_dictionary(self):
@@ -287,9 +275,3 @@ class MistTask(StopsAtNaN, CountsAllBatches, Resumes, FairseqTask):
         """Log the criterion's figures, and BLEU and ROUGE-L over all validation batches."""
         super().reduce_metrics(logging_outputs, criterion)
         log_scores(logging_outputs)
-
-
-PREPROCESS = (
-    "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
-    "--joined-dictionary --srcdict FILE, a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
-)

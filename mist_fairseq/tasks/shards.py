@@ -1,4 +1,4 @@
-"""Training with several workers counts every sentence, also where a worker's last batch of an epoch is empty."""
+"""Training with several workers counts every sentence, also where one worker has fewer batches than the others."""
 
 from functools import partial
 
@@ -10,9 +10,9 @@ class CountsAllBatches(FairseqTask):
     """Mixed into a task, before its class.
 
     Where the batches of an epoch cannot be dealt out evenly, fairseq gives the last workers an empty one. A worker
-    whose update (``--update-freq``) ends with it then reports a sample size of zero, that of its other batches of the
-    update included, while their gradients count: the update is too large. So here no batch of the training is
-    empty; in place of one stands a sentence that counts as none.
+    whose update (``--update-freq``) ends with it then reports a sample size of zero for the whole update, while the
+    gradients of its other batches count: the update is too large. So here no training batch is empty; in place of an
+    empty one stands a sentence that does not count.
     """
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
@@ -23,10 +23,10 @@ class CountsAllBatches(FairseqTask):
         return iterator
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
-        """Forward and backward of a batch; one of no sentences leaves no trace. Args and result: as fairseq's."""
-        none = sample["nsentences"] == 0
-        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad or none, **kwargs)
-        if not none:
+        """Forward and backward of a batch; nothing comes of one without sentences. Args and result: as fairseq's."""
+        is_empty = sample["nsentences"] == 0
+        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad or is_empty, **kwargs)
+        if not is_empty:
             return result
         loss, _, logging_output = result
         return loss, 0, {key: _zero(value) for key, value in logging_output.items()}

@@ -1,4 +1,4 @@
-"""fairseq's translation tasks over our dictionaries: every baseline reads the data that ``--task mist`` reads."""
+"""fairseq's translation tasks over our dictionaries: the baselines read the data that ``--task mist`` reads."""
 
 from dataclasses import dataclass, field
 
@@ -10,17 +10,13 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
 from mist_fairseq.data.dataset import AllBatches, load_pair, random_order
-from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.patches.text_lines import install_interactive
-from mist_fairseq.tasks.finite import StopsAtNaN
-from mist_fairseq.tasks.mist import PREPROCESS
-from mist_fairseq.tasks.resuming import Resumes
-from mist_fairseq.tasks.shards import CountsAllBatches
+from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.tasks.over_tokenizers import OverTokenizers, check_same
 from mist_fairseq.tasks.validation import bleu_counts, log_scores
 
 
 class PairDataset(AllBatches, LanguagePairDataset):
-    """fairseq's, in batches of all sentences."""
+    """fairseq's pairs; no sentence is left out of the batches."""
 
     def ordered_indices(self):
         """By source length, then target length; sentences of equal lengths in the same random order in each process."""
@@ -47,17 +43,14 @@ class _Cut(BaseWrapperDataset):
         return np.minimum(self.dataset.sizes, self.limit)
 
 
-class _OverTokenizers(StopsAtNaN, CountsAllBatches, Resumes):
-    """What the two tasks change of fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
+class _Translates(OverTokenizers):
+    """What both tasks change in fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
 
     _starts_with_bos: bool
 
     def __init__(self, cfg, src_dict: TokenizerDictionary, tgt_dict: TokenizerDictionary):
-        if src_dict != tgt_dict:
-            names = f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt"
-            raise ValueError(f"{names} of {cfg.data} differ. One is damaged, or {PREPROCESS}")
+        check_same(src_dict, tgt_dict, cfg)
         super().__init__(cfg, src_dict, tgt_dict)
-        install_interactive()
         # fairseq saves it with each checkpoint.
         self.state.merge_state_dict({"dictionary": src_dict.fingerprint()})
 
@@ -69,16 +62,6 @@ class _OverTokenizers(StopsAtNaN, CountsAllBatches, Resumes):
                 "with: run fairseq-preprocess with --srcdict and the dict.*.txt of the training data"
             )
         super().load_state_dict(state_dict)
-
-    @classmethod
-    def load_dictionary(cls, filename):
-        """Read a ``vocab.txt``, a SentencePiece model or a saved dictionary."""
-        return load_dictionary(filename)
-
-    @classmethod
-    def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
-        """Refuse: the vocabulary is not counted from the data."""
-        raise ValueError(PREPROCESS)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load one split; sources are cut to ``--max-source-positions``, as the mist task's are.
@@ -105,7 +88,7 @@ class _OverTokenizers(StopsAtNaN, CountsAllBatches, Resumes):
         )
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        """The model's own generator where it has one, otherwise fairseq's. Args: as fairseq's."""
+        """The generator of the model if it has one, otherwise fairseq's. Args: as fairseq's."""
         own = getattr(models[0], "build_generator", None)
         if own is not None:
             return own(self.target_dictionary, args)
@@ -119,7 +102,8 @@ class _OverTokenizers(StopsAtNaN, CountsAllBatches, Resumes):
         if self.cfg.eval_bleu:
             for model in models:
                 if hasattr(model, "set_beam_size"):
-                    # BART's attention has been told to keep one of every --beam sources, and would in training, too.
+                    # Undo what fairseq told BART's attention, to keep one of every --beam sources: it would in
+                    # training, too.
                     model.set_beam_size(1)
                     model.encoder.__dict__.pop("reorder_encoder_out", None)
         return generator
@@ -140,7 +124,7 @@ class MistTranslationConfig(TranslationConfig):
 
 
 @register_task("mist_translation", dataclass=MistTranslationConfig)
-class MistTranslationTask(_OverTokenizers, TranslationTask):
+class MistTranslationTask(_Translates, TranslationTask):
     """``translation`` over our dictionaries: the autoregressive baselines. Args: as fairseq's."""
 
     _starts_with_bos = False
@@ -156,7 +140,7 @@ class MistTranslationLevenshteinConfig(TranslationLevenshteinConfig):
 
 
 @register_task("mist_translation_lev", dataclass=MistTranslationLevenshteinConfig)
-class MistTranslationLevenshteinTask(_OverTokenizers, TranslationLevenshteinTask):
+class MistTranslationLevenshteinTask(_Translates, TranslationLevenshteinTask):
     """``translation_lev`` over our dictionaries: fairseq's NAR and semi-NAR baselines. Args: as fairseq's."""
 
     _starts_with_bos = True

@@ -16,18 +16,13 @@ def bleu_counts(bleu: BLEUScore) -> dict[str, int]:
 
 def log_scores(logging_outputs: list[dict]):
     """Log ``bleu`` and ``rouge_l``, whichever the batches have counts of."""
-
-    def log_sums(*names):
-        for name in names:
-            # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
-            metrics.log_scalar_sum(f"_{name}", sum(float(log[f"_{name}"]) for log in logging_outputs))
-
-    if any("_bleu_sys_len" in log for log in logging_outputs):
-        orders = [f"bleu_{kind}_{n}" for kind in ("counts", "totals") for n in range(BLEU_ORDER)]
-        log_sums(*orders, "bleu_sys_len", "bleu_ref_len")
+    names = {name for log in logging_outputs for name in log if name.startswith(("_bleu_", "_rouge_l_"))}
+    for name in sorted(names):
+        # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
+        metrics.log_scalar_sum(name, sum(float(log.get(name, 0)) for log in logging_outputs))
+    if "_bleu_sys_len" in names:
         metrics.log_derived("bleu", _bleu)
-    if any("_rouge_l_sum" in log for log in logging_outputs):
-        log_sums("rouge_l_sum", "rouge_l_count")
+    if "_rouge_l_sum" in names:
         metrics.log_derived("rouge_l", _rouge_l)
 
 

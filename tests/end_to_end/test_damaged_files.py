@@ -14,7 +14,7 @@ from mist_fairseq.files.checksums import write_sums
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.bert import read_weights
+from mist_fairseq.pretrained.folder import read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import preprocess
@@ -42,7 +42,9 @@ def test_a_damaged_checkpoint_says_which_one_is_in_order(trained, tmp_path):
 
 def test_weights_are_no_checkpoint(tmp_path):
     torch.save(bert_state(len(tiny_vocab())), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights.pt is damaged or no checkpoint of fairseq: there is no '"):
+    with pytest.raises(
+        ValueError, match=r"weights.pt is no checkpoint of fairseq-train: it has no weights under 'model'"
+    ):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "weights.pt"))
 
 
@@ -81,7 +83,7 @@ def test_released_folders(tmp_path, name):
     assert survive(tmp_path / "folder" / name, others, load) > 100
 
 
-@pytest.mark.parametrize("name", ["config.json", "dict.txt", "source.onnx", "target.onnx", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "model.onnx", "model.bin", "SHA256SUMS"])
 def test_onnx_folders(tmp_path, name):
     dictionary = tiny_dictionary()
     for seed, folder in enumerate(("folder", "other")):
@@ -107,13 +109,15 @@ def copied(data, tmp_path) -> Path:
     return Path(shutil.copytree(data, tmp_path / "bin"))
 
 
-@pytest.mark.parametrize(
-    "name", ["train.src-tgt.src.bin", "train.src-tgt.tgt.bin", "train.src-tgt.src.idx", "train.src-tgt.tgt.idx"]
-)
+@pytest.mark.parametrize("name", ["src.bin", "tgt.bin", "src.idx", "tgt.idx", "tgt.crc32"])
 def test_binarized_data(copied, name):
-    side = "tgt" if ".src." in name else "src"
-    others = [copied / name.replace("train", "valid"), copied / f"train.src-tgt.{side}.{name[-3:]}"]
-    names = (name[:-4],)  # of the .bin and .idx that do not fit each other either may be named
+    side, kind = name.split(".")
+    name = f"train.src-tgt.{name}"
+    others = [
+        copied / name.replace("train", "valid"),
+        copied / f"train.src-tgt.{'tgt' if side == 'src' else 'src'}.{kind}",
+    ]
+    names = (name.removesuffix(f".{kind}"),)  # of files that do not fit each other any may be named
     assert survive(copied / name, [path.read_bytes() for path in others], lambda: read_data(copied), names=names) > 150
 
 
@@ -123,7 +127,7 @@ def test_dictionaries_of_data(copied, name):
 
 
 def test_source_and_target_exchanged(copied):
-    for kind in ("bin", "idx"):
+    for kind in ("bin", "idx", "crc32"):
         source, target, between = (copied / f"train.src-tgt.{side}.{kind}" for side in ("src", "tgt", "between"))
         source.rename(between), target.rename(source), between.rename(target)
     with pytest.raises(
@@ -135,7 +139,7 @@ def test_source_and_target_exchanged(copied):
 def test_data_of_fairseq_alone(copied, data):
     """Without checksums what can be seen is seen: sizes, order, ids beyond the dictionary."""
     index, whole = copied / "train.src-tgt.tgt.idx", read_data(data)
-    index.write_bytes(index.read_bytes()[: 26 + 12 * 80])
+    (copied / "train.src-tgt.tgt.crc32").unlink()
     assert read_data(copied) == whole
     ids = copied / "train.src-tgt.tgt.bin"
     complete = ids.read_bytes()
@@ -153,6 +157,18 @@ def test_data_of_fairseq_alone(copied, data):
     kept = index.read_bytes()
     index.write_bytes(kept[:26] + kept[30:34] + kept[26:30] + kept[34:])  # the first two sizes
     with pytest.raises(ValueError, match="tgt.idx is damaged: the sentences do not follow each other"):
+        read_data(copied)
+
+
+def test_data_of_version_0_1(copied, data):
+    """Its checksums stand in the index, behind what fairseq reads."""
+    index, sums, whole = copied / "train.src-tgt.tgt.idx", copied / "train.src-tgt.tgt.crc32", read_data(data)
+    index.write_bytes(index.read_bytes() + sums.read_bytes())
+    sums.unlink()
+    assert read_data(copied) == whole
+    ids = copied / "train.src-tgt.tgt.bin"
+    ids.write_bytes(b"\x07" + ids.read_bytes()[1:])
+    with pytest.raises(ValueError, match="tgt.bin is not as fairseq-preprocess wrote it"):
         read_data(copied)
 
 

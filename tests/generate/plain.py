@@ -17,7 +17,7 @@ def encode_one(model, source):
 
 @torch.no_grad()
 def plain_fill(model, tokens, source):
-    """Predict the [MASK]s. -> tokens, log-probabilities"""
+    """Predict the [MASK]s. -> tokens, log-probabilities."""
     special = model.tokenizer.special
     hidden = helpers.decode(model, torch.tensor([tokens]), torch.tensor([len(tokens)]), encode_one(model, source))[0]
     logits = model.encoder.token_logits(hidden)
@@ -39,7 +39,7 @@ def plain_lengths(model, source, low=2, high=None) -> list[int]:
 
 
 def plain_decode(model, source, decoding, iterations, length):
-    """-> tokens, log-probabilities, history"""
+    """-> tokens, log-probabilities, history."""
     masks = [model.tokenizer.special.mask] * length
     if decoding == "mist":
         return plain_mist(model, source, iterations, masks)

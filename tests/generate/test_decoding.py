@@ -102,7 +102,9 @@ def test_mist_stops_at_a_fixed_point_unless_told_otherwise(dictionary):
 def test_equal_sources_are_encoded_once(run, dictionary, monkeypatch):
     a, b, c = some_sources(dictionary, [9, 4, 13])
     encoded, encode = [], run.engine.encode
-    monkeypatch.setattr(run.engine, "encode", lambda tokens, lengths: encoded.append(len(tokens)) or encode(tokens, lengths))
+    monkeypatch.setattr(
+        run.engine, "encode", lambda tokens, lengths: encoded.append(len(tokens)) or encode(tokens, lengths)
+    )
     repeated = run([c, a, c, b, a, c], Decoding(length_beam=3))
     assert encoded == [3]
     single = run([a, b, c], Decoding(length_beam=3))

@@ -140,7 +140,11 @@ def test_scores_and_the_rest(echo):
     assert list(output.length_scores) == [2, 1, 3, 4]
     assert list(output.length_scores.values()) == pytest.approx(list(shares / shares.sum()))
     (output,) = echo.generate(["how how the the"], **given, keep_repeats=False)
-    assert output.text == "how the" and output.tokens == ["how", "the"] and output.token_scores == pytest.approx([-0.5, -0.5])
+    assert (
+        output.text == "how the"
+        and output.tokens == ["how", "the"]
+        and output.token_scores == pytest.approx([-0.5, -0.5])
+    )
     (output,) = echo.generate(["how how the the"], **given, keep_repeats=True)
     assert output.text == "how how the the" and output.tokens == ["how", "how", "the", "the"]
 

@@ -133,7 +133,9 @@ def test_training_never_waits_for_a_value(dictionary, targets):
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model = tiny_released(dictionary)
         model.encoder.train()
-        learn(model, Batch(**{name: mode.from_tensor(value) for name, value in vars(pairs).items()}), mist_targets=targets)
+        learn(
+            model, Batch(**{name: mode.from_tensor(value) for name, value in vars(pairs).items()}), mist_targets=targets
+        )
 
 
 @pytest.mark.parametrize("mist, length", [(1.0, 1.0), (0.5, 0.1), (0.0, 1.0)])

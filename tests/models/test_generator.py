@@ -55,7 +55,7 @@ def test_hypotheses_are_the_candidates(dictionary, accelerate, decoding, iterati
 
 def test_history_only_where_it_is_asked_for(dictionary):
     found = generate(tiny_model(dictionary), *sources(LENGTHS, dictionary))
-    assert all("history" not in hypothesis for hypothesis, in found)
+    assert all("history" not in hypothesis for (hypothesis,) in found)
 
 
 def test_seps_are_dropped_and_repeats_collapse(dictionary):
@@ -118,6 +118,6 @@ def test_more_is_refused(dictionary):
     with pytest.raises(ValueError, match="min_length 30 is too long: the model makes at most 19 tokens"):
         generate(model, tokens, lengths, min_length=30)
     none = torch.tensor([9, 0, 13])
-    for lengths, asked, message in ((none, None, "a source has 0"), (lengths, none, "an output is to have 0")):
+    for given, asked, message in ((none, None, "a source has 0"), (lengths, none, "an output is to have 0")):
         with pytest.raises(ValueError, match=f"{message} tokens, expected at least 1"):
-            generate(model, tokens, lengths, asked=asked)
+            generate(model, tokens, given, asked=asked)

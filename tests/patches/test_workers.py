@@ -4,7 +4,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import OmegaConf
 
-import mist_fairseq  # noqa: F401
+import mist_fairseq.tasks  # noqa: F401
 
 
 @pytest.mark.parametrize(("method", "refused"), [("tcp://h:1", True), (None, False)])

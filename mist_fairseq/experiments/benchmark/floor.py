@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.models.baselines.nat_mass import EncoderDecoder
+from mist_fairseq.mist.encoder_decoder import EncoderDecoder
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _SIZE = 2048  # of the square product whose rate is the machine's

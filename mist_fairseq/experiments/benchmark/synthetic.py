@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from fairseq.data import indexed_dataset
 
-from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.experiments.benchmark.yaml_files import read_yaml
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 # Tokens of a source, [CLS] and [SEP] counted, and of a target, [SEP] counted: about the means of the paper's data.
 PROFILES: dict[str, dict[str, Mapping[int, float]]] = {
@@ -54,7 +56,7 @@ def write_data(folder: Path, profile: dict[str, Mapping[int, float]], sentences:
     """
     symbols = [f"[unused{i}]" for i in range(_FIRST_WORD)] + [f"w{i}" for i in range(_FIRST_WORD, VOCABULARY)]
     symbols[0], symbols[100:104] = PAD, [UNK, CLS, SEP, MASK]
-    dictionary = WordPieceDictionary(symbols)
+    dictionary = TokenizerDictionary(wordpiece_tokenizer(symbols))
     random = np.random.default_rng(1)
     # [CLS] is not in the data: the task adds it.
     for lang, side, added in (("src", "source", 1), ("tgt", "target", 0)):

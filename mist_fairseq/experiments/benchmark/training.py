@@ -14,6 +14,7 @@ from fairseq import tasks
 from fairseq.trainer import Trainer
 from tqdm import tqdm
 
+import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark.floor import fastest_product, median_seconds, training_operations
 from mist_fairseq.experiments.benchmark.synthetic import write_data
 from mist_fairseq.experiments.benchmark.systems import Entry, _training_configuration

@@ -1,12 +1,11 @@
-"""Checksums of fairseq's binarized data.
+"""Checking fairseq's binarized data before it is used.
 
-fairseq-preprocess writes a ``.bin`` with token ids and an ``.idx`` with the places of the sentences in it. With the
-plugin it adds a line to the end of the ``.idx``, where fairseq's readers do not look: checksums of both files, the
-vocabulary, and the side (the language) that they are of. Data without that line, from fairseq alone, is checked for
-what can be seen.
+fairseq-preprocess writes a ``.bin`` with token ids and an ``.idx`` with the places of the sentences in it. For our
+dictionaries there is a ``.crc32`` beside them, one line: checksums of both files, the vocabulary and the side (the
+language) they were written for. Version 0.1 wrote the line at the end of the ``.idx``, where it is still read. Data
+without it, from fairseq alone, is checked for sizes, order and token ids.
 """
 
-import functools
 import itertools
 import os
 import re
@@ -15,9 +14,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
+from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path, infer_dataset_impl
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.files.whole import whole_file
 
 _MAGIC = MMapIndexedDataset.Index._HDR_MAGIC
 _HEADER = struct.Struct("<QBQ")  # version, type of the ids, number of sentences
@@ -29,63 +29,55 @@ _CHUNK, _LONGEST_LINE = 1 << 22, 1 << 12
 AGAIN = "run fairseq-preprocess again"
 
 
-def install():
-    """Have fairseq write the checksums."""
-    finalize = MMapIndexedDatasetBuilder.finalize
-    if hasattr(finalize, "fairseqs"):
-        return
-
-    @functools.wraps(finalize)
-    def finalize_with_checksums(self, index_file):
-        finalize(self, index_file)
-        sums = f"{_crc32(self._data_file.name):08x} {_crc32(index_file):08x}"
-        vocabulary = getattr(self, "vocabulary", "-")[:_DIGITS]
-        with open(index_file, "ab") as index:
-            index.write(f"{_SIGNATURE} {sums} {vocabulary} {_side(index_file)}\n".encode())
-
-    finalize_with_checksums.fairseqs = finalize  # type: ignore[attr-defined]
-    MMapIndexedDatasetBuilder.finalize = finalize_with_checksums
+def write_checksums(prefix: str, dictionary: TokenizerDictionary):
+    """Write the ``.crc32`` of a ``.bin`` and ``.idx``; *prefix* is their path without these endings."""
+    sums = f"{_crc32(data_file_path(prefix)):08x} {_crc32(index_file_path(prefix)):08x}"
+    line = f"{_SIGNATURE} {sums} {dictionary.fingerprint()[:_DIGITS]} {_side(prefix)}\n"
+    with whole_file(f"{prefix}.crc32") as partial:
+        partial.write_text(line, encoding="utf-8")
 
 
 def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):
-    """Refuse damaged data, and such as belongs to another vocabulary.
+    """Refuse data that is damaged or belongs to another vocabulary.
 
     Args:
-        prefix: path without ``.bin`` and ``.idx``. What is not there is no concern of this function.
-        dictionary: that the ids are of.
-        combine: the same for further shards, whose prefixes end in 1, 2, ...
-        impl: the format, by default that of what is there.
+        prefix: path without ``.bin`` and ``.idx``. Nothing is checked where these files are missing.
+        dictionary: the dictionary of the token ids.
+        combine: check further shards, too; their prefixes end in 1, 2, ...
+        impl: the format, by default that of the files.
 
     Raises:
-        ValueError: the data is damaged, of another side, of a format that has no such checks, or has ids that are none;
-            names the file.
+        ValueError: the data is damaged, of another side, of a format that has no such checks, or has ids beyond the
+            dictionary; names the file.
     """
     for number in itertools.count() if combine else [0]:
-        one = prefix + (str(number) if number else "")
-        for path in (one, one + ".idx", one + ".bin"):
+        shard = prefix + (str(number) if number else "")
+        index, data = index_file_path(shard), data_file_path(shard)
+        for path in (shard, index, data):
             if os.path.exists(path) and not os.path.isfile(path):
                 raise ValueError(f"{path} is no file: {AGAIN}")
-        if (impl or infer_dataset_impl(one)) == "raw":
+        if (impl or infer_dataset_impl(shard)) == "raw":
             continue
-        if not (os.path.exists(one + ".idx") and os.path.exists(one + ".bin")):
+        if not (os.path.exists(index) and os.path.exists(data)):
             return
-        _check(one, dictionary)
+        _check_shard(shard, index, data, dictionary)
 
 
-def _check(prefix: str, dictionary: TokenizerDictionary):
-    index, data = prefix + ".idx", prefix + ".bin"
+def _check_shard(prefix: str, index: str, data: str, dictionary: TokenizerDictionary):
     kind, sizes, pointers, end = _read_index(index)
     with open(index, "rb") as file:
         file.seek(end)
         line = file.read(_LONGEST_LINE)
-    if line:
-        _compare(line, index, data, end, dictionary)
+    if line:  # of version 0.1
+        _compare(line, index, index, end, data, dictionary)
+    elif os.path.exists(sums := f"{prefix}.crc32"):
+        _compare(Path(sums).read_bytes()[:_LONGEST_LINE], sums, index, None, data, dictionary)
     ends = np.cumsum(sizes, dtype=np.int64) * kind.itemsize
     if (sizes < 1).any() or not np.array_equal(pointers, np.concatenate([[0], ends[:-1]])[: len(sizes)]):
         raise ValueError(f"{index} is damaged: the sentences do not follow each other. {AGAIN}")
-    expected, found = int(ends[-1]) if len(ends) else 0, os.path.getsize(data)
-    if expected != found:
-        raise ValueError(f"{data} has {found:,} bytes, {index} says {expected:,}: {AGAIN}")
+    expected, size = int(ends[-1]) if len(ends) else 0, os.path.getsize(data)
+    if expected != size:
+        raise ValueError(f"{data} has {size:,} bytes, {index} says {expected:,}: {AGAIN}")
     if expected:
         ids = np.memmap(data, dtype=kind, mode="r")
         least, most = int(ids.min()), int(ids.max())
@@ -114,25 +106,24 @@ def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray, int]:
     return np.dtype(_TYPES[code]), sizes, np.fromfile(path, np.int64, count, offset=start + 4 * count), end
 
 
-def _compare(line: bytes, index: str, data: str, end: int, dictionary: TokenizerDictionary):
-    """Refuse what is not as the last line of an index says."""
+def _compare(line: bytes, source: str, index: str, end: int | None, data: str, dictionary: TokenizerDictionary):
+    """Refuse files that are not as the line of checksums in *source* says; the index counts up to *end*."""
     match = _LINE.fullmatch(line.decode("utf-8", "replace"))
     if not match:
-        raise ValueError(f"{index} is damaged in its last line: {AGAIN}")
+        raise ValueError(f"{source} is damaged in its line of checksums: {AGAIN}")
     for path, until, written in ((data, None, match.group(1)), (index, end, match.group(2))):
         if f"{_crc32(path, until):08x}" != written:
             raise ValueError(f"{path} is not as fairseq-preprocess wrote it (checksums differ): {AGAIN}")
     if match.group(3) not in ("-", dictionary.fingerprint()[:_DIGITS]):
         raise ValueError(f"{index} was written with another vocabulary than that of the dictionary beside it: {AGAIN}")
-    if match.group(4) != _side(index):
-        raise ValueError(
-            f"{index} was written as {match.group(4)!r} and is read as {_side(index)!r}: was it renamed? {AGAIN}"
-        )
+    side = _side(index.removesuffix(".idx"))
+    if match.group(4) != side:
+        raise ValueError(f"{index} was written as {match.group(4)!r} and is read as {side!r}: was it renamed? {AGAIN}")
 
 
-def _side(index: str) -> str:
+def _side(prefix: str) -> str:
     """The language, without the number of a shard."""
-    return Path(index).name.removesuffix(".idx").rpartition(".")[2].rstrip("0123456789")
+    return Path(prefix).name.rpartition(".")[2].rstrip("0123456789")
 
 
 def _crc32(path: str, end: int | None = None) -> int:

@@ -1,7 +1,8 @@
-r"""How fairseq's commands read text files, over our dictionaries: by the rule of ``mist_fairseq.text.lines``.
+r"""How fairseq's commands read text files, where the dictionary is one of ours.
 
-fairseq's own readers end a line at a lone \r, too, and what is not UTF-8 ends them somewhere inside: a source and its
-target get different numbers of lines, or a traceback names neither file nor line. Other dictionaries are read as ever.
+By itself fairseq ends a line at a lone \r, too, so a source and its target get different numbers of lines; and what is
+not UTF-8 ends in a traceback that names neither file nor line. The rule of ``mist_fairseq.text.lines`` is followed
+instead. Other dictionaries are read as ever.
 """
 
 import gc
@@ -18,6 +19,7 @@ from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer
 from fairseq.data import indexed_dataset
 from fairseq.data.indexed_dataset import IndexedRawTextDataset, data_file_path, index_file_path
 
+from mist_fairseq.data.binarized import write_checksums
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.text.lines import count_lines, decoded, lines_of_file
 
@@ -26,13 +28,13 @@ _fairseqs_read_data = IndexedRawTextDataset.read_data
 
 
 def install():
-    """Put our readers of data in place of fairseq's."""
+    """Replace ``FileBinarizer.multiprocess_dataset`` and ``IndexedRawTextDataset.read_data``."""
     FileBinarizer.multiprocess_dataset = classmethod(_multiprocess_dataset)
     IndexedRawTextDataset.read_data = _read_data
 
 
 def install_interactive():
-    """Put ours in place of fairseq-interactive's, if that is what runs; for tasks with our dictionaries."""
+    """Replace ``buffered_read`` of fairseq-interactive, if that is what runs; called by tasks with our dictionaries."""
     for name in ("__main__", "fairseq_cli.interactive"):
         module: Any = sys.modules.get(name)
         if getattr(getattr(module, "__spec__", None), "name", None) == "fairseq_cli.interactive":
@@ -51,9 +53,9 @@ def _multiprocess_dataset(
     vocab_size: int | None = None,
     num_workers: int = 1,
 ) -> BinarizeSummary:
-    """As fairseq's, after a look at the whole file, and at the target's where it is a source.
+    """Binarize a file as fairseq does, after counting its lines and, of a source, those of its target.
 
-    A worker that fails or dies ends the command; fairseq's would wait for a dead one.
+    A worker that fails or dies ends the command; fairseq would wait for a dead one.
 
     Raises:
         ValueError: a file is empty or not UTF-8, or source and target have different numbers of lines.
@@ -64,7 +66,9 @@ def _multiprocess_dataset(
         )
     count = _check(input_file, output_prefix)
     if num_workers <= 1:
-        return _binarize(binarizer, input_file, 0, count, output_prefix, dataset_impl, vocab_size)
+        summary = _binarize(binarizer, input_file, 0, count, output_prefix, dataset_impl, vocab_size)
+        write_checksums(output_prefix, binarizer.dict)
+        return summary
     size = -(-count // num_workers)
     parts = [
         (binarizer, input_file, start, start + size, f"{output_prefix}.pt{start}", dataset_impl, vocab_size)
@@ -84,13 +88,13 @@ def _multiprocess_dataset(
         for prefix in prefixes:
             for path in (data_file_path(prefix), index_file_path(prefix)):
                 Path(path).unlink(missing_ok=True)
-    builder.vocabulary = binarizer.dict.fingerprint()  # for the checksums of data.binarized
     builder.finalize(index_file_path(output_prefix))
+    write_checksums(output_prefix, binarizer.dict)
     return summary
 
 
 def _check(path: str, output_prefix: str) -> int:
-    """Number of lines; of a source the same as of its target."""
+    """The number of lines of a file, which for a source must be that of its target."""
     count = count_lines(path)
     if not count:
         raise ValueError(f"{path} is empty: expected at least one line")
@@ -113,13 +117,12 @@ def _binarize(
     summary = BinarizeSummary()
     for line in islice(lines_of_file(path), start, end):
         builder.add_item(binarizer.binarize_line(line, summary))
-    builder.vocabulary = binarizer.dict.fingerprint()
     builder.finalize(index_file_path(output_prefix))
     return summary
 
 
 def _read_data(self, path: str, dictionary):
-    """Of ``--dataset-impl raw``."""
+    """Read the text of ``--dataset-impl raw``."""
     if not isinstance(dictionary, TokenizerDictionary):
         _fairseqs_read_data(self, path, dictionary)
         return
@@ -135,7 +138,7 @@ def _read_data(self, path: str, dictionary):
 
 
 def _buffered_read(input: str, buffer_size: int) -> Iterator[list[str]]:
-    """Lines of a file or, for ``-``, of stdin, so many at a time; spaces around them are the tokenizer's concern."""
+    """Give *buffer_size* lines of a file, or of stdin for ``-``, at a time, with the spaces around them."""
     lines = decoded(sys.stdin.buffer, "stdin") if input == "-" else lines_of_file(input)
     buffer = []
     for line in lines:

@@ -4,21 +4,21 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
-from mist_fairseq.pretrained.bert import check_dictionary, load_pretrained, read_sizes
+from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.pretrained.folder import check_vocabulary, check_weights, load_pretrained, read_sizes
+from mist_fairseq.release.folder import Released
 from tests.helpers import BERT_CONFIG, bert_state, decode, encode, sources, targets, tiny_vocab, write_bert_folder
 
 V = len(tiny_vocab())
 
 
-def load(folder, dictionary, **changes):
-    config = MistConfig()
-    for name, value in {"precision": "fp32", **read_sizes(str(folder)), **changes}.items():
-        setattr(config, name, value)
+def load(folder, dictionary, **changes) -> Released:
+    sizes = {OPTION_NAMES[option]: value for option, value in {**read_sizes(str(folder)), **changes}.items()}
     torch.manual_seed(5)
-    model = MistModel(config, dictionary, PositionLimits(40, 20)).eval()
-    load_pretrained(model.encoder, str(folder))
-    return model
+    encoder = Encoder(EncoderConfig(V, **sizes)).eval()
+    load_pretrained(encoder, str(folder))
+    return Released(encoder, dictionary.tokenizer, PositionLimits(40, 20))
 
 
 @pytest.mark.parametrize("safetensors", [True, False])
@@ -79,7 +79,7 @@ def test_real_folder(minilm):
 def test_half_precision_weights_become_fp32(tmp_path, dictionary):
     state = {name: value.half() for name, value in bert_state(V).items()}
     model = load(write_bert_folder(tmp_path / "a", state), dictionary)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.encoder.parameters()} == {torch.float32}
 
 
 def test_missing_files_are_named(tmp_path, dictionary):
@@ -91,7 +91,7 @@ def test_missing_files_are_named(tmp_path, dictionary):
         load(folder, dictionary)
     (folder / "vocab.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"no vocab\.txt"):
-        check_dictionary(str(folder), dictionary)
+        check_vocabulary(str(folder), dictionary.tokenizer)
 
 
 @pytest.mark.parametrize("safetensors", [True, False])
@@ -124,14 +124,16 @@ def test_a_shape_that_does_not_fit_is_named(tmp_path, dictionary):
     state = bert_state(V)
     state["bert.encoder.layer.1.intermediate.dense.weight"] = torch.zeros(60, 32)
     folder = write_bert_folder(tmp_path / "a", state)
-    with pytest.raises(ValueError, match=r"layers\.1\.ffn_in\.weight has shape \(60, 32\), the model needs \(64, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"1\.intermediate\.dense\.weight has shape \(60, 32\), the model needs \(64, 32\)"
+    ):
         load(folder, dictionary)
 
 
 def test_missing_weights_are_named(tmp_path, dictionary):
     state = bert_state(V)
     del state["bert.encoder.layer.1.attention.self.key.weight"]
-    with pytest.raises(ValueError, match=r"lack layers\.1\.qkv\.weight \(1 in all\)"):
+    with pytest.raises(ValueError, match=r"lacks encoder\.layer\.1\.attention\.self\.key\.weight \(1 in all\)"):
         load(write_bert_folder(tmp_path / "a", state), dictionary)
 
 
@@ -142,6 +144,7 @@ def test_missing_weights_are_named(tmp_path, dictionary):
         ({"hidden_size": 0}, "hidden_size is 0"),
         ({"num_hidden_layers": "6"}, "num_hidden_layers is '6'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', expected one of bert, minilm, unilm"),
     ],
 )
 def test_other_architectures_are_refused(tmp_path, change, message):
@@ -153,5 +156,33 @@ def test_other_architectures_are_refused(tmp_path, change, message):
 def test_data_with_another_vocabulary_is_refused(tmp_path, dictionary):
     folder = write_bert_folder(tmp_path / "a", bert_state(V), vocab=[*tiny_vocab()[:-1], "another"])
     with pytest.raises(ValueError, match=r"another vocabulary .* --srcdict .*vocab\.txt"):
-        check_dictionary(str(folder), dictionary)
-    check_dictionary(str(write_bert_folder(tmp_path / "b", bert_state(V))), dictionary)
+        check_vocabulary(str(folder), dictionary.tokenizer)
+    check_vocabulary(str(write_bert_folder(tmp_path / "b", bert_state(V))), dictionary.tokenizer)
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_hidden_layers": 10**9}, r"is of 1000000000 layers, but the weights lack encoder\.layer\.999999999\."),
+        ({"num_hidden_layers": 3}, r"is of 3 layers, but the weights lack encoder\.layer\.2\.output\.dense\.bias"),
+        ({"hidden_size": 2**31 - 4, "num_attention_heads": 1}, r"config\.json: "),
+        ({"hidden_size": 10**6}, r"word_embeddings\.weight has shape \(131, 32\), the model needs \(131, 1000000\)"),
+        (
+            {"type_vocab_size": 10**9},
+            r"token_type_embeddings\.weight has shape \(2, 32\), the model needs \(1000000000, 32",
+        ),
+        ({"rel_pos_bins": 10**9, "max_rel_pos": 10**9}, r"lacks encoder\.rel_pos_bias\.weight"),
+        ({"num_attention_heads": 5}, r"config\.json: hidden size 32 is not a multiple of the 5"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused_before_memory_is_taken(tmp_path, changes, message, safetensors):
+    folder = write_bert_folder(tmp_path / "a", bert_state(V), changes, safetensors=safetensors)
+    with pytest.raises(ValueError, match=message):
+        check_weights(str(folder), read_sizes(str(folder)), V)
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+def test_weights_that_fit_pass(tmp_path, safetensors):
+    folder = write_bert_folder(tmp_path / "a", bert_state(V, head=False), safetensors=safetensors)
+    check_weights(str(folder), read_sizes(str(folder)), V)

@@ -11,10 +11,10 @@ from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary, data_utils
 
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.patches.text_lines import _buffered_read
+from mist_fairseq.patches.text_input import _buffered_read
 from tests.awkward import LONGEST, NOT_UTF8, as_file, is_one_line, long_texts, shown, texts
-from tests.data.test_dictionary import write_bart_dictionary
 from tests.helpers import tiny_dictionary
+from tests.text.helpers import write_bart_dictionary
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,12 @@ def test_binarized_lines_are_the_files(workers, bart, tmp_path):
         assert ids.tolist() == bart.encode_line(text).tolist()
         again = bart.string(ids)
         assert is_one_line(again) and (again == shown(text.rstrip()) or "[SEP]" in text)
-    assert sorted(os.listdir(tmp_path)) == ["valid.src", "valid.src-tgt.src.bin", "valid.src-tgt.src.idx"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "valid.src",
+        "valid.src-tgt.src.bin",
+        "valid.src-tgt.src.crc32",
+        "valid.src-tgt.src.idx",
+    ]
 
 
 def test_more_workers_than_lines(bart, tmp_path):

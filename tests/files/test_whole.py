@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mist_fairseq.files.output import markdown_table, whole_file
+from mist_fairseq.files.whole import whole_file
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -18,15 +18,10 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "first" and [one.name for one in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_markdown_table():
-    table = markdown_table(["a", "b"], [["1|2", "x\ny"], ["", "z"]])
-    assert table == "| a | b |\n| --- | --- |\n| 1\\|2 | x y |\n|  | z |"
-
-
 def test_two_processes_do_not_write_the_same_file(tmp_path):
     """Nor does the one that comes too late take away what the other has."""
     path = tmp_path / "file"
-    script = "import sys; from mist_fairseq.files.output import whole_file\nwith whole_file(sys.argv[1]): pass"
+    script = "import sys; from mist_fairseq.files.whole import whole_file\nwith whole_file(sys.argv[1]): pass"
     with whole_file(path) as partial:
         partial.write_text("first")
         late = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)

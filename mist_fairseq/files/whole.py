@@ -1,0 +1,46 @@
+"""Writing a file so that it is there whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file to write to, which replaces *path* if the block ends without an error.
+
+    Makes the folder if it is not there.
+
+    Raises:
+        BlockingIOError: another process is writing *path*.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    if partial.is_symlink():  # through which another file would be written
+        partial.unlink()
+    with open(partial, "ab") as held:
+        _lock(held, path)
+        try:
+            yield partial
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _lock(file, path: Path):
+    """Keep other processes from writing *path* while *file* is open. The lock of a killed process is gone with it."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        message = f"{path} is being written by another process: wait for its end, or choose another file"
+        raise BlockingIOError(error.errno, message) from error
