@@ -57,7 +57,8 @@ def test_another_vocabulary_kind(tmp_path):
     encoder = Encoder(EncoderConfig(len(tokenizer.symbols), 16, 1, 2, 32))
     save_folder(Released(encoder, tokenizer, PositionLimits(40, 20)), str(tmp_path / "a"), "")
     loaded = load_folder(str(tmp_path / "a")).tokenizer
-    assert loaded.fingerprint() == tokenizer.fingerprint() and loaded.encode("the guitar") == tokenizer.encode("the guitar")
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    assert loaded.encode("the guitar") == tokenizer.encode("the guitar")
 
 
 def test_files_are_not_overwritten_unasked(folder):
