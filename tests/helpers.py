@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
-from mist_fairseq.files.folders import CONFIG
+from mist_fairseq.files.exported import CONFIG
 from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.whole import whole_file
 from mist_fairseq.pretrained.folder import find_settings, read_sizes
 from mist_fairseq.text.files import load_tokenizer
 

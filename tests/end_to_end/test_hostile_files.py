@@ -23,8 +23,8 @@ from mist_fairseq.checkpoints.authors import convert_checkpoint
 from mist_fairseq.checkpoints.averaging import average_checkpoints
 from mist_fairseq.checkpoints.loading import load_checkpoint, untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.experiments.benchmark.synthetic import read_profile
-from mist_fairseq.experiments.benchmark.systems import load_system, read_entries
+from mist_fairseq.experiments.benchmark.inputs import read_entries, read_profile
+from mist_fairseq.experiments.benchmark.systems import load_system
 from mist_fairseq.files.checksums import SUMS
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator

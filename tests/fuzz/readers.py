@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.experiments.benchmark.systems import Entry, read_entries
+from mist_fairseq.experiments.benchmark.inputs import Entry, read_entries
 from mist_fairseq.experiments.evaluation import read_generation
 from mist_fairseq.experiments.report import Report
 from mist_fairseq.experiments.training_log import TrainingLog, summary, table
