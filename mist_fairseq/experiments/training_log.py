@@ -39,10 +39,6 @@ class Curve:
         """Return update, score and seconds of a validation."""
         return {"update": self.updates[index], "score": self.scores[index], "seconds": self.seconds[index]}
 
-    def first_reaching(self, score: float, lower_is_better: bool) -> int | None:
-        """Return the index of the first validation that is at least as good as *score*."""
-        return next((i for i, own in enumerate(self.scores) if own == score or (own < score) == lower_is_better), None)
-
 
 class TrainingLog:
     """What the log files of one training say; what a resumed training computes again replaces what was there.
@@ -67,20 +63,19 @@ class TrainingLog:
                 raise ValueError(f"{', '.join(paths)}: no {kind} lines. Train with {how}")
 
     def _read(self, line: str):
+        figures = _figures(line)
         if loaded := _LOADED.search(line):
             self._forget_from(int(loaded[1]) + 1)
-            return
-        figures = _figures(line)
-        if "num_updates" in figures and "train_wall" in figures:
+        elif "num_updates" in figures and "train_wall" in figures:
             update = int(figures["num_updates"])
             if 1 <= update <= max(self.intervals, default=0):
                 self._forget_from(update)
             if update >= 1:
                 self.intervals[update] = figures["train_wall"]
-            return
-        for name in figures:
-            if name.endswith("_num_updates") and name != "train_num_updates":
-                self.scores.setdefault(int(figures[name]), {}).update(figures)
+        else:
+            for name in figures:
+                if name.endswith("_num_updates") and name != "train_num_updates":
+                    self.scores.setdefault(int(figures[name]), {}).update(figures)
 
     def _forget_from(self, first: int):
         """Forget what comes from update *first* on, as it will come again."""
@@ -147,18 +142,17 @@ def summary(curves: list[Curve], metric: str) -> list[dict]:
     Raises:
         ValueError: the logs are too fine for their whole seconds.
     """
-    goal, rows = curves[0].at(curves[0].best), []
+    name, goal, rows = curves[0].name, curves[0].at(curves[0].best), []
+    better = min if lower_is_better(metric) else max
     if not goal["seconds"]:
-        name = curves[0].name
         raise ValueError(f"{name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval")
     for curve in curves:
-        row = asdict(curve) | {"best": curve.at(curve.best), "reaches": None}
-        index = curve.first_reaching(goal["score"], lower_is_better(metric))
-        if index is not None:
-            update, seconds = curve.updates[index], curve.seconds[index]
+        rows.append(asdict(curve) | {"best": curve.at(curve.best), "reaches": None})
+        reaching = [i for i, score in enumerate(curve.scores) if better(score, goal["score"]) == score]
+        if reaching:
+            update, seconds = curve.updates[reaching[0]], curve.seconds[reaching[0]]
             shares = {"share_of_updates": update / goal["update"], "share_of_seconds": seconds / goal["seconds"]}
-            row["reaches"] = {"update": update, "seconds": seconds, **shares}
-        rows.append(row)
+            rows[-1]["reaches"] = {"update": update, "seconds": seconds, **shares}
     return rows
 
 
@@ -178,11 +172,7 @@ def table(rows: list[dict], metric: str) -> str:
 
 
 def draw(curves: list[Curve], metric: str, out: str):
-    """Write a figure with the score over updates on the left and over training time on the right.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
+    """Write a figure with the score over updates on the left and over training time on the right."""
     figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     longest = max(curve.seconds[-1] for curve in curves)
@@ -191,19 +181,17 @@ def draw(curves: list[Curve], metric: str, out: str):
         style = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
         for axes, places in ((left, curve.updates), (right, [seconds / size for seconds in curve.seconds])):
             axes.plot(places, curve.scores, **style, markersize=5, linewidth=1.8, label=curve.name)
-    first = curves[0]
-    for axes in (left, right):
+    name, best = curves[0].name, curves[0].scores[curves[0].best]
+    for axes, label in ((left, "updates"), (right, f"training time without validation ({unit})")):
         if len(curves) > 1:
-            best, label = first.scores[first.best], f"best of {first.name}"
-            axes.axhline(best, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=label)
+            axes.axhline(best, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"best of {name}")
+        axes.set_xlabel(label, fontsize=12)
         axes.set_xlim(left=0)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     metric = metric.removeprefix("valid_")
     left.set_ylabel(f"{_LABELS.get(metric, metric)} in validation", fontsize=12)
-    left.set_xlabel("updates", fontsize=12)
-    right.set_xlabel(f"training time without validation ({unit})", fontsize=12)
     right.tick_params(labelleft=True)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=11)

@@ -34,12 +34,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a data set is scored.
+    """How a data set is scored: steps for outputs and for references, and metrics, which are names in ``METRICS``.
 
-    Attributes:
-        steps, reference_steps: done to outputs and to references.
-        metrics: names in ``METRICS``. ``sacrebleu`` is what its command line gives: line by line, without any step.
-        group: outputs with equal sources are one, with all their references, as in the question-generation script.
+    ``sacrebleu`` is what its command line gives: line by line, without any step. With *group*, outputs with equal
+    sources are one, with all their references, as in the question-generation script.
     """
 
     steps: list[str]
@@ -60,15 +58,11 @@ PROTOCOLS = {
 
 @dataclass
 class Scores:
-    """The scores of one system.
+    """The scores of one system by metric, and the number of texts, groups counted once.
 
-    Attributes:
-        segments: number of texts scored, groups counted once.
-        values: metric -> score in percent.
-        intervals: metric -> ends of the 95 % confidence interval: of 1,000 bootstrap samples, or ROUGE-1.5.5's own.
-        p_values: metric -> p of the difference to the first system, by paired bootstrap.
-        signatures: metric -> sacrebleu's signature.
-        failed: metric -> why there is no score.
+    *values* are in percent; *failed* says why there is none. *intervals* are the ends of the 95 % confidence interval,
+    of 1,000 bootstrap samples or ROUGE-1.5.5's own. *p_values* are of the difference to the first system, by paired
+    bootstrap. *signatures* are sacrebleu's.
     """
 
     segments: int

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from mist_fairseq.experiments.results import write_json
 from mist_fairseq.text.tokenizer import SEP
 
-SPLITS = ("train", "valid", "test")
-SIDES = ("src", "tgt")
+SPLITS, SIDES = ("train", "valid", "test"), ("src", "tgt")
 NAMES = [f"{split}.{side}" for split in SPLITS for side in SIDES]
 COUNTS = "counts.json"
 
@@ -65,9 +64,7 @@ def progress(items: Iterable, path: str, unit: str, total: int | None = None) ->
 def open_text(path: str) -> Iterator[TextIO]:
     r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the gzip file is damaged, on opening or later.
+    A FileNotFoundError or, on opening or later, a ValueError names a file that is not there or a damaged gzip file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
@@ -96,13 +93,9 @@ def read_json(path: str):
 
 @dataclass
 class PairFiles:
-    """The six text files of a data folder while they are written, and the counts.
+    """The six text files of a data folder while they are written, for sources and targets by split, and the counts.
 
-    Attributes:
-        files: files for sources and targets, by split.
-        kept: number of pairs written, by split.
-        skipped: number of items left out, by reason.
-        remarks: number of peculiarities in what was kept, by kind.
+    *kept* counts pairs by split, *skipped* what was left out by reason, *remarks* what is odd about the rest by kind.
     """
 
     files: dict[str, tuple[TextIO, TextIO]]
@@ -171,16 +164,14 @@ def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
 
 
 def _check_free(folder: Path, overwrite: bool):
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.is_file():
         raise FileExistsError(f"{folder} is a file, expected a folder: give another --out")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and not overwrite:
         raise FileExistsError(f"{folder} is not empty: give another --out, or --overwrite to replace it")
-    for foreign in sorted(names - {COUNTS, *NAMES}):
-        what = f"{foreign}, which --overwrite would remove"
-        raise FileExistsError(f"{folder} holds {what}: move it away or give another --out")
+    if foreign := sorted(names - {COUNTS, *NAMES}):
+        what = f"{folder} holds {foreign[0]}, which --overwrite would remove"
+        raise FileExistsError(f"{what}: move it away or give another --out")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser):
@@ -191,8 +182,7 @@ def add_output_arguments(parser: argparse.ArgumentParser):
 
 def run(prepare: Callable[[PairFiles], None], out: str, overwrite: bool):
     """Prepare a folder and print the counts; an error is one line on stderr and exit status 1."""
-    # Termination cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # termination cleans up as Ctrl-C does
     try:
         with data_folder(out, overwrite) as files:
             prepare(files)
