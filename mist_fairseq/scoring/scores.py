@@ -16,15 +16,11 @@ from mist_fairseq.scoring.rouge155 import KINDS, Rouge155, rouge155
 from mist_fairseq.scoring.rouge_l import RougeL
 from mist_fairseq.scoring.steps import apply_steps, lower
 
-
-def _qg_bleu(order: int) -> BLEU:
-    """Return BLEU as in the question-generation script: tokens stand between spaces, no smoothing."""
-    return BLEU(max_ngram_order=order, tokenize="none", smooth_method="none", force=True)
-
-
+# As in the question-generation script: tokens stand between spaces, no smoothing.
+_QG_BLEU = partial(BLEU, tokenize="none", smooth_method="none", force=True)
 METRICS: dict[str, Callable[[], Metric]] = {
-    "sacrebleu": lambda: BLEU(lowercase=True),
-    **{f"bleu-{n}": partial(_qg_bleu, n) for n in (1, 2, 3, 4)},
+    "sacrebleu": partial(BLEU, lowercase=True),
+    **{f"bleu-{n}": partial(_QG_BLEU, max_ngram_order=n) for n in (1, 2, 3, 4)},
     "meteor15": Meteor15,
     "rouge-l": RougeL,
     **{f"rouge155-{kind[-1].lower()}": partial(Rouge155, kind) for kind in KINDS},
