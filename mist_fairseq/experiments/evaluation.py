@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mist_fairseq.text.lines import lines_of_file
 
@@ -60,7 +61,7 @@ def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[s
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # whatever the locale's
-    pipe = {"stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+    pipe: dict[str, Any] = {"stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
     with (
         open(log, "w", encoding="utf-8") as file,
         subprocess.Popen(command, env=environment, stdout=file, **pipe) as process,

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mist_fairseq.experiments.results import new_figure, save_figure
 
@@ -201,7 +202,7 @@ def draw(curves: list[Curve], metric: str, out: str):
     longest = max(curve.seconds[-1] for curve in curves)
     unit, size = next((u for u in (("hours", 3600), ("minutes", 60)) if longest >= 2 * u[1]), ("seconds", 1))
     for i, curve in enumerate(curves):
-        style = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
+        style: dict[str, Any] = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
         style |= {"markersize": 5, "linewidth": 1.8, "label": curve.name}
         left.plot(curve.updates, curve.scores, **style)
         right.plot([seconds / size for seconds in curve.seconds], curve.scores, **style)
