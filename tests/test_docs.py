@@ -11,7 +11,7 @@ import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig
 from mist_fairseq.models.mist import MistConfig, PositionLimits
 from mist_fairseq.release.folder import save_folder
