@@ -44,3 +44,10 @@ def test_other_programs_count_nothing(task, monkeypatch):
     monkeypatch.delitem(sys.modules, "fairseq_cli.train")
     assert task.get_checkpoint_dict() == {"Task": {"best": None, "num_runs": None}}
     task.set_checkpoint_dict({"best": 1.0, "num_runs": 1})
+
+
+def test_every_worker_reads_the_checkpoint():
+    """torch refuses to unpack one that the first worker sends to the others."""
+    whole = OmegaConf.create({"checkpoint": {"load_checkpoint_on_all_dp_ranks": False}, "task": {"data": ""}})
+    Task(whole.task)
+    assert whole.checkpoint.load_checkpoint_on_all_dp_ranks
