@@ -215,7 +215,7 @@ def test_pictures_name_what_there_is(tmp_path, monkeypatch):
             module, class_name = place.rsplit(".", 1)
             owner = getattr(importlib.import_module(module), class_name)
         assert hasattr(owner, name), f"{place} has no {name}"
-    assert list(DECODINGS) == draw.DECODINGS
+    assert set(draw.DECODINGS) == DECODINGS.keys() - {"easy-first"}  # which docs/extending.md adds
     for name, picture in draw.PICTURES.items():
         picture().save(tmp_path / f"{name}.svg")
         assert (DOCS / "pictures" / f"{name}.svg").read_text().count("<path") > 20

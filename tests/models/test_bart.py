@@ -14,11 +14,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.data.dictionary import load_dictionary
-<<<<<<< HEAD
-=======
 from mist_fairseq.files.torch_files import load_torch_file
-from tests.data.test_dictionary import write_bart_dictionary
->>>>>>> safety
 from tests.helpers import ragged
 from tests.text.helpers import write_bart_dictionary
 
