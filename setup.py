@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.11,<3.13",  # those of which ve-fairseq has packages
     # Lower bounds are the oldest versions that scripts/test_versions.py has tried.
     install_requires=[
-        "ijson>=3.4",
+        "array-api-compat>=1.12",
         "numpy>=1.26",
         "pyyaml>=6.0.1",
         "sacrebleu>=2.3",
@@ -47,10 +47,20 @@ setup(
         "test": [
             # Coverage-guided fuzzing, tests/fuzz; elsewhere there is no package of it.
             'atheris; sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.14"',
-            *("coverage>=7.10", "hypothesis", "httpx", "mypy", "pytest", "pytest-xdist", "ruff", "selenium"),
+            *(
+                "coverage>=7.10",
+                "hypothesis",
+                "httpx",
+                "import-linter>=2",
+                "mypy",
+                "pytest",
+                "pytest-xdist",
+                "ruff",
+                "selenium",
+            ),
             "types-PyYAML",
             *(package for packages in extras.values() for package in packages),
         ],
     },
-    package_data={"mist_fairseq.serve": ["page.html"]},
+    package_data={"mist_fairseq": ["py.typed"], "mist_fairseq.serve": ["page.html"]},
 )

@@ -23,7 +23,6 @@ Keys of a system: name, path or arguments (fairseq-train's, for random weights),
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -34,12 +33,10 @@ from pathlib import Path
 import yaml
 
 from mist_fairseq.experiments.benchmark.floor import mean_rates
-from mist_fairseq.experiments.benchmark.synthetic import read_profile, write_data
-from mist_fairseq.experiments.benchmark.systems import Entry, check_names, read_entries
-from mist_fairseq.experiments.benchmark.tables import markdown, plot
-from mist_fairseq.experiments.benchmark.timing import Benchmark
-from mist_fairseq.experiments.evaluation import provenance, read_lines
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, read_entries, read_profile, write_data
+from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot
+from mist_fairseq.experiments.evaluation import read_lines
+from mist_fairseq.experiments.results import provenance, write_result
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
 
 
@@ -78,12 +75,9 @@ def main():
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            result = run(args, Path(folder))
-        result.update(provenance())
-        with whole_file(args.out) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            result = run(args, Path(folder)) | provenance()
         tables = markdown(result)
-        args.out.with_suffix(".md").write_text(tables, encoding="utf-8")
+        write_result(args.out, result, tables)
         print(tables)
         if result.get("scores"):
             plot(result, args.metric, args.out.with_suffix(".png"))
@@ -118,7 +112,7 @@ def run(args, folder: Path) -> dict:
         for entry in entries:
             entry.folder, entry.data = str(folder), ""
     reference, source, protocol = None, None, settings.get("protocol", "plain")
-    if settings.get("reference") and not args.synthetic:  # what is wrong with it is found before anything is timed
+    if settings.get("reference") and not args.synthetic:  # what is wrong with it is said before anything is timed
         reference = read_lines(settings["reference"])
         source = read_lines(settings["source"]) if settings.get("source") else None
         metrics = settings.get("metrics", [args.metric])

@@ -10,7 +10,6 @@ the result as JSON, and beside it tables with the lines of least squares and wha
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -19,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.engines import ACCELERATE
+from mist_fairseq.engines import engines
 from mist_fairseq.experiments.benchmark import scaling
-from mist_fairseq.experiments.benchmark.systems import PRECISIONS
-from mist_fairseq.experiments.benchmark.training import describe
-from mist_fairseq.experiments.evaluation import provenance
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.experiments.benchmark.inputs import PRECISIONS
+from mist_fairseq.experiments.benchmark.measuring import machine
+from mist_fairseq.experiments.results import provenance, write_result
 
 MODELS = ["--task mist --arch mist_small", "--task mist --arch mist_base"]
 
@@ -34,10 +32,10 @@ def main():
     models = {"action": "append", "metavar": '"--task mist --arch ..."'}
     parser.add_argument("--arguments", **models, help="a model; may be repeated (default: mist_small and mist_base)")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(default: %(default)s)")
-    parser.add_argument("--accelerate", default="auto", choices=ACCELERATE, help="(default: %(default)s)")
-    for name, values in scaling.VALUES.items():
-        shown = " ".join(map(str, values))
-        numbers = {"type": int, "nargs": "*", "default": values, "metavar": "N"}
+    parser.add_argument("--accelerate", default="auto", choices=["auto", *engines()], help="(default: %(default)s)")
+    for name, kind in scaling.KINDS.items():
+        shown = " ".join(map(str, kind.values))
+        numbers = {"type": int, "nargs": "*", "default": kind.values, "metavar": "N"}
         parser.add_argument(f"--{name}", **numbers, help=f"none leaves the axis out (default: {shown})")
     parser.add_argument("--repeats", type=int, default=15, help="of each value (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=1, help="repeats before the clock counts (default: %(default)s)")
@@ -52,12 +50,9 @@ def main():
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            result = run(args, Path(folder))
-        result.update(provenance())
+            result = run(args, Path(folder)) | provenance()
         tables = scaling.markdown(result)
-        for path, text in ((args.out, json.dumps(result, indent=1) + "\n"), (args.out.with_suffix(".md"), tables)):
-            with whole_file(path) as partial:
-                partial.write_text(text, encoding="utf-8")
+        write_result(args.out, result, tables)
         print(tables)
         scaling.plot(result, args.out.with_suffix(".png"))
     except (OSError, ValueError, ImportError) as error:
@@ -66,12 +61,12 @@ def main():
 
 def run(args, folder: Path) -> dict:
     """Everything that was asked for, for JSON."""
-    axes = scaling.make_axes({name: getattr(args, name) for name in scaling.VALUES})
+    axes = scaling.make_axes({name: getattr(args, name) for name in scaling.KINDS})
     entries = scaling.make_entries(args.arguments or MODELS, folder, args.precision, args.accelerate)
     scaling.write_works(folder, axes)
     systems = scaling.load_systems(entries, axes)
-    found = [scaling.measure(systems, axis, args.repeats, args.warm_up) for axis in axes]
-    return describe() | {"described": scaling.describe_systems(systems), "axes": found}
+    measured = [scaling.measure(systems, axis, args.repeats, args.warm_up) for axis in axes]
+    return machine() | {"described": scaling.describe_systems(systems), "axes": measured}
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ with another's text.
 """
 
 import argparse
-import json
 import logging
 import random
 import sys
 from pathlib import Path
 
 from mist_fairseq.experiments.benchmark.serving import ARMS, machine, markdown, measure, server_command
-from mist_fairseq.experiments.evaluation import provenance, read_lines
-from mist_fairseq.files.output import whole_file
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.experiments.evaluation import read_lines
+from mist_fairseq.experiments.results import provenance, write_result
+from mist_fairseq.generate.decoding import DECODINGS
 
 _WORDS = """how what why where when who can do does is the a best way to learn guitar english computer science money
 weight phone india school music language book job write read speak fast good in of for and my your from with""".split()
@@ -46,19 +45,15 @@ def main():
     logging.disable(logging.INFO)
     try:
         result = run(args) | machine() | provenance()
-        for path, text in (
-            (args.out, json.dumps(result, indent=1) + "\n"),
-            (args.out.with_suffix(".md"), markdown(result)),
-        ):
-            with whole_file(path) as partial:
-                partial.write_text(text, encoding="utf-8")
+        tables = markdown(result)
+        write_result(args.out, result, tables)
+        print(tables)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(markdown(result))
-    for found in result["runs"]:
-        for example in found["examples"]:
-            print(f"{found['server']}, {found['concurrency']} clients: {example}", file=sys.stderr)
-    sys.exit(any(found["lost"] or found["swapped"] for found in result["runs"]))
+    for load in result["runs"]:
+        for example in load["examples"]:
+            print(f"{load['server']}, {load['concurrency']} clients: {example}", file=sys.stderr)
+    sys.exit(any(load["lost"] or load["swapped"] for load in result["runs"]))
 
 
 def run(args) -> dict:

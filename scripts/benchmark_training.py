@@ -10,7 +10,6 @@ the result as JSON and tables beside it (.md).
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -19,17 +18,16 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.experiments.benchmark.synthetic import read_profile
+from mist_fairseq.experiments.benchmark.inputs import read_profile
+from mist_fairseq.experiments.benchmark.measuring import machine
 from mist_fairseq.experiments.benchmark.training import (
     Setting,
-    describe,
     markdown,
     measure_memory,
     time_training,
     write_batches,
 )
-from mist_fairseq.experiments.evaluation import provenance
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.experiments.results import provenance, write_result
 
 
 def main():
@@ -57,11 +55,9 @@ def main():
         runs = [run(args, arguments, profile, p, size) for p in args.precision for size in args.batch_size]
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    result = describe() | {"arguments": arguments, "profile": args.profile, "runs": runs} | provenance()
-    with whole_file(args.out) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = machine() | {"arguments": arguments, "profile": args.profile, "runs": runs} | provenance()
     tables = markdown(result)
-    args.out.with_suffix(".md").write_text(tables, encoding="utf-8")
+    write_result(args.out, result, tables)
     print(tables)
 
 

@@ -9,14 +9,14 @@ DIR/decodings-SUBSET.json. Each --label NAME=VALUE goes into that file, too; scr
 """
 
 import argparse
-import json
 import logging
 import random
 import sys
 from pathlib import Path
 from textwrap import shorten
 
-from mist_fairseq.experiments.evaluation import generate, provenance, read_generation, read_lines
+from mist_fairseq.experiments.evaluation import generate, read_generation, read_lines
+from mist_fairseq.experiments.results import provenance, write_json
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
 from mist_fairseq.text.tokenizer import without_controls
 
@@ -93,9 +93,7 @@ def main():
             for name, result in results.items()
         ],
     }
-    table = args.out / f"decodings-{args.subset}.json"
-    table.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
+    write_json(args.out / f"decodings-{args.subset}.json", content)
     print(format_table(results, metrics))
     speeds = ", ".join(f"{name} {generation.sentences_per_second:.1f}" for name, generation in generations.items())
     print(f"sentences/s: {speeds}")

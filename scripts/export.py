@@ -7,7 +7,7 @@
 
 folder: model.safetensors, config.json, dict.txt and a model card, for MistGenerator.from_pretrained and --pretrained.
 huggingface: the encoder with its masked-LM head, for transformers.BertModel.from_pretrained.
-onnx: source and target pass in fp32 and int8, for OnnxGenerator, which needs neither fairseq nor torch.
+onnx: in fp32 and int8, or one of them (--precision), for OnnxGenerator, which needs neither fairseq nor torch.
 A folder that was written by --to folder may take the checkpoint's place.
 """
 
@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--to", required=True, choices=["folder", "huggingface", "onnx"])
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--precision", choices=["fp32", "int8"], help="of --to onnx (default: files of both)")
     card = parser.add_argument_group("model card of --to folder")
     card.add_argument("--name", help="its title (default: the folder's name)")
     card.add_argument("--training-data", default="Not told.", help="what the model was trained on")
@@ -45,23 +46,22 @@ def export(args: argparse.Namespace) -> list[str]:
     from mist_fairseq.release.huggingface import save_huggingface
     from mist_fairseq.release.model_card import Description, model_card
 
-    #
     if not os.path.isdir(args.model):
-        model, cfg, updates = load_checkpoint(args.model, args.data)
+        released, cfg, updates = load_checkpoint(args.model, args.data)
     elif args.to == "folder":
         raise ValueError(f"{args.model} is a folder: --to folder needs a checkpoint")
     else:
-        model = load_folder(args.model)
+        released = load_folder(args.model)
     if args.to == "huggingface":
-        return save_huggingface(model, args.out, args.overwrite)
+        return save_huggingface(released, args.out, args.overwrite)
     if args.to == "onnx":
-        from mist_fairseq.release.onnx_folder import save_onnx
+        from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
-        return save_onnx(model, args.out, args.overwrite)
+        return save_onnx(released, args.out, args.overwrite, [args.precision] if args.precision else list(FILES))
     name = args.name or os.path.basename(os.path.abspath(args.out))
     description = Description(name, args.training_data, args.license, args.language, args.notes, args.scores)
-    text = model_card(description, model, cfg, updates)
-    return save_folder(model, cfg.model, args.out, text, args.overwrite)
+    text = model_card(description, released, cfg, updates)
+    return save_folder(released, args.out, text, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ best of the first run.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from mist_fairseq.experiments.results import write_json
 from mist_fairseq.experiments.training_log import TrainingLog, draw, summary, table
 
 
@@ -35,8 +35,7 @@ def main():
         rows = summary(curves, args.metric)
         print(table(rows, args.metric))
         if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps({"metric": args.metric, "runs": rows}, indent=1) + "\n", encoding="utf-8")
+            write_json(args.json, {"metric": args.metric, "runs": rows})
         draw(curves, args.metric, args.out)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(str(error))

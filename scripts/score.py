@@ -17,12 +17,12 @@ where they are missing the other scores still come, and the exit status is 1.
 
 import argparse
 import dataclasses
-import json
 import logging
 import sys
 from pathlib import Path
 
 from mist_fairseq.experiments.evaluation import read_lines, read_outputs
+from mist_fairseq.experiments.results import write_json
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
 from mist_fairseq.scoring.steps import STEPS
 
@@ -62,8 +62,7 @@ def main():
             **{name: value for name, value in dataclasses.asdict(protocol).items() if name != "metrics"},
             "systems": {name: result.as_dict() for name, result in results.items()},
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, content)
     sys.exit(report_failures(results))
 
 

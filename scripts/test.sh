@@ -19,6 +19,7 @@ source scripts/setup_env.sh test
 ruff check .
 ruff format --check .
 "$PYTHON" -m mypy
+lint-imports --no-cache
 bash scripts/build_docs.sh test
 # Real weights to compare with, fetched before several test processes would all do it.
 "$PYTHON" scripts/get_pretrained.py minilm-l6 .cache/minilm-l6

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ("3.11-floors", "3.11-tested", "3.11-newest", "3.12-tested", "3.12-newest")
-SHOWN = ("numpy", "tokenizers", "sentencepiece", "sacrebleu", "safetensors", "ijson")
+SHOWN = ("numpy", "tokenizers", "sentencepiece", "sacrebleu", "safetensors")
 SHOWN += ("transformers", "onnx", "onnxruntime", "ctranslate2", "fastapi")
 TITLES = ("name", "Python", "torch", "others", "passed", "failed", "skipped", "date", "tests")
 HEADER = """# Versions
@@ -41,11 +41,11 @@ def floors(setup: str) -> list[str]:
 
 def find_python(version: str) -> str:
     """Python of this version, which must run: pyenv puts commands on the PATH that do not."""
-    found = shutil.which(f"python{version}")
-    command = [found or "false", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    python = shutil.which(f"python{version}")
+    command = [python or "false", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     if subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() != version:
         sys.exit(f"python{version} is not on the PATH, or does not run: put the folder of one that does on it")
-    return found
+    return python
 
 
 def test(name: str, folder: Path, all_tests: bool) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def test(name: str, folder: Path, all_tests: bool) -> tuple[str, ...]:
 
     # One thread a process, as in scripts/test.sh; the tests start commands of this environment by name, too.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{venv}/bin:{os.environ['PATH']}"}
-    found = versions(python)
+    installed = versions(python)
     fetch = [python, "scripts/get_pretrained.py", "minilm-l6", ".cache/minilm-l6"]
     subprocess.run(fetch, cwd=source, env=environment, check=True)
     command = [python, "-m", "pytest", "-n", str(len(os.sched_getaffinity(0))), "--dist", "worksteal", "-rfEs"]
@@ -81,14 +81,14 @@ def test(name: str, folder: Path, all_tests: bool) -> tuple[str, ...]:
         for line in pytest.stdout:
             print(line, end="", flush=True)
 
-    if versions(python) != found:
+    if versions(python) != installed:
         sys.exit(f"{name}: the tests have changed the packages that they were to be run with")
     passed, failed, skipped = count(line)
     full = subprocess.run([python, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
-    others = ", ".join(f"{package} {found[package]}" for package in SHOWN)
+    others = ", ".join(f"{package} {installed[package]}" for package in SHOWN)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     counts = (str(passed), str(failed), str(skipped))
-    return name, full, found["torch"], others, *counts, today, "all" if all_tests else "unit"
+    return name, full, installed["torch"], others, *counts, today, "all" if all_tests else "unit"
 
 
 def versions(python: Path) -> dict[str, str]:

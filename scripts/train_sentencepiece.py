@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.whole import whole_file
 from mist_fairseq.text.lines import count_lines
 
 

@@ -9,10 +9,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mist_fairseq.data.dictionary import CLS, MASK, PAD, SEP, UNK, WordPieceDictionary
+from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
-from mist_fairseq.files.folders import CONFIG
-from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
+from mist_fairseq.files.exported import CONFIG
+from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.mist.encoder_decoder import EncoderDecoder
+from mist_fairseq.models.mist import MistConfig, MistModel
+from mist_fairseq.release.folder import Released
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
 
@@ -23,8 +29,8 @@ def tiny_vocab() -> list[str]:
     return [PAD, "[unused1]", UNK, CLS, SEP, MASK, *string.punctuation, *letters, *("##" + c for c in letters)] + WORDS
 
 
-def tiny_dictionary() -> WordPieceDictionary:
-    return WordPieceDictionary(tiny_vocab())
+def tiny_dictionary(symbols: list[str] | None = None) -> TokenizerDictionary:
+    return TokenizerDictionary(wordpiece_tokenizer(symbols or tiny_vocab()))
 
 
 def tiny_config(**changes) -> MistConfig:
@@ -43,14 +49,44 @@ def tiny_config(**changes) -> MistConfig:
     return config
 
 
-def tiny_model(dictionary=None, source=40, target=20, seed=0, **changes) -> MistModel:
+def spread(model):
     """In evaluation mode, with weights large enough that outputs differ from each other."""
-    torch.manual_seed(seed)
-    model = MistModel(tiny_config(**changes), dictionary or tiny_dictionary(), PositionLimits(source, target))
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.data.mul_(5)
     return model.eval()
+
+
+def tiny_model(dictionary=None, source=40, target=20, seed=0, **changes) -> MistModel:
+    """fairseq's model."""
+    torch.manual_seed(seed)
+    return spread(MistModel(tiny_config(**changes), dictionary or tiny_dictionary(), PositionLimits(source, target)))
+
+
+def tiny_released(dictionary=None, source=40, target=20, seed=0, **sizes) -> Released:
+    """The same model without fairseq; *sizes* by the names of ``EncoderConfig``."""
+    tokenizer = (dictionary or tiny_dictionary()).tokenizer
+    sizes = dict(hidden_size=32, layers=2, heads=4, ffn_size=64, max_positions=64, length_classes=32) | sizes
+    torch.manual_seed(seed)
+    encoder = spread(Encoder(EncoderConfig(len(tokenizer.symbols), **sizes)))
+    return Released(encoder, tokenizer, PositionLimits(source, target))
+
+
+def tiny_encoder_decoder(dictionary=None, source=40, target=20, seed=0, **sizes) -> Released:
+    """As ``tiny_released``, of the other kind."""
+    tokenizer = (dictionary or tiny_dictionary()).tokenizer
+    sizes = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, heads=4, ffn_size=64, length_classes=32) | sizes
+    torch.manual_seed(seed)
+    encoder = spread(EncoderDecoder(EncoderDecoderConfig(len(tokenizer.symbols), **sizes)))
+    return Released(encoder, tokenizer, PositionLimits(source, target))
+
+
+def tiny_generator(released=None, precision="fp32", accelerate="none"):
+    """A model in Python."""
+    from mist_fairseq import MistGenerator
+
+    released = released or tiny_released()
+    return MistGenerator(released.encoder, released.tokenizer, released.limits, precision, accelerate)
 
 
 def ragged(lengths, low, high, pad, generator=None) -> torch.Tensor:
@@ -103,7 +139,7 @@ def decode(model, tokens, lengths, state) -> tuple[torch.Tensor, ...]:
 
 
 def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
-    """What the collater makes of random sentences."""
+    """What the collater makes of random sentences; its ``net_input`` has the tensors of ``objective.Batch``."""
     src_tokens, src_lengths = sources(source_lengths, dictionary, seed)
     target_tokens, lengths = targets(target_lengths, dictionary, seed + 1)
     return {
@@ -120,6 +156,27 @@ def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
             **indices(src_lengths, lengths),
         },
     }
+
+
+def part(sample, rows) -> dict:
+    """Some sentences of a ``batch``, without padding columns that none of them needs."""
+    inputs = {name: value[rows] for name, value in sample["net_input"].items() if not name.endswith("_index")}
+    lengths, target_lengths = inputs["src_lengths"], inputs["target_lengths"]
+    inputs["src_tokens"] = inputs["src_tokens"][:, : lengths.max()]
+    inputs["target_tokens"] = inputs["target_tokens"][:, : target_lengths.max()]
+    inputs |= indices(lengths, target_lengths)
+    return {"nsentences": len(lengths), "ntokens": int(target_lengths.sum()), "net_input": inputs}
+
+
+def gradients(model) -> dict:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(model, other):
+    expected = gradients(other)
+    for name, value in gradients(model).items():
+        scale = max(1.0, float(expected[name].abs().max()))
+        torch.testing.assert_close(value / scale, expected[name] / scale, atol=1e-5, rtol=0, msg=name)
 
 
 def plain(value):

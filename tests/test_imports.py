@@ -23,7 +23,7 @@ def result_of(script: str, *arguments: str):
 def test_the_package_loads_neither_torch_nor_fairseq():
     """Both are installed here."""
     script = f"""
-import mist_fairseq, mist_fairseq.generate, mist_fairseq.serve
+import mist_fairseq, mist_fairseq.generate, mist_fairseq.serve.app, mist_fairseq.serve.command
 from mist_fairseq import OnnxGenerator
 from mist_fairseq.hub import onnx_generator
 result = {LOADED}, {UNCHANGED}, OnnxGenerator is onnx_generator.OnnxGenerator, dir(mist_fairseq)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from mist_fairseq.checkpoints.loading import untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.files.output import whole_file
-from mist_fairseq.files.sizes import check_size
-from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
-from mist_fairseq.pretrained.bert import convert_state, load_state, read_sizes, read_weights
+from mist_fairseq.files.whole import whole_file
+from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.models.mist import MistConfig, MistModel
+from mist_fairseq.pretrained.folder import empty_encoder, read_family, read_sizes, read_weights
+from mist_fairseq.pretrained.names import convert
 from mist_fairseq.tasks.mist import MistTaskConfig
 
 # Whatever config.json says: their code has the token types as constants, and a decoder that starts as a copy of the
@@ -56,12 +57,12 @@ def convert_checkpoint(
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there or no file")
     dictionary = load_dictionary(str(Path(config) / "vocab.txt"))
-    sizes = read_sizes(config)
-    check_size(sizes, Path(checkpoint).stat().st_size // 2, str(Path(config) / "config.json"), len(dictionary))
+    sizes = {**read_sizes(config), **_AS_RELEASED}
+    weights = _read(checkpoint, config, sizes, len(dictionary))
     cfg = _configuration(sizes, max_source, max_target)
     model = MistModel(cfg.model, dictionary, PositionLimits(max_source, max_target))
     model.check_limits()
-    _load(model, read_weights(Path(checkpoint)), checkpoint)
+    model.encoder.load_state_dict(weights)
     with whole_file(out) as partial:
         torch.save(_training_state(cfg, model), partial)
     built = model.encoder.config
@@ -71,34 +72,25 @@ def convert_checkpoint(
     )
 
 
-def _configuration(sizes: dict[str, int], max_source: int, max_target: int) -> DictConfig:
+def _configuration(sizes: dict[str, Any], max_source: int, max_target: int) -> DictConfig:
     """fairseq's whole configuration with this model and task."""
     task = MistTaskConfig(max_source_positions=max_source, max_target_positions=max_target)
-    given: dict[str, Any] = {**sizes, **_AS_RELEASED}
-    config = FairseqConfig(model=MistConfig(**given), task=task)
+    config = FairseqConfig(model=MistConfig(**sizes), task=task)
     config.model._name, config.task._name = "mist", "mist"
     return OmegaConf.structured(config)
 
 
-def _load(model: MistModel, state: dict[str, Tensor], source: str):
-    """Load their state dict; every key must have its place, and every place its key."""
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    length = {"length_head.weight": state.pop("embed_length.weight")} if "embed_length.weight" in state else {}
+def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) -> dict[str, Tensor]:
+    """The encoder's weights from their state dict; every key must have its place, and every place its key."""
+    state = {name.removeprefix("module."): value for name, value in read_weights(Path(checkpoint)).items()}
     bias = state.pop("cls.predictions.decoder.bias", None)
-    converted, left = convert_state(state, len(model.encoder.layers), source)
-    if bias is not None and not torch.equal(bias, converted.get("head.bias", bias)):
-        raise ValueError(f"{source}: cls.predictions.decoder.bias differs from cls.predictions.bias")
-    converted |= length
-    load_state(model.encoder, converted, source)
-    unknown = sorted(left.keys() - _UNUSED)
-    if "relative_bias.weight" in converted and model.encoder.relative_bias is None:
-        unknown.append("rel_pos_bias.weight (config.json has no rel_pos_bins)")
-    if unknown:
-        raise ValueError(
-            f"{source}: {len(unknown)} keys are unknown to a model of {len(model.encoder.layers)} layers: "
-            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}. Check that config.json is that of the "
-            "encoder which the training started from"
-        )
+    if bias is not None and not torch.equal(bias, state.get("cls.predictions.bias", bias)):
+        raise ValueError(f"{checkpoint}: cls.predictions.decoder.bias differs from cls.predictions.bias")
+    family, state = read_family(config, state)
+    own = empty_encoder(config, sizes, vocab_size, family, state).state_dict()
+    names = {**family.names, "length_head": "embed_length"}
+    advice = f"is {config}/config.json that of the encoder which the training started from?"
+    return convert(state, own, names, checkpoint, advice, ignored=_UNUSED)
 
 
 def _training_state(cfg: DictConfig, model: MistModel) -> dict:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from mist_fairseq.files.torch_files import reason
 from mist_fairseq.models.mist import MistModel
+from mist_fairseq.release.folder import Released
 
 
 def untrained_state() -> dict:
@@ -20,7 +21,7 @@ def untrained_state() -> dict:
     }
 
 
-def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, DictConfig, int]:
+def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictConfig, int]:
     """A model, the configuration that it was trained with, and the number of updates.
 
     Args:
@@ -53,4 +54,4 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[MistModel, Dict
     if not isinstance(models[0], MistModel):
         raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
     history = state.get("optimizer_history") or [{}]
-    return models[0], cfg, history[-1].get("num_updates", 0)
+    return models[0].released, cfg, history[-1].get("num_updates", 0)

@@ -1,51 +1,51 @@
-"""fairseq dictionaries that are tokenizers: BERT's WordPiece, SentencePiece, and the byte-level BPE of BART.
+"""fairseq dictionaries that have a tokenizer: BERT's WordPiece, SentencePiece, or the byte-level BPE of BART.
 
 fairseq turns text into ids only through ``Dictionary.encode_line`` and ids into text only through
-``Dictionary.string``. A dictionary that owns its tokenizer therefore takes raw text in and gives readable text
+``Dictionary.string``. A dictionary that has a tokenizer therefore takes raw text in and gives readable text
 out at every fairseq command.
 """
-
-from typing import cast
 
 import torch
 from fairseq.data import Dictionary, data_utils
 
-from mist_fairseq.text.byte_level_bpe import ByteLevelBPE
 from mist_fairseq.text.files import load_tokenizer
-from mist_fairseq.text.sentencepiece import SentencePiece
-from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
-from mist_fairseq.text.wordpiece import WordPiece
-
-__all__ = [
-    "CLS",
-    "MASK",
-    "PAD",
-    "SEP",
-    "UNK",
-    "ByteLevelBPEDictionary",
-    "SentencePieceDictionary",
-    "TokenizerDictionary",
-    "WordPieceDictionary",
-    "load_dictionary",
-]
+from mist_fairseq.text.tokenizer import SEP, Tokenizer
 
 
-class TokenizerDictionary(Tokenizer, Dictionary):
-    """A tokenizer behind fairseq's interface; ``bos`` is [CLS] and ``eos`` is [SEP]."""
+class TokenizerDictionary(Dictionary):
+    """A tokenizer behind fairseq's interface; ``bos`` is [CLS] and ``eos`` is [SEP].
 
-    def __init__(self, symbols: list[str], special: dict[str, int], settings: dict):
-        super().__init__(symbols, special, settings)
-        self.count = [1] * len(symbols)
-        self.pad_word, self.unk_word = symbols[self.pad_index], symbols[self.unk_index]
-        self.bos_word, self.eos_word = symbols[self.bos_index], symbols[self.eos_index]
+    Args:
+        tokenizer: the vocabulary, and what encodes and decodes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        symbols, special = tokenizer.symbols, tokenizer.special
+        words = dict(bos=special.cls, pad=special.pad, eos=special.sep, unk=special.unk)
+        super().__init__(**{name: symbols[index] for name, index in words.items()}, add_special_symbols=False)
+        self.tokenizer = tokenizer
+        self.symbols, self.indices, self.count = symbols, tokenizer.indices, [1] * len(symbols)
+        self.bos_index, self.pad_index, self.eos_index, self.unk_index = words.values()
         self.nspecial = 0
 
     def mask(self) -> int:
         """Id of [MASK]."""
-        return self.mask_index
+        return self.tokenizer.special.mask
+
+    def never_predicted(self) -> list[int]:
+        """Ids that no target contains: [PAD], [CLS] and [MASK]."""
+        return list(self.tokenizer.special.never_predicted)
+
+    def fingerprint(self) -> str:
+        """As of ``Tokenizer``."""
+        return self.tokenizer.fingerprint()
+
+    def save(self, f):
+        """As of ``Tokenizer``."""
+        self.tokenizer.save(f)
 
     def __eq__(self, other):
-        return isinstance(other, TokenizerDictionary) and self._serialized() == other._serialized()
+        return isinstance(other, TokenizerDictionary) and self.fingerprint() == other.fingerprint()
 
     def add_symbol(self, word, n=1, overwrite=False):
         """Return the id of *word*; the vocabulary is fixed, so an unknown one raises ValueError."""
@@ -54,32 +54,19 @@ class TokenizerDictionary(Tokenizer, Dictionary):
         return self.indices[word]
 
     def encode_line(
-        self,
-        line,
-        line_tokenizer=None,
-        add_if_not_exist=True,
-        consumer=None,
-        append_eos=True,
-        reverse_order=False,
+        self, line, line_tokenizer=None, add_if_not_exist=True, consumer=None, append_eos=True, reverse_order=False
     ) -> torch.Tensor:
-        """Tokenize raw text. A literal ``[SEP]`` is the special token; other literal specials are plain text.
+        """Tokenize a line of raw text; the ids are an IntTensor, *Shape:* (number of tokens + append_eos).
 
-        Args:
-            line: one line of raw text.
-            line_tokenizer, add_if_not_exist: part of fairseq's signature, without effect: the dictionary is
-                the tokenizer and never grows.
-            consumer: called with (text, id) of every token; an unknown token's text is the original word.
-            append_eos: end with [SEP].
-            reverse_order: reverse the tokens before [SEP] is appended.
-
-        Returns:
-            IntTensor of ids, *Shape:* (number of tokens + append_eos).
+        A literal ``[SEP]`` is the special token; other literal specials are plain text. fairseq's arguments keep their
+        meaning, except that *line_tokenizer* and *add_if_not_exist* have no effect: the dictionary has a tokenizer and
+        never grows. *consumer* is called with (text, id) of every token, an unknown one's text being the original.
         """
         tokens = []
         for i, text in enumerate(line.split(SEP)):
             if i > 0:
-                tokens.append((SEP, self.eos_index))
-            tokens.extend(self.encode(text))
+                tokens.append((SEP, self.eos()))
+            tokens.extend(self.tokenizer.encode(text))
         if consumer is not None:
             for token in tokens:
                 consumer(*token)
@@ -87,7 +74,7 @@ class TokenizerDictionary(Tokenizer, Dictionary):
         if reverse_order:
             ids.reverse()
         if append_eos:
-            ids.append(self.eos_index)
+            ids.append(self.eos())
         return torch.tensor(ids, dtype=torch.int32)
 
     def string(
@@ -100,46 +87,26 @@ class TokenizerDictionary(Tokenizer, Dictionary):
         include_eos=False,
         separator=" ",
     ) -> str:
-        """Readable text from ids. fairseq's arguments keep their meaning.
+        """Give readable text of ids; fairseq's arguments keep their meaning.
 
         Args:
             tensor: ids, *Shape:* (T), or (B, T) for B lines joined by newlines; a list of ids will do.
             bpe_symbol: any of fairseq's ``--post-process`` names; pieces are joined whichever is given.
             escape_unk: write the unknown token as ``<[UNK]>``, so that it matches no hypothesis.
-            extra_symbols_to_ignore: ids to leave out beside [PAD], [CLS] and [SEP].
-            unk_string: text for the unknown token.
-            include_eos: keep [SEP].
-            separator: stands between words.
+            extra_symbols_to_ignore: ids to leave out beside [PAD], [CLS] and, without *include_eos*, [SEP].
+            unk_string, separator: stand for the unknown token, and between words.
         """
         if torch.is_tensor(tensor) and tensor.dim() == 2:
             arguments = (bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)
             return "\n".join(self.string(row, *arguments) for row in tensor)
         data_utils.post_process("", bpe_symbol)  # refuses names that fairseq does not know
-        ignored = {self.pad_index, self.bos_index, *(extra_symbols_to_ignore or ())}
-        if not include_eos:
-            ignored.add(self.eos_index)
-        ids = tensor.tolist() if torch.is_tensor(tensor) else tensor
-        unknown = unk_string if unk_string is not None else self.unk_string(escape_unk)
-        text = self._one_line([int(i) for i in ids if int(i) not in ignored], unknown)
+        ignored = set(extra_symbols_to_ignore or ())
+        ids = tensor.tolist() if torch.is_tensor(tensor) else map(int, tensor)
+        unknown = self.unk_string(escape_unk) if unk_string is None else unk_string
+        text = self.tokenizer.decode([index for index in ids if index not in ignored], unknown, keep_sep=include_eos)
         return text if separator == " " else text.replace(" ", separator)
 
 
-class WordPieceDictionary(WordPiece, TokenizerDictionary):
-    """``WordPiece`` as a dictionary."""
-
-
-class SentencePieceDictionary(SentencePiece, TokenizerDictionary):
-    """``SentencePiece`` as a dictionary."""
-
-
-class ByteLevelBPEDictionary(ByteLevelBPE, TokenizerDictionary):
-    """``ByteLevelBPE`` as a dictionary."""
-
-
-_DICTIONARIES = {"wordpiece": WordPieceDictionary, "sentencepiece": SentencePieceDictionary}
-_DICTIONARIES["byte-level-bpe"] = ByteLevelBPEDictionary
-
-
 def load_dictionary(filename: str) -> TokenizerDictionary:
-    """Load a dictionary; files and errors as of ``data.files.load_tokenizer``."""
-    return cast(TokenizerDictionary, load_tokenizer(filename, _DICTIONARIES))
+    """Load a dictionary; files and errors as of ``load_tokenizer``."""
+    return TokenizerDictionary(load_tokenizer(filename))

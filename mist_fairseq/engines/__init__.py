@@ -1,80 +1,101 @@
-"""Engines run a model's source and target pass faster than plain PyTorch, with the same outputs, for inference only.
+"""Engines run a model's source and target pass, for inference only, with the same outputs.
 
-An engine has the methods of ``models.encoder.Encoder`` that generation calls: ``encode_source``, ``decode_target``,
-``length_logits``, ``likeliest_tokens`` and ``encode_and_guess``; ``context`` is entered around the whole generation
-of a batch, where there is one.
+An engine is a class in a module of this package, with the methods of ``generate.decoding.Engine`` and a line of
+``@register``; nothing else names it.
 """
 
+import importlib
 import importlib.util
 import logging
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import torch
-
-from mist_fairseq.hub.onnx_generator import is_supported
-from mist_fairseq.mist.encoder import Encoder
+if TYPE_CHECKING:
+    from mist_fairseq.generate.decoding import Engine
+    from mist_fairseq.mist.config import SpecialTokens
 
 logger = logging.getLogger(__name__)
 
-ACCELERATE = ["auto", "none", "compile", "onnxruntime", "cudagraph"]
-PRECISIONS = {
-    "none": ["fp32", "bf16"],
-    "compile": ["fp32", "bf16"],
-    "onnxruntime": ["fp32", "int8"],
-    "cudagraph": ["fp32", "bf16"],
-}
+PRECISIONS = ["fp32", "bf16", "int8"]
+
+C = TypeVar("C", bound=type)  # the class of an engine
 
 
-def choose(encoder: torch.nn.Module, precision: str) -> str:
-    """What ``auto`` stands for: on a CPU ONNX Runtime where it is installed, not too old and able, else no engine."""
-    if (
-        isinstance(encoder, Encoder)
-        and encoder.word_embeddings.weight.device.type == "cpu"
-        and encoder.word_embeddings.weight.dtype == torch.float32  # not fairseq's --fp16
-        and precision in PRECISIONS["onnxruntime"]
-        and importlib.util.find_spec("onnx") is not None
-        and is_supported()
-    ):
-        return "onnxruntime"
-    return "none"
+class _Registered(NamedTuple):
+    """What ``register`` was told of an engine."""
+
+    build: Callable[..., "Engine"]
+    precisions: tuple[str, ...]
+    encoder_only: bool
 
 
-def build_engine(encoder: torch.nn.Module, never_predicted: torch.Tensor, accelerate: str, precision: str):
+_ENGINES: dict[str, _Registered] = {}
+
+
+def register(name: str, precisions: tuple[str, ...], encoder_only: bool = False) -> Callable[[C], C]:
+    """Make a class an engine.
+
+    Args:
+        name: what ``--accelerate`` calls it.
+        precisions: which it can do.
+        encoder_only: whether it runs an ``Encoder`` only, and no ``EncoderDecoder``.
+    """
+
+    def register_class(engine: C) -> C:
+        _ENGINES[name] = _Registered(engine, precisions, encoder_only)
+        return engine
+
+    return register_class
+
+
+def engines() -> dict[str, _Registered]:
+    """Every engine by the name that ``--accelerate`` takes. Imports torch."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
+    return dict(sorted(_ENGINES.items()))  # in whichever order the modules were imported
+
+
+def choose(model: Any, precision: str) -> str:
+    """What ``auto`` stands for: on a CPU ONNX Runtime where it is installed, not too old and able, else PyTorch."""
+    import torch
+
+    from mist_fairseq.engines.onnx_runtime import is_supported
+    from mist_fairseq.mist.encoder import Encoder
+
+    weight = next(model.parameters())
+    able = isinstance(model, Encoder) and precision in engines()["onnxruntime"].precisions
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32  # fairseq's --fp16 leaves no fp32 weights
+    installed = importlib.util.find_spec("onnx") is not None and is_supported()
+    return "onnxruntime" if able and on_cpu and installed else "none"
+
+
+def build_engine(model: Any, special: "SpecialTokens", accelerate: str, precision: str) -> "Engine":
     """The engine that ``--accelerate`` names.
 
     Args:
-        encoder: ``Encoder`` or ``EncoderDecoder``, on the device where it is to run. The engine may change it.
-        never_predicted: ids that are never an output.
-        accelerate: one of ``ACCELERATE``.
-        precision: ``fp32``, ``bf16`` or ``int8``.
-
-    Returns:
-        The engine, or None where the encoder itself is to run.
+        model: ``Encoder`` or ``EncoderDecoder``, on the device where it is to run. The engine may change it.
+        special: ids of the special tokens.
+        accelerate: the name of an engine, or ``auto``.
+        precision: one of ``PRECISIONS``.
 
     Raises:
-        ValueError: no such engine, or it cannot do this precision, model or device; says what can.
+        ValueError: there is no such engine, or it cannot do this precision, model or device; says what can.
     """
-    if accelerate not in ACCELERATE:
-        raise ValueError(f"--accelerate is {accelerate!r}, expected one of {', '.join(ACCELERATE)}")
-    if accelerate == "auto":
-        accelerate = choose(encoder, precision)
-    if precision not in PRECISIONS[accelerate]:
-        able = " or ".join(name for name, precisions in PRECISIONS.items() if precision in precisions)
-        if precision == "int8" and not isinstance(encoder, Encoder):
+    from mist_fairseq.mist.encoder import Encoder
+
+    known = engines()
+    if accelerate not in ("auto", *known):
+        raise ValueError(f"--accelerate is {accelerate!r}, expected one of {', '.join(('auto', *known))}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    name = choose(model, precision) if accelerate == "auto" else accelerate
+    if precision not in known[name].precisions:
+        if precision == "int8" and not isinstance(model, Encoder):
             raise ValueError("--precision int8 is for mist_* architectures: use fp32 or bf16")
-        raise ValueError(f"--accelerate {accelerate} has no --precision {precision}: use --accelerate {able}")
-    logger.info("engine: %s, %s", accelerate, precision)
-    if accelerate == "none":
-        return None
-    if accelerate == "compile":
-        from mist_fairseq.engines.compiled import CompiledEncoder
-
-        return CompiledEncoder(encoder)
-    if not isinstance(encoder, Encoder):
-        raise ValueError(f"--accelerate {accelerate} is for mist_* architectures: use --accelerate compile")
-    if accelerate == "cudagraph":
-        from mist_fairseq.engines.cuda_graph import CudaGraphEncoder
-
-        return CudaGraphEncoder(encoder)
-    from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder
-
-    return OnnxRuntimeEncoder(encoder, never_predicted, int8=precision == "int8")
+        able = " or ".join(other for other, engine in known.items() if precision in engine.precisions)
+        raise ValueError(f"--accelerate {name} has no --precision {precision}: use --accelerate {able}")
+    if known[name].encoder_only and not isinstance(model, Encoder):
+        raise ValueError(f"--accelerate {name} is for mist_* architectures: use --accelerate compile")
+    logger.info("engine: %s, %s", name, precision)
+    return known[name].build(model, special, precision)

@@ -1,31 +1,26 @@
-"""Source and target pass through torch.compile."""
+"""The two passes through torch.compile."""
 
 from typing import Any
 
 import torch
 
-from mist_fairseq.mist.encoder import TokenHead
+from mist_fairseq.engines import register
+from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.mist.config import SpecialTokens
 
 
-class CompiledEncoder(TokenHead):
-    """An encoder's passes, compiled at their first use for all lengths; weights are constants, packed for the CPU.
+@register("compile", ("fp32", "bf16"))
+class CompiledEngine(PyTorchEngine):
+    """Compiles the passes at their first use for all lengths; weights are constants, packed for the CPU.
 
     torch.compile needs a C++ compiler on a CPU, and half a minute at the first batch.
 
     Args:
-        encoder: ``Encoder`` or ``EncoderDecoder``; later changes of its weights go unnoticed.
+        model: later changes of its weights go unnoticed; all else as of ``PyTorchEngine``.
     """
 
-    def __init__(self, encoder: torch.nn.Module):
-        self.config = encoder.config
-        options: dict[str, Any] = {"freezing": True} if next(encoder.parameters()).device.type == "cpu" else {}
-
-        def compiled(method):
-            return torch.compile(method, dynamic=True, options=options)
-
-        self.encode_source = compiled(encoder.encode_source)
-        self.decode_target = compiled(encoder.decode_target)
-        self.token_logits = compiled(encoder.token_logits)
-        self.length_logits = encoder.length_logits
-        if hasattr(encoder, "encode_and_guess"):
-            self.encode_and_guess = encoder.encode_and_guess
+    def __init__(self, model: Any, special: SpecialTokens, precision: str):
+        super().__init__(model, special, precision)
+        options: dict[str, Any] = {"freezing": True} if self.device.type == "cpu" else {}
+        for name in ("encode_source", "decode_target", "token_logits"):
+            setattr(self, name, torch.compile(getattr(model, name), dynamic=True, options=options))

@@ -5,7 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mist_fairseq.mist.encoder import Encoder, Passes, SourceState
+from mist_fairseq.engines import register
+from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.encoder import Encoder, SourceState
 
 BUCKET = 16  # lengths are rounded up to a multiple
 
@@ -38,28 +41,29 @@ class Graphed:
         return self.outputs
 
 
-class CudaGraphEncoder(Passes):
-    """An ``Encoder``'s passes with a graph for each batch size and bucket of lengths, captured at first use.
+@register("cudagraph", ("fp32", "bf16"), encoder_only=True)
+class CudaGraphEngine(PyTorchEngine):
+    """Runs an ``Encoder``'s passes by a graph for each batch size and bucket of lengths, captured at first use.
 
     Sources and targets are padded to their bucket, and padding is computed, so that shapes, and nothing else, depend
     on the lengths. The target graph reads the source state from a copy: a batch's own stays valid while others run.
 
     Args:
-        encoder: on a GPU; later changes of its weights are seen.
+        encoder: on a GPU; later changes of its weights are seen. All else as of ``PyTorchEngine``.
 
     Raises:
         ValueError: it is not on a GPU.
     """
 
-    def __init__(self, encoder: Encoder):
-        device = encoder.word_embeddings.weight.device
-        if device.type != "cuda":
-            raise ValueError(f"--accelerate cudagraph needs a GPU, the model is on the {device.type}")
-        self.encoder, self.config, self.relative_bias = encoder, encoder.config, encoder.relative_bias
-        self.length_logits, self.token_logits = encoder.length_logits, encoder.token_logits
+    def __init__(self, encoder: Encoder, special: SpecialTokens, precision: str):
+        super().__init__(encoder, special, precision)
+        if self.device.type != "cuda":
+            raise ValueError(f"--accelerate cudagraph needs a GPU, the model is on the {self.device.type}")
+        self.encoder, self.config = encoder, encoder.config
+        self.encode_source, self.decode_target = self._encode_source, self._decode_target
         self._graphs: dict[tuple, Graphed] = {}
 
-    def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
+    def _encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """As ``Encoder.encode_source``; the state is as wide as the bucket."""
         tokens = self._widen(tokens)
         hidden, *seen = self._replay("source", self._source, [tokens, lengths])
@@ -67,7 +71,7 @@ class CudaGraphEncoder(Passes):
         seen = [part.clone() for part in seen]
         return SourceState(seen[:layers], seen[layers:], hidden.clone(), lengths)
 
-    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
+    def _decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """As ``Encoder.decode_target``."""
         T = tokens.shape[1]
         inputs = [self._widen(tokens), lengths, source.hidden, source.lengths, *source.keys, *source.values]

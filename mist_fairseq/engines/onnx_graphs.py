@@ -1,158 +1,175 @@
-"""The source pass and the target pass as ONNX graphs that stand alone: what ``export.onnx_folder`` writes to files.
+"""The encoder as one ONNX graph, for the source pass and the target pass alike; ``release.onnx_folder`` describes it.
 
-Dimensions as in ``models.encoder``.
+A source pass is a target pass that sees nothing but itself: its past has no rows. So both passes share every weight,
+also as ONNX Runtime packs them for its kernels.
+
+Dimensions as in ``mist.encoder``; L rows a sentence see themselves and the P rows of a past, whose keys and values are
+given. K = P + L.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mist_fairseq.engines.graph import Graph, add_layers, head_transform, past_inputs, shape_of_rows
-from mist_fairseq.mist.encoder import Encoder, relative_position_bucket
+from mist_fairseq.engines.graph import CONTRIBUTED, Graph
+from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.mist.layers import relative_position_bucket
 
 _BLOCK = 128  # tokens whose largest score is found at once
 
 
-def source_graph(encoder: Encoder, int8: bool, version: str = ""):
-    """The source pass with the length classifier.
+def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: str) -> tuple[Any, list[bytes]]:
+    """The graph, and the content of its weights' file in pieces.
 
-    Inputs: ``tokens`` (B, S), ``lengths`` (B). Outputs: ``length_scores`` (B, classes) before the softmax, and
-    ``key0``, ``value0``, ... (B, H, S, d).
+    Args:
+        encoder: whose weights to take.
+        special: ids of the special tokens.
+        int8: quantize matrix products and word embeddings; biases, LayerNorms, positions and the length classifier,
+            small and decisive, stay in fp32.
+        file: the name of the weights' file.
     """
     graph, config = Graph(int8), encoder.config
-    size, heads = config.hidden_size, config.heads
-    tokens, lengths = graph.input("tokens", np.int64, ["B", "S"]), graph.input("lengths", np.int64, ["B"])
-    positions = _count(graph, _size(graph, tokens, 1))  # (S)
-    real = graph.node("Less", positions, _unsqueeze(graph, lengths, 1))  # (B, S)
-    x = _embed(graph, encoder, graph.constant(encoder.word_embeddings.weight), tokens, positions, config.source_type)
-    mask = _mask(graph, encoder, real, *(_unsqueeze(graph, positions, 0) for _ in range(2)))
-    shape = shape_of_rows(graph, encoder, tokens)
-    x, names = add_layers(graph, encoder, x, shape, mask, [])
-    x = graph.node("Reshape", x, shape)
-    shown = graph.node("Where", _unsqueeze(graph, real, 2), x, graph.constant(torch.tensor(0.0)))
-    total = graph.node("ReduceSum", shown, graph.constant([1]), keepdims=0)  # (B, D)
-    count = graph.node("Cast", _unsqueeze(graph, lengths, 1), to=graph.onnx.TensorProto.FLOAT)
-    # Small and decisive: in fp32 also where the rest is int8.
-    classifier = graph.constant(encoder.length_head.weight.t())
-    graph.node("MatMul", graph.node("Div", total, count), classifier, output="length_scores")
-    outputs = {"length_scores": ["B", config.length_classes]}
-    return graph.build(outputs | {name: ["B", heads, "S", size // heads] for name in names}, version=version)
+    heads, D = config.heads, config.hidden_size
+    tokens = graph.input("tokens", np.int64, ["B", "L"])
+    lengths, past_lengths = (graph.input(name, np.int64, ["B"]) for name in ("lengths", "past_lengths"))
+    parts = [f"{part}{i}" for i in range(config.layers) for part in ("key", "value")]
+    past = [graph.input(f"past_{name}", np.float32, ["B", heads, "P", D // heads]) for name in parts]
 
+    order, past_order = graph.count(graph.size(tokens, 1)), graph.count(graph.size(past[0], 2))  # (L), (P)
+    positions = graph.node("Add", graph.unsqueeze(past_lengths, 1), order)  # (B, L)
+    past_real = graph.node("Less", past_order, graph.unsqueeze(past_lengths, 1))  # (B, P)
+    real = graph.node("Less", order, graph.unsqueeze(lengths, 1))  # (B, L)
+    mask = _mask(graph, encoder, graph.node("Concat", past_real, real, axis=1), positions, past_order, past_real)
+    flat = graph.reshape(tokens, -1)  # (B * L)
+    x = _embed(graph, encoder, flat, graph.reshape(positions, -1), graph.size(past[0], 2))
+    x = _add_layers(graph, encoder, x, tokens, mask, past)  # (B * L, D)
+    _add_length_scores(graph, encoder, x, real, lengths)
 
-def target_graph(encoder: Encoder, never_predicted: Tensor, mask_token: int, int8: bool, version: str = ""):
-    """The target pass with the masked-LM head.
-
-    Inputs: ``tokens`` (B, T), ``lengths`` (B), ``source_lengths`` (B), ``past_key0``, ``past_value0``, ...
-    (B, H, S, d). Outputs: ``predictions`` (B, T), the tokens with every [MASK] replaced, and ``scores`` (B, T), the
-    log-probability of what replaced it, else 0.
-
-    Only the [MASK]s go through the head, and only its maxima leave it.
-    """
-    graph, config = Graph(int8), encoder.config
-    tokens, lengths, source_lengths = (
-        graph.input(name, np.int64, shape)
-        for name, shape in (("tokens", ["B", "T"]), ("lengths", ["B"]), ("source_lengths", ["B"]))
-    )
-    past = past_inputs(graph, encoder, "S")
-    order, source_positions = _count(graph, _size(graph, tokens, 1)), _count(graph, _size(graph, past[0][0], 2))
-    source_sizes = _unsqueeze(graph, source_lengths, 1)
-    positions = graph.node("Add", source_sizes, order)  # (B, T), all known within the limits of source and target
-    source_real = graph.node("Less", source_positions, source_sizes)  # (B, S)
-    real = graph.node("Less", order, _unsqueeze(graph, lengths, 1))  # (B, T)
-    key_positions = None
-    if encoder.relative_bias is not None:
-        repeated = graph.node("Expand", source_positions, graph.node("Shape", source_real))
-        key_positions = graph.node("Concat", repeated, positions, axis=1)  # (B, S + T)
-    mask = _mask(graph, encoder, graph.node("Concat", source_real, real, axis=1), positions, key_positions)
-    table = encoder.word_embeddings.weight
-    blocks = -(-len(table) // _BLOCK)
-    words = graph.constant(_padded(table, blocks * _BLOCK))  # one table where the head has it too
-    x = _embed(graph, encoder, words, tokens, positions, config.target_type)
-    x, _ = add_layers(graph, encoder, x, shape_of_rows(graph, encoder, tokens), mask, past)
-    flat = graph.node("Reshape", tokens, graph.constant([-1]))
-    masked = graph.node("And", graph.node("Equal", tokens, graph.constant(torch.tensor(mask_token))), real)
-    masked = graph.node("NonZero", graph.node("Reshape", masked, graph.constant([-1])))  # (1, N)
-    masked = graph.node("Squeeze", masked, graph.constant([0]))  # (N)
-    graph.middles = None  # from here on there are other rows
-    hidden = head_transform(graph, encoder, graph.node("Gather", x, masked))
-    predicted, log_p = _likeliest(graph, _logits(graph, encoder, hidden, never_predicted, words, blocks), blocks)
+    masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
+    masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
+    predicted, log_p = _predict(graph, encoder, graph.node("Gather", x, masked), special)
     zeros = graph.node("ConstantOfShape", graph.node("Shape", flat))
     for name, empty, values in (("predictions", flat, predicted), ("scores", zeros, log_p)):
         filled = graph.node("ScatterElements", empty, masked, values, axis=0)
         graph.node("Reshape", filled, graph.node("Shape", tokens), output=name)
-    return graph.build({name: ["B", "T"] for name in ("predictions", "scores")}, ("predictions",), version)
+    outputs: dict[str, list[int | str]]
+    outputs = {"length_scores": ["B", config.length_classes], "predictions": ["B", "L"], "scores": ["B", "L"]}
+    outputs |= {name: ["B", heads, "K", D // heads] for name in parts}
+    return graph.build(outputs, ["predictions"], file)
 
 
-def _size(graph: Graph, x: str, axis: int) -> str:
-    """A scalar."""
-    size = graph.node("Shape", x, start=axis, end=axis + 1)
-    return graph.node("Squeeze", size, graph.constant([0]))
+def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_size: str) -> str:
+    """Embeddings; rows with a past are a target's. *Shapes:* (N), (N), a scalar -> (N, D)."""
+    config = encoder.config
+    words = graph.lookup("word_embeddings.weight", _padded(encoder.word_embeddings.weight), tokens)
+    places = graph.node(
+        "Gather", graph.weight("position_embeddings.weight", encoder.position_embeddings.weight), positions
+    )
+    kind = graph.node("Min", past_size, graph.constant(1))
+    kind = graph.node("Gather", graph.constant([config.source_type, config.target_type]), kind)
+    types = graph.weight("type_embeddings.weight", encoder.type_embeddings.weight)
+    return graph.norm(words, "embedding_norm", encoder.embedding_norm, places, graph.node("Gather", types, kind))
 
 
-def _count(graph: Graph, size: str) -> str:
-    """0, 1, ... *size* - 1."""
-    return graph.node("Range", *(graph.constant(torch.tensor(0)), size, graph.constant(torch.tensor(1))))
+def _mask(graph: Graph, encoder: Encoder, real: str, positions: str, past_order: str, past_real: str) -> str:
+    """What to add to attention scores: -inf where a key is not *real*, else 0 or UniLM's bias by distance.
 
-
-def _unsqueeze(graph: Graph, x: str, *axes: int) -> str:
-    return graph.node("Unsqueeze", x, graph.constant(list(axes)))
-
-
-def _padded(weight: Tensor, size: int, value: float = 0.0) -> Tensor:
-    """With more rows. *Shape:* (V, ...) -> (size, ...)."""
-    weight = weight.detach().float().cpu()
-    return torch.cat([weight, weight.new_full((size - len(weight), *weight.shape[1:]), value)])
-
-
-def _embed(graph: Graph, encoder: Encoder, words: str, tokens: str, positions: str, token_type: int) -> str:
-    """*Shapes:* tokens (B, L), positions (L) or (B, L) -> (B, L, D)."""
-    table = encoder.position_embeddings.weight + encoder.type_embeddings.weight[token_type]
-    x = graph.node("Gather", words, tokens)
-    x = graph.node("Add", x, graph.node("Gather", graph.constant(table), positions))
-    return graph.norm(x, encoder.embedding_norm)
-
-
-def _mask(graph: Graph, encoder: Encoder, real: str, queries: str, keys: str | None) -> str:
-    """What to add to attention scores. *Shapes:* real (B, K), positions (B or 1, L) and (B or 1, K) -> (.., .., L, K).
-
-    UniLM's relative position bias is a table by distance.
+    *Shapes:* real (B, K), positions (B, L), past_order (P), past_real (B, P) -> (B, H or 1, L, K).
     """
-    config, hidden = encoder.config, graph.constant(torch.tensor(float("-inf")))
-    visible = _unsqueeze(graph, real, 1, 2)  # (B, 1, 1, K)
-    if encoder.relative_bias is None or keys is None:
-        mask = graph.node("Where", visible, graph.constant(torch.tensor(0.0)), hidden)
+    config, hidden = encoder.config, graph.constant(-np.inf)
+    visible = graph.unsqueeze(real, 1, 2)  # (B, 1, 1, K)
+    if encoder.relative_bias is None:
+        mask = graph.node("Where", visible, graph.constant(0.0), hidden)
         one = graph.constant([1])
-        shape = one, one, graph.node("Shape", queries, start=1, end=2), one
+        shape = one, one, graph.node("Shape", positions, start=1, end=2), one
         return graph.node("Expand", mask, graph.node("Concat", *shape, axis=0))
     farthest = config.max_positions - 1
     buckets = relative_position_bucket(torch.arange(-farthest, farthest + 1), config.rel_pos_bins, config.max_rel_pos)
-    relative = graph.node("Sub", _unsqueeze(graph, keys, 1), _unsqueeze(graph, queries, 2))
-    row = graph.node("Add", relative, graph.constant(torch.tensor(farthest)))  # (B or 1, L, K)
-    bias = graph.node("Gather", graph.constant(encoder.relative_bias.weight.t()[buckets]), row)
+    by_distance = graph.weight("relative_bias.weight", encoder.relative_bias.weight.t()[buckets])  # (distances, H)
+    past_positions = graph.node("Expand", past_order, graph.node("Shape", past_real))  # (B, P)
+    keys = graph.node("Concat", past_positions, positions, axis=1)  # (B, K)
+    relative = graph.node("Sub", graph.unsqueeze(keys, 1), graph.unsqueeze(positions, 2))  # (B, L, K)
+    bias = graph.node("Gather", by_distance, graph.node("Add", relative, graph.constant(farthest)))  # (B, L, K, H)
     return graph.node("Where", visible, graph.node("Transpose", bias, perm=[0, 3, 1, 2]), hidden)
 
 
-def _logits(graph: Graph, encoder: Encoder, hidden: str, never_predicted: Tensor, words: str, blocks: int) -> str:
-    """Scores of all tokens, -inf for those that are none. *Shape:* (N, D) -> (N, blocks * _BLOCK)."""
+def _add_layers(graph: Graph, encoder: Encoder, x: str, tokens: str, mask: str, past: list[str]) -> str:
+    """The layers; their keys and values, with the past's, are called ``key0``, ``value0``, ... (B, H, K, d).
+
+    *Shapes:* x (B * L, D), tokens (B, L), mask (B, H or 1, L, K), past (B, H, P, d) each -> (B * L, D).
+    """
+    D = encoder.config.hidden_size
+    shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([D]), axis=0)
+    for i, layer in enumerate(encoder.layers):
+        name = f"layers.{i}"
+        joint = graph.linear(x, f"{name}.qkv.weight", layer.qkv.weight)
+        split = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=1, num_outputs=3)
+        bias = graph.weight(f"{name}.qkv.bias", layer.qkv.bias)
+        attended, _, _ = graph.nodes_of(
+            "MultiHeadAttention",
+            [f"attended{i}", f"key{i}", f"value{i}"],
+            *(graph.node("Reshape", part, shape) for part in split),
+            *(bias, "", mask, *past[2 * i : 2 * i + 2]),
+            num_heads=encoder.config.heads,
+            domain=CONTRIBUTED,
+        )
+        attended = graph.linear(
+            graph.reshape(attended, -1, D), f"{name}.attention_output.weight", layer.attention_output.weight
+        )
+        bias = graph.weight(f"{name}.attention_output.bias", layer.attention_output.bias)
+        x = graph.norm(attended, f"{name}.attention_norm", layer.attention_norm, x, bias)
+        inner = graph.linear(x, f"{name}.ffn_in.weight", layer.ffn_in.weight)
+        inner = graph.gelu(inner, f"{name}.ffn_in.bias", layer.ffn_in.bias)
+        inner = graph.linear(inner, f"{name}.ffn_out.weight", layer.ffn_out.weight)
+        x = graph.norm(
+            inner, f"{name}.ffn_norm", layer.ffn_norm, x, graph.weight(f"{name}.ffn_out.bias", layer.ffn_out.bias)
+        )
+    return x
+
+
+def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, lengths: str) -> None:
+    """``length_scores`` (B, classes). *Shapes:* x (B * L, D), real (B, L), lengths (B)."""
+    shape = graph.node("Concat", graph.node("Shape", real), graph.constant([-1]), axis=0)
+    shown = graph.node("Where", graph.unsqueeze(real, 2), graph.node("Reshape", x, shape), graph.constant(0.0))
+    total = graph.node("ReduceSum", shown, graph.constant([1]), keepdims=0)  # (B, D)
+    count = graph.node("Cast", graph.unsqueeze(lengths, 1), to=graph.onnx.TensorProto.FLOAT)
+    weight = graph.weight("length_head.weight", encoder.length_head.weight)
+    graph.node("Gemm", graph.node("Div", total, count), weight, transB=1, output="length_scores")
+
+
+def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens) -> tuple[str, str]:
+    """The masked-LM head's likeliest tokens and their log-probabilities. *Shape:* (N, D) -> (N), (N)."""
     head = encoder.head
-    allowed = head.bias.detach().float().index_fill(0, never_predicted, float("-inf"))
-    bias = graph.constant(_padded(allowed, blocks * _BLOCK, float("-inf")))
-    if head.weight is None and not graph.int8:
-        return graph.node("Gemm", hidden, words, bias, transB=1)
-    weight = encoder.word_embeddings.weight if head.weight is None else head.weight
-    return graph.node("Add", graph.linear(hidden, _padded(weight, blocks * _BLOCK)), bias)
+    graph.rows_change()
+    x = graph.linear(hidden, "head.transform.weight", head.transform.weight)
+    x = graph.norm(graph.gelu(x, "head.transform.bias", head.transform.bias), "head.norm", head.norm)
+    name, weight = "word_embeddings.weight", encoder.word_embeddings.weight
+    if head.weight is not None:
+        name, weight = "head.weight", head.weight
+    bias = head.bias.detach().float().index_fill(0, torch.tensor(special.never_predicted), -torch.inf)
+    logits = graph.linear(x, name, _padded(weight))
+    logits = graph.node("Add", logits, graph.weight("head.bias", _padded(bias, -torch.inf)))
+    return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK))
 
 
-def _likeliest(graph: Graph, logits: str, blocks: int) -> tuple[str, str]:
+def likeliest(graph: Graph, logits: str, blocks: int) -> tuple[str, str]:
     """Tokens and log-probabilities; ONNX Runtime finds maxima of blocks faster than the place of one in a row.
 
     *Shape:* (N, blocks * _BLOCK) -> (N), (N).
     """
-    log_p = graph.node("LogSoftmax", logits, axis=-1)
-    log_p = graph.node("Reshape", log_p, graph.constant([0, blocks, _BLOCK]))
+    log_p = graph.reshape(graph.node("LogSoftmax", logits, axis=-1), 0, blocks, _BLOCK)
     largest = graph.node("ReduceMax", log_p, graph.constant([2]), keepdims=0)  # (N, blocks)
     block = graph.node("ArgMax", largest, axis=1, keepdims=1)  # (N, 1)
     inside = graph.node("ArgMax", graph.node("GatherND", log_p, block, batch_dims=1), axis=1, keepdims=0)  # (N)
-    first = graph.node("Mul", block, graph.constant(torch.tensor(_BLOCK)))
-    token = graph.node("Add", graph.node("Squeeze", first, graph.constant([1])), inside)
-    return token, graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
+    first = graph.node("Squeeze", graph.node("Mul", block, graph.constant(_BLOCK)), graph.constant([1]))
+    return graph.node("Add", first, inside), graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
+
+
+def _padded(weight: Tensor, value: float = 0.0) -> Tensor:
+    """With rows for whole blocks of tokens. *Shape:* (V, ...) -> (blocks * _BLOCK, ...)."""
+    missing = -len(weight) % _BLOCK
+    return F.pad(weight.detach(), (*(0, 0) * (weight.dim() - 1), 0, missing), value=value)

@@ -1,78 +1,164 @@
-"""Source and target pass in ONNX Runtime, on a CPU."""
+"""The two passes in ONNX Runtime, on a CPU. Needs neither torch nor fairseq where the graphs are there already."""
 
-from contextlib import contextmanager
+import contextlib
+import ctypes
+import functools
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mist_fairseq.engines.graph import head_graph, layers_graph
-from mist_fairseq.hub.onnx_generator import start_session
-from mist_fairseq.mist.encoder import Encoder, Passes, argmax, pack
+from mist_fairseq.engines import register
+from mist_fairseq.mist.config import SpecialTokens
+
+# Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
+# PyTorch (1.20).
+OLDEST = "1.24.1"
+
+_IN_MEMORY = "weights"  # the name of a file that is none
 
 
-class OnnxRuntimeEncoder(Passes):
-    """An ``Encoder``'s passes, by sessions of ONNX Runtime with as many threads as torch has.
+class OnnxState:
+    """An encoded source.
 
-    All positions are computed, padding too; at batch size 1 there is none.
+    Args:
+        length_scores: *Shape:* (B, classes).
+        past: keys and values of every layer, (B, H, S, d) each.
+        lengths: of the sources, *Shape:* (B).
+    """
+
+    def __init__(self, length_scores: np.ndarray, past: list[np.ndarray], lengths: np.ndarray):
+        self.length_scores, self.past, self.lengths = length_scores, past, lengths
+
+    def select(self, rows: np.ndarray) -> "OnnxState":
+        """The state of the sentences *rows* (repeats allowed), *Shape:* (B')."""
+        return OnnxState(self.length_scores[rows], [part[rows] for part in self.past], self.lengths[rows])
+
+
+@register("onnxruntime", ("fp32", "int8"), encoder_only=True)
+class OnnxEngine:
+    """Runs the graph of ``engines.onnx_graphs``, with as many threads as torch has.
 
     Args:
         encoder: whose weights to take; later changes of them go unnoticed.
-        never_predicted: ids that are never an output.
-        int8: quantize the matrix products.
+        special: ids of the special tokens.
+        precision: ``fp32`` or ``int8``.
 
     Raises:
         ValueError: a package is not installed, or the encoder is not on the CPU or not in fp32.
     """
 
-    def __init__(self, encoder: Encoder, never_predicted: Tensor, int8: bool):
-        if encoder.word_embeddings.weight.device.type != "cpu":
+    def __init__(self, encoder: Any, special: SpecialTokens, precision: str):
+        import torch
+
+        from mist_fairseq.engines.onnx_graphs import encoder_graph
+
+        weight = encoder.word_embeddings.weight
+        if weight.device.type != "cpu":
             raise ValueError("--accelerate onnxruntime is for CPUs: add --cpu, or use --accelerate cudagraph")
-        if encoder.word_embeddings.weight.dtype != torch.float32:
+        if weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
-        self.config, self.relative_bias = encoder.config, encoder.relative_bias
-        self.length_logits = encoder.length_logits
-        self._layers = _session(layers_graph(encoder, int8))
-        self._head = _session(head_graph(encoder, never_predicted, int8))
-        numbers = range(self.config.layers)
-        self._past = [(f"past_key{i}", f"past_value{i}") for i in numbers]
-        self._own = [name for i in numbers for name in (f"key{i}", f"value{i}")]
-        self._nothing = np.zeros((1, self.config.heads, 0, self.config.hidden_size // self.config.heads), np.float32)
+        graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
+        self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), b"".join(weights)))
 
-    def _run(self, tokens, positions, types, mask, index, source):
-        if mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
-        mask = mask.expand(-1, -1, tokens.shape[1], -1).contiguous()
-        inputs = {"tokens": tokens, "positions": positions, "types": types, "mask": mask}
-        feed = {name: tensor.numpy() for name, tensor in inputs.items()}
-        if source is None:
-            nothing = self._nothing.repeat(len(tokens), axis=0)
-            feed |= {name: nothing for names in self._past for name in names}
-            wanted = self._own
-        else:
-            for (key, value), *given in zip(self._past, source.keys, source.values):
-                feed[key], feed[value] = (tensor.numpy() for tensor in given)
-            wanted = []
-        hidden, *own = map(torch.from_numpy, self._layers.run(["hidden", *wanted], feed))
-        return pack(hidden, index), own[::2], own[1::2]
+    @classmethod
+    def of_session(cls, session: Any) -> "OnnxEngine":
+        """The engine of a graph that was exported."""
+        engine = cls.__new__(cls)
+        engine._open(session)
+        return engine
 
-    def likeliest_tokens(self, hidden: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and their log-probabilities; *never* is part of the head. *Shape:* (N, D) -> (N), (N)."""
-        scores = torch.from_numpy(self._head.run(["scores"], {"hidden": hidden.numpy()})[0])
-        tokens = argmax(scores)
-        return tokens, scores.gather(1, tokens[:, None])[:, 0]
+    def _open(self, session: Any) -> None:
+        self._session = session
+        past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
+        self._past = [value.name for value in past]
+        self._encoded = ["length_scores", *(name.removeprefix("past_") for name in self._past)]
+        _, heads, _, width = past[0].shape
+        self._nothing = np.zeros((1, heads, 0, width), np.float32)
 
-    @contextmanager
-    def context(self):
-        """One thread for torch's small operations: more would wait busily, in the way of ONNX Runtime's."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+    def asarray(self, values: Any) -> np.ndarray:
+        """An array of numpy."""
+        return np.asarray(values)
+
+    def encode(self, tokens: np.ndarray, lengths: np.ndarray) -> OnnxState:
+        """Encode sources; see ``generate.decoding.Engine``."""
+        tokens = np.ascontiguousarray(tokens[:, : lengths.max()])
+        nothing = self._nothing.repeat(len(tokens), axis=0)
+        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": np.zeros_like(lengths)}
+        length_scores, *past = self._session.run(self._encoded, feed | dict.fromkeys(self._past, nothing))
+        return OnnxState(length_scores, past, lengths)
+
+    def fill(self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState) -> tuple[np.ndarray, np.ndarray]:
+        """Predict every [MASK]; see ``generate.decoding.Engine``."""
+        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
+        predictions, scores = self._session.run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
+        return predictions, scores
 
 
-def _session(model):
-    """What runs a graph."""
-    return start_session(model.SerializeToString(), torch.get_num_threads())
+@functools.cache
+def _sums_in_32_bits() -> bool:
+    """Whether this x86 processor adds products of 8-bit integers without saturating (VNNI)."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
+def is_supported() -> bool:
+    """Whether ONNX Runtime is installed, and not too old."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return _numbers(onnxruntime.__version__) >= _numbers(OLDEST)
+
+
+def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"") -> Any:
+    """What runs an ONNX graph on the CPU.
+
+    Args:
+        model: a file's name, or a serialized graph.
+        threads: how many, 0 for one for each core.
+        weights: of a serialized graph, the content of their file.
+
+    Raises:
+        ValueError: ONNX Runtime is not installed or too old, or cannot read the file; names it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            "ONNX Runtime is not installed: pip install -e .[onnxruntime] or, without torch and fairseq, "
+            "pip install onnxruntime"
+        ) from error
+    if not is_supported():
+        raise ValueError(
+            f"ONNX Runtime is {onnxruntime.__version__}, expected {OLDEST} or newer: "
+            f"pip install 'onnxruntime>={OLDEST}'"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    if not _sums_in_32_bits():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads wait busily, but in a run only
+    if weights:
+        options.add_external_initializers_from_files_in_memory([_IN_MEMORY], [weights], [len(weights)])
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many classes, all derived from this one alone
+        if isinstance(model, bytes):
+            raise
+        raise ValueError(
+            f"{model} or its weights are damaged, or of a version that ONNX Runtime {onnxruntime.__version__} does not "
+            f"read: export the model again, or install a newer onnxruntime ({error})"
+        ) from error
+    # glibc keeps what loading has freed, half of what an int8 model takes then.
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems
+        ctypes.CDLL(None).malloc_trim(0)
+    return session

@@ -1,8 +1,7 @@
-"""Run fairseq-generate, read what it printed, and say how a result came about."""
+"""Run fairseq-generate, and read what it printed."""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ class Generation:
     """What one fairseq-generate printed, in the order of the data.
 
     Attributes:
-        sources, outputs, references: text, one a sentence.
+        sources, outputs, references: texts, one a sentence.
         sentences_per_second: of decoding alone, as fairseq measures it.
     """
 
@@ -30,36 +29,29 @@ class Generation:
 
 
 def read_generation(text: str) -> Generation:
-    """Parse the S-, T- and D- lines and the closing line of fairseq-generate.
+    """Read the S-, T- and D- lines and the last line of fairseq-generate.
 
     Raises:
         ValueError: sentences are missing or the run did not come to its end.
     """
-    found: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
+    texts: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
     # A D- line has its score before the text.
     for kind, number, line in re.findall(r"^([ST]|D(?=-\d+\t[^\t\n]*\t))-(0|[1-9]\d{0,8})\t(.*)$", text, _LINES):
         # The best hypothesis comes first.
-        found[kind].setdefault(int(number), line.partition("\t")[2] if kind == "D" else line)
-    speed = re.search(r"\((\d{1,12}(?:\.\d+)?) sentences/s", text, _LINES)
-    count = len(found["D"])
-    for kind, lines in found.items():
+        texts[kind].setdefault(int(number), line.partition("\t")[2] if kind == "D" else line)
+    count = len(texts["D"])
+    for kind, lines in texts.items():
         if sorted(lines) != list(range(count)) and not (kind == "T" and not lines):
             raise ValueError(f"fairseq-generate printed {len(lines)} {kind}- lines and {count} D- lines")
+    speed = re.search(r"\((\d{1,12}(?:\.\d+)?) sentences/s", text, _LINES)
     if speed is None:
         raise ValueError("fairseq-generate did not come to its end")
-    sources, references, outputs = ([lines[i] for i in sorted(lines)] for lines in found.values())
-    return Generation(sources, outputs, references, float(speed.group(1)))
+    sources, references, outputs = ([lines[i] for i in sorted(lines)] for lines in texts.values())
+    return Generation(sources, outputs, references, float(speed[1]))
 
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
-    """Run fairseq-generate in a process of its own.
-
-    Args:
-        data: folder of binarized data.
-        checkpoint: ``checkpoint_best.pt`` or the like.
-        subset: ``valid``, ``test``.
-        log: everything it prints is kept there.
-        options: more options of fairseq-generate.
+    """Run fairseq-generate in a process of its own, with more of its options; the log gets all that it prints.
 
     Raises:
         RuntimeError: it failed; carries the last line it printed.
@@ -68,22 +60,23 @@ def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[s
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # whatever the locale's
-    with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
-        )
+    pipe = {"stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+    with (
+        open(log, "w", encoding="utf-8") as file,
+        subprocess.Popen(command, env=environment, stdout=file, **pipe) as process,
+    ):
         messages = _show_progress(process.stderr)
-        status = process.wait()
+        process.wait()
         file.write(messages)
     lines = read_lines(log)
-    if status:
+    if process.returncode:
         last = next(filter(str.strip, reversed(lines)), "nothing printed")
         raise RuntimeError(f"fairseq-generate failed: {last} (all of it: {log})")
     return read_generation("\n".join(lines))
 
 
 def _show_progress(stream) -> str:
-    """Pass a progress bar on to the user while it moves, and give back all other lines."""
+    """Show a progress bar on stderr while it moves, and return all other lines."""
     others = []
     for line in stream:  # text mode: a carriage return ends a line, too
         if "it/s" in line or "s/it" in line:
@@ -95,12 +88,12 @@ def _show_progress(stream) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Lines of a text file, and errors, as of ``data.lines.lines_of_file``."""
+    """Return the lines of a text file; errors as of ``text.lines.lines_of_file``."""
     return list(lines_of_file(path))
 
 
 def read_outputs(path: str | Path) -> list[str]:
-    """Outputs from a text file with one a line, or from what fairseq-generate printed.
+    """Read outputs from a text file with one a line, or from what fairseq-generate printed.
 
     Raises:
         ValueError: fairseq-generate did not come to its end, or a line is not UTF-8.
@@ -110,13 +103,3 @@ def read_outputs(path: str | Path) -> list[str]:
     if {"S", "D"} <= kinds or kinds == {"D"}:  # a text, too, may begin like one of them
         return read_generation("\n".join(lines)).outputs
     return lines
-
-
-def provenance() -> dict[str, str | None]:
-    """The running command, and the commit if this is a git checkout, with a + if files were changed since."""
-    git = ["git", "-C", str(_PLUGIN), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return {"command": shlex.join(["python", *sys.argv]), "commit": commit}

@@ -9,7 +9,8 @@ from decimal import Decimal
 from itertools import groupby, zip_longest
 from pathlib import Path
 
-from mist_fairseq.files.output import markdown_table, whole_file
+from mist_fairseq.experiments.results import write_text
+from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.scoring.scores import METRICS
 
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
@@ -42,26 +43,26 @@ class Run:
     @property
     def summary(self) -> str:
         """The link, and in short what the run is a result of: labels up to their first bracket."""
-        known = {"weights": self.content["init"], "updates": "?", "data": ""} | self.content
-        weights, updates, data = (str(known[key]).split(" (")[0] for key in ("weights", "updates", "data"))
+        labels = {"weights": self.content["init"], "updates": "?", "data": ""} | self.content
+        weights, updates, data = (str(labels[key]).split(" (")[0] for key in ("weights", "updates", "data"))
         # The paper's tables are of test sets, scored as scripts/score.py does for the task.
         usual = {"subset": "test", "protocol": self.content["task"]}
         other = [f"{key} {self.content[key]}" for key in usual if self.content.get(key, usual[key]) != usual[key]]
         return f"{self.link}: {', '.join(filter(None, [weights, f'{updates} updates', data, *other]))}"
 
     def decoding(self, decoding: str = "single-pass", iterations: int = 1) -> dict | None:
-        """The entry of a decoding; with one iteration every decoding is a single pass."""
+        """Return the entry of a decoding; with one iteration every decoding is a single pass."""
         for entry in self.content["decodings"]:
             if entry["iterations"] == iterations and (iterations == 1 or entry["decoding"] == decoding):
                 return entry
         return None
 
     def has(self, **labels) -> bool:
-        """Whether the run has all these labels."""
+        """Tell whether the run has all these labels."""
         return all(self.content.get(key) == value for key, value in labels.items())
 
     def equals(self, other: "Run") -> bool:
-        """The arm aside."""
+        """Tell whether nothing but the arm differs."""
         return self.has(**{key: other.content.get(key) for key in _SAME})
 
 
@@ -76,21 +77,19 @@ class Answer:
 
     @classmethod
     def of(cls, note: str, entry: dict) -> "Answer":
-        """From the entry of a decoding."""
+        """Read the entry of a decoding."""
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
-        failed = entry.get("failed", {})
-        absent = [name for name in METRICS if name not in values]
-        why = {name: str(failed.get(name, "not among the metrics of the run")) for name in absent}
-        return cls(note, values, widths, why)
+        why = dict.fromkeys(METRICS, "not among the metrics of the run") | entry.get("failed", {})
+        return cls(note, values, widths, {name: str(reason) for name, reason in why.items() if name not in values})
 
     def minus(self, other: "Answer") -> "Answer":
-        """Differences of the rounded figures, as a reader would compute them; their intervals are not known."""
+        """Subtract the rounded figures, as a reader would; the differences' intervals are not known."""
         values = {name: self.values[name] - other.values[name] for name in self.values if name in other.values}
         return Answer(f"{self.note} − {other.note}", values, failed=self.failed | other.failed)
 
     def figure(self, metric: str, sign: str = "") -> str:
-        """The value and half the width of its interval, or nothing; *sign* as in a format string."""
+        """Return the value and half the width of its interval, or nothing; *sign* as in a format string."""
         width = f" ± {self.widths[metric]}" if metric in self.widths else ""
         return f"{self.values[metric]:{sign}}{width}" if metric in self.values else ""
 
@@ -99,7 +98,7 @@ class Legend(dict):
     """Reasons and the letters that stand for them in a table."""
 
     def letter(self, reason: str) -> str:
-        """The one that stands for the reason: the next one, if it is new."""
+        """Return the letter that stands for the reason: the next one, if it is new."""
         return self.setdefault(reason, f"({chr(ord('a') + len(self))})")
 
     def __str__(self) -> str:
@@ -120,7 +119,7 @@ class Report:
         self.speeds = {task: _read_speeds(folder / "latency" / f"{task}.json") for task in self.paper["tasks"]}
 
     def markdown(self) -> str:
-        """All of README.md."""
+        """Return all of README.md."""
         sections = [_INTRODUCTION.format(source=self.paper["source"])]
         if (self.folder / "findings.md").exists():
             sections.append((self.folder / "findings.md").read_text(encoding="utf-8").removesuffix("\n"))
@@ -135,25 +134,22 @@ class Report:
         heads += [f"Speed {legend.letter(self.paper['speed'])}"] if "speed" in first else []
         lines: list[list[str]] = []
         for row in table["rows"]:
-            answers = {column["task"]: self._answers(row, column["task"], legend) for column in columns}
-            lines += self._lines(columns, row, row["values"], answers, legend)
+            lines += self._lines(columns, row, legend)
             if "gains" in row:
-                answers = {task: self._answers(row, task, legend, gain=True) for task in answers}
-                gain = row | {
-                    "name": f"{row['name']}: gain",
-                    **{key: "" for key in ("iterations", "speed") if key in row},
-                }
-                lines += self._lines(columns, gain, row["gains"], answers, legend, sign="+")
+                gain = {key: "" for key in ("iterations", "speed") if key in row} | {"name": f"{row['name']}: gain"}
+                lines += self._lines(columns, row | gain | {"values": row["gains"]}, legend, is_gain=True)
         return f"{table['title']}:\n\n{markdown_table([*heads, 'Ours'], lines)}\n\n{legend}".rstrip()
 
-    def _lines(self, columns, row, figures, answers, legend, sign="") -> Iterator[list[str]]:
-        """The lines of one row: as many as the task with the most answers has."""
+    def _lines(self, columns, row: dict, legend: Legend, is_gain: bool = False) -> Iterator[list[str]]:
+        """Yield the lines of one row: as many as the task with the most answers has."""
+        sign = "+" if is_gain else ""
+        answers = {column["task"]: self._answers(row, column["task"], legend, is_gain) for column in columns}
         left = [row[key] for key in _LEFT if key in row]
         speed = [self._speed(row, columns[0]["task"])] if "speed" in row else []
         for line in zip_longest(*answers.values()):
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
             notes, cells = {task: answer.note for task, answer in by_task.items()}, []
-            for column, paper in zip(columns, map(_round, figures)):
+            for column, paper in zip(columns, map(_round, row["values"])):
                 answer, metric = by_task.get(column["task"], Answer("")), column["metric"]
                 ours = answer.figure(metric, sign)
                 cells.append(f"{paper:{sign}}" + (f" → {ours} ({answer.values[metric] - paper:+})" if ours else ""))
@@ -171,21 +167,21 @@ class Report:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
         return [run for run in self.runs if labels and run.has(task=task, **labels)]
 
-    def _answers(self, row: dict, task: str, legend: Legend, gain: bool = False) -> list[Answer]:
-        """What the runs say to a row, or the one answer why there is none."""
+    def _answers(self, row: dict, task: str, legend: Legend, is_gain: bool) -> list[Answer]:
+        """Return what the runs say to a row, or the one answer why there is none."""
         decoding = {key: value for key, value in row.get("run", {}).items() if key in ("decoding", "iterations")}
         runs, answers = self._matching(row, task), []
         for run in runs:
             entry = run.decoding(**decoding)
-            if entry and not gain:
+            if entry and not is_gain:
                 answers.append(Answer.of(run.summary, entry))
-            for base in self.runs if gain else []:
+            for base in self.runs if is_gain else []:
                 other = base.decoding(**decoding)
                 if entry and other and base.has(arm="no-mixing") and base.equals(run):
                     answers.append(Answer.of(run.link, entry).minus(Answer.of(base.link, other)))
         reasons, why = self.paper["not_run"], row.get("not_run")
         if runs:
-            lack = "there is no run without mixing that is otherwise like" if gain else "this was not decoded with"
+            lack = "there is no run without mixing that is otherwise like" if is_gain else "this was not decoded with"
             why = f"{lack} {', '.join(run.name for run in runs)}"
         elif not why and "run" in row:
             why = reasons.get(row["run"].get("init")) or reasons.get(task) or reasons["other"]
@@ -220,7 +216,7 @@ class Report:
         return f"not run: {self.paper['not_run'][what]}"
 
     def _beyond(self) -> Iterator[str]:
-        """Runs that no row of the paper asks for, beside those that differ from them in the arm alone."""
+        """Yield tables of runs that no row of the paper asks for, beside those that differ in the arm alone."""
         tables = self.paper["tables"]
         asked = [(row, column["task"]) for table in tables for column in table["columns"] for row in table["rows"]]
         names = {run.name for row, task in asked for run in self._matching(row, task)}
@@ -231,9 +227,8 @@ class Report:
             columns = next(table["columns"] for table in tables if table["columns"][0]["task"] == task)
             lines = []
             for run in self.runs:
-                for entry in (
-                    run.content["decodings"] if any(run.equals(one) and one.has(task=task) for one in beyond) else []
-                ):
+                is_alike = any(run.equals(one) and one.has(task=task) for one in beyond)
+                for entry in run.content["decodings"] if is_alike else []:
                     cells = [Answer.of("", entry).figure(column["metric"]) or "-" for column in columns]
                     decoding = f"{entry['decoding']} × {entry['iterations']}"
                     lines.append([run.content["arm"], decoding, *cells, run.summary])
@@ -243,11 +238,10 @@ class Report:
     def _runs(self) -> Iterator[str]:
         yield "## Runs" if self.runs else "## Runs\n\nNone yet."
         for run in self.runs:
-            labels = dict.fromkeys(_LABELS, "not recorded") | {
-                key: value for key, value in run.content.items() if value
-            }
+            given = {key: value for key, value in run.content.items() if value and key != "decodings"}
+            labels = dict.fromkeys(_LABELS, "not recorded") | given
             commands = [labels.pop(key, "# not recorded") for key in ("training", "command")]
-            lines = [f"- {key}: {value}" for key, value in labels.items() if key != "decodings"]
+            lines = [f"- {key}: {value}" for key, value in labels.items()]
             yield "\n".join([f"### Run {run.name}\n", *lines, f"- [{run.path}]({run.path})"])
             yield "```bash\n# training\n{}\n# scoring\n{}\n```".format(*commands)
 
@@ -258,22 +252,20 @@ class Report:
 
 
 def write(folder: Path) -> Path:
-    """Write README.md, all of it or nothing."""
-    out, text = folder / "README.md", Report(folder).markdown()
-    with whole_file(out) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return out
+    """Write README.md whole or not at all, and return its path."""
+    write_text(folder / "README.md", Report(folder).markdown())
+    return folder / "README.md"
 
 
 def check(folder: Path):
-    """Raises ValueError if README.md is not what ``write`` would write."""
+    """Raise ValueError if README.md is not what ``write`` would write."""
     out, text = folder / "README.md", Report(folder).markdown()
     if not out.exists() or out.read_text(encoding="utf-8") != text:
         raise ValueError(f"{out} is not what the result files say: run python scripts/report.py --results {folder}")
 
 
 def _read_speeds(path: Path) -> dict[str, float]:
-    """Speed over the first system one sentence at a time, by system, of a result of scripts/benchmark_latency.py."""
+    """Return speed over the first system one sentence at a time, by system, of a result of benchmark_latency.py."""
     if not path.exists():
         return {}
     content = _load(path)
@@ -300,12 +292,10 @@ def _check_run(content: dict, paper: dict):
         if not given or not isinstance(given, str) or (known and given not in known):
             raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
     for entry in content["decodings"]:
-        for metric in [*entry["values"], *entry.get("intervals", {})]:
-            if metric not in METRICS:
-                raise ValueError(f"there is no metric {metric}, expected {', '.join(METRICS)}")
         answer = Answer.of(f"{entry['decoding']} {entry['iterations']}", entry)
-        if not all(figure.is_finite() for figure in [*answer.values.values(), *answer.widths.values()]):
-            raise ValueError("not all scores are finite")
+        for metric, figure in [*answer.values.items(), *answer.widths.items()]:
+            if metric not in METRICS or not figure.is_finite():
+                raise ValueError(f"{metric} is {figure}, expected finite scores of {', '.join(METRICS)}")
 
 
 def _load(path: Path) -> dict:
@@ -315,7 +305,7 @@ def _load(path: Path) -> dict:
 
 @contextmanager
 def _expecting(path: Path, expected: str) -> Iterator[None]:
-    """Whatever is wrong with the content becomes a ValueError that names the file."""
+    """Turn whatever is wrong with the content into a ValueError that names the file."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:

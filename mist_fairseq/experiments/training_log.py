@@ -8,38 +8,27 @@ Training time is the sum of ``train_wall``, the seconds spent in training steps 
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mist_fairseq.files.output import new_figure
+from mist_fairseq.experiments.results import new_figure, save_figure
 
 _JSON = re.compile(r'\{"epoch": .*\}\s*$')
 _SIMPLE_TRAINING = re.compile(r"epoch \d+:\s+\d+ / \d+ (\S+=.*)$")
 _SIMPLE_VALIDATION = re.compile(r"epoch \d+ \| valid on '(.+?)' subset \| (.*)$")
 _LOADED = re.compile(r"Loaded checkpoint .* @ (\d+) updates")
-_LOWER_IS_BETTER = re.compile(r"(loss|ppl)$")
 _LABELS = {"bleu": "BLEU", "rouge_l": "ROUGE-L (%)"}
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers and dashes for print.
-_STYLES = [
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#E69F00", "v", "-"),
-    ("#56B4E9", "P", "--"),
-    ("#000000", "X", "-."),
-]
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_MARKERS, _DASHES = "os^DvPX", ["-", "--", "-.", ":"]
 
 
 @dataclass
 class Curve:
-    """A score's course over one training.
+    """A score's course over one training: updates, seconds of training alone and score of each validation.
 
-    Attributes:
-        name: of the run.
-        updates, seconds, scores: one entry a validation, in the order of updates; seconds of training alone.
-        best: index of the best score.
+    *best* is the index of the best score.
     """
 
     name: str
@@ -49,7 +38,7 @@ class Curve:
     best: int
 
     def first_reaching(self, score: float, lower_is_better: bool) -> int | None:
-        """Index of the first validation that is at least as good as *score*."""
+        """Return the index of the first validation that is at least as good as *score*."""
         return next((i for i, own in enumerate(self.scores) if own == score or (own < score) == lower_is_better), None)
 
 
@@ -57,9 +46,6 @@ class TrainingLog:
     """What the log files of one training say, a resumed training's in the order in which they were written.
 
     What a resumed training computes again replaces what was there.
-
-    Args:
-        paths: the files.
 
     Attributes:
         scores: validation's figures by update, under names like ``valid_bleu``.
@@ -75,38 +61,36 @@ class TrainingLog:
         for path in paths:
             for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
                 self._read(line)
-        for kind, found in (("training", self.intervals), ("validation", self.scores)):
-            if not found:
+        for kind, figures in (("training", self.intervals), ("validation", self.scores)):
+            if not figures:
                 raise ValueError(
                     f"{', '.join(paths)}: no {kind} lines. Train with --log-format json, a --log-interval smaller "
                     "than the number of updates, and validation"
                 )
 
     def _read(self, line: str):
-        loaded = _LOADED.search(line)
-        if loaded:
-            self._forget(int(loaded.group(1)) + 1)
+        if loaded := _LOADED.search(line):
+            self._forget_from(int(loaded[1]) + 1)
             return
         figures = _figures(line)
         if "num_updates" in figures and "train_wall" in figures:
             update = int(figures["num_updates"])
-            if update < 1:  # nothing was trained
-                return
-            if update <= max(self.intervals, default=0):
-                self._forget(update)
-            self.intervals[update] = figures["train_wall"]
+            if 1 <= update <= max(self.intervals, default=0):
+                self._forget_from(update)
+            if update >= 1:
+                self.intervals[update] = figures["train_wall"]
             return
         for name in figures:
             if name.endswith("_num_updates") and name != "train_num_updates":
                 self.scores.setdefault(int(figures[name]), {}).update(figures)
 
-    def _forget(self, first: int):
-        """What comes from update *first* on will come again."""
+    def _forget_from(self, first: int):
+        """Forget what comes from update *first* on, as it will come again."""
         self.intervals = {update: value for update, value in self.intervals.items() if update < first}
         self.scores = {update: value for update, value in self.scores.items() if update < first}
 
     def seconds(self, update: int) -> float:
-        """Seconds of training up to *update*, between training lines in proportion."""
+        """Return the seconds of training up to *update*, between training lines in proportion."""
         total, last, rate = 0.0, 0, 0.0
         for end, interval in self.intervals.items():
             rate = interval / (end - last)
@@ -116,34 +100,33 @@ class TrainingLog:
         return total + (update - last) * rate
 
     def curve(self, name: str, metric: str) -> Curve:
-        """The course of *metric*, with or without its prefix ``valid_``.
+        """Return the course of *metric*, with or without its prefix ``valid_``.
 
         Raises:
             ValueError: no validation has it; names those that there are.
         """
         known = {key for figures in self.scores.values() for key in figures}
         key = metric if metric in known else f"valid_{metric}"
-        found = {u: self.scores[u][key] for u in sorted(self.scores) if key in self.scores[u]}
-        if not found:
+        points = {update: self.scores[update][key] for update in sorted(self.scores) if key in self.scores[update]}
+        if not points:
             there = ", ".join(sorted(name.removeprefix("valid_") for name in known if not name.endswith("num_updates")))
             raise ValueError(f"{name}: validation has no {metric!r}, but {there}")
-        scores = list(found.values())
+        scores = list(points.values())
         best = min(scores) if lower_is_better(metric) else max(scores)
-        return Curve(name, list(found), [self.seconds(u) for u in found], scores, scores.index(best))
+        return Curve(name, list(points), [self.seconds(update) for update in points], scores, scores.index(best))
 
 
 def _figures(line: str) -> dict[str, float]:
-    """The numbers of a training or validation line by their names in the JSON format; empty for other lines."""
-    if found := _JSON.search(line):
+    """Return the numbers of a training or validation line by their names in the JSON format; none of other lines."""
+    if match := _JSON.search(line):
         try:
-            pairs = list(json.loads(found.group()).items())
+            pairs = list(json.loads(match[0]).items())
         except (RecursionError, ValueError):  # a line that was cut when the training was killed
             return {}
-    elif found := _SIMPLE_TRAINING.search(line):
-        pairs = [pair.partition("=")[::2] for pair in found.group(1).split(", ")]
-    elif found := _SIMPLE_VALIDATION.search(line):
-        subset, stats = found.groups()
-        pairs = [(f"{subset}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in stats.split(" | ")]
+    elif match := _SIMPLE_TRAINING.search(line):
+        pairs = [pair.partition("=")[::2] for pair in match[1].split(", ")]
+    elif match := _SIMPLE_VALIDATION.search(line):
+        pairs = [(f"{match[1]}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in match[2].split(" | ")]
     else:
         return {}
     return {name: float(value) for name, value in pairs if name != "epoch" and _is_finite(value)}
@@ -157,12 +140,12 @@ def _is_finite(value) -> bool:
 
 
 def lower_is_better(metric: str) -> bool:
-    """True for losses and perplexities."""
-    return bool(_LOWER_IS_BETTER.search(metric))
+    """Return True for losses and perplexities."""
+    return metric.endswith(("loss", "ppl"))
 
 
 def summary(curves: list[Curve], metric: str) -> list[dict]:
-    """For each run its curve and best score, and where it first reaches the first run's best.
+    """Return for each run its curve and best score, and where it first reaches the first run's best.
 
     ``reaches`` is None where a run never does; shares are of what the first run took to its best.
 
@@ -170,41 +153,40 @@ def summary(curves: list[Curve], metric: str) -> list[dict]:
         ValueError: the logs are too fine for their whole seconds.
     """
     first, lower = curves[0], lower_is_better(metric)
-    if not first.seconds[first.best]:
+    updates, seconds = first.updates[first.best], first.seconds[first.best]
+    if not seconds:
         raise ValueError(
             f"{first.name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval"
         )
     rows = []
     for curve in curves:
-        i = curve.first_reaching(first.scores[first.best], lower)
-        reaches = None
+        row = asdict(curve)
+        row["best"] = {name: row[f"{name}s"][curve.best] for name in ("update", "score")}
+        row["best"]["seconds"] = curve.seconds[curve.best]
+        i, row["reaches"] = curve.first_reaching(first.scores[first.best], lower), None
         if i is not None:
-            reaches = {
+            row["reaches"] = {
                 "update": curve.updates[i],
                 "seconds": curve.seconds[i],
-                "share_of_updates": curve.updates[i] / first.updates[first.best],
-                "share_of_seconds": curve.seconds[i] / first.seconds[first.best],
+                "share_of_updates": curve.updates[i] / updates,
+                "share_of_seconds": curve.seconds[i] / seconds,
             }
-        best = {name: getattr(curve, name + "s")[curve.best] for name in ("update", "score")}
-        best["seconds"] = curve.seconds[curve.best]
-        points = {"updates": curve.updates, "seconds": curve.seconds, "scores": curve.scores}
-        rows.append({"name": curve.name, **points, "best": best, "reaches": reaches})
+        rows.append(row)
     return rows
 
 
 def table(rows: list[dict], metric: str) -> str:
-    """The summary as text. Only validated updates count, so "reached" is as fine as the validation interval."""
+    """Return the summary as text. Only validated updates count: "reached" is as fine as the validation interval."""
     width = max(len(row["name"]) for row in rows) + 2
     reached = f"reaches the best of {rows[0]['name']!r}"
     lines = [f"{'run':<{width}}{'best ' + metric:>16}{'at update':>11}{'training':>11}   {reached}"]
     for row in rows:
-        best, reaches = row["best"], row["reaches"]
-        there = "never"
+        best, reaches, where = row["best"], row["reaches"], "never"
         if reaches:
             shares = f"{reaches['share_of_updates']:.0%} of the updates, {reaches['share_of_seconds']:.0%} of the time"
-            there = f"at update {reaches['update']:,}: {shares}"
+            where = f"at update {reaches['update']:,}: {shares}"
         time = f"{best['seconds'] / 60:.1f} min"
-        lines.append(f"{row['name']:<{width}}{best['score']:>16.2f}{best['update']:>11,}{time:>11}   {there}")
+        lines.append(f"{row['name']:<{width}}{best['score']:>16.2f}{best['update']:>11,}{time:>11}   {where}")
     return "\n".join(lines)
 
 
@@ -216,16 +198,17 @@ def draw(curves: list[Curve], metric: str, out: str):
     """
     figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
-    unit, divisor = _time_unit(max(curve.seconds[-1] for curve in curves))
+    longest = max(curve.seconds[-1] for curve in curves)
+    unit, size = next((u for u in (("hours", 3600), ("minutes", 60)) if longest >= 2 * u[1]), ("seconds", 1))
     for i, curve in enumerate(curves):
-        colour, marker, dashes = _STYLES[i % len(_STYLES)]
-        style = dict(color=colour, marker=marker, linestyle=dashes, markersize=5, linewidth=1.8, label=curve.name)
+        style = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
+        style |= {"markersize": 5, "linewidth": 1.8, "label": curve.name}
         left.plot(curve.updates, curve.scores, **style)
-        right.plot([seconds / divisor for seconds in curve.seconds], curve.scores, **style)
+        right.plot([seconds / size for seconds in curve.seconds], curve.scores, **style)
     first = curves[0]
     for axes in (left, right):
         if len(curves) > 1:
-            best = dict(color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"best of {first.name}")
+            best = {"color": "0.45", "linewidth": 1, "linestyle": (0, (1, 2)), "label": f"best of {first.name}"}
             axes.axhline(first.scores[first.best], **best)
         axes.set_xlim(left=0)
         axes.grid(color="0.9")
@@ -238,13 +221,4 @@ def draw(curves: list[Curve], metric: str, out: str):
     right.tick_params(labelleft=True)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=11)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-
-
-def _time_unit(seconds: float) -> tuple[str, int]:
-    """The unit in which *seconds* reads well, and its length in seconds."""
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return unit, length
-    return "seconds", 1
+    save_figure(figure, Path(out))

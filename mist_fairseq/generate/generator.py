@@ -1,83 +1,34 @@
-"""Raw text in, readable text out: what a model's Python interfaces share. Needs neither torch nor fairseq.
-
-``hub_interface.MistGenerator`` (PyTorch) and ``onnx_runtime.OnnxGenerator`` (neither torch nor fairseq) differ in how a
-batch of token ids becomes hypotheses; texts, pairs, batches, order and results are the same, and are here.
-"""
+"""Raw text in, readable text out: what the generators of ``hub`` share. Needs neither torch nor fairseq."""
 
 import itertools
-import operator
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 
+import numpy as np
+
+from mist_fairseq.generate.decoding import Candidates, Decoding, DecodingOptions, Engine, decode, whole_number
+from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeIs
-
-DECODINGS = ["single-pass", "mist", "mask-predict"]
 
 # Of inputs whose number is not known, so many batches are read ahead and sorted by length.
 _WINDOW = 16
 
 Text = str | tuple[str, ...] | list[str]
+Lengths = int | Iterable[int | None] | None
+Yes = Literal[True]
+No = Literal[False]
+One = Literal[1]
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How to generate; hashable, so that requests which agree can share a batch.
+class Options(DecodingOptions, total=False):
+    """The keyword arguments of ``generate`` that do not change its type."""
 
-    Args:
-        decoding: ``single-pass``, ``mist`` or ``mask-predict``.
-        iterations: passes over the target (the tables' "Iter." column), by default 1 for single-pass, else 3.
-        length_beam: decode this many of the likeliest lengths and order them by mean log-probability; by default
-            *nbest*.
-        nbest: hypotheses of each text; fewer where the bounds leave fewer lengths.
-        min_length, max_length: bounds of the length, in tokens before the final [SEP]; no upper one but the model's.
-        keep_repeats: leave directly repeated words in the output.
-
-    Raises:
-        ValueError: a value or a combination cannot work; names it.
-    """
-
-    decoding: str = "single-pass"
-    iterations: int | None = None
-    length_beam: int | None = None
-    nbest: int = 1
-    min_length: int = 1
-    max_length: int | None = None
-    keep_repeats: bool = False
-
-    def __post_init__(self):
-        if self.decoding not in DECODINGS:
-            raise ValueError(f"decoding is {self.decoding!r}, expected one of {', '.join(DECODINGS)}")
-        numbers = {"nbest": self.nbest, "min_length": self.min_length, "length_beam": self.width}
-        numbers["iterations"] = self.passes
-        if self.max_length is not None:
-            numbers["max_length"] = self.max_length
-        for name, value in numbers.items():
-            object.__setattr__(self, name, _whole_number(name, value))
-        if not isinstance(self.keep_repeats, bool):
-            raise ValueError(f"keep_repeats is {self.keep_repeats!r}, expected True or False")
-        if self.decoding == "single-pass" and self.passes > 1:
-            raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
-        if self.nbest > self.width:
-            raise ValueError(f"nbest {self.nbest} needs a length_beam of at least {self.nbest}, not {self.length_beam}")
-        if self.max_length is not None and self.max_length < self.min_length:
-            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
-
-    @property
-    def passes(self) -> int:
-        """How many passes over the target: *iterations*, or what the decoding usually has."""
-        if self.iterations is None:
-            return 1 if self.decoding == "single-pass" else 3
-        return self.iterations
-
-    @property
-    def width(self) -> int:
-        """How many lengths of each text are decoded: *length_beam*, or *nbest*."""
-        return self.nbest if self.length_beam is None else self.length_beam
+    decoding: str | Decoding
+    lengths: Lengths
+    batch_size: int
+    progress: bool | None
 
 
 @dataclass
@@ -93,25 +44,6 @@ class Source:
     ids: list[int]
     length: int | None = None
     cut: bool = False
-
-
-@dataclass
-class Hypothesis:
-    """One answer of a model, in token ids.
-
-    Attributes:
-        ids: without dropped repetitions; a final [SEP] may end them.
-        scores: log-probability of each of *ids*.
-        score: mean log-probability of all tokens, the final [SEP] and dropped repetitions counted.
-        steps: passes over the target.
-        history: ids after each pass.
-    """
-
-    ids: list[int]
-    scores: list[float]
-    score: float
-    steps: int
-    history: list[list[int]]
 
 
 @dataclass
@@ -141,46 +73,54 @@ class Output:
 
 
 class TextGenerator:
-    """A model and its tokenizer behind ``generate``; subclasses run the model.
+    """A model and its tokenizer behind ``generate``; a subclass sets its attributes.
 
-    Args:
+    Attributes:
         tokenizer: of source and target.
-        max_source, max_target: most tokens that the model reads and makes, special ones counted.
+        limits: the most tokens that the model reads and makes, special ones counted.
+        engine: what runs the model.
+        stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
     """
 
-    def _configure(self, tokenizer: Tokenizer, max_source: int, max_target: int):
-        self.tokenizer = tokenizer
-        self.max_source, self.max_target = max_source, max_target
+    tokenizer: Tokenizer
+    limits: PositionLimits
+    engine: Engine
+    stop_unchanged = True
 
-    # -- given by the subclasses ----------------------------------------------------------------------------
-
-    def _generate_batch(
-        self, sources: list[Source], decoding: Decoding
-    ) -> list[tuple[list[Hypothesis], dict[int, float]]]:
-        """Of each source its hypotheses, best first, at least *nbest*, and ``Output.length_scores``.
-
-        Sources have either all a length or none.
-        """
-        raise NotImplementedError
-
-    # -- text to text ---------------------------------------------------------------------------------------
+    # A list gives a list, an iterator an iterator; of texts, or of Outputs.
+    @overload
+    def generate(
+        self, texts: Sequence[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self, texts: Sequence[Text], *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
+    ) -> list[Output]: ...
+    @overload
+    def generate(
+        self, texts: Iterator[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
+    ) -> Iterator[str]: ...
+    @overload
+    def generate(
+        self, texts: Iterator[Text], *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
+    ) -> Iterator[Output]: ...
+    @overload
+    def generate(
+        self, texts: Iterable[Text], *, return_scores: bool = ..., nbest: int = ..., **options: Unpack[Options]
+    ) -> Any: ...
 
     def generate(
         self,
         texts: Iterable[Text],
         *,
         decoding: str | Decoding = "single-pass",
-        iterations: int | None = None,
         nbest: int = 1,
-        length_beam: int | None = None,
-        lengths: int | Iterable[int | None] | None = None,
-        min_length: int = 1,
-        max_length: int | None = None,
-        keep_repeats: bool = False,
+        lengths: Lengths = None,
         return_scores: bool = False,
         batch_size: int = 64,
         progress: bool | None = None,
-    ) -> list | Iterator:
+        **options: Unpack[DecodingOptions],
+    ) -> list[Any] | Iterator[Any]:
         """Generate for raw texts, in their order.
 
         A text is a string, or a tuple or list of strings that are read with [SEP] between them, for instance
@@ -191,16 +131,14 @@ class TextGenerator:
             texts: something with a length, such as a list, gives a list; anything else, such as a generator or an open
                 file, an iterator, which reads *texts* as it goes and holds a bounded number of them.
             decoding: ``single-pass``, ``mist`` or ``mask-predict``; or a ``Decoding``, in place of the options here.
-            iterations: passes over the target, by default 1 for single-pass, else 3.
             nbest: answers to each text, from a beam of lengths; more than one gives a list for each text, shorter where
                 the bounds leave fewer lengths.
-            length_beam: decode this many of the likeliest lengths, by default *nbest*.
             lengths: in tokens before the final [SEP], one for all texts or one for each, None for the predicted one.
-            min_length, max_length: bounds of predicted lengths, in the same tokens.
-            keep_repeats: leave directly repeated words in the output.
             return_scores: give an ``Output`` with scores, tokens, the text after each pass, in place of its text.
             batch_size: texts that are generated at once.
             progress: show a progress bar; by default for more than 1,000 texts, on a terminal. Needs tqdm.
+            options: ``iterations``, ``length_beam``, ``min_length``, ``max_length`` and ``keep_repeats``, as of
+                ``Decoding``.
 
         Returns:
             Texts, or ``Output`` with *return_scores*; lists of these with *nbest* above 1.
@@ -209,14 +147,13 @@ class TextGenerator:
             TypeError: *texts* is a single string, or one of them neither text nor a pair; says which.
             ValueError: an option cannot work; names it.
         """
-        if isinstance(texts, (str, bytes)) or not _is_iterable(texts):
+        if isinstance(texts, str | bytes) or not _is_iterable(texts):
             raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
         if not isinstance(decoding, Decoding):
-            decoding = Decoding(decoding, iterations, length_beam, nbest, min_length, max_length, keep_repeats)
-        batch_size = _whole_number("batch_size", batch_size)
+            decoding = Decoding(decoding, nbest=nbest, **options)
+        batch_size = whole_number("batch_size", batch_size)
         number = len(texts) if isinstance(texts, Sized) else None
-        sources = self.read(texts, lengths, decoding)
-        outputs: Iterator[Any] = self._outputs(sources, decoding, batch_size, return_scores)
+        outputs: Iterator[Any] = self._outputs(self.read(texts, lengths, decoding), decoding, batch_size, return_scores)
         if not return_scores:
             outputs = ([output.text for output in ranked] for ranked in outputs)
         if decoding.nbest == 1:
@@ -232,36 +169,26 @@ class TextGenerator:
             ValueError: the model makes no output of *length*.
         """
         if length is not None:
-            length = _whole_number("length", length, self.max_target - 1)
+            length = whole_number("length", length, self.limits.target - 1)
         parts = [text] if isinstance(text, str) else text
-        if not isinstance(parts, (tuple, list)) or not parts or not all(isinstance(part, str) for part in parts):
+        if not isinstance(parts, tuple | list) or not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"{_shown(text)} is no text: expected a string, or a tuple of strings such as a pair")
-        ids = [self.tokenizer.bos_index]
-        for i, part in enumerate(parts):
-            if i:
-                ids.append(self.tokenizer.eos_index)
-            ids += [index for _, index in self.tokenizer.encode(part)]
-        ids.append(self.tokenizer.eos_index)
-        if len(ids) <= self.max_source:
+        special = self.tokenizer.special
+        ids = [special.cls]
+        for part in parts:
+            ids += [*(token for _, token in self.tokenizer.encode(part)), special.sep]
+        if len(ids) <= self.limits.source:
             return Source(ids, length)
-        return Source([*ids[: self.max_source - 1], self.tokenizer.eos_index], length, cut=True)
+        return Source([*ids[: self.limits.source - 1], special.sep], length, cut=True)
 
-    def is_empty(self, source: Source) -> bool:
-        """Whether there is nothing to read, as of white space or control characters."""
-        return all(index in (self.tokenizer.bos_index, self.tokenizer.eos_index) for index in source.ids)
-
-    def read(
-        self, texts: Iterable[Text], lengths: int | Iterable[int | None] | None, decoding: Decoding
-    ) -> Iterator[Source]:
+    def read(self, texts: Iterable[Text], lengths: Lengths, decoding: Decoding) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
-        if decoding.min_length >= self.max_target:
-            raise ValueError(
-                f"min_length {decoding.min_length} is too long: the model makes at most {self.max_target - 1} tokens "
-                "and the final [SEP]"
-            )
+        decoding.longest(self.limits)
         if lengths is not None and decoding.width > 1:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
-        if isinstance(lengths, (str, bytes)) or not (lengths is None or _is_whole(lengths) or _is_iterable(lengths)):
+        if isinstance(lengths, str | bytes | bool) or not (
+            lengths is None or isinstance(lengths, Iterable | SupportsIndex)
+        ):
             raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
         if not _is_iterable(lengths):
             return self._encode_all(iter(texts), itertools.repeat(lengths))
@@ -269,7 +196,7 @@ class TextGenerator:
             raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
         return self._encode_all(iter(texts), iter(lengths))
 
-    def _encode_all(self, texts: Iterator[Text], lengths: Iterator[int | None]) -> Iterator[Source]:
+    def _encode_all(self, texts: Iterator[Text], lengths: Iterator[Any]) -> Iterator[Source]:
         for i, text in enumerate(texts):
             try:
                 yield self.encode(text, next(lengths))
@@ -283,13 +210,12 @@ class TextGenerator:
     ) -> Iterator[list[Output]]:
         """Outputs in order; batches are of similar lengths, out of a window of sources."""
         while window := list(itertools.islice(sources, min(_WINDOW * batch_size, sys.maxsize))):
-            found: dict[int, list[Output]] = {}
+            outputs: dict[int, list[Output]] = {}
             by_length = sorted(range(len(window)), key=lambda i: (window[i].length is None, len(window[i].ids)))
             for _, group in itertools.groupby(by_length, key=lambda i: window[i].length is None):
                 while batch := list(itertools.islice(group, min(batch_size, sys.maxsize))):
-                    outputs = self.generate_sources([window[i] for i in batch], decoding, details)
-                    found.update(zip(batch, outputs))
-            yield from (found[i] for i in range(len(window)))
+                    outputs.update(zip(batch, self.generate_sources([window[i] for i in batch], decoding, details)))
+            yield from (outputs[i] for i in range(len(window)))
 
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
         """The *nbest* outputs of each source of one batch, best first.
@@ -298,62 +224,97 @@ class TextGenerator:
             sources: made by ``encode``; either all with a length or none.
             decoding: how to generate.
             details: give more than text and score.
+
+        Raises:
+            ValueError: a source or a length is longer than the model's.
         """
         wanted = [source for source in sources if not self.is_empty(source)]
-        results = iter(self._generate_batch(wanted, decoding) if wanted else [])
-        outputs = []
-        for source in sources:
-            if self.is_empty(source):
-                outputs.append([Output("") for _ in range(decoding.nbest)])
-                continue
-            hypotheses, length_scores = next(results)
-            ranked = [
-                Output(self.tokenizer.decode(hypothesis.ids), hypothesis.score, steps=hypothesis.steps, cut=source.cut)
-                for hypothesis in hypotheses[: decoding.nbest]
-            ]
+        results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
+        return [
+            [Output("") for _ in range(decoding.nbest)] if self.is_empty(source) else next(results)
+            for source in sources
+        ]
+
+    def is_empty(self, source: Source) -> bool:
+        """Whether there is nothing to read, as of white space or control characters."""
+        return {self.tokenizer.special.cls, self.tokenizer.special.sep}.issuperset(source.ids)
+
+    def _generate_batch(self, sources: list[Source], decoding: Decoding, details: bool) -> list[list[Output]]:
+        lengths = [len(source.ids) for source in sources]
+        if max(lengths) > self.limits.source:
+            raise ValueError(f"a source has {max(lengths)} tokens, more than the model's {self.limits.source}")
+        longest = max(source.length or 0 for source in sources)
+        if longest >= self.limits.target:
+            raise ValueError(f"a length is {longest}, expected at most {self.limits.target - 1}")
+        tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
+        for row, source in zip(tokens, sources):
+            row[: len(source.ids)] = source.ids
+        asked = None
+        if sources[0].length is not None:
+            asked = self.engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
+        candidates = decode(
+            self.engine,
+            self.engine.asarray(tokens),
+            self.engine.asarray(np.array(lengths)),
+            decoding,
+            self.tokenizer.special,
+            self.limits,
+            target_lengths=asked,
+            stop_unchanged=self.stop_unchanged,
+        )
+        return self._read_candidates(candidates, sources, decoding, details)
+
+    def _read_candidates(
+        self, candidates: Candidates, sources: list[Source], decoding: Decoding, details: bool
+    ) -> list[list[Output]]:
+        """The outputs of a batch, best first."""
+        tokens, scores = candidates.tokens.tolist(), candidates.scores.tolist()
+        lengths, steps = candidates.lengths.tolist(), candidates.steps.tolist()
+        history = [step.tolist() for step in candidates.history] if details else []
+        keep = decoding.keep_repeats
+
+        def output(row: int, score: float, source: Source) -> Output:
+            length = lengths[row]
+            kept = self.tokenizer.text_positions(tokens[row][:length], keep)
+            made = Output(self._decode(tokens[row][:length], keep), score, steps=steps[row], cut=source.cut)
             if details:
-                for output, hypothesis in zip(ranked, hypotheses):
-                    self._describe(output, hypothesis)
-                    output.length_scores = length_scores
-            outputs.append(ranked)
+                shown = [i for i in kept if tokens[row][i] != self.tokenizer.special.sep]
+                made.tokens = [self.tokenizer.symbols[tokens[row][i]] for i in shown]
+                made.token_scores = [scores[row][i] for i in shown]
+                made.history = [self._decode(step[row][:length], keep) for step in history[: steps[row]]]
+            return made
+
+        outputs = []
+        for number, (ranked, source) in enumerate(zip(candidates.ranked(), sources)):
+            best = [output(row, score, source) for row, score in ranked[: decoding.nbest]]
+            if details and candidates.length_scores is not None:
+                shares = enumerate(candidates.length_scores[number].tolist(), start=decoding.min_length)
+                length_scores = dict(sorted(shares, key=lambda share: -share[1]))
+                for one in best:
+                    one.length_scores = length_scores
+            outputs.append(best)
         return outputs
 
-    def _describe(self, output: Output, hypothesis: Hypothesis):
-        """Set tokens, their scores and the text after each pass."""
-        scored = zip(hypothesis.ids, hypothesis.scores)
-        kept = [(index, score) for index, score in scored if index != self.tokenizer.eos_index]
-        output.tokens = [self.tokenizer.symbols[index] for index, _ in kept]
-        output.token_scores = [score for _, score in kept]
-        output.history = [self.tokenizer.decode(ids) for ids in hypothesis.history]
+    def _decode(self, ids: list[int], keep_repeats: bool) -> str:
+        """Readable text of a generated sequence."""
+        return self.tokenizer.decode([ids[i] for i in self.tokenizer.text_positions(ids, keep_repeats)])
 
 
-def _is_whole(value) -> bool:
-    """Whether it is a whole number, numpy's included, but no boolean."""
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and not _is_iterable(value)
-
-
-def _is_iterable(value) -> "TypeIs[Iterable[Any]]":
+def _is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
     """numpy's scalars and arrays of no dimensions have the method, and raise."""
     try:
-        iter(value)
+        iter(value)  # type: ignore[call-overload]
     except TypeError:
         return False
     return True
 
 
-def _whole_number(name: str, value, most: int | None = None) -> int:
-    if not _is_whole(value) or not 1 <= operator.index(value) <= (most or value):
-        bounds = "of at least 1" if most is None else f"from 1 to {most}"
-        raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}")
-    return operator.index(value)
-
-
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def _with_progress(outputs: Iterator, number: int | None, progress: bool | None) -> Iterator:
+def _with_progress(outputs: Iterator[Any], number: int | None, progress: bool | None) -> Iterator[Any]:
     if progress is None:
         progress = number is not None and number > 1000 and sys.stderr.isatty()
     if not progress:

@@ -1,25 +1,27 @@
 """The encoder in Hugging Face's format, for ``transformers.BertModel`` and ``BertForMaskedLM``."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
-from mist_fairseq.files.folders import text, write_folder
+from mist_fairseq.files.exported import text, write_folder
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.bert import bert_name
+from mist_fairseq.pretrained.bert import BERT
+from mist_fairseq.pretrained.names import export
+from mist_fairseq.release.folder import Released
 
 
-def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> list[str]:
+def save_huggingface(released: Released, folder: str, overwrite: bool = False) -> list[str]:
     """Write encoder and masked-LM head as ``save_pretrained`` does: ``config.json``, ``model.safetensors``, vocabulary.
 
     The length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with
     its ``tokenizer_config.json``, any other as our ``dict.txt``.
 
     Args:
-        model: over an ``Encoder``, in fp32.
+        released: the model, an ``Encoder`` in fp32.
         folder: to write to; made if it is not there.
         overwrite: replace files that are there.
 
@@ -30,12 +32,12 @@ def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> 
         FileExistsError: the folder has such files already.
         ValueError: BERT has no such model.
     """
-    encoder = model.encoder
+    encoder, tokenizer = released.encoder, released.tokenizer
     if not isinstance(encoder, Encoder):
         raise ValueError("only mist_* architectures are BERT encoders: export this model with --to folder")
     if encoder.relative_bias is not None:
         raise ValueError("transformers.BertModel has no relative position bias (UniLM): export with --to folder")
-    sizes, dictionary = encoder.config, model.dictionary
+    sizes = encoder.config
     config = {
         "model_type": "bert",
         "architectures": ["BertForMaskedLM"],
@@ -52,38 +54,34 @@ def save_huggingface(model: MistModel, folder: str, overwrite: bool = False) -> 
         "layer_norm_eps": 1e-12,
         "hidden_dropout_prob": sizes.dropout,
         "attention_probs_dropout_prob": sizes.attention_dropout,
-        "pad_token_id": dictionary.pad(),
+        "pad_token_id": tokenizer.special.pad,
         "tie_word_embeddings": encoder.head.weight is None,
     }
-    files = {"model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))}
-    if isinstance(dictionary, WordPieceDictionary):
+    files: dict[str, Callable[[Path], object]] = {
+        "model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))
+    }
+    if tokenizer.settings["type"] == "wordpiece":
         settings = {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": dictionary.settings["lowercase"],
-            "strip_accents": dictionary.settings["strip_accents"],
-            "tokenize_chinese_chars": dictionary.settings["tokenize_chinese_chars"],
+            "do_lower_case": tokenizer.settings["lowercase"],
+            "strip_accents": tokenizer.settings["strip_accents"],
+            "tokenize_chinese_chars": tokenizer.settings["tokenize_chinese_chars"],
             "model_max_length": sizes.max_positions,
         }
         files["tokenizer_config.json"] = text(json.dumps(settings, indent=2) + "\n")
-        files["vocab.txt"] = text("".join(symbol + "\n" for symbol in dictionary.symbols))
+        files["vocab.txt"] = text("".join(symbol + "\n" for symbol in tokenizer.symbols))
     else:
-        files["dict.txt"] = dictionary.save
+        files["dict.txt"] = tokenizer.save
     return write_folder(folder, config, files, overwrite)
 
 
 def _bert_state(encoder: Encoder) -> dict[str, Tensor]:
-    """Weights under the names of ``BertForMaskedLM``; the inverse of ``models.pretrained.convert_state``."""
-    state = {}
-    for name, value in encoder.state_dict().items():
-        if name == "length_head.weight":
-            continue
-        theirs = bert_name(name)
-        theirs = theirs if theirs.startswith("cls.") else "bert." + theirs
-        if "{query,key,value}" not in theirs:
-            state[theirs] = value.contiguous()
-            continue
-        for part, third in zip(("query", "key", "value"), value.chunk(3)):
-            state[theirs.replace("{query,key,value}", part)] = third.contiguous()
+    """Weights under the names of ``BertForMaskedLM``."""
+    own = {name: value for name, value in encoder.state_dict().items() if name != "length_head.weight"}
+    state = {
+        name if name.startswith("cls.") else BERT.prefix + name: value
+        for name, value in export(own, BERT.names).items()
+    }
     if encoder.head.weight is not None:  # the decoder's bias is the head's; tied models have it tied, too
         state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
     return state

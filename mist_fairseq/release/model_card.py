@@ -1,13 +1,13 @@
 """The README.md of a released model: what it is, how it was made, how good it is, how to use it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
-
-from mist_fairseq.files.output import markdown_table
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.files.markdown import markdown_table
+from mist_fairseq.release.folder import Released
 
 # Settings of the training that a reader looks for: the part of fairseq's configuration and the names in it.
 _SETTINGS = {
@@ -50,12 +50,12 @@ class Description:
     scores: list[str] | None = None
 
 
-def model_card(description: Description, model: MistModel, cfg: DictConfig, updates: int | None = None) -> str:
+def model_card(description: Description, released: Released, cfg: Mapping[str, Any], updates: int | None = None) -> str:
     """Markdown with the front matter of Hugging Face's model cards.
 
     Args:
         description: what the checkpoint does not know.
-        model: the model.
+        released: the model.
         cfg: the configuration of its training.
         updates: how many there were.
 
@@ -66,11 +66,11 @@ def model_card(description: Description, model: MistModel, cfg: DictConfig, upda
     front["pipeline_tag"] = "text2text-generation"
     lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "---", ""]
     lines += [f"# {description.name}", ""]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in released.encoder.parameters())
     introduction = (
-        f"A non-autoregressive text generator ({type(model).__name__}, {parameters / 1e6:.1f} million parameters), "
+        f"A non-autoregressive text generator ({released.architecture}, {parameters / 1e6:.1f} million parameters), "
         "trained with mist_fairseq: *Improving Non-autoregressive Generation with Mixup Training* (MIST). It reads at "
-        f"most {model.limits.source} tokens and writes at most {model.limits.target - 1}."
+        f"most {released.limits.source} tokens and writes at most {released.limits.target - 1}."
     )
     lines += [introduction, ""]
     lines += [description.notes, ""] if description.notes else []

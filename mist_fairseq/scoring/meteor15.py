@@ -35,19 +35,14 @@ class Meteor15(SummedMetric):
         if java is None:
             raise FileNotFoundError("METEOR 1.5 needs Java: apt-get install default-jre-headless")
         self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        command = [java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(jar)]
-        self._process = subprocess.Popen(
-            [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            encoding="utf-8",
-        )
+        command = [java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._messages, encoding="utf-8")
         self._answers = cast(IO[str], self._process.stdout)
         self._stop = weakref.finalize(self, stop, self._process)
 
     def _ask(self, *fields: str, answers: int = 1) -> str:
-        """The last of the lines that answer a request."""
+        """Send a request, and return the last of the lines that answer it."""
         with contextlib.suppress(BrokenPipeError):  # it has stopped, and the answer is empty
             print(" ||| ".join(fields), file=self._process.stdin, flush=True)
         lines = [self._answers.readline() for _ in range(answers)]
@@ -77,7 +72,7 @@ class Meteor15(SummedMetric):
 
 
 def find_jar() -> Path:
-    """Path of ``meteor-1.5.jar``, without importing pycocoevalcap and all it brings."""
+    """Return the path of ``meteor-1.5.jar``, without importing pycocoevalcap and all it brings."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError(f"METEOR 1.5 comes with pycocoevalcap: {INSTALL}")

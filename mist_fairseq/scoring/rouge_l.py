@@ -1,5 +1,7 @@
 """ROUGE-L as in coco-caption, which the question-generation evaluation script uses (Tables 1, 4 and 7)."""
 
+from collections import Counter
+
 from sacrebleu.metrics.base import Score
 
 from mist_fairseq.scoring.summed import SummedMetric
@@ -8,14 +10,9 @@ BETA = 1.2
 
 
 def rouge_l(hypothesis: list[str], references: list[list[str]]) -> float:
-    """F-measure of the longest common subsequence, with coco-caption's weight of 1.2 on recall.
+    """Return the F-measure of the longest common subsequence, with coco-caption's weight of 1.2 on recall.
 
-    Args:
-        hypothesis: its tokens.
-        references: tokens of each. The best precision and the best recall count, from whichever reference.
-
-    Returns:
-        The score, from 0 to 1.
+    Of several references the best precision and the best recall count, from whichever. The score is from 0 to 1.
     """
     common = [longest_common_subsequence(hypothesis, reference) for reference in references]
     if not any(common):
@@ -26,17 +23,17 @@ def rouge_l(hypothesis: list[str], references: list[list[str]]) -> float:
 
 
 def longest_common_subsequence(first: list[str], second: list[str]) -> int:
-    """Number of tokens in it.
+    """Count the tokens in it.
 
     A row of the usual table is the bits of one number (Hyyrö 2004), so that texts of 50,000 words take no minutes.
     """
-    places: dict[str, int] = {}
+    places: Counter[str] = Counter()
     for i, token in enumerate(first):
-        places[token] = places.get(token, 0) | 1 << i
+        places[token] |= 1 << i
     all_bits = (1 << len(first)) - 1
     row = all_bits  # bit i is 0 where first[: i + 1] has one more in common with what is read of *second*
     for token in second:
-        same = row & places.get(token, 0)
+        same = row & places[token]
         row = (row + same | row - same) & all_bits
     return len(first) - row.bit_count()
 

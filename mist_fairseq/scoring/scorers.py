@@ -24,11 +24,11 @@ class RougeScorer(BaseScorer):
         return rouge155([lower(text) for text in self.pred], [[lower(text)] for text in self.ref])
 
     def score(self):
-        """ROUGE-L, in percent."""
+        """Return ROUGE-L, in percent."""
         return self._all()["ROUGE-L"].score
 
     def result_string(self):
-        """All three with the script's confidence intervals."""
+        """Return all three with the script's confidence intervals."""
         scores = self._all().items()
         return ", ".join(f"{kind} = {rouge.score:.2f} ({rouge.low:.2f} - {rouge.high:.2f})" for kind, rouge in scores)
 
@@ -42,10 +42,10 @@ class Meteor15Scorer(BaseScorer):
         self._metric = Meteor15()
 
     def score(self):
-        """In percent."""
+        """Return METEOR, in percent."""
         hypotheses, references = ([lower(text) for text in texts] for texts in (self.pred, self.ref))
         return self._metric.corpus_score(hypotheses, [references]).score
 
     def result_string(self):
-        """With the version."""
+        """Return METEOR with its version."""
         return f"METEOR 1.5 = {self.score():.2f}"

@@ -18,7 +18,7 @@ from mist_fairseq.scoring.steps import apply_steps, lower
 
 
 def _qg_bleu(order: int) -> BLEU:
-    """BLEU as in the question-generation script: tokens stand between spaces, no smoothing."""
+    """Return BLEU as in the question-generation script: tokens stand between spaces, no smoothing."""
     return BLEU(max_ngram_order=order, tokenize="none", smooth_method="none", force=True)
 
 
@@ -67,7 +67,7 @@ PROTOCOLS = {
 
 @dataclass
 class Scores:
-    """Of one system.
+    """The scores of one system.
 
     Attributes:
         segments: number of texts scored, groups counted once.
@@ -86,7 +86,7 @@ class Scores:
     failed: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
-        """For JSON; empty parts are left out."""
+        """Return what is not empty, for JSON."""
         return {name: value for name, value in asdict(self).items() if value}
 
 
@@ -103,14 +103,12 @@ def score(
 
     Args:
         systems: name -> outputs, one a reference; the first is what the others are compared with.
-        references: lines of the raw target file.
-        sources: lines of the source file, for ``protocol.group``.
-        protocol: how.
-        metrics: other metrics than the protocol's.
+        references, sources: lines of the raw target file and, for ``protocol.group``, of the source file.
+        protocol, metrics: how, and other metrics than the protocol's.
         confidence: confidence intervals and paired tests, too.
 
     Returns:
-        name -> scores. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
+        Name -> scores. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
 
     Raises:
         ValueError: different numbers of lines, an unknown metric or step, or grouping without sources.
@@ -130,12 +128,10 @@ def score(
     groups = [[i] for i in range(len(references))]
     if protocol.group and sources is not None:
         groups = group_by_source(sources)
-    ready, ready_references = {}, apply_steps(references, protocol.reference_steps)
-    for name, outputs in systems.items():
-        outputs = apply_steps(outputs, protocol.steps)
-        ready[name] = [outputs[group[-1]] for group in groups]
-    grouped_references = [[ready_references[i] for i in group] for group in groups]
-
+    stepped = apply_steps(references, protocol.reference_steps)
+    grouped_references = [[stepped[i] for i in group] for group in groups]
+    ready = {name: apply_steps(outputs, protocol.steps) for name, outputs in systems.items()}
+    ready = {name: [outputs[group[-1]] for group in groups] for name, outputs in ready.items()}
     results = {name: Scores(len(groups)) for name in systems}
     for metric in metrics:
         raw = metric == "sacrebleu"
@@ -149,7 +145,7 @@ def score(
 
 
 def group_by_source(sources: list[str]) -> list[list[int]]:
-    """Line numbers that have the same source, case aside, in the order of their first."""
+    """Group the line numbers that have the same source, case aside, in the order of their first."""
     groups: dict[str, list[int]] = {}
     for i, source in enumerate(sources):
         groups.setdefault(lower(source), []).append(i)
@@ -159,16 +155,16 @@ def group_by_source(sources: list[str]) -> list[list[int]]:
 def _score(
     name: str, systems: dict[str, list[str]], references: list[list[str]], results: dict[str, Scores], confidence: bool
 ):
-    """One metric of all systems, into *results*."""
+    """Compute one metric of all systems, into *results*."""
     metric = METRICS[name]()
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
         _, columns = test()
-        (found,) = [cast(list[Any], column) for title, column in columns.items() if title != "System"]
+        (scores,) = [cast(list[Any], column) for title, column in columns.items() if title != "System"]
     else:
-        found = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
-    for (system, outputs), one in zip(systems.items(), found):
+        scores = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
+    for (system, outputs), one in zip(systems.items(), scores):
         result = results[system]
         result.values[name] = float(one.score)
         if isinstance(metric, BLEU):
@@ -177,7 +173,7 @@ def _score(
             result.intervals[name] = (float(one.mean - one.ci), float(one.mean + one.ci))
             if one.p_value is not None:
                 # Where nothing differs in any sample, sacrebleu says p = 0.001.
-                result.p_values[name] = 1.0 if one.score == found[0].score else float(one.p_value)
+                result.p_values[name] = 1.0 if one.score == scores[0].score else float(one.p_value)
         if isinstance(metric, Rouge155):
             # The script's average is a mean over bootstrap samples of its own.
             rouge = rouge155(outputs, references)[metric.kind]
@@ -185,15 +181,14 @@ def _score(
 
 
 def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
-    """A row a metric, a column a system: score, half the width of its confidence interval, p."""
+    """Return a row a metric, a column a system: score, half the width of its confidence interval, p."""
     names = list(results)
     width = max(24, *(len(name) + 2 for name in names))
-    lines = [f"{'':<12}" + "".join(f"{name:>{width}}" for name in names)]
-    lines += [
-        f"{metric:<12}" + "".join(f"{_cell(results[name], metric):>{width}}" for name in names) for metric in metrics
-    ]
-    lines.append(f"{'texts':<12}" + "".join(f"{results[name].segments:>{width},}" for name in names))
-    signatures = next(iter(results.values())).signatures
+    rows = [["", *names]]
+    rows += [[metric, *(_cell(result, metric) for result in results.values())] for metric in metrics]
+    rows.append(["texts", *(f"{result.segments:,}" for result in results.values())])
+    lines = [f"{first:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in rows]
+    signatures = results[names[0]].signatures
     lines += [f"{metric}: {signatures[metric]}" for metric in metrics if metric in signatures]
     if any(result.p_values for result in results.values()):
         lines.append(f"p: of the difference to {names[0]}, paired bootstrap")
@@ -201,7 +196,7 @@ def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
 
 
 def report_failures(results: dict[str, Scores]) -> bool:
-    """Print to stderr which scores there are not, and why. True if any is missing."""
+    """Print to stderr which scores are missing, and why. True if any is."""
     failed = {metric: why for result in results.values() for metric, why in result.failed.items()}
     for metric, why in failed.items():
         print(f"error: no {metric}: {why}", file=sys.stderr)

@@ -6,6 +6,7 @@ Quora into the Penn Treebank's, which the question-generation script expects, fo
 
 import re
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 _WORD = re.compile(r"-[lr][rsc]b-|``|''|[^\W_]+|[^\w\s]|_", re.IGNORECASE)
@@ -29,12 +30,12 @@ _XSUM = [(" - ", " "), (" ' s", "'s"), (" ,", ","), (" .", "."), ("( ", "("), ("
 
 
 def lower(text: str) -> str:
-    """Lower-case, without spaces around it."""
+    """Make a text lower-case, without spaces around it."""
     return text.strip().lower()
 
 
 def words(text: str) -> str:
-    """Words and punctuation marks apart, as BERT's basic tokenizer splits them: ``what's`` -> ``what ' s``.
+    """Split words and punctuation marks, as BERT's basic tokenizer does: ``what's`` -> ``what ' s``.
 
     The Penn Treebank's brackets and quotation marks, such as ``-lrb-``, stay whole.
     """
@@ -42,13 +43,12 @@ def words(text: str) -> str:
 
 
 def collapse_repeats(text: str) -> str:
-    """A word directly repeated stands once: ``the the cat`` -> ``the cat``."""
-    found = text.split()
-    return " ".join(word for before, word in zip(["", *found], found) if word != before)
+    """Leave a directly repeated word out: ``the the cat`` -> ``the cat``."""
+    return " ".join(word for word, _ in groupby(text.split()))
 
 
 def rejoin_quora(text: str) -> str:
-    """From BERT's words to the Penn Treebank's tokens.
+    """Turn BERT's words into the Penn Treebank's tokens.
 
     ``can ' t`` -> ``ca n't``; ``what ' s`` -> ``what 's``; ``3 , 000`` -> ``3,000``; ``well - known`` ->
     ``well-known``; brackets -> ``-lrb-`` and the like; quotation marks open and close by turns.
@@ -67,7 +67,7 @@ def rejoin_quora(text: str) -> str:
 
 
 def rejoin_xsum(text: str) -> str:
-    """The authors' rules for XSum: hyphens go, ``' s``, commas, periods and brackets attach."""
+    """Apply the authors' rules for XSum: hyphens go, ``' s``, commas, periods and brackets attach."""
     for old, new in _XSUM:
         text = text.replace(old, new)
     return text

@@ -1,4 +1,4 @@
-"""The HTTP server: ``python -m mist_fairseq.serve DIR``. Needs neither torch nor fairseq for an ONNX folder.
+"""The HTTP server: ``python -m mist_fairseq.serve DIR``. An ONNX folder is served without torch and fairseq.
 
-``batching`` shares the model's batches among requests, ``app`` is the web application, ``command`` the command line.
+``command`` is the command line, ``app`` the web application; ``batching`` lets requests share the model's batches.
 """

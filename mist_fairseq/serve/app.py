@@ -6,69 +6,57 @@ import contextlib
 import hashlib
 import importlib.resources
 import re
+from dataclasses import fields
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 import mist_fairseq
-from mist_fairseq.generate.generator import Decoding, Source, TextGenerator
-from mist_fairseq.serve.batching import Batcher, ModelError, Unavailable
+from mist_fairseq.generate.decoding import DECODINGS, Decoding
+from mist_fairseq.generate.generator import Source, TextGenerator
+from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits, option
-from mist_fairseq.serve.messages import (
-    Error,
-    GenerateRequest,
-    GenerateResponse,
-    answer,
-    explain,
-    shortened,
-    shown,
-    unreadable,
-)
+from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, answer_json, explain, shown
 from mist_fairseq.serve.metrics import Metrics
-from mist_fairseq.serve.middleware import CLIENT_LEFT, RETRY, Body, Outermost, error, unless_client_leaves
+from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unless
 
 _QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
 
 
 def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAPI:
-    """An ASGI application. ``app.state.batcher`` is its ``Batcher``.
+    """Make an ASGI application. ``app.state.batcher`` is its ``Batcher``.
 
     Args:
         generator: answers. The model is called in one thread, the tokenizer in several.
         limits: what requests may ask for.
     """
     limits = limits or Limits()
-    metrics = Metrics(lambda: len(batcher), lambda: batcher.running)
-    batcher = Batcher(
-        generator.generate_sources,
-        max_batch=limits.max_batch,
-        max_wait=limits.max_wait / 1000,
-        max_queue=limits.max_queue,
-        observe=metrics.batch,
-    )
-    page = importlib.resources.files("mist_fairseq.serve").joinpath("page.html").read_text(encoding="utf-8")
+    metrics = Metrics()
+    batcher = Batcher(generator.generate_sources, limits, metrics)
+    page = _page()
 
     @contextlib.asynccontextmanager
     async def lifespan(_):
         async with batcher:
             yield
 
-    # FastAPI's own /docs loads scripts from elsewhere.
     app = FastAPI(
         title="MIST",
         version=mist_fairseq.__version__,
         lifespan=lifespan,
-        docs_url=None,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
-        redirect_slashes=False,  # they would go to whatever host the client names
+        redirect_slashes=False,  # redirects would go to whatever host the client names
+        exception_handlers={HTTPException: _explain, Exception: _explain},
+        separate_input_output_schemas=False,  # an answer's fields with defaults may be missing
     )
     app.state.batcher = batcher
 
-    @app.head("/", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> HTMLResponse:
         return HTMLResponse(page)
 
@@ -76,134 +64,106 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
     @app.get("/health", responses={503: {"model": Error}})
     async def health():
         """200 while requests are taken, 503 while the server is shutting down."""
-        if batcher.closing:
-            return error(503, "the server is shutting down", **RETRY)
+        batcher.check_open()
         return {"status": "ok"}
 
-    @app.head("/metrics", include_in_schema=False)
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_metrics() -> Response:
-        return Response(metrics.text(), media_type=metrics.content_type)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    schema = GenerateRequest.model_json_schema()
 
     @app.post(
         "/generate",
         response_model=GenerateResponse,
         responses={status: {"model": Error} for status in (400, 408, 413, 415, 422, 500, 503)},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     )
-    async def generate(body: GenerateRequest, request: Request):
+    async def generate(request: Request):
         """Generate for one text or several."""
-        texts = body.all_texts()
-        characters = check(body, limits)
-        if characters <= _QUICK:
-            sources, decoding = read(body, generator)
-        else:
-            sources, decoding = await asyncio.to_thread(read, body, generator)
-        outputs = await unless_client_leaves(request, batcher.submit(sources, decoding))
+        content = await read_json(request, limits, batcher)
+        try:
+            body = GenerateRequest.model_validate(content)
+            decoding = body.make_decoding()
+            if check(body, decoding, limits) <= _QUICK:
+                sources = read(body, decoding, generator)
+            else:
+                sources = await asyncio.to_thread(read, body, decoding, generator)
+        except (TypeError, ValueError) as problem:
+            raise HTTPException(422, explain(problem, content)) from problem
+        outputs = await unless(client_leaves(request), batcher.submit(sources, decoding))
         if outputs is None:
-            return Response(status_code=CLIENT_LEFT)
-        metrics.generated(len(texts))
-        found = [[answer(output, body.details) for output in ranked] for ranked in outputs]
-        return JSONResponse({"id": body.id, "outputs": found})
+            raise ClientDisconnect
+        metrics.texts.inc(len(sources))
+        answers = [[answer_json(output, body.details) for output in ranked] for ranked in outputs]
+        return JSONResponse({"id": body.id, "outputs": answers})
 
-    _answer_errors(app)
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
-    app.add_middleware(Body, path="/generate", limits=limits, batcher=batcher)
-    app.add_middleware(Outermost, metrics=metrics, paths=paths, policy=_policy(page), batcher=batcher)
+    app.add_middleware(Guard, metrics=metrics, paths=paths, policy=_policy(page), batcher=batcher)
     return app
 
 
-def _answer_errors(app: FastAPI):
-    """Make every error an answer of the same form."""
+def check(body: GenerateRequest, decoding: Decoding, limits: Limits) -> int:
+    """Check a request against the limits, and count the characters of its texts.
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_, problem: RequestValidationError) -> Response:
-        return error(*explain(problem))
-
-    @app.exception_handler(HTTPException)
-    async def refused(_, problem: HTTPException) -> Response:
-        # FastAPI's own one says of a body only that there was an error.
-        message = unreadable(problem.__cause__) if problem.status_code == 400 else problem.detail
-        return error(problem.status_code, message, **(problem.headers or {}))
-
-    @app.exception_handler(Unavailable)
-    async def unavailable(_, problem: Unavailable) -> Response:
-        return error(503, str(problem), **RETRY)
-
-    @app.exception_handler(ModelError)
-    async def failed(_, problem: ModelError) -> Response:
-        return error(500, str(problem))
-
-    @app.exception_handler(Exception)
-    async def broken(*_) -> Response:
-        return error(500, "an error inside the server; its log says which")
-
-
-def check(body: GenerateRequest, limits: Limits) -> int:
-    """The characters of all texts together.
+    A limit named ``max_`` and an option of ``Decoding`` holds for that option, given or by default.
 
     Raises:
-        HTTPException: a value is over its limit, or a text is empty; says which.
+        ValueError: a value is over its limit; names both.
     """
 
-    def within(what: str, value: int | None, limit: str):
-        if value is not None and value > getattr(limits, limit):
-            raise HTTPException(422, f"{what} {shown(value)}: at most {getattr(limits, limit)} ({option(limit)})")
+    def within(what: str, value, limit: str):
+        most = getattr(limits, limit, None)
+        if most is not None and value is not None and value > most:
+            raise ValueError(f"{what} is {shown(value)}: at most {most} ({option(limit)})")
 
+    for given in (body, decoding):
+        for each in fields(Decoding):
+            within(each.name, getattr(given, each.name), f"max_{each.name}")
     texts = body.all_texts()
-    if not texts:
-        raise HTTPException(422, "texts is empty, expected at least one text")
-    within("the number of texts is", len(texts), "max_texts")
+    within("the number of texts", len(texts), "max_texts")
     total = 0
     for i, text in enumerate(texts):
-        parts = [text] if isinstance(text, str) else text
-        if not any(part.strip() for part in parts):
-            raise HTTPException(422, f"{body.name(i)} is empty, expected a text")
-        characters = sum(map(len, parts))
-        within(f"the number of characters of {body.name(i)} is", characters, "max_characters")
+        characters = len(text) if isinstance(text, str) else sum(map(len, text))
+        within(f"the number of characters of texts[{i}]", characters, "max_characters")
         total += characters
-    within("iterations is", body.iterations, "max_iterations")
-    within("nbest is", body.nbest, "max_nbest")
-    within("length_beam is", body.length_beam, "max_length_beam")
     return total
 
 
-def read(body: GenerateRequest, generator: TextGenerator) -> tuple[list[Source], Decoding]:
-    """What the model gets.
+def read(body: GenerateRequest, decoding: Decoding, generator: TextGenerator) -> list[Source]:
+    """Tokenize a request's texts.
 
     Raises:
-        HTTPException: a value cannot work, or a text has nothing that a tokenizer keeps; says which.
+        TypeError, ValueError: a text is empty, or a length cannot be; says which.
     """
-    texts = body.all_texts()
-    try:
-        decoding = Decoding(
-            body.decoding,
-            body.iterations,
-            body.length_beam,
-            body.nbest,
-            body.min_length,
-            body.max_length,
-            body.keep_repeats,
-        )
-        sources = list(generator.read(texts, body.lengths, decoding))
-    except (TypeError, ValueError) as problem:
-        message = str(problem)
-        if message.startswith("texts[0]: "):
-            message = message.replace("texts[0]", body.name(0), 1)
-        raise HTTPException(422, shortened(message)) from problem
+    sources = list(generator.read(body.all_texts(), body.lengths, decoding))
     for i, source in enumerate(sources):
         if generator.is_empty(source):
-            raise HTTPException(422, f"{body.name(i)} has no characters that the model reads, only control characters")
-    return sources, decoding
+            raise ValueError(f"texts[{i}] is empty, expected a text (white space and control characters do not count)")
+    return sources
+
+
+def _page() -> str:
+    """The page, which offers every decoding."""
+    page = importlib.resources.files("mist_fairseq.serve").joinpath("page.html").read_text(encoding="utf-8")
+    return page.replace("<!-- decodings -->", "".join(f"<option>{name}</option>" for name in DECODINGS))
 
 
 def _policy(page: str) -> str:
     """A Content-Security-Policy under which only the page's own script and style run."""
-    allowed = {}
-    for element in ("script", "style"):
+
+    def digest(element: str) -> str:
         (content,) = re.findall(f"<{element}>(.*?)</{element}>", page, flags=re.DOTALL)
-        digest = hashlib.sha256(content.encode("utf-8")).digest()
-        allowed[element] = f"{element}-src 'sha256-{base64.b64encode(digest).decode()}'"
-    return "; ".join(
-        ["default-src 'none'", *allowed.values(), "connect-src 'self'", "img-src data:", "base-uri 'none'"]
-        + ["form-action 'none'", "frame-ancestors 'none'"]
+        return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode()
+
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest('script')}'; style-src 'sha256-{digest('style')}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+async def _explain(_, problem: Exception) -> JSONResponse:
+    """Answer with what is wrong."""
+    if isinstance(problem, HTTPException):
+        return JSONResponse({"error": problem.detail}, problem.status_code, problem.headers)
+    return JSONResponse({"error": "an error inside the server; its log says which"}, 500)

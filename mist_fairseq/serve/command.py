@@ -1,7 +1,6 @@
 """``python -m mist_fairseq.serve``."""
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
@@ -25,40 +24,34 @@ except ModuleNotFoundError as error:
 _KEEP_ALIVE = 75  # seconds, more than a proxy in front keeps an idle connection
 
 
-def load_generator(
-    folder: str | Path, precision: str | None = None, accelerate: str | None = None, threads: int | None = None
-) -> TextGenerator:
-    """The model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
+def load_generator(folder: str, **options: Any) -> TextGenerator:
+    """Load the model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
 
     Args:
         folder: as ``save_pretrained`` or the ONNX export writes it.
-        precision, accelerate, threads: the model's own default where None.
+        options: ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
 
     Raises:
         OSError: the folder or a file of it cannot be read.
         ValueError: a file or an option is wrong; says which.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"--threads is {threads!r}, expected a whole number of at least 1")
+    if options.get("threads", 1) < 1:
+        raise ValueError(f"--threads is {options['threads']}, expected a whole number of at least 1")
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: expected a folder with a model")
     settings = read_json(config)
-    given = {"precision": precision, "accelerate": accelerate, "threads": threads}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(settings, dict) and settings.get("format") == "onnx":
-        if accelerate is not None:
-            raise ValueError(f"--accelerate {accelerate} is for models in PyTorch, {folder} is ONNX")
+        if "accelerate" in options:
+            raise ValueError(f"--accelerate {options['accelerate']} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.hub.onnx_generator import OnnxGenerator
 
-        return OnnxGenerator.from_pretrained(str(folder), **options)
-    from mist_fairseq import MistGenerator
+        return OnnxGenerator.from_pretrained(folder, **options)
+    if "threads" in options:
+        os.environ["OMP_NUM_THREADS"] = str(options.pop("threads"))  # PyTorch, not loaded yet, reads it
+    from mist_fairseq.hub.mist_generator import MistGenerator
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(options.pop("threads"))
-    return MistGenerator.from_pretrained(str(folder), **options)
+    return MistGenerator.from_pretrained(folder, **options)
 
 
 class Server(uvicorn.Server):
@@ -70,18 +63,17 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app, limits: Limits):
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                ws="none",
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE,
-                timeout_graceful_shutdown=limits.max_shutdown,  # type: ignore[arg-type] # fractions work, too
-            )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=limits.max_shutdown,  # type: ignore[arg-type] # fractions work, too
         )
+        super().__init__(config)
         self._batcher = app.state.batcher
 
     async def startup(self, sockets: list[socket.socket] | None = None):
@@ -99,29 +91,15 @@ class Server(uvicorn.Server):
         self._batcher.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that does not listen yet.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens from now on: who connects while the model is loaded waits.
 
     Raises:
         OSError: the address cannot be had; says which.
-        ValueError: there is no such port.
     """
-    if not 0 <= port < 2**16:
-        raise ValueError(f"--port is {port}, expected 0 to 65535")
-    with _named(host, port):
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    return bound
-
-
-@contextlib.contextmanager
-def _named(host: str, port: int):
-    """Errors say which address they are about."""
     try:
-        yield
-    except OSError as error:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
         raise OSError(f"cannot listen on {host} port {port}: {error}") from error
 
 
@@ -142,18 +120,16 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
     for limit in fields(Limits):
         described = f"{limit.metadata['help']} (default: %(default)s)"
         parser.add_argument(option(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
-    args = parser.parse_args(arguments)
-    # By force: where fairseq is installed its import has set up logging already.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    given = vars(parser.parse_args(arguments))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
-        bound = bind(args.host, args.port)
+        limits = Limits(**{limit.name: given[limit.name] for limit in fields(Limits)})
+        listening = listen(given["host"], given["port"])
         if generator is None:
-            generator = load_generator(args.folder, args.precision, args.accelerate, args.threads)
-        with _named(args.host, args.port):  # another server may have been quicker
-            bound.listen()
+            options = {name: given[name] for name in ("precision", "accelerate", "threads") if given[name] is not None}
+            generator = load_generator(given["folder"], **options)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    Server(create_app(generator, limits), limits).run(sockets=[bound])
+    Server(create_app(generator, limits), limits).run(sockets=[listening])

@@ -1,141 +1,78 @@
-"""Middleware: bodies within bounds, measured and guarded answers, clients that leave."""
+"""What surrounds a request: its body within limits, a client that leaves, counted and guarded answers."""
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Coroutine
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits
+from mist_fairseq.serve.messages import shown
 from mist_fairseq.serve.metrics import Metrics
 
-CLIENT_LEFT = 499  # nginx's number for it
-RETRY = {"Retry-After": "1"}  # seconds
-
-# Of a body that is too long so much is read and thrown away: a client that is still sending reads no answer.
-_DISCARDED = 2**24
+_CLOSE = {"Connection": "close"}
 
 _Result = TypeVar("_Result")
 
 
-def error(status: int, message: str, **headers: str) -> JSONResponse:
-    """An answer that says what was wrong."""
-    return JSONResponse({"error": message}, status, headers)
+async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[str, Any]:
+    """Read a request's body, a JSON object. Once the batcher is closing the body is waited for no longer.
 
-
-class Body:
-    """Reads a POST's whole body before the application runs, and answers in its place if it must not be taken.
-
-    Args:
-        path: the one that takes a body.
-        batcher: when it closes, bodies that have not come yet are waited for no longer.
+    Raises:
+        HTTPException: the body must not be taken, or is no JSON object; says why.
+        ClientDisconnect: the client left.
     """
-
-    def __init__(self, app: ASGIApp, path: str, limits: Limits, batcher: Batcher):
-        self.app, self.path, self.limits, self.batcher = app, path, limits, batcher
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send):
-        """Answer a request."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != self.path:
-            await self.app(scope, receive, send)
-            return
-        kind = Headers(scope=scope).get("content-type", "")
-        if kind.split(";")[0].strip().lower() != "application/json":
-            message = f"the content type is {kind[:60]!r}, expected application/json"
-            await error(415, message, connection="close")(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(self.limits.max_seconds):
-                found = await _unless(self.batcher.closed(), self._read(receive))
-        except TimeoutError:
-            message = f"the body did not arrive within {self.limits.max_seconds:g} seconds (--max-seconds)"
-            await error(408, message, connection="close")(scope, receive, send)
-            return
-        if found is None:
-            await error(503, "the server is shutting down", **RETRY)(scope, receive, send)
-            return
-        body, size = found
-        if size is None:
-            return
-        if size > self.limits.max_body:
-            message = f"the body is longer than {self.limits.max_body} bytes (--max-body)"
-            await error(413, message, connection="close")(scope, receive, send)
-            return
-        waiting = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self.app(scope, replay, send)
-
-    async def _read(self, receive: Receive) -> tuple[bytearray, int | None]:
-        """The body and its size; of one that is too long some; no size if the client left."""
-        body, size = bytearray(), 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return body, None
-            size += len(message.get("body", b""))
-            if size <= self.limits.max_body:
-                body += message.get("body", b"")
-            if not message.get("more_body") or size > self.limits.max_body + _DISCARDED:
-                return body, size
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, f"the content type is {kind[:60]!r}, expected application/json", _CLOSE)
+    try:
+        async with asyncio.timeout(limits.max_seconds):
+            body = await unless(batcher.closing.wait(), _read(request, limits.max_body))
+    except TimeoutError:
+        message = f"the body did not arrive within {limits.max_seconds:g} seconds (--max-seconds)"
+        raise HTTPException(408, message, _CLOSE) from None
+    if body is None:
+        batcher.check_open()
+    if not body:
+        raise HTTPException(400, "the body is empty, expected a JSON object")
+    try:
+        content = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition(";")[0]  # advice to programmers follows
+        raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from error
+    if not isinstance(content, dict):
+        raise HTTPException(422, f"the body is {shown(content)}, expected a JSON object")
+    return content
 
 
-class Outermost:
-    """Counts and times requests, and tells browsers to trust nothing but the page itself.
-
-    Args:
-        paths: that are told apart; others count as one.
-        batcher: once it is closing, answers say that their connection ends.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], policy: str, batcher: Batcher):
-        self.app, self.metrics, self.paths, self.policy, self.batcher = app, metrics, paths, policy, batcher
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send):
-        """Answer a request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        start, status = time.perf_counter(), CLIENT_LEFT
-
-        async def guarded(message: Message):
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = self.policy
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["Cache-Control"] = "no-store"
-                if self.batcher.closing:
-                    headers["Connection"] = "close"
-            await send(message)
-
-        try:
-            await self.app(scope, receive, guarded)
-        except Exception:
-            status = 500
-            raise
-        finally:
-            path = scope["path"] if scope["path"] in self.paths else "other"
-            self.metrics.answered(path, status, time.perf_counter() - start)
+async def _read(request: Request, most: int) -> bytearray:
+    body, size = bytearray(), 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size <= most:  # the rest is thrown away: a client that is still sending reads no answer
+            body += piece
+    if size > most:
+        raise HTTPException(413, f"the body is longer than {most} bytes (--max-body)", _CLOSE)
+    return body
 
 
-async def unless_client_leaves(request: Request, work: Coroutine[None, None, _Result]) -> _Result | None:
-    """The result; None, and the work is cancelled, if the client disconnects before. The body must have been read."""
-    return await _unless(_left(request), work)
+async def client_leaves(request: Request):
+    """Return once the client of a request whose body was read disconnects."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
-async def _unless(event: Coroutine, work: Coroutine[None, None, _Result]) -> _Result | None:
-    """The result; None, and the work is cancelled, if the event comes before."""
+async def unless(event: Coroutine, work: Coroutine[None, None, _Result]) -> _Result | None:
+    """The result of the work; None, with the work cancelled, if the event comes first."""
     working, waiting = asyncio.create_task(work), asyncio.create_task(event)
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,6 +84,48 @@ async def _unless(event: Coroutine, work: Coroutine[None, None, _Result]) -> _Re
             await waiting
 
 
-async def _left(request: Request):
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+class Guard:
+    """Middleware that counts and times requests, and tells browsers to trust nothing but the page itself.
+
+    Args:
+        app: answers.
+        metrics: count.
+        paths: are counted each for itself, all others together.
+        policy: the Content-Security-Policy.
+        batcher: once it is closing, answers say that their connection ends.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], policy: str, batcher: Batcher):
+        self.app, self.metrics, self.paths, self.batcher = app, metrics, paths, batcher
+        self.headers = {
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send):
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 499  # nginx's number for a client that left before its answer
+
+        async def send_guarded(message: Message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(self.headers | (_CLOSE if self.batcher.closing.is_set() else {}))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_guarded)
+        except ClientDisconnect:
+            pass
+        except Exception:
+            status = 500
+            raise
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)

@@ -17,10 +17,11 @@ from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.engines import ACCELERATE
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.engines import engines
+from mist_fairseq.generate.decoding import DECODINGS, Decoding
+from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.generator import NARGenerator
-from mist_fairseq.models.mist import PRECISIONS, MistModel, PositionLimits
+from mist_fairseq.models.mist import PRECISIONS, MistModel
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.over_tokenizers import OverTokenizers, check_same
@@ -51,7 +52,7 @@ class MistTaskConfig(FairseqDataclass):
             "generation with ONNX Runtime"
         },
     )
-    accelerate: ChoiceEnum(ACCELERATE) = field(  # type: ignore[valid-type]
+    accelerate: ChoiceEnum(["auto", *engines()]) = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
             "help": "what runs the model in generation: none is PyTorch as it is; auto is onnxruntime on a CPU where "
@@ -62,7 +63,7 @@ class MistTaskConfig(FairseqDataclass):
     eval_bleu: bool = field(default=False, metadata={"help": "validate with sacrebleu on generated text"})
     eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
-    decoding: ChoiceEnum(DECODINGS) = field(  # type: ignore[valid-type]
+    decoding: ChoiceEnum(list(DECODINGS)) = field(  # type: ignore[valid-type]
         default="single-pass", metadata={"help": "how to generate"}
     )
     decoding_iterations: Optional[int] = field(
@@ -191,7 +192,7 @@ class MistTask(OverTokenizers, FairseqTask):
         released = start_from and is_released(start_from)
         if start_from:
             if released:
-                sizes = released_sizes(start_from, kind, self.dictionary)
+                sizes = released_sizes(start_from, kind.architecture, self.dictionary.tokenizer)
             else:
                 sizes = kind.pretrained_sizes(start_from, self.dictionary)
             logger.info("sizes of %s: %s", start_from, sizes)
@@ -201,7 +202,7 @@ class MistTask(OverTokenizers, FairseqTask):
                     cfg[name] = size
         model = super().build_model(cfg, from_checkpoint)
         if start_from and released:
-            load_released(model, start_from)
+            load_released(model.encoder, start_from)
         elif start_from:
             model.load_pretrained(start_from)
         self.model = model
@@ -224,14 +225,16 @@ class MistTask(OverTokenizers, FairseqTask):
         return NARGenerator(
             models,
             self.dictionary,
-            decoding=str(self.cfg.decoding),
-            iterations=self.cfg.decoding_iterations,
-            length_beam=self.cfg.length_beam,
-            min_length=self.cfg.min_length,
-            max_length=self.cfg.max_length,
-            keep_repeats=self.cfg.keep_repeats,
-            precision=str(self.cfg.precision),
-            options=args,
+            Decoding(
+                decoding=str(self.cfg.decoding),
+                iterations=self.cfg.decoding_iterations,
+                length_beam=self.cfg.length_beam,
+                nbest=getattr(args, "nbest", 1),
+                min_length=self.cfg.min_length,
+                max_length=self.cfg.max_length,
+                keep_repeats=self.cfg.keep_repeats,
+            ),
+            args,
         )
 
     # -- validation -----------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Tokenizers: raw text to ids and back. Needs neither torch nor fairseq."""
+"""Tokenizers, which turn raw text into ids and back, and lines of text files. Needs neither torch nor fairseq."""

@@ -3,15 +3,18 @@
 import json
 
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
-from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
+from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.text.tokenizer import LibraryTokenizer
 
-SPECIAL = {CLS: "<s>", PAD: "<pad>", SEP: "</s>", UNK: "<unk>", MASK: "<mask>"}
+PAD, UNK, CLS, SEP, MASK = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
 
 
-class ByteLevelBPE(Tokenizer):
-    """GPT-2's byte-level BPE (Radford et al. 2019) under the ids of BART's ``dict.txt`` (Lewis et al. 2020).
+def byte_level_bpe_tokenizer(
+    symbols: list[str], encoder: dict[str, int], merges: list[str], source: str = "dict.txt"
+) -> LibraryTokenizer:
+    """Build GPT-2's byte-level BPE (Radford et al. 2019) under the ids of BART's ``dict.txt`` (Lewis et al. 2020).
 
     A symbol is GPT-2's number of a token, as a decimal string. ``<s>``, ``</s>``, ``<pad>``, ``<unk>`` and ``<mask>``
     serve as [CLS], [SEP], [PAD], [UNK] and [MASK]. Case, spaces and all characters of a text come back as they were,
@@ -21,67 +24,55 @@ class ByteLevelBPE(Tokenizer):
         symbols: fairseq's four special symbols, the tokens of ``dict.txt`` and ``<mask>``.
         encoder: the text of a token, one character a byte as GPT-2 writes it -> GPT-2's number (``encoder.json``).
         merges: pairs joined by a space, the first merged first (``vocab.bpe`` without its first line).
+        source: what errors call the file.
 
     Raises:
-        ValueError: a special symbol or a byte is missing, two tokens are or have the same number, or a merge makes no
+        ValueError: a special symbol or a byte is missing, two tokens or numbers are the same, or a merge makes no
             token.
     """
-
-    def __init__(self, symbols: list[str], encoder: dict[str, int], merges: list[str], source: str = "dict.txt"):
-        missing = [name for name in SPECIAL.values() if name not in symbols]
-        if missing:
-            raise ValueError(f"{source} has no {', '.join(missing)}: BART's dict.txt is needed")
-        byte_of = {char: byte for byte, char in _byte_characters().items()}
-        for text, number in encoder.items():
-            if type(number) is not int or not 0 <= number < 2**32 or not byte_of.keys() >= set(text):
-                raise ValueError(
-                    f"encoder.json of {source} has {text!r}: {number!r}, expected characters of GPT-2's: a number"
-                )
-        if len(set(encoder.values())) < len(encoder):  # of whose texts one would be taken, now this and now that
-            raise ValueError(f"encoder.json of {source} has a number twice")
-        if absent := sorted(byte_of.keys() - encoder.keys()):
-            raise ValueError(
-                f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
-                "GPT-2's is needed"
-            )
-        pairs = [tuple(merge.split(" ")) for merge in merges]
-        for pair in pairs:
-            if len(pair) != 2 or not encoder.keys() >= {*pair, "".join(pair)}:
-                raise ValueError(f"vocab.bpe of {source} merges {' '.join(pair)!r}, which encoder.json does not know")
-        super().__init__(
-            symbols, {name: symbols.index(symbol) for name, symbol in SPECIAL.items()}, {"type": "byte-level-bpe"}
+    ids = {symbol: index for index, symbol in enumerate(symbols)}
+    if missing := [name for name in (CLS, PAD, SEP, UNK, MASK) if name not in ids]:
+        raise ValueError(f"{source} has no {', '.join(missing)}: BART's dict.txt is needed")
+    if len(ids) != len(symbols):
+        raise ValueError(f"{source} has {len(symbols)} tokens but only {len(ids)} different ones")
+    character_of = byte_characters()
+    if any(type(number) is not int or not 0 <= number < 2**32 for number in encoder.values()):
+        raise ValueError(f"encoder.json of {source} has a token without a number")
+    if len(set(encoder.values())) < len(encoder):
+        raise ValueError(f"encoder.json of {source} has a number twice")
+    if absent := sorted(set(character_of.values()) - encoder.keys()):
+        raise ValueError(
+            f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
+            "GPT-2's is needed"
         )
-        if len(self.indices) != len(symbols):
-            raise ValueError(f"{source} has {len(symbols)} tokens but only {len(self.indices)} different ones")
-        self._encoder, self._merges = encoder, merges
-        self.tokenizer = tokenizers.Tokenizer(models.BPE(encoder, pairs))
-        self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        text_of = {str(number): bytes(byte_of[char] for char in text) for text, number in encoder.items()}
-        self._bytes = [text_of.get(symbol, symbol.encode("utf-8")) for symbol in symbols]
-        self._starts = [symbol not in text_of or text_of[symbol].startswith(b" ") for symbol in symbols]
-
-    def _encode_text(self, text):
-        encoding = self.tokenizer.encode(text.rstrip(), add_special_tokens=False)
-        return [
-            (token, self.indices.get(str(number), self.unk_index))
-            for token, number in zip(encoding.tokens, encoding.ids)
-        ]
-
-    def _detokenize(self, ids, unknown):
-        pieces = [unknown.encode("utf-8") if index == self.unk_index else self._bytes[index] for index in ids]
-        return b"".join(pieces).decode("utf-8", errors="replace")
-
-    def starts_word(self, index):
-        """Whether the token begins with a space."""
-        return self._starts[index]
-
-    def _payload(self):
-        content = {"symbols": self.symbols, "encoder": self._encoder, "merges": self._merges}
-        return json.dumps(content, sort_keys=True) + "\n"
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    for pair in pairs:
+        if len(pair) != 2 or not encoder.keys() >= {*pair, "".join(pair)}:
+            raise ValueError(f"vocab.bpe of {source} merges {' '.join(pair)!r}, which encoder.json does not know")
+    backend = tokenizers.Tokenizer(models.BPE(encoder, pairs))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    text_of = {str(number): text for text, number in encoder.items()}
+    spelled = ("".join(character_of[byte] for byte in symbol.encode("utf-8")) for symbol in symbols)
+    return LibraryTokenizer(
+        backend=backend,
+        ids={text: ids[str(number)] for text, number in encoder.items() if str(number) in ids},
+        pieces=[text_of.get(symbol, spelling) for symbol, spelling in zip(symbols, spelled)],
+        join=_join,
+        symbols=symbols,
+        special=SpecialTokens(ids[PAD], ids[UNK], ids[CLS], ids[SEP], ids[MASK]),
+        starts_word=[symbol not in text_of or text_of[symbol].startswith(character_of[ord(" ")]) for symbol in symbols],
+        settings={"type": "byte-level-bpe"},
+        content=json.dumps({"symbols": symbols, "encoder": encoder, "merges": merges}, sort_keys=True) + "\n",
+    )
 
 
-def _byte_characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     """GPT-2's character for each byte: itself where that shows, else one of those from U+0100 on."""
     shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+
+
+def _join(pieces: list[str]) -> str:
+    text: str = decoders.ByteLevel().decode(pieces)  # half a character becomes U+FFFD
+    return text

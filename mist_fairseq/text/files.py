@@ -1,39 +1,30 @@
-"""The files that tokenizers come in. Needs neither torch nor fairseq, but for BART's own ``dict.txt``."""
+"""The files that tokenizers come in."""
 
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mist_fairseq.files.reading import read_json
-from mist_fairseq.text.byte_level_bpe import SPECIAL, ByteLevelBPE
-from mist_fairseq.text.sentencepiece import SentencePiece
-from mist_fairseq.text.tokenizer import HEADER, MASK, Tokenizer, lines_of
-from mist_fairseq.text.wordpiece import WordPiece
+from mist_fairseq.text.byte_level_bpe import CLS, MASK, PAD, SEP, UNK, byte_level_bpe_tokenizer
+from mist_fairseq.text.lines import lines_of_file
+from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
+from mist_fairseq.text.tokenizer import HEADER, Tokenizer
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
-TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
-    "wordpiece": WordPiece,
-    "sentencepiece": SentencePiece,
-    "byte-level-bpe": ByteLevelBPE,
-}
-
-_NUMBER_AND_COUNT = re.compile(r"\d+ \d+\n")
+_TOKEN_AND_COUNT = re.compile(r"(.*) \d+\s*")
 
 
-def load_tokenizer(filename: str, kinds: Mapping[str, Callable[..., Tokenizer]] = TOKENIZERS) -> Tokenizer:
+def load_tokenizer(filename: str | Path) -> Tokenizer:
     """Load a saved ``dict.*.txt``, a BERT ``vocab.txt``, a SentencePiece model or BART's ``dict.txt``, by content.
 
     A ``vocab.txt`` takes its casing from the ``tokenizer_config.json`` beside it, lower-case without one. BART's
     ``dict.txt`` needs GPT-2's ``encoder.json`` and ``vocab.bpe`` beside it.
 
-    Args:
-        filename: where it is.
-        kinds: classes to make of each kind.
-
     Raises:
         FileNotFoundError: there is no such file, or none beside it that it needs.
-        ValueError: the file is none of the four; says what was found.
+        ValueError: the file is none of the four; says what it is instead.
     """
     path = Path(filename)
     if not path.is_file():
@@ -44,79 +35,76 @@ def load_tokenizer(filename: str, kinds: Mapping[str, Callable[..., Tokenizer]] 
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        text = None
-    if path.suffix == ".model" or text is None or "\0" in text:
-        return kinds["sentencepiece"](data, source=str(path))
+        text = "\0"
+    if path.suffix == ".model" or "\0" in text:
+        return sentencepiece_tokenizer(data, str(path))
     if text.startswith(HEADER + "\n"):
-        return _load_saved(text, kinds, str(path))
-    if _NUMBER_AND_COUNT.match(text):
-        return kinds["byte-level-bpe"](*_read_bart(path), source=str(path))
-    settings = _read_settings(path.with_name("tokenizer_config.json"))
-    return kinds["wordpiece"](
-        lines_of(text),
-        lowercase=settings["do_lower_case"],
-        strip_accents=settings["strip_accents"],
-        tokenize_chinese_chars=settings["tokenize_chinese_chars"],
-        source=str(path),
+        return _load_saved(text, str(path))
+    if re.match(r"\d+ \d+\n", text):
+        return _load_bart(path)
+    return wordpiece_tokenizer(
+        list(lines_of_file(path)), **_read_casing(path.with_name("tokenizer_config.json")), source=str(path)
     )
 
 
-def _read_settings(config: Path) -> dict[str, bool | None]:
-    """What a ``tokenizer_config.json`` says about casing and the like, or the defaults where it says nothing."""
-    settings = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-    given = read_json(config) if config.is_file() else {}
-    if not isinstance(given, dict):
-        raise ValueError(f"{config} is a {type(given).__name__}, expected an object with settings")
-    for name, default in settings.items():
-        value = given.get(name, default)
-        if value is not default and not isinstance(value, bool):
-            raise ValueError(f"{config}: {name} is {value!r:.60}, expected true or false")
-        settings[name] = value
-    return settings
-
-
-def _load_saved(text: str, kinds: Mapping[str, Callable[..., Tokenizer]], source: str) -> Tokenizer:
+def _load_saved(text: str, source: str) -> Tokenizer:
+    """Load what ``Tokenizer.save`` wrote."""
     try:
-        _, settings, payload = text.split("\n", 2)
-        settings = json.loads(settings)
+        _, line, content = text.split("\n", 2)
+        settings = json.loads(line)
         kind = settings.pop("type")
         if kind == "wordpiece":
-            # Not lines_of: a vocabulary may have a symbol that ends in a carriage return.
-            return kinds[kind](payload.removesuffix("\n").split("\n"), source=source, **settings)
+            # A symbol may end in a carriage return, so that these are no lines as of lines_of_file.
+            return wordpiece_tokenizer(content.removesuffix("\n").split("\n"), source=source, **settings)
         if kind == "sentencepiece":
-            return kinds[kind](base64.b64decode(payload), source=source)
+            return sentencepiece_tokenizer(base64.b64decode(content), source)
         if kind == "byte-level-bpe":
-            return kinds[kind](**json.loads(payload), source=source)
+            return byte_level_bpe_tokenizer(**json.loads(content), source=source)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: run fairseq-preprocess or the export again ({error})") from error
     raise ValueError(f"{source} holds a dictionary of unknown type {kind!r}")
 
 
-def _read_bart(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
-    """Symbols, encoder and merges of BART's ``dict.txt`` with GPT-2's two files beside it.
+def _read_casing(config: Path) -> dict[str, Any]:
+    """Read what a ``tokenizer_config.json`` says about casing and the like, or the defaults where it says nothing."""
+    given = read_json(config) if config.is_file() else {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{config} is a {type(given).__name__}, expected an object with settings")
 
-    ``<mask>`` stands behind the lines of ``dict.txt``, where fairseq's denoising task puts it: the embeddings of a
-    released ``model.pt`` have a row for it (bart.base: 4 + 51,196 + 1).
+    def setting(name: str, default: bool | None) -> bool | None:
+        value = given.get(name, default)
+        if value is default or isinstance(value, bool):
+            return value
+        raise ValueError(f"{config}: {name} is {value!r:.60}, expected true or false")
+
+    return {
+        "lowercase": setting("do_lower_case", True),
+        "strip_accents": setting("strip_accents", None),
+        "tokenize_chinese_chars": setting("tokenize_chinese_chars", True),
+    }
+
+
+def _load_bart(path: Path) -> Tokenizer:
+    """Load BART's ``dict.txt``, lines of a token and its count, with GPT-2's two files beside it.
+
+    fairseq puts four special symbols before these lines. ``<mask>`` stands behind them, where its denoising task puts
+    it: the embeddings of a released ``model.pt`` have a row for it (bart.base: 4 + 51,196 + 1).
     """
-    from fairseq.data import Dictionary
-
     encoder, merges = path.with_name("encoder.json"), path.with_name("vocab.bpe")
-    missing = [file.name for file in (encoder, merges) if not file.is_file()]
-    if missing:
+    if missing := [file.name for file in (encoder, merges) if not file.is_file()]:
         raise FileNotFoundError(
             f"{path} is BART's dictionary, whose tokens are numbers of GPT-2's BPE: put GPT-2's "
             f"{' and '.join(missing)} beside it (fairseq's gpt2_bpe folder)"
         )
-    try:
-        symbols = Dictionary.load(str(path)).symbols
-    except (RuntimeError, ValueError) as error:  # a token stands twice, or a line is no token with its count
-        raise ValueError(f"{path}: {error}") from error
-    if SPECIAL[MASK] not in symbols:
-        symbols.append(SPECIAL[MASK])
+    symbols = [CLS, PAD, SEP, UNK]
+    for number, line in enumerate(lines_of_file(path), start=1):
+        match = _TOKEN_AND_COUNT.fullmatch(line)
+        if not match:
+            raise ValueError(f"{path}, line {number:,}, is {line!r:.60}, expected a token and its count")
+        symbols.append(match[1])
+    if MASK not in symbols:
+        symbols.append(MASK)
     tokens = read_json(encoder)
     if not isinstance(tokens, dict):
         raise ValueError(f"{encoder} is a {type(tokens).__name__}, expected an object of tokens with their numbers")
-    try:
-        return symbols, tokens, lines_of(merges.read_text(encoding="utf-8"))[1:]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{merges} is not UTF-8: {error}") from error
+    return byte_level_bpe_tokenizer(symbols, tokens, list(lines_of_file(merges))[1:], source=str(path))

@@ -1,4 +1,4 @@
-"""Lines of text files: one rule for all that read any. Needs neither torch nor fairseq."""
+"""Lines of text files: one rule for all that read any."""
 
 import codecs
 from collections.abc import Iterable, Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def lines_of_file(path: str | Path) -> Iterator[str]:
-    r"""The lines of a text file, one after the other, without their ends.
+    r"""Read the lines of a text file one after the other, without their ends.
 
     Only \n ends a line, or \r\n, so that line i of a source belongs to line i of its target whoever reads them; a
     lone \r, U+2028 and the like are text. The last line needs no end. A byte order mark is no text.
@@ -19,7 +19,7 @@ def lines_of_file(path: str | Path) -> Iterator[str]:
 
 
 def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
-    """Text of lines as a binary file gives them; *name* is what errors call the file."""
+    """Decode lines as a binary file gives them, by the same rule; *name* is what errors call the file."""
     for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -34,5 +34,5 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
 
 
 def count_lines(path: str | Path) -> int:
-    """Number of lines; errors as of ``lines_of_file``."""
+    """Count the lines of a text file; errors as of ``lines_of_file``."""
     return sum(1 for _ in lines_of_file(path))

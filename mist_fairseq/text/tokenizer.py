@@ -1,17 +1,24 @@
-"""What all tokenizers share: raw text to ids and back, over a fixed vocabulary. Needs neither torch nor fairseq.
+"""Tokenizers: raw text to ids and back, over a fixed vocabulary.
 
-``mist_fairseq.data.dictionary`` makes fairseq dictionaries of them, ``mist_fairseq.text.files`` loads their files.
+``mist_fairseq.text.files`` loads them from files, ``mist_fairseq.data.dictionary`` makes fairseq dictionaries of them.
 """
 
 import hashlib
 import json
-import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from mist_fairseq.mist.config import SpecialTokens
+
+if TYPE_CHECKING:
+    import tokenizers
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
-# First line of a saved dictionary, followed by one line of JSON settings and the vocabulary itself.
+# First line of a saved tokenizer, followed by one line of JSON settings and the vocabulary itself.
 HEADER = "#mist_fairseq dictionary 1"
 
 # Doubled on purpose in English text and code ("c++", "--", "``", "''"): never a repeated word.
@@ -19,77 +26,73 @@ _DOUBLED = frozenset("+-'`/*=")
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which have no UTF-8
 
-# No end of a line to any reader, no tab that would part fields, no NUL for which grep takes a file to be binary.
+# What some reader takes for the end of a line; tabs, which part fields; NUL, which makes a file binary to grep.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Tokenizer:
-    """A fixed vocabulary and how text is cut into it.
+    """A fixed vocabulary and how text is cut into it. Subclasses give ``_encode_text`` and ``_join``.
 
-    Subclasses give ``_encode_text``, ``_detokenize``, ``starts_word`` and ``_payload``.
-
-    Args:
+    Attributes:
         symbols: the vocabulary; a symbol's position is its id.
-        special: ids of [PAD], [UNK], [CLS], [SEP] and [MASK], by these names.
-        settings: what besides the vocabulary fixes the tokenizer; JSON-serialisable.
+        special: ids of the special tokens.
+        starts_word: whether each symbol begins a word, rather than continuing one.
+        settings: what besides the vocabulary fixes the tokenizer, its ``type`` first of all; JSON-serialisable.
+        content: what stands behind the settings in a saved file.
+        indices: ids of the symbols.
     """
 
-    def __init__(self, symbols: list[str], special: dict[str, int], settings: dict):
-        self.symbols = symbols
-        self.indices = {symbol: index for index, symbol in enumerate(symbols)}
-        self.pad_index, self.unk_index = special[PAD], special[UNK]
-        self.bos_index, self.eos_index, self.mask_index = special[CLS], special[SEP], special[MASK]
-        self.settings = settings
+    symbols: list[str]
+    special: SpecialTokens
+    starts_word: list[bool]
+    settings: dict[str, object]
+    content: str
+    indices: dict[str, int] = field(init=False)
 
-    def never_predicted(self) -> list[int]:
-        """Ids that no target contains: [PAD], [CLS] and [MASK]."""
-        return [self.pad_index, self.bos_index, self.mask_index]
+    def __post_init__(self) -> None:
+        self.indices = {symbol: index for index, symbol in enumerate(self.symbols)}
 
-    # -- identity and files ---------------------------------------------------------------------------------
-
-    def _serialized(self) -> str:
-        settings = json.dumps(self.settings, sort_keys=True)
-        return f"{HEADER}\n{settings}\n{self._payload()}"
+    def _saved(self) -> str:
+        return f"{HEADER}\n{json.dumps(self.settings, sort_keys=True)}\n{self.content}"
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over vocabulary and settings: equal exactly when all ids of all texts are."""
-        return hashlib.sha256(self._serialized().encode("utf-8")).hexdigest()
+        """Give the SHA-256 (hex) of vocabulary and settings: equal exactly when all ids of all texts are."""
+        return hashlib.sha256(self._saved().encode("utf-8")).hexdigest()
 
-    def save(self, f):
+    def save(self, f: str | Path | TextIO) -> None:
         """Write a file that loads as an equal tokenizer.
 
         Args:
-            f: a path, or a text file open for writing.
+            f: a path, whose folder is made if need be, or a text file open for writing.
         """
-        if isinstance(f, (str, os.PathLike)):
+        if isinstance(f, str | Path):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
-            Path(f).write_bytes(self._serialized().encode("utf-8"))
+            Path(f).write_bytes(self._saved().encode("utf-8"))
         else:
-            f.write(self._serialized())
-
-    # -- text to ids and back -------------------------------------------------------------------------------
+            f.write(self._saved())
 
     def encode(self, text: str) -> list[tuple[str, int]]:
-        """Text and id of every token; special tokens in *text* are plain text. Half characters become U+FFFD."""
+        """Give text and id of every token; an unknown one has its text as it was given.
+
+        Special tokens in *text* are plain text. Half characters become U+FFFD.
+        """
         return self._encode_text(_SURROGATES.sub("\ufffd", text))
 
-    def decode(self, ids: list[int], unknown: str | None = None) -> str:
-        """Readable text on one line, without special tokens.
+    def decode(self, ids: list[int], unknown: str | None = None, keep_sep: bool = False) -> str:
+        """Give readable text on one line, without [PAD], [CLS] and [SEP].
 
         Args:
             ids: of tokens.
             unknown: stands for an unknown token, by default as the vocabulary writes it.
+            keep_sep: leave [SEP] in the text.
         """
-        unknown = self.symbols[self.unk_index] if unknown is None else unknown
-        ignored = {self.pad_index, self.bos_index, self.eos_index}
-        return self._one_line([index for index in ids if index not in ignored], unknown)
-
-    def _one_line(self, ids: list[int], unknown: str) -> str:
-        """The text of ids, in which a vocabulary may have control characters and line ends."""
-        return without_controls(self._detokenize(ids, unknown))
+        unknown = self.symbols[self.special.unk] if unknown is None else unknown
+        dropped = {self.special.pad, self.special.cls} | (set() if keep_sep else {self.special.sep})
+        return without_controls(self._join([index for index in ids if index not in dropped], unknown))
 
     def collapse_repeats(self, ids: list[int]) -> list[int]:
-        """Positions that are left when [SEP]s and directly repeated words are dropped.
+        """Drop [SEP]s and directly repeated words.
 
         "the the cat" becomes "the cat", as in the authors' scoring. Words compare by their ids; marks that
         text doubles on purpose, as in "c++", stay.
@@ -98,13 +101,13 @@ class Tokenizer:
             ids: a generated sequence.
 
         Returns:
-            Increasing positions into *ids*.
+            Increasing positions into *ids* of what is left.
         """
         words: list[list[int]] = []
         for position, index in enumerate(ids):
-            if index == self.eos_index:
+            if index == self.special.sep:
                 continue
-            if not words or self.starts_word(index):
+            if not words or self.starts_word[index]:
                 words.append([])
             words[-1].append(position)
         kept: list[int] = []
@@ -123,34 +126,46 @@ class Tokenizer:
             ids: not empty.
             keep_repeats: leave directly repeated words.
         """
-        if keep_repeats:
-            kept = [position for position, index in enumerate(ids) if index != self.eos_index]
-        else:
-            kept = self.collapse_repeats(ids)
-        return [*kept, len(ids) - 1] if ids[-1] == self.eos_index else kept
-
-    # -- given by the subclasses ----------------------------------------------------------------------------
+        sep = self.special.sep
+        every = [position for position, index in enumerate(ids) if index != sep]
+        kept = every if keep_repeats else self.collapse_repeats(ids)
+        return [*kept, len(ids) - 1] if ids[-1] == sep else kept
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:
         raise NotImplementedError
 
-    def _detokenize(self, ids: list[int], unknown: str) -> str:
+    def _join(self, ids: list[int], unknown: str) -> str:
         raise NotImplementedError
 
-    def starts_word(self, index: int) -> bool:
-        """Whether the token begins a word, rather than continuing one."""
-        raise NotImplementedError
 
-    def _payload(self) -> str:
-        raise NotImplementedError
+@dataclass(kw_only=True, eq=False, repr=False)
+class LibraryTokenizer(Tokenizer):
+    """A tokenizer of the ``tokenizers`` library. White space at the end of a text is dropped.
+
+    Attributes:
+        backend: cuts text into tokens.
+        ids: our id of each of the backend's tokens; whatever is not in it is unknown.
+        pieces: what each of our ids gives to *join*.
+        join: makes text of pieces; a module's function, so that the tokenizer can be pickled.
+    """
+
+    backend: "tokenizers.Tokenizer"
+    ids: dict[str, int]
+    pieces: list[str]
+    join: Callable[[list[str]], str]
+
+    def _encode_text(self, text: str) -> list[tuple[str, int]]:
+        encoding = self.backend.encode(text.rstrip(), add_special_tokens=False)
+        ids = [self.ids.get(token, self.special.unk) for token in encoding.tokens]
+        return [
+            (text[slice(*span)] if index == self.special.unk else token, index)
+            for token, index, span in zip(encoding.tokens, ids, encoding.offsets)
+        ]
+
+    def _join(self, ids: list[int], unknown: str) -> str:
+        return self.join([unknown if index == self.special.unk else self.pieces[index] for index in ids])
 
 
 def without_controls(text: str) -> str:
-    """A text with a space for each control character and line end: a line that does nothing to a terminal."""
+    """Put a space for each control character and line end: the result is a line that does nothing to a terminal."""
     return _CONTROLS.sub(" ", text)
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines of a file, ended by line feeds or by carriage returns and line feeds."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines

@@ -3,93 +3,72 @@
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.text.detokenize import join_words
-from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, LibraryTokenizer
 
 
-class WordPiece(Tokenizer):
-    """BERT's tokenizer over a ``vocab.txt``, ids unchanged (Devlin et al. 2018).
+def wordpiece_tokenizer(
+    symbols: list[str],
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+    tokenize_chinese_chars: bool = True,
+    source: str = "vocab.txt",
+) -> LibraryTokenizer:
+    """Build BERT's tokenizer over a ``vocab.txt``, ids unchanged (Devlin et al. 2018).
 
     Args:
         symbols: lines of ``vocab.txt``.
         lowercase, strip_accents, tokenize_chinese_chars: as in BERT's ``tokenizer_config.json``;
             ``strip_accents=None`` follows *lowercase*.
+        source: what errors call the file.
 
     Raises:
         ValueError: a special token is missing, or a line stands twice.
     """
-
-    def __init__(
-        self,
-        symbols: list[str],
-        lowercase: bool = True,
-        strip_accents: bool | None = None,
-        tokenize_chinese_chars: bool = True,
-        source: str = "vocab.txt",
-    ):
-        special = {name: symbols.index(name) for name in (PAD, UNK, CLS, SEP, MASK) if name in symbols}
-        missing = [name for name in (PAD, UNK, CLS, SEP, MASK) if name not in special]
-        if missing:
-            raise ValueError(
-                f"{source} has no {', '.join(missing)}: a masked-LM vocabulary (BERT's vocab.txt, one token a "
-                "line) or a SentencePiece model is needed"
-            )
-        super().__init__(
-            symbols,
-            special,
-            {
-                "type": "wordpiece",
-                "lowercase": lowercase,
-                "strip_accents": strip_accents,
-                "tokenize_chinese_chars": tokenize_chinese_chars,
-            },
+    ids = {symbol: index for index, symbol in enumerate(symbols)}
+    if missing := [name for name in (PAD, UNK, CLS, SEP, MASK) if name not in ids]:
+        raise ValueError(
+            f"{source} has no {', '.join(missing)}: a masked-LM vocabulary (BERT's vocab.txt, one token a "
+            "line) or a SentencePiece model is needed"
         )
-        if len(self.indices) != len(symbols):
-            raise ValueError(f"{source} has {len(symbols)} lines but only {len(self.indices)} different tokens")
-        self.tokenizer = tokenizers.Tokenizer(
-            models.WordPiece(self.indices, unk_token=UNK, max_input_chars_per_word=100)
-        )
-        # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
-        self.tokenizer.normalizer = normalizers.Sequence(
-            [
-                normalizers.BertNormalizer(
-                    clean_text=True,
-                    handle_chinese_chars=tokenize_chinese_chars,
-                    strip_accents=False,
-                    lowercase=False,
-                ),
-                normalizers.NFC(),
-                normalizers.BertNormalizer(
-                    clean_text=False,
-                    handle_chinese_chars=False,
-                    strip_accents=strip_accents,
-                    lowercase=lowercase,
-                ),
-            ]
-        )
-        self.tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._continues = [symbol.startswith("##") and len(symbol) > 2 for symbol in symbols]
+    if len(ids) != len(symbols):
+        raise ValueError(f"{source} has {len(symbols)} lines but only {len(ids)} different tokens")
+    backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=100))
+    # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
+    clean = dict(clean_text=True, handle_chinese_chars=tokenize_chinese_chars, strip_accents=False, lowercase=False)
+    fold = dict(clean_text=False, handle_chinese_chars=False, strip_accents=strip_accents, lowercase=lowercase)
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.BertNormalizer(**clean), normalizers.NFC(), normalizers.BertNormalizer(**fold)]
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return LibraryTokenizer(
+        backend=backend,
+        ids=ids,
+        pieces=symbols,
+        join=_join,
+        symbols=symbols,
+        special=SpecialTokens(ids[PAD], ids[UNK], ids[CLS], ids[SEP], ids[MASK]),
+        starts_word=[not _continues(symbol) for symbol in symbols],
+        settings={
+            "type": "wordpiece",
+            "lowercase": lowercase,
+            "strip_accents": strip_accents,
+            "tokenize_chinese_chars": tokenize_chinese_chars,
+        },
+        content="".join(symbol + "\n" for symbol in symbols),
+    )
 
-    def _encode_text(self, text):
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        return [
-            (text[slice(*span)] if index == self.unk_index else token, index)
-            for token, index, span in zip(encoding.tokens, encoding.ids, encoding.offsets)
-        ]
 
-    def _detokenize(self, ids, unknown):
-        words: list[str] = []
-        for index in ids:
-            symbol = unknown if index == self.unk_index else self.symbols[index]
-            if words and not self.starts_word(index):
-                words[-1] += symbol[2:]
-            else:
-                words.append(symbol)
-        return join_words(words)
+def _continues(piece: str) -> bool:
+    return piece.startswith("##") and len(piece) > 2
 
-    def starts_word(self, index):
-        """Whether the token is none that continues a word, ``##...``."""
-        return not self._continues[index]
 
-    def _payload(self):
-        return "".join(symbol + "\n" for symbol in self.symbols)
+def _join(pieces: list[str]) -> str:
+    words: list[str] = []
+    for piece in pieces:
+        if words and _continues(piece):
+            words[-1] += piece[2:]
+        else:
+            words.append(piece)
+    return join_words(words)

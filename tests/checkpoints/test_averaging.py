@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from mist_fairseq.checkpoints.averaging import average_checkpoints, last_checkpoints
-from mist_fairseq.data.dictionary import WordPieceDictionary
-from tests.helpers import tiny_model, tiny_vocab
+from tests.helpers import tiny_dictionary, tiny_model, tiny_vocab
 
 
 def write(path, model, **changes):
@@ -50,7 +49,7 @@ def test_low_precision_is_summed_in_high_precision(tmp_path):
     ("other", "message"),
     [
         (
-            lambda: tiny_model(WordPieceDictionary([*tiny_vocab()[:-1], "other"])),
+            lambda: tiny_model(tiny_dictionary([*tiny_vocab()[:-1], "other"])),
             "trained with different vocabularies",
         ),
         (lambda: tiny_model(source=30), "trained_limits is [30, 20] and [40, 20]"),

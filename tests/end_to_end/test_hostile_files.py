@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -23,13 +22,13 @@ from mist_fairseq.checkpoints.authors import convert_checkpoint
 from mist_fairseq.checkpoints.averaging import average_checkpoints
 from mist_fairseq.checkpoints.loading import load_checkpoint, untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.experiments.benchmark.synthetic import read_profile
-from mist_fairseq.experiments.benchmark.systems import load_system, read_entries
+from mist_fairseq.experiments.benchmark.inputs import read_entries, read_profile
+from mist_fairseq.experiments.benchmark.systems import load_system
 from mist_fairseq.files.checksums import SUMS
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.bert import find_weights, read_weights
+from mist_fairseq.pretrained.folder import WEIGHTS, find_file, read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.checkpoints.helpers import write_checkpoint
@@ -42,6 +41,7 @@ from tests.helpers import (
     tiny_config,
     tiny_dictionary,
     tiny_model,
+    tiny_released,
     tiny_vocab,
     write_bert_folder,
 )
@@ -136,18 +136,18 @@ def test_code_in_folders(evil, tmp_path):
     dictionary = tiny_dictionary()
     bert = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())))
     save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
-    save_onnx(tiny_model(dictionary), str(tmp_path / "onnx"))
+    save_onnx(tiny_released(dictionary), str(tmp_path / "onnx"))
 
     def pretrained():
         MistModel.pretrained_sizes(str(bert), dictionary)
-        read_weights(find_weights(str(bert)))
+        read_weights(find_file(str(bert), WEIGHTS))
 
     reads = {
         "bert": (pretrained, ["config.json", "vocab.txt", "model.safetensors"]),
         "released": (lambda: load_folder(str(tmp_path / "released")), ["config.json", "dict.txt", "model.safetensors"]),
         "onnx": (
             lambda: OnnxGenerator.from_pretrained(str(tmp_path / "onnx")),
-            ["config.json", "dict.txt", "source.onnx", "target.onnx"],
+            ["config.json", "dict.txt", "model.onnx"],
         ),
     }
     for kind, (read, names) in reads.items():
@@ -385,38 +385,6 @@ def test_released_weights_of_another_type(tmp_path):
     refused("is of torch.int8, expected torch.", lambda: load_folder(str(tmp_path)))
 
 
-@pytest.mark.parametrize("shift", [-1000, 1000])
-def test_a_graph_that_predicts_no_tokens(shift, tmp_path):
-    save_onnx(tiny_model(), str(tmp_path))
-    model = onnx.load(tmp_path / "target.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["inner" if name == "predictions" else name for name in node.output]
-        node.input[:] = ["inner" if name == "predictions" else name for name in node.input]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shift), "shift"))
-    model.graph.node.append(onnx.helper.make_node("Add", ["inner", "shift"], ["predictions"]))
-    onnx.save(model, tmp_path / "target.onnx")
-    renew_sums(tmp_path)
-    generator = OnnxGenerator.from_pretrained(str(tmp_path))
-    refused("predicts what is no token of the vocabulary", lambda: generator.generate(["how can i learn"]))
-
-
-def test_layers_of_an_onnx_folder(tmp_path):
-    save_onnx(tiny_model(), str(tmp_path))
-    config = json.loads((tmp_path / "config.json").read_text()) | {"layers": 10**12}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    for name in ("source.onnx", "target.onnx"):
-        model = onnx.load(tmp_path / name)
-        for entry in model.metadata_props:
-            if entry.key == "config":
-                entry.value = json.dumps(config, sort_keys=True)
-        onnx.save(model, tmp_path / name)
-    renew_sums(tmp_path)
-    refused(
-        "config.json: layers is 1000000000000, the source pass has 2",
-        lambda: OnnxGenerator.from_pretrained(str(tmp_path)),
-    )
-
-
 def test_compressed_files(tmp_path):
     torch.save({"x": torch.zeros(10**6)}, tmp_path / "whole.bin")
     whole = zipfile.ZipFile(tmp_path / "whole.bin")
@@ -443,22 +411,18 @@ def test_storages_bigger_than_their_file(tmp_path):
 @pytest.mark.parametrize("where", ["../secret.bin", "/etc/hostname", "sub/../../secret.bin"])
 def test_onnx_files_do_not_reach_outside(where, tmp_path):
     folder = tmp_path / "folder"
-    save_onnx(tiny_model(), str(folder))
+    save_onnx(tiny_released(), str(folder))
     (tmp_path / "secret.bin").write_bytes(bytes(10**6))
-    model = onnx.load(folder / "source.onnx")
-    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
-    size = len(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in {"location": where, "offset": "0", "length": str(size)}.items():
-        tensor.external_data.add(key=key, value=value)
-    (folder / "source.onnx").write_bytes(model.SerializeToString())
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    for entry in next(one for one in model.graph.initializer if one.external_data).external_data:
+        entry.value = {"location": where, "offset": "0"}.get(entry.key, entry.value)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
     renew_sums(folder)
-    refused("source.onnx is damaged", lambda: OnnxGenerator.from_pretrained(str(folder)))
+    refused("model.onnx or its weights are damaged", lambda: OnnxGenerator.from_pretrained(str(folder)))
 
 
 def test_sums_name_no_files_elsewhere(tmp_path):
-    save_onnx(tiny_model(), str(tmp_path))
+    save_onnx(tiny_released(), str(tmp_path))
     sums = (tmp_path / SUMS).read_text()
-    (tmp_path / SUMS).write_text(sums.replace("  source.onnx", "  ../source.onnx"))
-    refused(f"{SUMS} does not name source.onnx", lambda: OnnxGenerator.from_pretrained(str(tmp_path)))
+    (tmp_path / SUMS).write_text(sums.replace("  model.bin", "  ../model.bin"))
+    refused(f"{SUMS} does not name model.bin", lambda: OnnxGenerator.from_pretrained(str(tmp_path)))

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from mist_fairseq.checkpoints.loading import load_checkpoint
-from mist_fairseq.data.dictionary import WordPieceDictionary, load_dictionary
+from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.evaluation import read_generation, read_lines
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.hub.mist_generator import MistGenerator
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS, score
 from tests.awkward import LONGEST, NOT_UTF8, PIECES, as_file, is_one_line, long_texts, shown, texts
-from tests.data.test_dictionary import write_bart_dictionary
 from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, preprocess, run
-from tests.helpers import tiny_model, tiny_vocab
+from tests.helpers import tiny_dictionary, tiny_model, tiny_vocab
 from tests.serve.helpers import FakeGenerator, serving
+from tests.text.helpers import write_bart_dictionary
 
 KINDS = ["wordpiece", "sentencepiece", "byte-level-bpe"]
 SIZES = {"train": 120, "valid": 30, "test": 150}
@@ -89,7 +89,7 @@ def test_tokenizers_take_every_text_and_give_lines(kind, vocabularies):
         ids = dictionary.encode_line(text).tolist()
         assert ids[-1] == dictionary.eos() and min(ids) >= 0 and max(ids) < len(dictionary)
         line = dictionary.string(ids)
-        assert is_one_line(line) and line == dictionary.decode(ids)
+        assert is_one_line(line) and line == dictionary.tokenizer.decode(ids)
         if kind == "byte-level-bpe" and "[SEP]" not in text:
             assert line == shown(text.rstrip())
     halves = "a \ud83d b \ude00\ud83d\udc00c"
@@ -102,7 +102,7 @@ def test_tokenizers_take_every_text_and_give_lines(kind, vocabularies):
 
 def test_a_vocabulary_with_ends_of_lines_gives_lines():
     odd = ["a\u2028b", "\x0bc", "d\te", "f\x00g", "##\x85", "##h\ri", "\x1c"]
-    dictionary = WordPieceDictionary([*tiny_vocab(), *odd])
+    dictionary = tiny_dictionary([*tiny_vocab(), *odd])
     line = dictionary.string([dictionary.index(symbol) for symbol in odd])
     assert is_one_line(line) and line.split() == ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
 

@@ -59,13 +59,13 @@ def _spelt_out(cell: str, reasons: dict[str, str]) -> str:
 
 def tables(text: str) -> list[list[dict[str, str]]]:
     """The tables of a Markdown text, each line as column -> cell; legends' letters stand written out in the cells."""
-    found = []
+    actual = []
     for block in re.findall(r"(?:^\|.*\n?)+\n*(?:^- \(\w\) .*\n?)*", text, flags=re.MULTILINE):
         reasons = dict(re.findall(r"^- (\(\w\)) (.*)$", block, flags=re.MULTILINE))
         lines = [re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in block.splitlines() if line.startswith("|")]
         assert {len(line) for line in lines} == {len(lines[0])}
-        found.append([dict(zip(lines[0], (_spelt_out(cell, reasons) for cell in line))) for line in lines[2:]])
-    return found
+        actual.append([dict(zip(lines[0], (_spelt_out(cell, reasons) for cell in line))) for line in lines[2:]])
+    return actual
 
 
 def cells(folder, table: int, model: str, part: int = 0, **more) -> list[dict[str, str]]:
@@ -76,13 +76,13 @@ def cells(folder, table: int, model: str, part: int = 0, **more) -> list[dict[st
 
 def test_the_papers_figures():
     """Typed anew from the paper's tables."""
-    found = {}
+    actual = {}
     for table in PAPER["tables"]:
-        found.setdefault(table["number"], []).append(table)
-    assert {number: [len(part["rows"]) for part in parts] for number, parts in found.items()} == ROWS
+        actual.setdefault(table["number"], []).append(table)
+    assert {number: [len(part["rows"]) for part in parts] for number, parts in actual.items()} == ROWS
 
     def row(number, name, part=0, **more):
-        (one,) = [r for r in found[number][part]["rows"] if r["name"].startswith(name) and more.items() <= r.items()]
+        (one,) = [r for r in actual[number][part]["rows"] if r["name"].startswith(name) and more.items() <= r.items()]
         return [*one["values"], *one.get("gains", []), one.get("iterations"), one.get("speed")]
 
     assert row(1, "MIST(UniLM)") == [47.13, 16.40, 21.68, 0.79, 0.40, 0.58, "1", "8.3×"]
@@ -265,8 +265,8 @@ def test_what_the_paper_does_not_have_stands_beside_its_like(folder):
     add_run(folder, "longer", updates="1200")
     add_run(folder, "copy", decoding(), decoding("mist", 3, {"bleu-4": 5.0}), arm="reference")
     lines = tables(section(Report(folder).markdown(), "Beyond the paper: what is mixed in"))[0]
-    found = [(line["Arm"], line["Decoding"], line["BLEU-4"], line["BLEU-1"]) for line in lines]
-    assert found == [
+    actual = [(line["Arm"], line["Decoding"], line["BLEU-4"], line["BLEU-1"]) for line in lines]
+    assert actual == [
         ("reference", "single-pass × 1", "13.40", "40.00"),
         ("reference", "mist × 3", "5.00", "-"),
         ("mist", "single-pass × 1", "13.40", "40.00"),
@@ -328,8 +328,8 @@ def test_figures_latency_and_other_files(folder):
         ({"task": "qqp"}, "task is qqp"),
         ({"arm": ""}, "arm is "),
         ({"init": "minilm"}, "init is minilm, expected random, MiniLM"),
-        ({"decodings": [decoding(values={"bleu": 3.0})]}, "no metric bleu, expected sacrebleu"),
-        ({"decodings": [decoding(intervals={"bleu4": [1, 2]})]}, "no metric bleu4"),
+        ({"decodings": [decoding(values={"bleu": 3.0})]}, "bleu is 3.00, expected finite scores of sacrebleu"),
+        ({"decodings": [decoding(intervals={"bleu4": [1, 2]})]}, "bleu4 is 0.50"),
         ({"decodings": [decoding(values={"bleu-4": float("nan")})]}, "finite"),
         ({"decodings": [decoding(values={"bleu-4": "13.4"})]}, "not a decodings-test.json"),
         ({"decodings": [decoding(intervals={"bleu-4": [1]})]}, "not a decodings-test.json"),

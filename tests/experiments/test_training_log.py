@@ -40,9 +40,9 @@ def curve(tmp_path, *lines, metric="bleu") -> Curve:
 
 def test_time_is_what_training_took_between_training_lines_in_proportion(tmp_path):
     lines = [training(20, 80), training(40, 40), validation(50, 1.5), training(60, 40), validation(60, 2)]
-    found = curve(tmp_path, *lines, validation(65, 1.0))
-    assert found.updates == [50, 60, 65] and found.scores == [1.5, 2.0, 1.0] and found.best == 1
-    assert found.seconds == [140, 160, 170]  # the last one goes on at the speed of the last interval
+    actual = curve(tmp_path, *lines, validation(65, 1.0))
+    assert actual.updates == [50, 60, 65] and actual.scores == [1.5, 2.0, 1.0] and actual.best == 1
+    assert actual.seconds == [140, 160, 170]  # the last one goes on at the speed of the last interval
 
 
 def test_lines_of_fairseqs_own_progress_bars_are_read(tmp_path, caplog):
@@ -60,8 +60,8 @@ def test_lines_of_fairseqs_own_progress_bars_are_read(tmp_path, caplog):
             bar = progress_bar.progress_bar(range(3), log_format=name, epoch=1, prefix="valid on 'valid' subset")
             bar.print({"loss": 1.0, "bleu": 7.25, "num_updates": 20}, tag="valid", step=20)
         lines = [record.getMessage() for record in caplog.records]
-        found = curve(tmp_path, *lines, *lines)
-        assert (found.updates, found.seconds, found.scores) == ([20], [30.0], [7.25]), name
+        actual = curve(tmp_path, *lines, *lines)
+        assert (actual.updates, actual.seconds, actual.scores) == ([20], [30.0], [7.25]), name
 
 
 @pytest.mark.parametrize("files", [1, 2])
@@ -82,15 +82,15 @@ def test_a_resumed_training_replaces_what_it_repeats(tmp_path, files, told):
         paths = [write(tmp_path / "train.log", *before, *after)]
     else:
         paths = [write(tmp_path / "a.log", *before), write(tmp_path / "b.log", *after)]
-    found = TrainingLog(paths).curve("run", "bleu")
-    assert (found.updates, found.seconds, found.scores) == ([40, 60, 80], [20, 40, 60], [1, 3, 4])
+    actual = TrainingLog(paths).curve("run", "bleu")
+    assert (actual.updates, actual.seconds, actual.scores) == ([40, 60, 80], [20, 40, 60], [1, 3, 4])
 
 
 def test_metrics_by_either_name_and_losses_the_other_way_round(tmp_path):
     lines = [training(20, 8), validation(20, 1, valid_loss="9.0"), validation(40, 2, valid_loss="8.0")]
     assert curve(tmp_path, *lines, metric="valid_bleu") == curve(tmp_path, *lines)
-    found = curve(tmp_path, *lines, validation(60, "nan"), metric="loss")
-    assert found.best == 1 and found.scores == [9.0, 8.0, 15.2]
+    actual = curve(tmp_path, *lines, validation(60, "nan"), metric="loss")
+    assert actual.best == 1 and actual.scores == [9.0, 8.0, 15.2]
     assert curve(tmp_path, *lines, validation(60, "nan")).updates == [20, 40]
     assert lower_is_better("valid_nll_loss") and lower_is_better("ppl") and not lower_is_better("rouge_l")
 
@@ -140,8 +140,8 @@ def test_the_script_draws_and_writes_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [argument.replace("b = c=", "b=") for argument in sys.argv])
     runpy.run_path(str(ROOT / "scripts" / "plot_convergence.py"), run_name="__main__")
     assert (tmp_path / "out" / "c.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads((tmp_path / "c.json").read_text())
-    assert found["metric"] == "bleu" and found["runs"][1]["name"] == "b" and found["runs"][0]["seconds"] == [8, 16]
+    actual = json.loads((tmp_path / "c.json").read_text())
+    assert actual["metric"] == "bleu" and actual["runs"][1]["name"] == "b" and actual["runs"][0]["seconds"] == [8, 16]
     assert "best bleu" in capsys.readouterr().out
 
 

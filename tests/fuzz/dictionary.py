@@ -10,11 +10,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from mist_fairseq.text.byte_level_bpe import ByteLevelBPE, _byte_characters
+from mist_fairseq.text.byte_level_bpe import byte_characters, byte_level_bpe_tokenizer
 from mist_fairseq.text.files import load_tokenizer
-from mist_fairseq.text.sentencepiece import SentencePiece
+from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
-from mist_fairseq.text.wordpiece import WordPiece
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 from tests.fuzz import files, refuses
 
 WORDS = "how can i learn the guitar fast ' s t , . - ? 3 5 do n ##n ##ing gui ##tar C + \u4e2d \u2028 caf\u00e9".split(
@@ -83,17 +83,17 @@ def tokenizer_config(data: bytes):
 @cache
 def tokenizers() -> list[Tokenizer]:
     """One of each kind, and a cased WordPiece."""
-    encoder = {char: byte for byte, char in _byte_characters().items()}
+    encoder = {char: byte for byte, char in byte_characters().items()}
     merges = ["h o", "\u0120 t", "\u0120t h", "\u0120th e", "1 2", "i n", "in g"]
     for merge in merges:
         encoder[merge.replace(" ", "")] = len(encoder)
     symbols = ["<s>", "<pad>", "</s>", "<unk>", *map(str, reversed(range(len(encoder)))), "<mask>"]
     return [
-        WordPiece(SYMBOLS),
-        WordPiece([*SYMBOLS, "How", "C++"], lowercase=False),
-        SentencePiece(_sentencepiece()),
-        ByteLevelBPE(symbols, encoder, merges),
-        pickle.loads(pickle.dumps(WordPiece(SYMBOLS))),
+        wordpiece_tokenizer(SYMBOLS),
+        wordpiece_tokenizer([*SYMBOLS, "How", "C++"], lowercase=False),
+        sentencepiece_tokenizer(_sentencepiece()),
+        byte_level_bpe_tokenizer(symbols, encoder, merges),
+        pickle.loads(pickle.dumps(wordpiece_tokenizer(SYMBOLS))),
     ]
 
 
@@ -111,10 +111,10 @@ def text(data: bytes):
     for tokenizer in tokenizers():
         check_ids(tokenizer, [index for _, index in tokenizer.encode(given)])
         ids = [index for _, index in tokenizer.encode(line)]
-        special = {tokenizer.pad_index, tokenizer.bos_index, tokenizer.eos_index, tokenizer.mask_index}
+        special = {*tokenizer.special.never_predicted, tokenizer.special.sep}
         assert not special & set(ids)
         shown = check_ids(tokenizer, ids)
-        if tokenizer.unk_index not in ids:
+        if tokenizer.special.unk not in ids:
             assert [index for _, index in tokenizer.encode(shown)] == ids, (line, shown)
 
 
@@ -126,16 +126,16 @@ def ids(data: bytes):
         kept = tokenizer.collapse_repeats(given)
         assert kept == plain_collapse(tokenizer, given)
         if given:
-            ends = [len(given) - 1] if given[-1] == tokenizer.eos_index else []
+            ends = [len(given) - 1] if given[-1] == tokenizer.special.sep else []
             assert tokenizer.text_positions(given, keep_repeats=False) == kept + ends
-            no_sep = [position for position, index in enumerate(given) if index != tokenizer.eos_index]
+            no_sep = [position for position, index in enumerate(given) if index != tokenizer.special.sep]
             assert tokenizer.text_positions(given, keep_repeats=True) == no_sep + ends
 
 
 def plain_collapse(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """Positions that ``collapse_repeats`` should keep."""
-    positions = [position for position in range(len(ids)) if ids[position] != tokenizer.eos_index]
-    starts = [n for n, position in enumerate(positions) if n == 0 or tokenizer.starts_word(ids[position])]
+    positions = [position for position in range(len(ids)) if ids[position] != tokenizer.special.sep]
+    starts = [n for n, position in enumerate(positions) if n == 0 or tokenizer.starts_word[ids[position]]]
     words = [positions[start:end] for start, end in zip(starts, [*starts[1:], len(positions)])]
     kept = []
     for n, word in enumerate(words):
@@ -155,7 +155,7 @@ _ODD = [*_CHARACTERS, b"[" * 2000, DEEP, b"9" * 5000]
 
 def _start_saved() -> list[bytes]:
     wordpiece = json.dumps(_SETTINGS).encode() + b"\n" + _VOCABULARY
-    bpe = {"encoder": {char: byte for byte, char in _byte_characters().items()}, "merges": ["h o"]}
+    bpe = {"encoder": {char: byte for byte, char in byte_characters().items()}, "merges": ["h o"]}
     bpe["encoder"]["ho"] = 256
     bpe["symbols"] = ["<s>", "<pad>", "</s>", "<unk>", *map(str, range(257)), "<mask>"]
     return [

@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.experiments.benchmark.systems import Entry, read_entries
+from mist_fairseq.experiments.benchmark.inputs import Entry, read_entries
 from mist_fairseq.experiments.evaluation import read_generation
 from mist_fairseq.experiments.report import Report
 from mist_fairseq.experiments.training_log import TrainingLog, summary, table
 from mist_fairseq.serve.app import create_app
-from mist_fairseq.text.byte_level_bpe import _byte_characters
+from mist_fairseq.text.byte_level_bpe import byte_characters
 from tests.fuzz import SEPARATOR, files, refuses, scratch
 from tests.fuzz.dictionary import DEEP, TEXTS, check_tokenizer
 from tests.serve.helpers import FakeGenerator
@@ -30,7 +30,7 @@ def bart_dictionary(data: bytes):
     except (ValueError, FileNotFoundError) as error:
         refuses(error, paths)
         return
-    check_tokenizer(dictionary, Path(paths[0]).with_name("saved.txt"))
+    check_tokenizer(dictionary.tokenizer, Path(paths[0]).with_name("saved.txt"))
     for text in TEXTS:
         ids = dictionary.encode_line(text)
         assert ids[-1] == dictionary.eos() and ids.tolist().count(dictionary.eos()) == text.count("[SEP]") + 1
@@ -155,7 +155,7 @@ def _dump(content) -> bytes:
 
 
 def _start_bart() -> list[bytes]:
-    encoder = {char: byte for byte, char in _byte_characters().items()}
+    encoder = {char: byte for byte, char in byte_characters().items()}
     encoder["ho"] = 256
     symbols = "".join(f"{(7 * number) % 257} {300 - number}\n" for number in range(257))
     dictionary, merges = symbols.encode(), b"#version: 0.2\nh o\n"

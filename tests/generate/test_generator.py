@@ -1,30 +1,53 @@
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from mist_fairseq.generate.generator import Decoding, Hypothesis, Output, TextGenerator
-from mist_fairseq.text.wordpiece import WordPiece
-from tests.helpers import tiny_vocab
+from mist_fairseq.generate.decoding import Decoding
+from mist_fairseq.generate.generator import Output, Source, TextGenerator
+from mist_fairseq.mist.config import PositionLimits
+from tests.helpers import tiny_dictionary, tiny_vocab
+
+SEP = tiny_vocab().index("[SEP]")
+
+
+@dataclass
+class EchoState:
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def length_scores(self):
+        return -np.abs(np.arange(11) - (self.lengths[:, None] - 1.0))
+
+    def select(self, rows):
+        return EchoState(self.tokens[rows], self.lengths[rows])
+
+
+class EchoEngine:
+    """Fills in the source's own words and [SEP]; the longer, the less likely."""
+
+    asarray = staticmethod(np.asarray)
+    encode = EchoState
+
+    def fill(self, tokens, lengths, state):
+        words = np.pad(state.tokens[:, 1:], ((0, 0), (0, tokens.shape[1])), constant_values=SEP)
+        filled = words[:, : tokens.shape[1]].copy()
+        filled[np.arange(len(filled)), lengths - 1] = SEP
+        return filled, np.broadcast_to(-lengths[:, None] / 10, filled.shape).astype(np.float32)
 
 
 class Echo(TextGenerator):
     """Answers with the source's own words; remembers its batches."""
 
-    def __init__(self, max_source=20, max_target=10):
-        self._configure(WordPiece(tiny_vocab()), max_source, max_target)
+    def __init__(self):
+        self.tokenizer, self.limits, self.engine = tiny_dictionary().tokenizer, PositionLimits(20, 10), EchoEngine()
         self.batches = []
 
-    def _generate_batch(self, sources, decoding):
+    def _generate_batch(self, sources, *more):
         self.batches.append(sources)
-        return [(self._answer(source, decoding), {3: 0.75, 2: 0.25}) for source in sources]
-
-    def _answer(self, source, decoding):
-        ids = source.ids[1 : None if source.length is None else source.length + 1]
-        return [
-            Hypothesis(ids, [-0.5] * len(ids), -0.5 - rank, decoding.iterations, [ids[:1], ids])
-            for rank in range(decoding.length_beam)
-        ]
+        return super()._generate_batch(sources, *more)
 
 
 @pytest.fixture
@@ -54,7 +77,7 @@ def test_a_literal_special_token_is_text(echo):
 
 def test_what_is_too_long_is_cut_and_says_so(echo):
     source = echo.encode("how " * 10_000)
-    assert len(source.ids) == 20 and source.ids[-1] == echo.tokenizer.eos_index and source.cut
+    assert len(source.ids) == 20 and source.ids[-1] == SEP and source.cut
     exactly = echo.encode("how " * 18)
     assert len(exactly.ids) == 20 and not exactly.cut
     outputs = echo.generate(["how " * 19, "how " * 18], return_scores=True)
@@ -63,8 +86,8 @@ def test_what_is_too_long_is_cut_and_says_so(echo):
 
 def test_a_list_gives_a_list_in_its_order(echo):
     texts = [" ".join(["how", "can", "it"][: 1 + i % 3]) + " the" * (i % 7) for i in range(50)]
-    assert echo.generate(texts, batch_size=8) == texts
-    assert echo.generate(tuple(texts), batch_size=7) == echo.generate(texts, batch_size=10**20) == texts
+    for given, size in ((texts, 8), (tuple(texts), 7), (texts, 10**20)):
+        assert echo.generate(given, batch_size=size, keep_repeats=True) == texts
     assert echo.generate([]) == [] and echo.generate({}) == []
 
 
@@ -79,7 +102,7 @@ def test_batches_are_of_similar_lengths(echo):
 def test_an_endless_generator_is_read_as_it_goes(echo):
     read_so_far = itertools.count()
     texts = ("how " * (1 + next(read_so_far) % 5) for _ in itertools.count())
-    outputs = echo.generate(texts, batch_size=2)
+    outputs = echo.generate(texts, batch_size=2, keep_repeats=True)
     assert not isinstance(outputs, list)
     first = list(itertools.islice(outputs, 3))
     assert [len(text.split()) for text in first] == [1, 2, 3]
@@ -104,20 +127,33 @@ def test_a_text_of_nothing_gives_nothing(echo, text):
 def test_other_scripts_and_half_characters(echo):
     texts = ["\u4e2d\u6587", "\u0645\u0631\u062d\u0628\u0627", "it \ud83d it", "\U0001f600", "i\u0307t\u0301 \u202eit"]
     assert len(echo.generate(texts)) == len(texts)
-    assert echo.generate(["it \ud83d it"]) == ["it it"]
+    assert echo.generate(["it \ud83d it"], keep_repeats=True) == ["it it"]
 
 
 def test_scores_and_the_rest(echo):
-    (output,) = echo.generate(["how can"], decoding="mist", return_scores=True)
-    assert output.text == "how can" and output.score == -0.5 and output.steps == 3
-    assert output.tokens == ["how", "can"] and output.token_scores == [-0.5, -0.5]
-    assert output.history == ["how", "how can"] and output.length_scores == {3: 0.75, 2: 0.25}
+    given = dict(decoding="mist", return_scores=True, max_length=4)
+    (output,) = echo.generate(["how can"], **given)
+    assert output.text == "how can" and output.score == pytest.approx(-0.3)
+    assert output.tokens == ["how", "can"] and output.token_scores == pytest.approx([-0.3, -0.3])
+    assert output.steps == 2 and output.history == ["how can", "how can"], "the second pass changed nothing"
+    shares = np.exp([0, -1, -1, -2])
+    assert list(output.length_scores) == [2, 1, 3, 4]
+    assert list(output.length_scores.values()) == pytest.approx(list(shares / shares.sum()))
+    (output,) = echo.generate(["how how the the"], **given, keep_repeats=False)
+    assert (
+        output.text == "how the"
+        and output.tokens == ["how", "the"]
+        and output.token_scores == pytest.approx([-0.5, -0.5])
+    )
+    (output,) = echo.generate(["how how the the"], **given, keep_repeats=True)
+    assert output.text == "how how the the" and output.tokens == ["how", "how", "the", "the"]
 
 
 def test_nbest(echo):
     first, second = echo.generate(["how", "can it"], nbest=3, return_scores=True)
-    assert [output.text for output in second] == ["can it"] * 3
-    assert [output.score for output in first] == [-0.5, -1.5, -2.5]
+    assert [output.text for output in second] == ["can", "can it", "can it"], "of 1, 2 and 3 words"
+    assert [output.score for output in first] == pytest.approx([-0.2, -0.3, -0.4])
+    assert len({id(output.length_scores) for output in second}) == 1
     assert [len(ranked) for ranked in echo.generate(["how"], nbest=2, length_beam=4)] == [2]
 
 
@@ -154,12 +190,6 @@ def test_what_is_no_text_is_refused_and_told(echo, texts, message):
     "options, message",
     [
         ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict"),
-        ({"decoding": "mist", "iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
-        ({"decoding": "mist", "iterations": True}, "iterations is True"),
-        ({"iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),
-        ({"nbest": 3, "length_beam": 2}, "nbest 3 needs a length_beam of at least 3"),
-        ({"nbest": 1.5}, "nbest is 1.5"),
-        ({"min_length": 5, "max_length": 4}, "min_length 5 is more than max_length 4"),
         ({"min_length": 10}, "min_length 10 is too long: the model makes at most 9 tokens"),
         ({"lengths": 10}, r"texts\[0\]: length is 10, expected a whole number from 1 to 9"),
         ({"lengths": [2, "3"]}, r"texts\[1\]: length is '3'"),
@@ -171,7 +201,6 @@ def test_what_is_no_text_is_refused_and_told(echo, texts, message):
         ({"lengths": b"12"}, r"lengths is b'12' \(bytes\)"),
         ({"lengths": True}, r"lengths is True \(bool\)"),
         ({"lengths": np.float64(2)}, r"lengths is \S+ \(float64\)"),
-        ({"keep_repeats": "no"}, "keep_repeats is 'no', expected True or False"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
@@ -184,20 +213,26 @@ def test_numbers_may_be_numpys(echo):
     texts = np.array(["how can it", "the guitar it"])
     assert echo.generate(texts, lengths=np.int64(2)) == echo.generate(texts, lengths=np.array([2, 2]))
     assert echo.generate(texts, lengths=np.array([1, 2])) == ["how", "the guitar"]
-    assert echo.generate(texts, nbest=np.int32(2), batch_size=np.int64(1)) == [[text] * 2 for text in texts]
-    assert type(Decoding(nbest=np.int64(2)).nbest) is int
-
-
-def test_defaults_of_a_decoding():
-    assert Decoding() == Decoding("single-pass", 1, 1)
-    assert Decoding("mist").iterations == 3 and Decoding("mask-predict", 5).iterations == 5
-    assert Decoding(nbest=4).length_beam == 4
-    assert len({Decoding("mist"), Decoding("mist", 3), Decoding("mist", 4)}) == 2
+    assert echo.generate(texts, nbest=np.int32(2), batch_size=np.int64(1)) == [
+        ["how can", "how can it"],
+        ["the guitar", "the guitar it"],
+    ]
 
 
 def test_a_decoding_may_be_given_whole(echo):
-    (ranked,) = echo.generate(["how"], decoding=Decoding("mist", 2, nbest=2), return_scores=True)
-    assert [output.steps for output in ranked] == [2, 2]
+    (ranked,) = echo.generate(["how"], decoding=Decoding("mask-predict", 4, nbest=2), return_scores=True)
+    assert [output.steps for output in ranked] == [4, 4]
+
+
+def test_sources_of_ids(echo):
+    decoding, cls = Decoding("mist", 2), echo.tokenizer.special.cls
+    ranked = echo.generate_sources([echo.encode("how can"), Source([]), echo.encode("it")], decoding, details=False)
+    assert [[one.text for one in best] for best in ranked] == [["how can"], [""], ["it"]]
+    assert not any(one.tokens or one.history or one.length_scores for (one,) in ranked)
+    with pytest.raises(ValueError, match="a source has 21 tokens, more than the model's 20"):
+        echo.generate_sources([Source([cls] + [50] * 20)], decoding)
+    with pytest.raises(ValueError, match="a length is 10, expected at most 9"):
+        echo.generate_sources([Source([cls, 50, SEP], 10)], decoding)
 
 
 def test_progress_is_shown_when_asked_for(echo, capsys):

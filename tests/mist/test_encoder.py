@@ -4,16 +4,31 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import BertModel
-from transformers.models.t5.modeling_t5 import T5Attention
 
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.mist.encoder import Encoder, EncoderConfig, argmax, padding_mask, relative_position_bucket
-from mist_fairseq.models.mist import MistConfig, MistModel, PositionLimits
-from mist_fairseq.pretrained.bert import load_pretrained, read_sizes
-from tests.helpers import bert_state, decode, encode, sources, targets, tiny_model, write_bert_folder
+from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.pretrained.folder import load_pretrained, read_sizes
+from mist_fairseq.release.folder import Released
+from tests.helpers import (
+    bert_state,
+    decode,
+    encode,
+    sources,
+    targets,
+    tiny_encoder_decoder,
+    tiny_released,
+    write_bert_folder,
+)
+
+
+def pretrained(folder, dictionary) -> Released:
+    """The encoder of a folder of BERT's or UniLM's."""
+    sizes = {OPTION_NAMES[option]: value for option, value in read_sizes(str(folder)).items()}
+    encoder = Encoder(EncoderConfig(len(dictionary), **sizes)).eval()
+    load_pretrained(encoder, str(folder))
+    return Released(encoder, dictionary.tokenizer, PositionLimits(464, 48))
 
 
 def joint_mask(S, T):
@@ -30,13 +45,7 @@ def test_hidden_states_equal_hugging_face(minilm):
     """Real MiniLM weights, a ragged batch of ours against one unpadded joint pass a sentence of theirs."""
     theirs = BertModel.from_pretrained(minilm, add_pooling_layer=False).eval()
     dictionary = load_dictionary(minilm + "/vocab.txt")
-    config = MistConfig()
-    for name, value in read_sizes(minilm).items():
-        setattr(config, name, value)
-    config.precision = "fp32"
-    ours = MistModel(config, dictionary, PositionLimits(464, 48))
-    load_pretrained(ours.encoder, minilm)
-    ours.eval()
+    ours = pretrained(minilm, dictionary)
     source_lengths, target_lengths = [5, 31, 2, 17, 464], [7, 1, 12, 48, 48]
     src, src_lengths = sources(source_lengths, dictionary)
     tgt, tgt_lengths = targets(target_lengths, dictionary)
@@ -132,13 +141,7 @@ def test_unilm_equals_a_plain_implementation(tmp_path, dictionary):
         target_type_id=5,
     )
     state = unilm_state(len(dictionary), config)
-    folder = write_bert_folder(tmp_path / "unilm", state, config)
-    sizes = MistConfig()
-    for name, value in read_sizes(str(folder)).items():
-        setattr(sizes, name, value)
-    sizes.precision = "fp32"
-    model = MistModel(sizes, dictionary, PositionLimits(40, 20)).eval()
-    load_pretrained(model.encoder, str(folder))
+    model = pretrained(write_bert_folder(tmp_path / "unilm", state, config), dictionary)
     source_lengths, target_lengths = [4, 19, 11], [15, 3, 1]
     src, src_lengths = sources(source_lengths, dictionary)
     tgt, tgt_lengths = targets(target_lengths, dictionary)
@@ -153,16 +156,13 @@ def test_unilm_equals_a_plain_implementation(tmp_path, dictionary):
         torch.testing.assert_close(hidden[row], expected[S:], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("bins, distance", [(32, 128), (8, 12)])
-def test_buckets_equal_t5(bins, distance):
-    relative = torch.arange(-300, 301)
-    expected = T5Attention._relative_position_bucket(relative, num_buckets=bins, max_distance=distance)
-    assert torch.equal(relative_position_bucket(relative, bins, distance), expected)
+def relative(dictionary) -> Released:
+    return tiny_released(dictionary, rel_pos_bins=8)
 
 
-@pytest.mark.parametrize("rel_pos_bins", [0, 8])
-def test_a_sentence_alone_equals_the_sentence_in_a_batch(dictionary, rel_pos_bins):
-    model = tiny_model(dictionary, rel_pos_bins=rel_pos_bins)
+@pytest.mark.parametrize("build", [tiny_released, relative, tiny_encoder_decoder])
+def test_a_sentence_alone_equals_the_sentence_in_a_batch(dictionary, build):
+    model = build(dictionary)
     src, src_lengths = sources([9, 3, 14], dictionary)
     tgt, tgt_lengths = targets([4, 11, 1], dictionary)
     with torch.no_grad():
@@ -178,85 +178,9 @@ def test_a_sentence_alone_equals_the_sentence_in_a_batch(dictionary, rel_pos_bin
             torch.testing.assert_close(again[0], hidden[row], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("rel_pos_bins", [0, 8])
-@pytest.mark.parametrize("guesses", [[[4], [11], [2]], [[4, 9], [2, 3], [20, 2]], [[5, 2, 20], [7, 7, 6], [3, 4, 5]]])
-def test_guesses_equal_separate_passes(dictionary, rel_pos_bins, guesses):
-    """One pass over a source and targets of several lengths, against a pass for each; neither sees the others."""
-    model = tiny_model(dictionary, rel_pos_bins=rel_pos_bins, token_types=6, source_type_id=4, target_type_id=5)
-    src, src_lengths = sources([9, 3, 14], dictionary)
-    with torch.no_grad():
-        state, hidden = model.encoder.encode_and_guess(src, src_lengths, torch.tensor(guesses), dictionary.mask())
-        assert hidden.shape == (3, len(guesses[0]), max(map(max, guesses)), 32)
-        for row, lengths in enumerate(guesses):
-            S = int(src_lengths[row])
-            alone = encode(model, src[row : row + 1, :S], src_lengths[row : row + 1])
-            torch.testing.assert_close(state.hidden[row, :S], alone.hidden[0], atol=1e-4, rtol=0)
-            for found, expected in zip(state.keys + state.values, alone.keys + alone.values):
-                torch.testing.assert_close(found[row, :, :S], expected[0], atol=1e-4, rtol=0)
-            for k, length in enumerate(lengths):
-                masks = torch.full((1, length), dictionary.mask())
-                expected = decode(model, masks, torch.tensor([length]), alone)[0]
-                torch.testing.assert_close(hidden[row, k, :length], expected, atol=1e-4, rtol=0)
-
-
-def test_guesses_leave_a_source_state_to_decode_with(dictionary):
-    model = tiny_model(dictionary)
-    src, src_lengths = sources([9, 3, 14], dictionary)
-    tgt, tgt_lengths = targets([4, 11, 1], dictionary)
-    with torch.no_grad():
-        state, _ = model.encoder.encode_and_guess(src, src_lengths, tgt_lengths[:, None] + 1, dictionary.mask())
-        separate = encode(model, src, src_lengths)
-        assert torch.equal(state.lengths, src_lengths)
-        torch.testing.assert_close(
-            model.encoder.length_logits(state), model.encoder.length_logits(separate), atol=1e-4, rtol=0
-        )
-        for found, expected in zip(*(decode(model, tgt, tgt_lengths, each) for each in (state, separate))):
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-
-
-def test_guesses_reach_exactly_to_the_last_position(dictionary):
-    model = tiny_model(dictionary, source=44, target=20, max_positions=64)
-    src, src_lengths = sources([44, 5], dictionary)
-    guesses = torch.tensor([[20, 1], [20, 1]])
-    with torch.no_grad():
-        _, hidden = model.encoder.encode_and_guess(src, src_lengths, guesses, dictionary.mask())
-        masks = torch.full((2, 20), dictionary.mask())
-        expected = decode(model, masks, guesses[:, 0], encode(model, src, src_lengths))
-    for row in range(2):
-        torch.testing.assert_close(hidden[row, 0], expected[row], atol=1e-4, rtol=0)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 5), st.integers(1, 600), st.sampled_from([1, 7, 128]), st.integers(1, 50), st.integers(0, 10**6))
-def test_argmax_equals_torchs(rows, width, block, different, seed):
-    """Of equal scores the first, in blocks that do and do not divide the width."""
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(rows, width, generator=generator)
-    tied = torch.randint(different, (rows, width), generator=generator).float()
-    for scores in (random, tied, tied.masked_fill(tied > different // 2, float("-inf"))):
-        assert torch.equal(argmax(scores, block), scores.argmax(1))
-
-
-@pytest.mark.parametrize("width", [1, 127, 128, 129, 256, 30522])
-def test_argmax_in_the_first_and_last_place(width):
-    scores = torch.zeros(4, width)
-    scores[1, -1] = scores[2, 0] = 1
-    scores[3] = float("-inf")
-    assert argmax(scores).tolist() == [0, width - 1, 0, 0]
-
-
-def test_length_is_read_from_the_mean_of_the_source(dictionary):
-    model = tiny_model(dictionary)
-    src, src_lengths = sources([9, 3], dictionary)
-    state = encode(model, src, src_lengths)
-    for row, length in enumerate((9, 3)):
-        expected = state.hidden[row, :length].mean(0) @ model.encoder.length_head.weight.T
-        torch.testing.assert_close(model.encoder.length_logits(state)[row], expected, atol=1e-5, rtol=1e-5)
-
-
 def test_positions_reach_exactly_to_the_end(dictionary):
     """A full source and a full target use the last position, and padding beyond it does no harm."""
-    model = tiny_model(dictionary, source=44, target=20, max_positions=64)
+    model = tiny_released(dictionary, source=44, target=20, max_positions=64)
     src, src_lengths = sources([44, 5], dictionary)
     tgt, tgt_lengths = targets([20, 2], dictionary)
     state = encode(model, src, src_lengths)
@@ -265,26 +189,10 @@ def test_positions_reach_exactly_to_the_end(dictionary):
 
 
 def test_masks_do_not_depend_on_token_values(dictionary):
-    model = tiny_model(dictionary)
+    model = tiny_released(dictionary)
     src, src_lengths = sources([6], dictionary)
     src[0, 2] = dictionary.pad()  # a real token with padding's id still counts
     changed = src.clone()
     changed[0, 2] = 50
     state, other = (encode(model, tokens, src_lengths) for tokens in (src, changed))
     assert not torch.allclose(state.hidden[0, 0], other.hidden[0, 0])
-
-
-def test_untied_head_starts_as_a_copy():
-    encoder = Encoder(EncoderConfig(50, 16, 1, 2, 32, untie_head=True))
-    assert torch.equal(encoder.head.weight, encoder.word_embeddings.weight)
-    assert encoder.head.weight.data_ptr() != encoder.word_embeddings.weight.data_ptr()
-
-
-@pytest.mark.parametrize("sizes, message", [({"heads": 5}, "5 attention heads"), ({"target_type": 2}, "target token")])
-def test_impossible_sizes_are_refused(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        EncoderConfig(50, 32, 1, **{"heads": 4, **sizes})
-
-
-def test_padding_mask():
-    assert padding_mask(torch.tensor([2, 0]), 3).tolist() == [[True, True, False], [False, False, False]]

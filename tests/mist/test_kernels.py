@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mist_fairseq.mist.kernels import Linear, attend, dropout
+from mist_fairseq.mist.kernels import Linear, argmax, attend, dropout, smoothed_nll
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -66,3 +68,37 @@ def test_linear_equals_pytorchs():
     for one, other in zip(*results):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
     assert torch.equal(layer.eval()(x), plain(x)), "evaluation is PyTorch's own"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 600), st.sampled_from([1, 7, 128]), st.integers(1, 50), st.integers(0, 10**6))
+def test_argmax_equals_torchs(rows, width, block, different, seed):
+    """Of equal scores the first, in blocks that do and do not divide the width."""
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(rows, width, generator=generator)
+    tied = torch.randint(different, (rows, width), generator=generator).float()
+    for scores in (random, tied, tied.masked_fill(tied > different // 2, float("-inf"))):
+        assert torch.equal(argmax(scores, block), scores.argmax(1))
+
+
+@pytest.mark.parametrize("width", [1, 127, 128, 129, 256, 30522])
+def test_argmax_in_the_first_and_last_place(width):
+    scores = torch.zeros(4, width)
+    scores[1, -1] = scores[2, 0] = 1
+    scores[3] = float("-inf")
+    assert argmax(scores).tolist() == [0, width - 1, 0, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 150), st.sampled_from([0.0, 0.1, 0.3]), st.integers(0, 1000))
+def test_smoothed_nll_equals_torchs(rows, smoothing, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(rows, 37, generator=generator) * 3).requires_grad_()
+    target = torch.randint(0, 37, (rows,), generator=generator)
+    loss, nll = smoothed_nll(logits, target, smoothing)
+    (found,) = torch.autograd.grad(loss * 3, logits)
+    expected = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum")
+    (gradient,) = torch.autograd.grad(expected * 3, logits)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(nll, F.cross_entropy(logits, target, reduction="sum").detach())

@@ -1,55 +1,47 @@
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_fairseq.mist.mixing import mix_source
-from tests.helpers import ragged
 
 PAD, CLS, SEP = 0, 1, 2
 
 
-def plain_mix(pseudo, source, limit):
+def plain_mix(pseudo, source, limit, cls=CLS, sep=SEP):
     """``[CLS] Y_p [SEP] X [SEP]`` of one sentence, X cut so that all fits."""
-    mixed = [CLS, *pseudo]
-    if pseudo[-1] != SEP:
-        mixed.append(SEP)
+    mixed = [cls, *pseudo]
+    if pseudo[-1] != sep:
+        mixed.append(sep)
     mixed += source[1:]
     if len(mixed) > limit:
         mixed = mixed[: limit - 1]
-        mixed.append(SEP)
+        mixed.append(sep)
     return mixed
 
 
-@st.composite
-def batches(draw):
-    rows = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(2, 12)), min_size=1, max_size=5))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    pseudo = ragged([t for t, _ in rows], 2, 6, PAD, generator)  # [SEP]s anywhere, often in the end
-    source = ragged([s for _, s in rows], 2, 9, PAD, generator)
-    source[:, 0] = CLS
-    for row, (_, length) in enumerate(rows):
-        source[row, length - 1] = SEP
-    return rows, pseudo, source, draw(st.integers(3, 26))
+def padded(rows, width):
+    return np.array([row + [PAD] * (width - len(row)) for row in rows])
 
 
-@settings(max_examples=300, deadline=None)
-@given(batches())
-def test_equals_a_plain_loop(case):
-    rows, pseudo, source, limit = case
-    pseudo_lengths, source_lengths = (torch.tensor(lengths) for lengths in zip(*rows))
-    source_lengths = source_lengths.clamp(max=limit)  # a source is cut before it is mixed
-    mixed, lengths = mix_source(pseudo, pseudo_lengths, source, source_lengths, limit=limit, sep=SEP, pad=PAD)
-    for row, (t, _) in enumerate(rows):
-        s = int(source_lengths[row])
-        expected = plain_mix(pseudo[row, :t].tolist(), source[row, :s].tolist(), limit)
-        assert mixed[row, : len(expected)].tolist() == expected
-        assert lengths[row] == len(expected)
-        assert (mixed[row, len(expected) :] == PAD).all()
-    assert mixed.shape[1] <= limit
+words = st.integers(0, 6)  # [SEP]s and padding's id anywhere
+pairs = st.tuples(st.lists(words, min_size=1, max_size=9), st.lists(words, max_size=10))
 
 
-def test_padding_is_told_by_lengths_not_values():
-    """A real token may have the padding's id."""
-    pseudo, source = torch.tensor([[5, PAD, 6]]), torch.tensor([[CLS, PAD, 7, SEP]])
-    mixed, lengths = mix_source(pseudo, torch.tensor([3]), source, torch.tensor([4]), limit=99, sep=SEP, pad=PAD)
-    assert mixed[0, : lengths[0]].tolist() == [CLS, 5, PAD, 6, SEP, PAD, 7, SEP]
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(pairs, min_size=1, max_size=5), limit=st.integers(3, 26), padding=st.integers(0, 2))
+def test_equals_a_plain_loop(kind, rows, limit, padding):
+    outputs = [pseudo for pseudo, _ in rows]
+    sources = [[CLS, *text[: limit - 2], SEP] for _, text in rows]  # a source is cut before it is mixed
+    given = []
+    for side in (outputs, sources):
+        lengths = np.array([len(row) for row in side])
+        given += [kind(padded(side, lengths.max() + padding)), kind(lengths)]
+    mixed, lengths = mix_source(*given, limit=limit, sep=SEP, pad=PAD)
+    assert type(mixed) is type(lengths) is type(given[0]) and mixed.dtype == given[0].dtype
+    assert mixed.shape == (len(rows), min(given[0].shape[1] + given[2].shape[1] + 1, limit))
+    expected = [plain_mix(*pair, limit) for pair in zip(outputs, sources)]
+    assert lengths.tolist() == list(map(len, expected))
+    assert mixed.tolist() == padded(expected, mixed.shape[1]).tolist()

@@ -15,8 +15,8 @@ from transformers import BartConfig, BartForConditionalGeneration
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.files.torch_files import load_torch_file
-from tests.data.test_dictionary import write_bart_dictionary
 from tests.helpers import ragged
+from tests.text.helpers import write_bart_dictionary
 
 SIZES = dict(encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_attention_heads=4)
 SIZES |= dict(decoder_layers=1, decoder_attention_heads=4, max_source_positions=40, max_target_positions=40)

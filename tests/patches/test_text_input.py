@@ -13,8 +13,8 @@ from fairseq.data import Dictionary, data_utils
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.patches.text_input import _buffered_read
 from tests.awkward import LONGEST, NOT_UTF8, as_file, is_one_line, long_texts, shown, texts
-from tests.data.test_dictionary import write_bart_dictionary
 from tests.helpers import tiny_dictionary
+from tests.text.helpers import write_bart_dictionary
 
 
 @pytest.fixture(scope="module")

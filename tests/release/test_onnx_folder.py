@@ -1,244 +1,254 @@
-"""The two graphs, used as someone without this package would use them, against the encoder in PyTorch."""
+"""The folder: what is written, used as someone without this package would use it, and what is refused."""
 
 import json
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mist_fairseq.engines.graph import Graph
-from mist_fairseq.engines.onnx_graphs import _likeliest
-from mist_fairseq.hub.onnx_generator import OnnxGenerator
-from mist_fairseq.release import onnx_folder
-from mist_fairseq.release.onnx_folder import save_onnx
-from tests.engines.test_onnx_runtime import SOURCES, TARGETS, VARIANTS, inputs, untied
-from tests.helpers import decode, encode, tiny_model
-from tests.models.baselines.test_nat_mass import build as nat_mass
+from mist_fairseq import OnnxGenerator
+from mist_fairseq.engines.onnx_runtime import start_session
+from mist_fairseq.release.folder import save_folder
+from mist_fairseq.release.onnx_folder import FILES, save_onnx
+from tests.engines.test_onnx_graphs import engine_of, inputs, run
+from tests.helpers import renew_sums, tiny_encoder_decoder, tiny_released
 
-PASSES = ["source.onnx", "target.onnx", "source.int8.onnx", "target.int8.onnx"]
-FILES = [*PASSES, "dict.txt", "config.json", "SHA256SUMS"]
+NAMES = ["config.json", "model.onnx", "model.bin", "model.int8.onnx", "model.int8.bin", "dict.txt", "SHA256SUMS"]
+TEXTS = ["how can i learn it"]
 
 
-def session(path):
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
-@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
-def exported(request, dictionary, tmp_path_factory):
-    model = untied(tiny_model(dictionary, **request.param))
-    folder = tmp_path_factory.mktemp("exported")
-    assert sorted(save_onnx(model, str(folder))) == sorted(path.name for path in folder.iterdir())
-    return model, folder
-
-
-def run_source(folder, tokens, lengths, precision=""):
-    feed = {"tokens": tokens.numpy(), "lengths": lengths.numpy()}
-    scores, *state = session(folder / f"source{precision}.onnx").run(None, feed)
-    return scores, state
-
-
-def run_target(folder, tokens, lengths, source_lengths, state, precision=""):
-    feed = {"tokens": tokens.numpy(), "lengths": lengths.numpy(), "source_lengths": source_lengths.numpy()}
-    names = [f"past_{part}{i}" for i in range(len(state) // 2) for part in ("key", "value")]
-    return session(folder / f"target{precision}.onnx").run(["predictions", "scores"], feed | dict(zip(names, state)))
-
-
-@torch.no_grad()
-def test_source_pass_equals_the_encoders(exported, dictionary):
-    model, folder = exported
-    src, lengths, _, _ = inputs(dictionary)
-    scores, found = run_source(folder, src, lengths)
-    state = encode(model, src, lengths)
-    np.testing.assert_allclose(scores, model.encoder.length_logits(state), atol=1e-4, rtol=0)
-    expected = [part for pair in zip(state.keys, state.values) for part in pair]
-    assert len(found) == len(expected) == 4
-    for row, length in enumerate(SOURCES):
-        for one, other in zip(found, expected):
-            np.testing.assert_allclose(one[row, :, :length], other[row, :, :length], atol=1e-4, rtol=0)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("every", [1, 2])
-def test_target_pass_equals_encoder_and_head(exported, dictionary, every):
-    """All of a target is masked, or every other token. What stands behind a target's end changes nothing."""
-    model, folder = exported
-    src, src_lengths, tgt, lengths = inputs(dictionary)
-    tgt[:, ::every] = dictionary.mask()
-    _, state = run_source(folder, src, src_lengths)
-    predictions, scores = run_target(folder, tgt, lengths, src_lengths, state)
-    hidden = decode(model, tgt, lengths, encode(model, src, src_lengths))
-    for row, length in enumerate(TARGETS):
-        tokens, log_p = model.encoder.likeliest_tokens(hidden[row], model.never_predicted)
-        masked = tgt[row, :length] == dictionary.mask()
-        assert masked.any() and (every == 1 or length == 1 or not masked.all())
-        assert predictions[row, :length].tolist() == torch.where(masked, tokens, tgt[row, :length]).tolist()
-        np.testing.assert_allclose(scores[row, :length], log_p.where(masked, 0.0), atol=1e-4, rtol=0)
-        assert predictions[row, length:].tolist() == tgt[row, length:].tolist() and not scores[row, length:].any()
-        src[row, SOURCES[row] :], tgt[row, length:] = 50, dictionary.mask()
-    _, state = run_source(folder, src, src_lengths)
-    again, scores_again = run_target(folder, tgt, lengths, src_lengths, state)
-    for row, length in enumerate(TARGETS):
-        assert again[row, :length].tolist() == predictions[row, :length].tolist()
-        np.testing.assert_allclose(scores_again[row, :length], scores[row, :length], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("precision", ["", ".int8"])
-def test_nothing_masked(exported, dictionary, precision):
-    _, folder = exported
-    src, src_lengths, tgt, lengths = inputs(dictionary)
-    tgt[:] = 50
-    _, state = run_source(folder, src, src_lengths, precision)
-    predictions, scores = run_target(folder, tgt, lengths, src_lengths, state, precision)
-    assert (predictions == 50).all() and not scores.any()
-
-
-def test_int8_is_near_fp32_and_each_sentence_has_its_own(exported, dictionary):
-    """As the engine's: keys and values are of size one, and a row does not depend on the batch it is in."""
-    _, folder = exported
-    src, src_lengths, _, _ = inputs(dictionary)
-    plain, rounded = (run_source(folder, src, src_lengths, precision)[1] for precision in ("", ".int8"))
-    from_fp32 = from_alone = 0.0
-    for row, length in enumerate(SOURCES):
-        alone = run_source(folder, src[row : row + 1, :length], src_lengths[row : row + 1], ".int8")[1]
-        for one, other, own in zip(plain, rounded, alone):
-            from_fp32 += np.abs(one[row, :, :length] - other[row, :, :length]).mean()
-            from_alone += np.abs(own[0] - other[row, :, :length]).mean()
-    count = len(SOURCES) * len(plain)
-    assert 1e-4 < from_fp32 / count < 0.03 and from_alone < from_fp32 / 5
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("precision", ["", ".int8"])
-def test_pad_cls_and_mask_are_never_predicted(dictionary, tmp_path, precision):
-    model = tiny_model(dictionary)
-    never = dictionary.never_predicted()
-    model.encoder.head.bias[never] = 1e3
-    save_onnx(model, str(tmp_path))
-    src, src_lengths, tgt, lengths = inputs(dictionary)
-    tgt[:] = dictionary.mask()
-    _, state = run_source(tmp_path, src, src_lengths, precision)
-    predictions, scores = run_target(tmp_path, tgt, lengths, src_lengths, state, precision)
-    for row, length in enumerate(TARGETS):
-        assert not set(predictions[row, :length].tolist()) & set(never)
-        assert np.isfinite(scores[row, :length]).all()
-
-
-BLOCKS = 3
+def load(folder, precision="fp32", threads: int | None = 1):
+    return OnnxGenerator.from_pretrained(str(folder), precision, threads)
 
 
 @pytest.fixture(scope="module")
-def likeliest():
-    graph = Graph(int8=False)
-    token, score = _likeliest(graph, graph.input("x", np.float32, ["N", BLOCKS * 128]), BLOCKS)
-    graph.node("Identity", token, output="token")
-    graph.node("Identity", score, output="score")
-    model = graph.build({"token": ["N"], "score": ["N"]}, ("token",))
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def exported(dictionary, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    assert save_onnx(tiny_released(dictionary), str(folder)) == NAMES
+    return folder
 
 
-@settings(max_examples=50, deadline=None)
-@given(rows=st.integers(0, 4), seed=st.integers(0, 10**6), kinds=st.integers(1, 400), absent=st.integers(0, 300))
-def test_likeliest_of_blocks(likeliest, rows, seed, kinds, absent):
-    """The first of equal ones, wherever it stands; with -inf for some."""
-    rng = np.random.default_rng(seed)
-    x = rng.integers(kinds, size=(rows, BLOCKS * 128)).astype(np.float32) / 10
-    x[:, rng.permutation(BLOCKS * 128)[:absent]] = -np.inf
-    token, score = likeliest.run(None, {"x": x})
-    assert token.tolist() == x.argmax(axis=1).tolist()
-    expected = x.max(axis=1) - np.log(np.exp(x.astype(np.float64)).sum(axis=1)) if rows else np.zeros(0)
-    np.testing.assert_allclose(score, expected, atol=1e-5)
+@pytest.fixture
+def folder(exported, tmp_path) -> Path:
+    """One that a test may spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "onnx"))
 
 
-# -- the folder -------------------------------------------------------------------------------------------------
+# -- what is written --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", FILES)
+def test_the_graph_is_run_as_described(exported, dictionary, precision):
+    """And gives what the engine of the same model gives."""
+    src, src_lengths, tgt, lengths = map(np.asarray, inputs(dictionary))
+    model = start_session(str(exported / FILES[precision][0]), 1)
+    names = [f"{part}{i}" for i in range(2) for part in ("key", "value")]
+    assert {one.name: one.shape for one in model.get_inputs()} == {
+        "tokens": ["B", "L"],
+        "lengths": ["B"],
+        "past_lengths": ["B"],
+        **{f"past_{name}": ["B", 4, "P", 8] for name in names},
+    }
+    assert {one.name: one.shape for one in model.get_outputs()} == {
+        "length_scores": ["B", 32],
+        "predictions": ["B", "L"],
+        "scores": ["B", "L"],
+        **{name: ["B", 4, "K", 8] for name in names},
+    }
+    nothing = np.zeros((4, 4, 0, 8), np.float32)
+    feed = {"tokens": src, "lengths": src_lengths, "past_lengths": np.zeros(4, np.int64)}
+    length_scores, *past = model.run(["length_scores", *names], feed | {f"past_{name}": nothing for name in names})
+    feed = {"tokens": tgt, "lengths": lengths, "past_lengths": src_lengths}
+    feed |= {f"past_{name}": part for name, part in zip(names, past)}
+    found = [length_scores, *model.run(["predictions", "scores"], feed)]
+    expected = run(engine_of(tiny_released(dictionary), precision), src, src_lengths, tgt, lengths)
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, atol=1e-6, rtol=0)
 
 
 def test_files_say_what_they_are(exported, dictionary):
-    _, folder = exported
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["format"], config["version"]) == ("onnx", 1)
+    assert sorted(path.name for path in exported.iterdir()) == sorted(NAMES)
+    config = json.loads((exported / "config.json").read_text())
+    assert (config["format"], config["version"]) == ("onnx", 2)
     assert (config["max_source_positions"], config["max_target_positions"]) == (40, 20)
-    assert config["vocabulary"] == dictionary.fingerprint()
-    for name in PASSES:
-        found = onnx.load(folder / name)
-        onnx.checker.check_model(found)
-        metadata = {entry.key: entry.value for entry in found.metadata_props}
-        assert metadata["export"] == config["export"] and metadata["version"] == "1"
-        assert name.startswith(metadata["pass"]) and ("int8" in name) == (metadata["precision"] == "int8")
-        assert found.producer_name == "mist_fairseq" and found.producer_version
+    assert config["vocabulary"] == dictionary.tokenizer.fingerprint()
+    for precision, (name, weights) in FILES.items():
+        onnx.checker.check_model(exported / name)
+        model = onnx.load(exported / name, load_external_data=False)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert metadata["precision"] == precision and json.loads(metadata["config"]) == config
+        places = [{entry.key: entry.value for entry in one.external_data} for one in model.graph.initializer]
+        assert {place["location"] for place in places if place} == {weights}
+        assert sum(one.ByteSize() for one in model.graph.initializer if not one.external_data) < 10_000
 
 
-def test_axes_vary_and_no_scores_of_all_tokens_leave(exported):
-    _, folder = exported
-    for precision in ("", ".int8"):
-        source, target = (session(folder / f"{side}{precision}.onnx") for side in ("source", "target"))
-        layers = [f"{part}{i}" for i in range(2) for part in ("key", "value")]
-        assert {one.name: one.shape for one in source.get_inputs()} == {"tokens": ["B", "S"], "lengths": ["B"]}
-        assert {one.name: one.shape for one in source.get_outputs()} == {
-            "length_scores": ["B", 32],
-            **{name: ["B", 4, "S", 8] for name in layers},
-        }
-        assert {one.name: one.shape for one in target.get_inputs()} == {
-            "tokens": ["B", "T"],
-            "lengths": ["B"],
-            "source_lengths": ["B"],
-            **{f"past_{name}": ["B", 4, "S", 8] for name in layers},
-        }
-        outputs = {one.name: (one.type, one.shape) for one in target.get_outputs()}
-        assert outputs == {"predictions": ("tensor(int64)", ["B", "T"]), "scores": ("tensor(float)", ["B", "T"])}
+def test_weights_have_the_encoders_names_and_stand_once(exported, dictionary):
+    encoder = tiny_released(dictionary).encoder
+    state = {name: value for name, value in encoder.state_dict().items() if name != "head.bias"}
+    for precision, (name, weights) in FILES.items():
+        stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(exported / name).graph.initializer}
+        for key, value in state.items():
+            found = stored[key]
+            if found.dtype == np.int8:
+                found = found * stored[f"{key}.scale"][:, None]
+            step = np.abs(value.numpy()).max() / 254 if precision == "int8" and value.dim() == 2 else 0
+            np.testing.assert_allclose(found[: len(value)], value, atol=step * 1.001, rtol=0)
+        rounded = {key for key in state if stored[key].dtype == np.int8}
+        size = sum(value.nbytes for key, value in stored.items() if key in encoder.state_dict() or ".scale" in key)
+        assert size <= (exported / weights).stat().st_size <= size + 64 * len(stored)
+        kept = {"position_embeddings.weight", "type_embeddings.weight", "length_head.weight"}
+        matrices = {key for key, value in state.items() if value.dim() == 2}
+        assert rounded == (matrices - kept if precision == "int8" else set())
 
 
-def test_the_same_model_gives_the_same_files_and_another_one_others(dictionary, tmp_path):
-    for name, seed in (("a", 0), ("again", 0), ("other", 1)):
-        save_onnx(tiny_model(dictionary, seed=seed), str(tmp_path / name))
-    for name in FILES:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-    exports = {json.loads((tmp_path / name / "config.json").read_text())["export"] for name in ("a", "again", "other")}
-    assert len(exports) == 2
+def test_one_precision(dictionary, tmp_path):
+    assert save_onnx(tiny_released(dictionary), str(tmp_path), precisions=["int8"]) == [
+        name for name in NAMES if name not in FILES["fp32"]
+    ]
+    assert load(tmp_path, "int8").generate(TEXTS)[0]
+    with pytest.raises(FileNotFoundError, match="has no model.onnx: export the model again"):
+        load(tmp_path)
 
 
-def test_overwrites_only_when_told_and_nothing_else(dictionary, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    save_onnx(tiny_model(dictionary), str(tmp_path))
-    with pytest.raises(
-        FileExistsError, match=r"has config.json, source.onnx, .*SHA256SUMS already: choose another folder"
-    ):
-        save_onnx(tiny_model(dictionary, seed=1), str(tmp_path))
-    OnnxGenerator.from_pretrained(str(tmp_path))
-    before = (tmp_path / "target.onnx").read_bytes()
-    save_onnx(tiny_model(dictionary, seed=1), str(tmp_path), overwrite=True)
-    assert (tmp_path / "target.onnx").read_bytes() != before and (tmp_path / "notes.txt").read_text() == "mine"
-    OnnxGenerator.from_pretrained(str(tmp_path), "int8")
+def test_the_same_model_gives_the_same_files_and_another_one_others(exported, dictionary, tmp_path):
+    for name, seed in (("again", 0), ("other", 1)):
+        save_onnx(tiny_released(dictionary, seed=seed), str(tmp_path / name))
+    for name in NAMES:
+        assert (exported / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+        assert name == "dict.txt" or (exported / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
 
 
-def test_an_export_that_ends_early_is_no_folder(dictionary, tmp_path, monkeypatch):
+def test_overwrites_only_when_told_and_nothing_else(folder, dictionary):
+    (folder / "notes.txt").write_text("mine")
+    other = tiny_released(dictionary, seed=1)
+    with pytest.raises(FileExistsError, match=r"has config.json, model.onnx, .*SHA256SUMS already: choose another"):
+        save_onnx(other, str(folder))
+    before = load(folder).generate(TEXTS)
+    save_onnx(other, str(folder), overwrite=True)
+    assert load(folder).generate(TEXTS) != before and (folder / "notes.txt").read_text() == "mine"
+
+
+def test_an_export_that_ends_early_is_no_folder(folder, dictionary, monkeypatch):
     """Nor is what it was about to replace."""
-    save_onnx(tiny_model(dictionary), str(tmp_path))
-    graph = onnx_folder._graph
 
-    def stops(model, side, int8):
-        if int8:
-            raise OSError("no space left on device")
-        return graph(model, side, int8)
+    def stops(path, content):
+        raise OSError("no space left on device")
 
-    monkeypatch.setattr(onnx_folder, "_graph", stops)
+    monkeypatch.setattr(Path, "write_bytes", stops)
     with pytest.raises(OSError, match="no space"):
-        save_onnx(tiny_model(dictionary, seed=1), str(tmp_path), overwrite=True)
-    assert not list(tmp_path.glob("*.tmp"))
+        save_onnx(tiny_released(dictionary, seed=1), str(folder), overwrite=True)
+    assert not list(folder.glob("*.tmp"))
     with pytest.raises(FileNotFoundError, match="has no config.json"):
-        OnnxGenerator.from_pretrained(str(tmp_path))
+        load(folder)
 
 
-def test_an_encoder_and_decoder_are_refused(dictionary, tmp_path):
-    with pytest.raises(ValueError, match="NatMassModel cannot be written as ONNX: that is for mist_"):
-        save_onnx(nat_mass(dictionary), str(tmp_path / "folder"))
-    assert not (tmp_path / "folder").exists()
-
-
-def test_a_model_whose_limits_do_not_fit_is_refused(dictionary, tmp_path):
+def test_what_cannot_be_written(dictionary, tmp_path):
+    with pytest.raises(ValueError, match="A nat_mass model cannot be written as ONNX: that is for mist_"):
+        save_onnx(tiny_encoder_decoder(dictionary), str(tmp_path))
     with pytest.raises(ValueError, match="exceed the model's 64 positions"):
-        save_onnx(tiny_model(dictionary, source=60), str(tmp_path))
+        save_onnx(tiny_released(dictionary, source=60), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+# -- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "model.onnx", "model.bin"])
+def test_a_missing_file(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {name}: export the model again"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.bin"])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"nothing", lambda data: b""])
+def test_a_damaged_file(folder, name, damage):
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    precision = "int8" if "int8" in name else "fp32"
+    with pytest.raises(ValueError, match=f"{name} is damaged, or is not the file that SHA256SUMS beside it"):
+        load(folder, precision)
+    renew_sums(folder)
+    with pytest.raises(ValueError, match=f"{FILES[precision][0]} or its weights are damaged, or of a version"):
+        load(folder, precision)
+
+
+def rewrite(path, ir_version=None, **changes):
+    """Change a graph's metadata."""
+    model = onnx.load(path, load_external_data=False)
+    for entry in model.metadata_props:
+        entry.value = changes.get(entry.key, entry.value)
+    model.ir_version = ir_version or model.ir_version
+    path.write_bytes(model.SerializeToString())
+    renew_sums(path.parent)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"format": "another"}, "model.onnx is not of mist_fairseq"),
+        ({"precision": "int8"}, "model.onnx has precision 'int8', expected 'fp32': was it renamed?"),
+        ({"export": "0"}, "model.onnx is of another export than config.json beside it: the folder mixes files"),
+        ({"ir_version": 1000}, "model.onnx or its weights are damaged, or of a version that ONNX Runtime .* not read"),
+    ],
+)
+def test_a_graph_of_another_kind(folder, changes, message):
+    rewrite(folder / "model.onnx", **changes)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_another_vocabulary(folder):
+    path = folder / "dict.txt"
+    path.write_text(path.read_text().replace("guitar", "violin"))
+    renew_sums(folder)
+    with pytest.raises(ValueError, match="dict.txt is not the vocabulary that config.json names"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"version": 1}, "config.json has version 1, this mist_fairseq reads version 2: export the model again"),
+        ({"format": "else"}, "its format is 'else', expected 'onnx'. Export the model with scripts/export.py"),
+        ({"max_source_positions": "40"}, "max_source_positions is '40', expected a whole number"),
+        ({"max_target_positions": 0}, "max_target_positions is 0, expected a whole number"),
+        ({"max_source_positions": 60}, "config.json was changed since the export: export the model again"),
+        ({"layers": 3}, "config.json was changed since the export: export the model again"),
+        ({"export": None}, "model.onnx is of another export than config.json beside it"),
+    ],
+)
+def test_a_wrong_configuration(folder, changes, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\ufffd"])
+def test_a_configuration_that_is_none(folder, text):
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json is not"):
+        load(folder)
+
+
+def test_a_released_model_of_pytorch(dictionary, tmp_path):
+    save_folder(tiny_released(dictionary), str(tmp_path), "")
+    with pytest.raises(ValueError, match=r"its format is 'mist_fairseq', expected 'onnx'. Export the model with"):
+        load(tmp_path)
+
+
+def test_wrong_options(exported):
+    with pytest.raises(ValueError, match="precision is 'bf16', expected fp32 or int8"):
+        load(exported, "bf16")
+    for threads in (0, 1.5):
+        with pytest.raises(ValueError, match=f"threads is {threads}, expected a whole number"):
+            load(exported, threads=threads)
+
+
+def test_without_onnx_runtime(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="ONNX Runtime is not installed: .*, pip install onnxruntime"):
+        load(exported)

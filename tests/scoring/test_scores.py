@@ -22,18 +22,18 @@ def flat(corpus):
 def test_bleu_equals_the_question_generation_scripts(corpus):
     hypotheses, references = corpus
     sources, outputs, targets = flat(corpus)
-    found = score({"mine": outputs}, targets, sources, protocol=AS_IS)["mine"]
+    actual = score({"mine": outputs}, targets, sources, protocol=AS_IS)["mine"]
     expected, _ = Bleu(4).compute_score(
         dict(enumerate(references)), {i: [text] for i, text in enumerate(hypotheses)}, verbose=0
     )
-    assert found.segments == len(hypotheses) < len(targets)
-    assert [f"{found.values[f'bleu-{n}']:.5f}" for n in (1, 2, 3, 4)] == [f"{100 * value:.5f}" for value in expected]
+    assert actual.segments == len(hypotheses) < len(targets)
+    assert [f"{actual.values[f'bleu-{n}']:.5f}" for n in (1, 2, 3, 4)] == [f"{100 * value:.5f}" for value in expected]
 
 
 def test_the_last_output_of_equal_sources_counts():
     """As in the script, which overwrites the others."""
-    found = score({"a": ["x y", "a b"]}, ["a b", "c d"], ["S ", "s"], protocol=AS_IS, metrics=["bleu-1"])["a"]
-    assert found.values == {"bleu-1": pytest.approx(100)} and found.segments == 1
+    actual = score({"a": ["x y", "a b"]}, ["a b", "c d"], ["S ", "s"], protocol=AS_IS, metrics=["bleu-1"])["a"]
+    assert actual.values == {"bleu-1": pytest.approx(100)} and actual.segments == 1
     assert group_by_source(["b", "a", "B ", "b c"]) == [[0, 2], [1], [3]]
 
 
@@ -54,14 +54,14 @@ def test_sacrebleu_equals_its_command_line(corpus, tmp_path):
         "text",
     ]
     printed = subprocess.run([*command, "-f", "text", "-w", "4"], capture_output=True, text=True, check=True).stdout
-    found = score({"mine": outputs}, targets, sources, protocol=PROTOCOLS["quora"], metrics=["sacrebleu"])["mine"]
-    assert f"BLEU|{found.signatures['sacrebleu']} = {found.values['sacrebleu']:.4f} " in printed
+    actual = score({"mine": outputs}, targets, sources, protocol=PROTOCOLS["quora"], metrics=["sacrebleu"])["mine"]
+    assert f"BLEU|{actual.signatures['sacrebleu']} = {actual.values['sacrebleu']:.4f} " in printed
 
 
 def test_steps_are_applied_to_each_side():
     protocol = Protocol(["collapse-repeats", "words", "rejoin-quora"], ["words", "rejoin-quora"], ["bleu-4"], False)
-    found = score({"a": ["how how do you don't it?"]}, ["how do you do n't it ?"], protocol=protocol)["a"]
-    assert found.values["bleu-4"] == pytest.approx(100)
+    actual = score({"a": ["how how do you don't it?"]}, ["how do you do n't it ?"], protocol=protocol)["a"]
+    assert actual.values["bleu-4"] == pytest.approx(100)
     assert score({"a": ["a b c d"]}, ["a a b c d"], protocol=protocol)["a"].values["bleu-4"] < 90
 
 
@@ -69,36 +69,36 @@ def test_confidence_and_significance(corpus):
     sources, outputs, targets = flat(corpus)
     worse = ["why " + text for text in outputs]
     systems = {"base": outputs, "same": outputs, "worse": worse}
-    found = score(systems, targets, sources, protocol=AS_IS, metrics=["bleu-2", "rouge-l"], confidence=True)
+    actual = score(systems, targets, sources, protocol=AS_IS, metrics=["bleu-2", "rouge-l"], confidence=True)
     for metric in ("bleu-2", "rouge-l"):
-        assert metric not in found["base"].p_values
-        assert found["same"].p_values[metric] == 1 and found["worse"].p_values[metric] < 0.01
-        low, high = found["base"].intervals[metric]
-        assert low < found["base"].values[metric] < high and 0.5 < high - low < 30
-        assert found["base"].intervals[metric] == found["same"].intervals[metric]
+        assert metric not in actual["base"].p_values
+        assert actual["same"].p_values[metric] == 1 and actual["worse"].p_values[metric] < 0.01
+        low, high = actual["base"].intervals[metric]
+        assert low < actual["base"].values[metric] < high and 0.5 < high - low < 30
+        assert actual["base"].intervals[metric] == actual["same"].intervals[metric]
     plain = score(systems, targets, sources, protocol=AS_IS, metrics=["bleu-2"])["worse"]
-    assert plain.values["bleu-2"] == found["worse"].values["bleu-2"] and not plain.intervals
+    assert plain.values["bleu-2"] == actual["worse"].values["bleu-2"] and not plain.intervals
     assert set(plain.as_dict()) == {"segments", "values", "signatures"}
 
 
 def test_confidence_equals_sacrebleus(corpus):
     _, outputs, targets = flat(corpus)
-    found = score({"a": outputs}, targets, metrics=["sacrebleu"], confidence=True)["a"].intervals["sacrebleu"]
+    actual = score({"a": outputs}, targets, metrics=["sacrebleu"], confidence=True)["a"].intervals["sacrebleu"]
     expected = sacrebleu.BLEU(lowercase=True).corpus_score(outputs, [targets], n_bootstrap=1000)
-    assert found == pytest.approx((expected._mean - expected._ci, expected._mean + expected._ci), abs=1e-3)
+    assert actual == pytest.approx((expected._mean - expected._ci, expected._mean + expected._ci), abs=1e-3)
 
 
 @needs_perl
 def test_rouge155_gives_the_scripts_average_and_interval(corpus):
     hypotheses, references = corpus
     targets = [group[0] for group in references]
-    found = score({"a": hypotheses, "b": targets}, targets, protocol=PROTOCOLS["xsum"], confidence=True)
+    actual = score({"a": hypotheses, "b": targets}, targets, protocol=PROTOCOLS["xsum"], confidence=True)
     rouge = module.rouge155(
         [module.apply_steps([text], PROTOCOLS["xsum"].steps)[0] for text in hypotheses], [[text] for text in targets]
     )
-    assert found["a"].values["rouge155-2"] == rouge["ROUGE-2"].score
-    assert found["a"].intervals["rouge155-l"] == (rouge["ROUGE-L"].low, rouge["ROUGE-L"].high)
-    assert found["b"].p_values["rouge155-1"] < 0.01 and found["b"].values["rouge155-1"] > 95
+    assert actual["a"].values["rouge155-2"] == rouge["ROUGE-2"].score
+    assert actual["a"].intervals["rouge155-l"] == (rouge["ROUGE-L"].low, rouge["ROUGE-L"].high)
+    assert actual["b"].p_values["rouge155-1"] < 0.01 and actual["b"].values["rouge155-1"] > 95
 
 
 def test_what_cannot_be_computed_does_not_stop_the_rest(monkeypatch):
@@ -106,8 +106,8 @@ def test_what_cannot_be_computed_does_not_stop_the_rest(monkeypatch):
         raise FileNotFoundError("apt-get install default-jre-headless")
 
     monkeypatch.setitem(module.METRICS, "meteor15", missing)
-    found = score({"a": ["it is"]}, ["it is"], metrics=["meteor15", "rouge-l"])["a"]
-    assert found.values == {"rouge-l": 100} and "default-jre-headless" in found.failed["meteor15"]
+    actual = score({"a": ["it is"]}, ["it is"], metrics=["meteor15", "rouge-l"])["a"]
+    assert actual.values == {"rouge-l": 100} and "default-jre-headless" in actual.failed["meteor15"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import socket
 import string
 import sys
 import threading
@@ -14,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mist_fairseq.generate.generator import Hypothesis, TextGenerator
+from mist_fairseq.generate.generator import Output, TextGenerator
+from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.serve.app import create_app
-from mist_fairseq.serve.command import Server, bind
+from mist_fairseq.serve.command import Server, listen
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
-from mist_fairseq.text.wordpiece import WordPiece
+from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 DEADLINE = 60  # seconds after which something that must happen counts as not happening
 
@@ -59,13 +61,13 @@ class FakeGenerator(TextGenerator):
     """
 
     def __init__(self):
-        self._configure(WordPiece(_VOCABULARY), max_source=40, max_target=40)
+        self.tokenizer, self.limits = wordpiece_tokenizer(_VOCABULARY), PositionLimits(source=40, target=40)
         self.batches: list[list[list[int]]] = []
         self.entered = 0
         self.gate = threading.Event()
         self.gate.set()
 
-    def _generate_batch(self, sources, decoding):
+    def _generate_batch(self, sources, decoding, details):
         self.entered += 1
         assert self.gate.wait(DEADLINE)
         self.batches.append([source.ids for source in sources])
@@ -75,30 +77,57 @@ class FakeGenerator(TextGenerator):
         return [self._answers(source, decoding) for source in sources]
 
     def _answers(self, source, decoding):
-        ids = source.ids[1:-1]
+        ids, decode = source.ids[1:-1], self.tokenizer.decode
         length = source.length or len(ids)
-        hypotheses = []
-        for rank in range(decoding.length_beam):
+        outputs = []
+        for rank in range(decoding.nbest):
             final = ids[::-1][: length + rank]
-            history = [ids[: len(final) - i] + final[len(final) - i :] for i in range(decoding.iterations)]
+            history = [ids[: len(final) - i] + final[len(final) - i :] for i in range(decoding.passes)]
             history[-1] = final
-            scores = [-0.1 * (1 + (index + i) % 20) for i, index in enumerate(final)]
-            hypotheses.append(Hypothesis(final, scores, -0.25 - rank, decoding.iterations, history))
-        return hypotheses, {} if source.length else {length: 0.625, length + 1: 0.25, length + 2: 0.125}
+            output = Output(decode(final), -0.25 - rank, steps=decoding.passes, cut=source.cut)
+            output.tokens = [self.tokenizer.symbols[index] for index in final]
+            output.token_scores = [-0.1 * (1 + (index + i) % 20) for i, index in enumerate(final)]
+            output.history = [decode(step) for step in history]
+            output.length_scores = {} if source.length else {length: 0.625, length + 1: 0.25, length + 2: 0.125}
+            outputs.append(output)
+        return outputs
+
+
+_right = FakeGenerator()
 
 
 def expected(text, **options) -> str:
     """The one right answer."""
-    return FakeGenerator().generate([text], **options)[0]
+    return _right.generate([text], **options)[0]
+
+
+def answered(text: str, id: object = None) -> tuple[int, dict]:
+    """Status and JSON of an answer without details."""
+    return 200, {"id": id, "outputs": [[{"text": text, "score": -0.25}]]}
+
+
+def distinct(number: int) -> list[str]:
+    """Texts of which no two have the same answer."""
+    count = len(WORDS)
+    texts = [f"{WORDS[i % count]} {WORDS[i // count % count]} it {'you ' * (i % 7)}{i}" for i in range(number)]
+    return [text.replace("guitar", "best") for text in texts]
 
 
 def eventually(condition: Callable[[], object]):
     """What *condition* gives, as soon as it is true."""
     end = time.monotonic() + DEADLINE
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.005)
-    return found
+    return result
+
+
+def send_raw(port: int, body: bytes, length: int | None = None) -> socket.socket:
+    """A connection to which a request was sent, whose body is announced to have some length."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+    head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body)
+    return connection
 
 
 @dataclass
@@ -146,13 +175,13 @@ class Running:
 def serving(generator: TextGenerator, **limits) -> Iterator[Running]:
     """A server on a free port; it is stopped, gracefully, at the end."""
     limits = Limits(**limits)
-    bound = bind("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0)
     server = Server(create_app(generator, limits), limits)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:
         eventually(lambda: server.started)
-        yield Running(server, bound.getsockname()[1], thread)
+        yield Running(server, listening.getsockname()[1], thread)
     finally:
         server.should_exit = True
         thread.join(DEADLINE)

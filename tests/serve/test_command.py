@@ -1,85 +1,54 @@
 """The command as it is started, and how it ends."""
 
+import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from mist_fairseq.experiments.benchmark.serving import server_command
-from mist_fairseq.serve.command import bind, load_generator, main
-from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, eventually
+from mist_fairseq.serve.command import load_generator, main
+from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, answered, eventually, send_raw
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-class Process:
-    """A server of its own."""
-
-    def __init__(self, *arguments):
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        line = self.process.stdout.readline()
-        found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
-        assert found, line + self.process.stderr.read()
-        self.port = int(found.group(1))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-
-    def ask(self, text: str) -> "Asked":
-        return Asked(self.port, text)
-
-    def metrics(self) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode()
-
-
-class Asked(threading.Thread):
-    """A request on its way; ``answer`` waits for status and JSON, or the error."""
-
-    def __init__(self, port: int, text: str):
-        super().__init__(daemon=True)
-        self.port, self.text, self.found = port, text, None
-        self.start()
-
-    def run(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+@contextlib.contextmanager
+def started(*arguments):
+    """A server in a process of its own, and its port."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, text=True, **pipes) as process:
         try:
-            body = json.dumps({"text": self.text})
-            connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            self.found = response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException) as error:
-            self.found = error
+            line = process.stdout.readline()
+            listening = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
+            assert listening, line + process.stderr.read()
+            yield process, int(listening[1])
         finally:
-            connection.close()
-
-    def answer(self):
-        self.join(DEADLINE)
-        assert self.found is not None
-        return self.found
+            process.kill()
 
 
-def answered(text: str) -> tuple[int, dict]:
-    return 200, {"id": None, "outputs": [[{"text": text, "score": -0.25}]]}
+def open_gate(process):
+    process.stdin.write("open\n")
+    process.stdin.flush()
+
+
+def metrics(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE, trust_env=False).text
+
+
+def answer_of(connection: socket.socket) -> tuple[str, dict]:
+    """Head, in lower case, and JSON of the only answer that comes over a connection."""
+    head, body = connection.makefile("rb").read().decode().split("\r\n\r\n")
+    return head.lower(), json.loads(body)
 
 
 def refuses_connections(port: int) -> bool:
@@ -92,69 +61,40 @@ def refuses_connections(port: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_in_flight_finish_before_it_ends(number):
-    with Process("--closed", "--max-batch", "1") as server:
-        asked = [server.ask("what is it")]
-        eventually(lambda: "mist_model_texts 1.0" in server.metrics())
-        asked += [server.ask("who do you"), server.ask("why")]
-        eventually(lambda: "mist_queue_texts 2.0" in server.metrics())
-        server.process.send_signal(number)
-        eventually(lambda: refuses_connections(server.port))
-        assert server.process.poll() is None and all(each.found is None for each in asked)
-        server.process.stdin.write("open\n")
-        server.process.stdin.flush()
-        assert [each.answer() for each in asked] == [answered("it is what"), answered("you do who"), answered("why")]
-        assert server.process.wait(DEADLINE) == 0
-        assert not re.search("Traceback|WARNING|ERROR", server.process.stderr.read())
+    """A request whose body has not come is told at once, as it may never come; an idle connection is just closed."""
+    with (
+        started("--closed", "--max-batch", "1", "--max-shutdown", "1000") as (process, port),
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)) as idle,
+        send_raw(port, b'{"text": "what is it"}') as running,
+    ):
+        idle.request("GET", "/health")
+        assert idle.getresponse().read() == b'{"status":"ok"}'
+        eventually(lambda: "mist_model_texts 1.0" in metrics(port))
+        with send_raw(port, b'{"text": "who do you"}') as waiting, send_raw(port, b"{", 99) as unfinished:
+            eventually(lambda: "mist_queue_texts 1.0" in metrics(port))
+            process.send_signal(number)
+            eventually(lambda: refuses_connections(port))
+            head, content = answer_of(unfinished)
+            assert head.startswith("http/1.1 503") and "retry-after: 1" in head and "connection: close" in head
+            assert content == {"error": "the server is shutting down"}
+            assert process.poll() is None
+            open_gate(process)
+            for connection, text in ((running, "it is what"), (waiting, "you do who")):
+                head, content = answer_of(connection)
+                assert head.startswith("http/1.1 200") and "connection: close" in head
+                assert (200, content) == answered(text)
+        assert process.wait(DEADLINE) == 0
+        assert not re.search("Traceback|WARNING|ERROR", process.stderr.read())
 
 
 def test_a_second_signal_ends_it_at_once():
-    with Process("--closed") as server:
-        asked = server.ask("how")
-        eventually(lambda: "mist_model_texts 1.0" in server.metrics())
-        server.process.send_signal(signal.SIGTERM)
-        eventually(lambda: refuses_connections(server.port))
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(DEADLINE) == 128 + signal.SIGTERM
-        assert isinstance(asked.answer(), Exception)
-
-
-def test_an_idle_connection_does_not_keep_it_from_ending():
-    with Process() as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
-        connection.request("GET", "/health")
-        assert connection.getresponse().read() == b'{"status":"ok"}'
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(DEADLINE) == 0
-        connection.close()
-
-
-def test_a_request_whose_body_has_not_come_is_told():
-    """At once: its body may never come."""
-    with Process("--max-shutdown", "1000") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as connection:
-            connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-            connection.sendall(b"Content-Length: 99\r\n\r\n{")
-            assert "mist_queue_texts 0.0" in server.metrics()
-            server.process.send_signal(signal.SIGTERM)
-            head, body = connection.makefile("rb").read().lower().split(b"\r\n\r\n")
-        assert head.startswith(b"http/1.1 503") and b"retry-after: 1" in head and b"connection: close" in head
-        assert json.loads(body) == {"error": "the server is shutting down"}
-        assert server.process.wait(DEADLINE) == 0
-        assert not re.search("Traceback|WARNING|ERROR", server.process.stderr.read())
-
-
-def test_the_last_answer_says_that_its_connection_ends():
-    with Process("--closed") as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
-        connection.request("POST", "/generate", '{"text": "how"}', {"Content-Type": "application/json"})
-        eventually(lambda: "mist_model_texts 1.0" in server.metrics())
-        server.process.send_signal(signal.SIGTERM)
-        eventually(lambda: refuses_connections(server.port))
-        server.process.stdin.write("open\n")
-        server.process.stdin.flush()
-        answer = connection.getresponse()
-        assert answer.status == 200 and answer.getheader("Connection") == "close"
-        connection.close()
+    with started("--closed") as (process, port), send_raw(port, b'{"text": "how"}') as asked:
+        eventually(lambda: "mist_model_texts 1.0" in metrics(port))
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: refuses_connections(port))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 128 + signal.SIGTERM
+        assert asked.makefile("rb").read() == b""
 
 
 # -- what is wrong at the start ---------------------------------------------------------------------------------
@@ -170,19 +110,10 @@ def test_a_port_in_use():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"error: cannot listen on 127.0.0.1 port {port}: " in error_of("anything", "--port", port)
-    assert error_of("anything", "--port", 99999) == "error: --port is 99999, expected 0 to 65535"
-
-
-def test_a_port_that_another_server_takes_while_the_model_is_loaded(monkeypatch):
-    with bind("127.0.0.1", 0) as other:
-        port = other.getsockname()[1]
-
-        def load(*_):
-            other.listen()
-            return FakeGenerator()
-
-        monkeypatch.setattr("mist_fairseq.serve.command.load_generator", load)
-        assert f"error: cannot listen on 127.0.0.1 port {port}: " in error_of("anything", "--port", port)
+    assert (
+        error_of("anything", "--port", 99999)
+        == "error: cannot listen on 127.0.0.1 port 99999: bind(): port must be 0-65535."
+    )
 
 
 def test_an_address_of_another_machine():
@@ -202,7 +133,7 @@ def test_a_folder_without_a_model(tmp_path):
 
 
 def test_a_folder_that_lacks_a_file_ends_the_command_without_a_traceback(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"format": "onnx"}')
     ended = subprocess.run(server_command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1 and ended.stdout == ""
     assert "error: " in ended.stderr and "Traceback" not in ended.stderr
@@ -215,7 +146,7 @@ def test_limits_that_cannot_work(tmp_path):
 def test_an_engine_of_pytorch_for_onnx(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "onnx"}')
     with pytest.raises(ValueError, match="--accelerate compiled is for models in PyTorch"):
-        load_generator(tmp_path, accelerate="compiled")
+        load_generator(str(tmp_path), accelerate="compiled")
 
 
 @pytest.mark.parametrize("config", ['{"format": "onnx"}', '{"arch": "mist"}'])
@@ -237,31 +168,25 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, kind):
             loaded.append((arguments, options))
             return cls()
 
-    if kind == "onnx":
-        module = type(sys)("mist_fairseq.hub.onnx_generator")
-        module.OnnxGenerator = Generator
-        monkeypatch.setitem(sys.modules, "mist_fairseq.hub.onnx_generator", module)
-        (tmp_path / "config.json").write_text('{"format": "onnx"}')
-        options = {"precision": "int8", "threads": 1}
-    else:
-        monkeypatch.setattr("mist_fairseq.MistGenerator", Generator, raising=False)
-        (tmp_path / "config.json").write_text('{"arch": "mist"}')
-        options = {"precision": "bf16", "accelerate": "none"}
-    assert isinstance(load_generator(tmp_path), Generator)
+    name, options = {
+        "onnx": ("OnnxGenerator", {"precision": "int8", "threads": 1}),
+        "pytorch": ("MistGenerator", {"precision": "bf16", "accelerate": "none"}),
+    }[kind]
+    path = "mist_fairseq.hub." + {"onnx": "onnx_generator", "pytorch": "mist_generator"}[kind]
+    monkeypatch.setitem(sys.modules, path, SimpleNamespace(**{name: Generator}))
+    (tmp_path / "config.json").write_text(json.dumps({"format": kind}))
+    assert isinstance(load_generator(str(tmp_path)), Generator)
     assert isinstance(load_generator(str(tmp_path), **options), Generator)
     assert loaded == [((str(tmp_path),), {}), ((str(tmp_path),), options)]
 
 
-def test_neither_torch_nor_fairseq_is_needed():
-    """Of the server itself; an ONNX folder needs none either."""
-    program = """
-import sys
-sys.modules["torch"] = sys.modules["fairseq"] = None
-import mist_fairseq.serve.app, mist_fairseq.serve.command
-print("imported")
-"""
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert ended.stdout == "imported\n", ended.stderr
+def test_threads_of_pytorch(tmp_path, monkeypatch):
+    """PyTorch reads their number from the environment when it is loaded."""
+    hub = SimpleNamespace(MistGenerator=SimpleNamespace(from_pretrained=lambda folder: folder))
+    monkeypatch.setitem(sys.modules, "mist_fairseq.hub.mist_generator", hub)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "config.json").write_text("{}")
+    assert load_generator(str(tmp_path), threads=3) == str(tmp_path) and os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_without_the_extra_it_says_what_to_install():

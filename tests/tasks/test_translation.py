@@ -8,7 +8,6 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from tests.helpers import tiny_dictionary, tiny_vocab
 from tests.tasks.test_mist import LINES, write_data
 from tests.tasks.test_mist import make_task as make_mist_task
@@ -82,7 +81,7 @@ def test_a_checkpoint_with_another_vocabulary_is_refused(tmp_path, name):
     task = make_task(write_data(tmp_path / "data"), name)
     saved = dict(task.state.state_dict)
     make_task(tmp_path / "data", name).load_state_dict(saved)
-    other = WordPieceDictionary([*tiny_vocab()[:-1], "another"])
+    other = tiny_dictionary([*tiny_vocab()[:-1], "another"])
     other = make_task(write_data(tmp_path / "other", dictionary=other), name)
     with pytest.raises(ValueError, match="other was binarized with another vocabulary than the checkpoint"):
         other.load_state_dict(saved)

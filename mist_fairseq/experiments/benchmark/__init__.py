@@ -1,1 +1,1 @@
-"""Latency and quality of any list of systems, measured side by side in one process."""
+"""What the scripts/benchmark_*.py and scripts/compare_engines.py measure."""

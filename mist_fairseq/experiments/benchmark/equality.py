@@ -1,56 +1,38 @@
 """Which outputs an engine or a precision changes, against plain PyTorch in fp32."""
 
+from dataclasses import dataclass, field
+
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from mist_fairseq.experiments.benchmark.systems import Entry, System, load_system
-from mist_fairseq.files.output import markdown_table
-from mist_fairseq.hub.onnx_generator import OnnxGenerator
+from mist_fairseq.experiments.benchmark.inputs import Entry
+from mist_fairseq.experiments.benchmark.systems import System, load_system
+from mist_fairseq.experiments.benchmark.watching import Margins, WatchedEngine
+from mist_fairseq.files.markdown import markdown_table
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.scoring.scores import Protocol, score
 
 NEAR = 1e-4  # difference of logits
 PLAIN = "PyTorch, fp32"
 
 
-class Margins:
-    """Watches plain PyTorch decide: differences between the two likeliest lengths' and tokens' logits.
+@dataclass
+class _Compared:
+    """A system with a watched engine, and what was counted of its outputs."""
 
-    Attributes:
-        length: of the last sentence.
-        passes: of each of its passes by position, infinite where nothing was masked, *Shape:* (T).
-    """
-
-    def __init__(self, system: System):
-        generator, encoder, never = system.generator, system.model.encoder, system.model.never_predicted
-        lengths, logits, fill = encoder.length_logits, encoder.token_logits, generator._fill
-
-        def length_logits(source):
-            scores = lengths(source)
-            best = scores[0].topk(2).values
-            self.length, self.passes = float(best[0] - best[1]), []
-            return scores
-
-        def token_logits(hidden):
-            scores = logits(hidden)
-            best = scores.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
-            self._rows = best[:, 0] - best[:, 1]
-            return scores
-
-        def filled(tokens, *given):
-            result = fill(tokens, *given)
-            masked = tokens[0] == system.dictionary.mask()
-            rows = self._rows if len(self._rows) == masked.sum() else self._rows[masked]
-            self.passes.append(torch.full(masked.shape, float("inf")).masked_scatter(masked.cpu(), rows.cpu()))
-            return result
-
-        encoder.length_logits, encoder.token_logits, generator._fill = length_logits, token_logits, filled
+    system: System
+    engine: WatchedEngine
+    different: int = 0
+    near_ties: int = 0
+    texts: list[str] = field(default_factory=list)
 
 
-def near_tie(expected: list[torch.Tensor], found: list[torch.Tensor], margins: Margins) -> bool:
-    """Whether two outputs, whole ones with their final [SEP] after each pass, part where the model was undecided."""
-    if len(expected[0]) != len(found[0]):
+def is_near_tie(expected: list[Tensor], output: list[Tensor], margins: Margins) -> bool:
+    """Tell whether two outputs, whole ones after each pass, part where the model was undecided."""
+    if len(expected[0]) != len(output[0]):
         return margins.length < NEAR
-    for one, other, margin in zip(expected, found, margins.passes):
+    for one, other, margin in zip(expected, output, margins.passes):
         if not torch.equal(one, other):
             return bool((margin[one != other] < NEAR).all())
     return False
@@ -59,31 +41,28 @@ def near_tie(expected: list[torch.Tensor], found: list[torch.Tensor], margins: M
 def compare(
     data: str,
     path: str,
-    engines: list[tuple[str, str, int]],
+    engines: list[tuple[str, str]],
     subset: str,
     sentences: int,
     reference: list[str] | None,
     source: list[str] | None,
     protocol: Protocol,
     metrics: list[str],
-    decoding: str = "single-pass",
-    iterations: int = 1,
+    decoding: Decoding,
 ) -> dict:
     """Generate the first sentences of a subset one at a time with every engine.
 
     Args:
-        data: folder of binarized data.
-        path: checkpoint.
-        engines: ``--accelerate``, ``--precision`` and ``--length-guesses`` of each; ``onnx`` stands for the exported
-            model, which runs without torch.
-        subset: ``test`` or the like.
-        sentences: how many.
+        data, path: folder of binarized data, and checkpoint.
+        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, which runs
+            without torch.
+        subset, sentences: ``test`` or the like, and how many sentences of it.
         reference, source: raw text of the subset, for scores.
         protocol, metrics: of the scores.
-        decoding, iterations: as ``--decoding`` and ``--decoding-iterations``.
+        decoding: how to generate.
 
     Returns:
-        For JSON: by engine, outputs that differ, near-ties among them, the share of lengths guessed, scores.
+        For JSON: by engine, the number of outputs that differ, of near-ties among them, and the scores.
 
     Raises:
         ValueError: the protocol needs sources, or an engine cannot be had.
@@ -92,89 +71,46 @@ def compare(
         raise ValueError("this protocol scores outputs with equal sources as one: the sources are needed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def load(name: str, precision: str, guesses: int) -> System:
-        options = {"decoding": decoding, "decoding_iterations": iterations}
-        if name == "onnx":
-            options |= {"length_guesses": guesses} if guesses else {}  # which it refuses
-            entry = Entry(name, path, engine="onnx", precision=precision, options=options, data=data)
-        else:
-            options |= {"accelerate": name, "length_guesses": guesses}
-            entry = Entry(name, path, precision=precision, options=options, data=data)
-        system = load_system(entry, device)
+    def load(name: str, precision: str) -> _Compared:
+        options: dict = {"decoding": decoding.decoding, "decoding_iterations": decoding.passes}
+        engine = "onnx" if name == "onnx" else "fairseq"
+        if engine == "fairseq":
+            options["accelerate"] = name
+        system = load_system(Entry(name, path, engine=engine, precision=precision, options=options, data=data), device)
         system.load_data(subset)
-        return system
+        system.engine = (WatchedEngine if compared else Margins)(system.engine)
+        return _Compared(system, system.engine)
 
-    systems = {PLAIN: load("none", "fp32", 0)}
-    for name, precision, guesses in engines:
-        suffix = f", {guesses} guess{'es' * (guesses > 1)}" if guesses else ""
-        systems[f"{name}, {precision}{suffix}"] = load(name, precision, guesses)
-    plain = next(iter(systems.values()))
-    margins, number = Margins(plain), min(sentences, len(plain.dataset))
-    seen = {key: _watch(system) for key, system in systems.items()}
-    lines: dict[str, list[str]] = {key: [] for key in systems}
-    different, near = dict.fromkeys(systems, 0), dict.fromkeys(systems, 0)
+    compared: dict[str, _Compared] = {}
+    for name, precision in [("none", "fp32"), *engines]:
+        compared[f"{name}, {precision}" if compared else PLAIN] = load(name, precision)
+    plain = compared[PLAIN]
+    number = min(sentences, len(plain.system.dataset))
     for i in tqdm(range(number), disable=None):
-        whole = {}
-        for key, system in systems.items():
-            sample = system.batch([i])
-            tokens, _ = system.read(sample, system.decode(sample))[i]
-            whole[key] = list(seen[key])
-            lines[key].append(system.text(tokens))
-        expected = whole[PLAIN]
-        for key, found in whole.items():
-            if not torch.equal(expected[-1], found[-1]):
-                different[key] += 1
-                near[key] += near_tie(expected, found, margins)
-    described: dict[str, dict] = {}
-    scores = {}
+        for one in compared.values():
+            one.engine.outputs.clear()
+            sample = one.system.batch([i])
+            tokens, _ = one.system.read(sample, one.system.decode(sample))[i]
+            one.texts.append(one.system.text(tokens))
+            if not torch.equal(plain.engine.outputs[-1], one.engine.outputs[-1]):
+                one.different += 1
+                one.near_ties += is_near_tie(plain.engine.outputs, one.engine.outputs, plain.engine)
+    described: dict[str, dict] = {
+        name: {"different": one.different, "near_ties": one.near_ties} for name, one in compared.items()
+    }
     if reference:
-        source = source and source[:number]
-        scores = score(lines, reference[:number], source, protocol=protocol, metrics=metrics)
-    for key, system in systems.items():
-        described[key] = {"different": different[key], "near_ties": near[key], **_guessed(system)}
-        if key in scores:
-            described[key]["scores"] = scores[key].as_dict()["values"]
+        texts = {name: one.texts for name, one in compared.items()}
+        scores = score(texts, reference[:number], source and source[:number], protocol=protocol, metrics=metrics)
+        for name, result in scores.items():
+            described[name]["scores"] = result.values
     return {"sentences": number, "engines": described}
 
 
-def _guessed(system: System) -> dict[str, float]:
-    """The share of lengths guessed right, of a system that guesses."""
-    guesser = getattr(system.generator, "guesser", None)
-    return {} if guesser is None else {"guessed": guesser.hits / guesser.total}
-
-
-def _watch(system: System) -> list[torch.Tensor]:
-    """A list that holds the last sentence's whole output after each pass, with its repetitions and [SEP]s."""
-    generator, seen = system.generator, list[torch.Tensor]()
-    if isinstance(generator, OnnxGenerator):
-        read = generator._hypothesis
-
-        def watched(found, row, keep_repeats):
-            seen[:] = [torch.from_numpy(step[row]) for step in found.history]
-            return read(found, row, keep_repeats)
-
-        generator._hypothesis = watched  # type: ignore[method-assign]
-        return seen
-    decode = generator._decode
-
-    def decoded(*inputs):
-        found = decode(*inputs)
-        seen[:] = [step[0].cpu() for step in found.history]
-        return found
-
-    generator._decode = decoded
-    return seen
-
-
 def markdown(result: dict) -> str:
-    """The table."""
-    metrics = list(next(iter(result["engines"].values())).get("scores", {}))
-    heads = ["Engine", "outputs that differ", "of these near-ties", "lengths guessed", *metrics]
+    """Return the table of a result of ``scripts/compare_engines.py``."""
+    metrics = list(result["engines"][PLAIN].get("scores", {}))
     lines = []
-    for key, found in result["engines"].items():
-        guessed = f"{found['guessed']:.1%}" if "guessed" in found else ""
-        cells = [f"{found['scores'][metric]:.2f}" for metric in metrics]
-        lines.append(
-            [key, f"{found['different']:,} of {result['sentences']:,}", str(found["near_ties"]), guessed, *cells]
-        )
-    return markdown_table(heads, lines) + "\n"
+    for name, counted in result["engines"].items():
+        cells = [f"{counted['scores'][metric]:.2f}" for metric in metrics]
+        lines.append([name, f"{counted['different']:,} of {result['sentences']:,}", str(counted["near_ties"]), *cells])
+    return markdown_table(["Engine", "outputs that differ", "of these near-ties", *metrics], lines) + "\n"

@@ -15,6 +15,7 @@ from mist_fairseq.models.baselines.bang import BangGenerator
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator
 from mist_fairseq.models.generator import NARGenerator
 
+_REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
 _SURE = 1e4  # a logit that decides
 
 
@@ -22,49 +23,41 @@ class Forcing:
     """What a batch must give; ``prescribe`` sets it before each batch."""
 
     def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set what the next batch must give.
+        """Set the targets' lengths, special tokens counted as in the system's own data, and the passes over them.
 
-        Args:
-            ids: of the sentences, *Shape:* (B).
-            lengths: of the targets, special tokens counted as in the system's own data, *Shape:* (B).
-            passes: over the target, None for the system's own number, *Shape:* (B).
+        No *passes* stand for the system's own number. *Shapes:* all (B).
         """
         self.ids, self.lengths, self.passes = ids, lengths, passes
 
 
 class LongestForcing(Forcing):
-    """Gives all sentences of a batch the longest one's length, where no other way is open.
-
-    Args:
-        config: of Hugging Face's generation, to be changed.
-    """
+    """Gives all sentences of a batch the longest one's length: Hugging Face's generation offers nothing else."""
 
     def __init__(self, config):
         self.config = config
 
     def prescribe(self, ids, lengths, passes):
-        """Shapes as there."""
+        """Set it; shapes as in ``Forcing``."""
         self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
 
 
 class RefinementForcing(Forcing):
-    """Keeps track of the sentences that iterative refinement has not finished.
+    """Keeps track of the B' sentences that iterative refinement has not finished.
 
     Attributes:
-        left: passes that are left to each of them, *Shape:* (B').
-        lengths: their lengths, *Shape:* (B').
+        left, lengths: passes that are left to each of them, and their lengths, *Shape:* (B').
         last: for which of them this is the last pass, *Shape:* (B').
     """
 
-    left: torch.Tensor
-    last: torch.Tensor
+    left: Tensor
+    last: Tensor
 
     def __init__(self, model, generator: IterativeRefinementGenerator):
         self.model, self.generator = model, generator
         self.usual = generator.max_iter + 1
 
     def prescribe(self, ids, lengths, passes):
-        """Shapes as there."""
+        """Set it; shapes as in ``Forcing``."""
         if passes is None and isinstance(self.model, InsertionTransformerModel):
             # From <s> </s> with one gap, all gaps filled in each pass, and one pass that changes nothing.
             passes = 1 + (lengths - 1).log2().ceil().long()
@@ -75,8 +68,8 @@ class RefinementForcing(Forcing):
         # fairseq reads it before it calls the model.
         self.generator.max_iter = int(passes.max()) - 1
 
-    def finish(self):
-        """A pass is over."""
+    def finish_pass(self):
+        """Forget the sentences whose last pass it was."""
         self.left, self.lengths = self.left[~self.last] - 1, self.lengths[~self.last]
 
 
@@ -87,8 +80,8 @@ def force(model, generator) -> Forcing:
         ValueError: its lengths cannot be prescribed.
     """
     forcing = Forcing()
-    if isinstance(generator, NARGenerator):
-        _force_lengths_and_iterations(generator, forcing)
+    if isinstance(generator, NARGenerator):  # takes lengths with a batch
+        generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
         _force_end(generator, forcing)
     elif isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
@@ -109,28 +102,8 @@ def force(model, generator) -> Forcing:
     return forcing
 
 
-_REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
-
-
-def _force_lengths_and_iterations(generator: NARGenerator, forcing: Forcing):
-    """Ours: predict lengths and take others; iterate on, changed or not."""
-    predict = generator._predict_lengths
-
-    def lengths(source):
-        beam = predict(source).shape[1]
-        limit = generator.model.limits.target
-        return forcing.lengths.clamp(max=limit)[:, None].expand(-1, beam)
-
-    generator._predict_lengths = lengths  # type: ignore[method-assign]
-
-    def always(tokens, previous):
-        return torch.ones_like(tokens[:, 0], dtype=torch.bool)
-
-    generator._changed = always  # type: ignore[method-assign]
-
-
 def _force_end(generator: SequenceGenerator, forcing: Forcing):
-    """Beam search: every hypothesis ends at the prescribed length."""
+    """Make every hypothesis of beam search end at the prescribed length."""
     search = generator.search.step
 
     def step(step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
@@ -144,7 +117,7 @@ def _force_end(generator: SequenceGenerator, forcing: Forcing):
 
 
 def _force_passes(model, forcing: RefinementForcing):
-    """Iterative refinement stops where a pass changes nothing: so the last pass does, and no earlier one."""
+    """Make the last pass change nothing, and every earlier one something: iterative refinement stops there."""
     decode = model.forward_decoder
     one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
 
@@ -159,14 +132,14 @@ def _force_passes(model, forcing: RefinementForcing):
         tokens[forcing.last] = before[forcing.last]
         stuck = ~forcing.last & (tokens == before).all(1)
         tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
-        forcing.finish()
+        forcing.finish_pass()
         return decoded
 
     model.forward_decoder = forward_decoder
 
 
 def _force_insertions(model, forcing: RefinementForcing):
-    """Insertion Transformer: as many gaps filled in each pass as bring the length about in time."""
+    """Make the Insertion Transformer fill as many gaps in each pass as bring the length about in time."""
     insert = model.decoder.forward_word_ins
 
     def forward_word_ins(normalize, encoder_out, prev_output_tokens):
@@ -181,21 +154,24 @@ def _force_insertions(model, forcing: RefinementForcing):
 
 
 def _force_edits(model, forcing: RefinementForcing):
-    """Levenshtein Transformer: all placeholders in the first pass, then one token deleted and inserted anew."""
+    """Make the Levenshtein Transformer insert all placeholders in the first pass, then replace a token in each."""
     delete, placeholders = model.decoder.forward_word_del, model.decoder.forward_mask_ins
+
+    def nothing(scores: Tensor) -> Tensor:
+        decided = torch.full_like(scores, -_SURE)
+        decided[:, :, 0] = 0
+        return decided
 
     def forward_word_del(**kwargs):
         scores, attention = delete(**kwargs)
-        decided = torch.full_like(scores, -_SURE)
-        decided[:, :, 0] = 0
+        decided = nothing(scores)
         decided[~forcing.last, 1, 1] = _SURE
         return decided, attention
 
     def forward_mask_ins(**kwargs):
         scores, attention = placeholders(**kwargs)
         number = forcing.lengths - kwargs["prev_output_tokens"].ne(model.pad).sum(1)  # (B)
-        decided = torch.full_like(scores, -_SURE)
-        decided[:, :, 0] = 0
+        decided = nothing(scores)
         decided[:, 0] = -_SURE
         decided[:, 0].scatter_(1, number.clamp(0, scores.shape[2] - 1)[:, None], _SURE)
         return decided, attention

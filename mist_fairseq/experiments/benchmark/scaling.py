@@ -7,7 +7,6 @@ token, sentence or pass costs, and clocks around the model's parts tell which of
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mist_fairseq.experiments.benchmark.synthetic import write_data
-from mist_fairseq.experiments.benchmark.systems import Entry, System, check_names, load_system
-from mist_fairseq.experiments.benchmark.timing import PARTS, _clock, clocked
-from mist_fairseq.files.output import markdown_table, new_figure, whole_file
-from mist_fairseq.models.generator import NARGenerator
-
-VALUES = {
-    "source": [16, 32, 64, 128, 256, 464],
-    "target": [8, 16, 24, 32, 48],
-    "batch": [1, 2, 4, 8, 16, 32, 64],
-    "iterations": [1, 2, 3, 4, 5, 6],
-}
-_UNITS = {"source": "source token", "target": "target token", "batch": "sentence", "iterations": "pass"}
-_PLURALS = {"pass": "passes"}
-_FEWEST = {"source": 3, "target": 3, "batch": 1, "iterations": 1}
-_STYLES = {"single-pass": ("o", "-"), "mist": ("o", "-"), "mask-predict": ("s", "--")}
+from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, write_data
+from mist_fairseq.experiments.benchmark.measuring import milliseconds
+from mist_fairseq.experiments.benchmark.systems import System, load_system
+from mist_fairseq.experiments.results import new_figure, save_figure
+from mist_fairseq.files.markdown import markdown_table
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is generated at once.
-
-    Attributes:
-        source: tokens of each ``[CLS] X [SEP]``.
-        target: tokens of each output, [SEP] counted.
-        batch: sentences.
-        decoding: one of ``text_generator.DECODINGS``.
-        iterations: passes over the target.
-    """
+    """What is generated at once: tokens of each ``[CLS] X [SEP]`` and output, sentences, passes over the target."""
 
     source: int = 14
     target: int = 14
@@ -53,19 +33,35 @@ class Work:
 
     @property
     def split(self) -> str:
-        """Of the data, the split whose sentences have these lengths."""
+        """The split of the data whose sentences have these lengths."""
         return f"source{self.source}target{self.target}"
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Works that differ in one number.
+class Kind:
+    """A number of ``Work`` that can change: how it is called, what it is at least, its usual values, what is fixed."""
 
-    Attributes:
-        name: which, a field of ``Work``.
-        values: the numbers, in ascending order.
-        fixed: everything else.
-    """
+    title: str
+    unit: str
+    units: str
+    fewest: int
+    values: list[int]
+    fixed: list[Work]
+
+
+_ITERATED = [Work(decoding="mist"), Work(decoding="mask-predict")]
+KINDS = {
+    "source": Kind("Source length", "source token", "source tokens", 3, [16, 32, 64, 128, 256, 464], [Work(target=16)]),
+    "target": Kind("Target length", "target token", "target tokens", 3, [8, 16, 24, 32, 48], [Work(source=32)]),
+    "batch": Kind("Batch size", "sentence", "sentences", 1, [1, 2, 4, 8, 16, 32, 64], [Work()]),
+    "iterations": Kind("Iterations of {}", "pass", "passes", 1, [1, 2, 3, 4, 5, 6], _ITERATED),
+}
+_STYLES = {"single-pass": ("o", "-"), "mist": ("o", "-"), "mask-predict": ("s", "--")}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Works that differ in one number, named as in ``KINDS``, whose values ascend; *fixed* has everything else."""
 
     name: str
     values: list[int]
@@ -79,75 +75,59 @@ class Axis:
 
 
 def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
-    """The axes to measure, of iterations one for each decoding that has them.
+    """List the axes to measure, of iterations one for each decoding that has them.
 
     Args:
-        values: like ``VALUES``; no values leave an axis out.
+        values: by names of ``KINDS``; no values leave an axis out.
 
     Raises:
-        ValueError: an axis is unknown, has a single value or an impossible one, or nothing is left to measure.
+        ValueError: an axis has a single value or an impossible one, or nothing is left to measure.
     """
-    fixed = {
-        "source": [Work(target=16)],
-        "target": [Work(source=32)],
-        "batch": [Work()],
-        "iterations": [Work(decoding=decoding) for decoding in ("mist", "mask-predict")],
-    }
-    found = []
-    for name, given in values.items():
-        numbers = sorted(set(given))
-        if name not in VALUES:
-            raise ValueError(f"axis {name!r} is unknown, expected {', '.join(VALUES)}")
-        if numbers and (len(numbers) < 2 or numbers[0] < _FEWEST[name]):
-            raise ValueError(f"{name} has the values {numbers}, expected two or more from {_FEWEST[name]} on")
-        found += [Axis(name, numbers, work) for work in fixed[name] if numbers]
-    if not found:
-        raise ValueError(f"no values for any of {', '.join(VALUES)}: there is nothing to measure")
-    return found
+    axes = []
+    for name, kind in KINDS.items():
+        numbers = sorted(set(values.get(name, [])))
+        if numbers and (len(numbers) < 2 or numbers[0] < kind.fewest):
+            raise ValueError(f"{name} has the values {numbers}, expected two or more from {kind.fewest} on")
+        axes += [Axis(name, numbers, work) for work in kind.fixed if numbers]
+    if not axes:
+        raise ValueError(f"no values for any of {', '.join(KINDS)}: there is nothing to measure")
+    return axes
 
 
 # -- measurement ------------------------------------------------------------------------------------------------
 
 
 def make_entries(arguments: list[str], folder: Path, precision: str = "fp32", accelerate: str = "auto") -> list[Entry]:
-    """Models with random weights, named after their architecture and its other arguments.
+    """List models with random weights, named after their architecture and its other arguments.
 
     Args:
         arguments: of each model, what fairseq-train would be given (``--task``, ``--arch``, sizes).
         folder: where ``write_works`` writes their data.
-        precision: of all of them.
-        accelerate: likewise, one of ``engines.ACCELERATE``.
+        precision, accelerate: of all of them.
 
     Raises:
         ValueError: two models are the same.
     """
-    names = [re.sub(r"--task[ =]\S+ *|--arch[ =]", "", text).strip() or text for text in arguments]
-    options = {"accelerate": accelerate}
-    entries = [
-        Entry(name, arguments=text, precision=precision, options=options, data=str(folder))
-        for name, text in zip(names, arguments)
-    ]
+    entries = []
+    for text in arguments:
+        name = re.sub(r"--task[ =]\S+ *|--arch[ =]", "", text).strip() or text
+        options = {"accelerate": accelerate}
+        entries.append(Entry(name, arguments=text, precision=precision, options=options, data=str(folder)))
     check_names(entries, "--arguments")
     return entries
 
 
 def write_works(folder: Path, axes: list[Axis]):
-    """Random sentences for all works, one split for each pair of lengths; see ``synthetic.write_data``."""
-    sentences: dict[tuple[int, int], int] = {}
+    """Write random sentences for all works, one split for each pair of lengths; see ``inputs.write_data``."""
+    largest: dict[str, Work] = {}
     for work in (work for axis in axes for work in axis.works):
-        pair = work.source, work.target
-        sentences[pair] = max(work.batch, sentences.get(pair, 0))
-    for (source, target), number in sentences.items():
-        split = Work(source, target).split
-        write_data(folder, {"source": {source: 1}, "target": {target: 1}}, number, split)
+        largest[work.split] = max(work, largest.get(work.split, work), key=lambda one: one.batch)
+    for split, work in largest.items():
+        write_data(folder, {"source": {work.source: 1}, "target": {work.target: 1}}, work.batch, split)
 
 
 def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     """Load all models, by name, with outputs of prescribed lengths.
-
-    Args:
-        entries: with the folder of ``write_works``.
-        axes: what they are going to do.
 
     Raises:
         ValueError: a model is not one of ours, cannot be loaded, or its limits are too low for the axes.
@@ -156,7 +136,7 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
         system = load_system(entry, device, forced=True)
-        if not isinstance(system.generator, NARGenerator):
+        if not system.is_ours:
             raise ValueError(
                 f"{entry.name}: generates with {type(system.generator).__name__}, expected a model of --task mist"
             )
@@ -178,12 +158,6 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
     So whatever disturbs the machine disturbs all of them alike. Each is run twice in its turn, as it is and with
     clocks around its parts, which on a GPU cost time.
 
-    Args:
-        systems: of ``load_systems``.
-        axis: what to do.
-        repeats: how often each counts.
-        warm_up: how often each runs before that.
-
     Returns:
         For JSON: by model, for each value the milliseconds of a batch (median and quartiles) and the shares of the
         parts, and the line through the medians.
@@ -192,106 +166,88 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
         ValueError: a model does not make as many passes as it should.
     """
     jobs = [(name, work) for name in systems for work in axis.works]
-    samples = {}
+    samples = []
     for name, work in jobs:
         systems[name].load_data(work.split)
-        samples[name, work] = systems[name].batch(range(work.batch))
-    times: dict[tuple[str, Work], list[float]] = {job: [] for job in jobs}
-    parts: dict[tuple[str, Work], list[dict[str, float]]] = {job: [] for job in jobs}
+        samples.append(systems[name].batch(range(work.batch)))
+    runs: list[list[tuple[float, dict[str, float]]]] = [[] for _ in jobs]
     random = np.random.default_rng(1)
-    for number in tqdm(range(warm_up + repeats), desc=title(axis.name, axis.fixed.decoding), disable=None):
+    for _ in tqdm(range(warm_up + repeats), desc=title(axis.name, axis.fixed.decoding), disable=None):
         for at in random.permutation(len(jobs)):
-            name, work = job = jobs[at]
-            elapsed, spent = _run(systems[name], work, samples[job])
-            if number >= warm_up:
-                times[job].append(elapsed)
-                parts[job].append(spent)
-    models = {}
-    for name in systems:
-        points = [_point(work, times[name, work], parts[name, work]) for work in axis.works]
-        medians = [point["milliseconds"]["median"] for point in points]
-        models[name] = {"points": points, "line": fit_line(axis.values, medians)}
+            name, work = jobs[at]
+            runs[at].append(run(systems[name], work, samples[at]))
+    models: dict[str, dict] = {name: {"points": []} for name in systems}
+    for (name, work), measured in zip(jobs, runs):
+        models[name]["points"].append(_point(work, measured[warm_up:]))
+    for model in models.values():
+        model["line"] = fit_line(axis.values, [point["milliseconds"]["median"] for point in model["points"]])
     fixed = {key: value for key, value in asdict(axis.fixed).items() if key != axis.name}
     return {"axis": axis.name, "values": axis.values, "fixed": fixed, "repeats": repeats, "models": models}
 
 
-def _run(system: System, work: Work, sample: dict) -> tuple[float, dict[str, float]]:
-    """Milliseconds of a batch, and those of its parts when they are clocked."""
-    generator = system.generator
-    generator.decoding, generator.iterations = work.decoding, work.iterations
-    elapsed, hypotheses = _clock(system.decode, sample)
+def run(system: System, work: Work, sample: dict) -> tuple[float, dict[str, float]]:
+    """Return the milliseconds of a batch, and those of its parts when they are clocked."""
+    options = {"decoding": work.decoding, "iterations": work.iterations}
+    system.generator.decoding = replace(system.generator.decoding, **options)
+    elapsed, hypotheses = milliseconds(system.decode, sample)
     passes = {number for _, number in system.read(sample, hypotheses).values()}
     if passes != {work.iterations}:
         raise ValueError(f"{system.entry.name} made {sorted(passes)} passes, expected {work.iterations}")
-    spent = dict.fromkeys(PARTS.values(), 0.0)
-    with clocked(generator.encoder, spent):
-        total, _ = _clock(system.decode, sample)
-    return elapsed, spent | {"overhead": total - sum(spent.values())}
+    return elapsed, system.time_parts(sample)
 
 
-def _point(work: Work, times: list[float], parts: list[dict[str, float]]) -> dict:
-    """For JSON, from the milliseconds of all repeats."""
-    low, median, high = (float(value) for value in np.percentile(times, [25, 50, 75]))
-    medians = {part: float(np.median([spent[part] for spent in parts])) for part in parts[0]}
-    whole = sum(medians.values())
+def _point(work: Work, measured: list[tuple[float, dict[str, float]]]) -> dict:
+    """Summarize the repeats of a work for JSON."""
+    low, median, high = (float(value) for value in np.percentile([elapsed for elapsed, _ in measured], [25, 50, 75]))
+    medians = {part: float(np.median([spent[part] for _, spent in measured])) for part in measured[0][1]}
     return {
         "milliseconds": {"median": median, "quartiles": [low, high]},
         "milliseconds_a_sentence": median / work.batch,
-        "shares": {part: value / whole for part, value in medians.items()},
+        "shares": {part: value / sum(medians.values()) for part, value in medians.items()},
     }
 
 
-def fit_line(values: list[int], milliseconds: list[float]) -> dict[str, float]:
-    """The line of least squares, ``intercept + slope * value``.
-
-    Args:
-        values: of the axis, *Shape:* (N).
-        milliseconds: of a batch at each, *Shape:* (N).
+def fit_line(values: list[int], times: list[float]) -> dict[str, float]:
+    """Fit the line of least squares, ``intercept + slope * value``, through milliseconds at the values of an axis.
 
     Returns:
-        ``intercept`` in milliseconds, ``slope`` in milliseconds for each unit of the axis, ``r_squared``: the share of
-        the variance that the line explains.
+        ``intercept``, ``slope`` and ``r_squared``, the share of the variance that the line explains.
     """
-    x, y = np.array(values, dtype=float), np.array(milliseconds, dtype=float)
-    slope, intercept = np.polyfit(x, y, 1)
-    left, variance = ((y - intercept - slope * x) ** 2).sum(), ((y - y.mean()) ** 2).sum()
-    return {
-        "intercept": float(intercept),
-        "slope": float(slope),
-        "r_squared": float(1 - left / variance) if variance else 1.0,  # a level line explains equal values
-    }
+    slope, intercept = np.polyfit(values, times, 1)
+    left, variance = np.var(times - intercept - slope * np.array(values)), np.var(times)
+    r_squared = 1 - left / variance if variance else 1.0  # a level line explains equal values
+    return {"intercept": float(intercept), "slope": float(slope), "r_squared": float(r_squared)}
 
 
 def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
-    """For JSON: what every model is, and what runs its passes."""
-    return {
-        name: {
-            "arguments": system.entry.arguments,
-            "precision": system.entry.precision,
-            "engine": type(system.generator.encoder).__name__,
-            "parameters": system.parameters,
-        }
-        for name, system in systems.items()
-    }
+    """Say for JSON what every model is, and what runs its passes."""
+    described = {}
+    for name, system in systems.items():
+        given = {"arguments": system.entry.arguments, "precision": system.entry.precision}
+        described[name] = given | {"engine": type(system.engine).__name__, "parameters": system.parameters}
+    return described
 
 
 # -- report -----------------------------------------------------------------------------------------------------
 
 
 def title(axis: str, decoding: str) -> str:
-    """Heading of an axis; that of iterations says which."""
-    titles = {"source": "Source length", "target": "Target length", "batch": "Batch size"}
-    return titles.get(axis) or f"Iterations of {decoding}"
+    """Return the heading of an axis; that of iterations says which."""
+    return KINDS[axis].title.format(decoding)
 
 
 def markdown(result: dict) -> str:
-    """Tables and sentences of a result of ``scripts/benchmark_scaling.py``."""
+    """Return the tables of a result of ``scripts/benchmark_scaling.py``."""
     sections = ["# Cost as work grows"]
-    for found in result["axes"]:
-        sections += [f"## {title(found['axis'], found['fixed']['decoding'])}", _fixed(found), _table(found)]
-        models = found["models"].items()
-        sections.append("\n".join(f"- {name}: {line_sentence(found, model['line'])}" for name, model in models))
-        sections.append("\n".join(f"- {name}: {parts_sentence(found, model['points'])}" for name, model in models))
+    for measured in result["axes"]:
+        fixed = [_count(measured["fixed"][key], kind) for key, kind in KINDS.items() if key in measured["fixed"]]
+        fixed += [measured["fixed"]["decoding"]] if measured["axis"] != "iterations" else []
+        sections += [
+            f"## {title(measured['axis'], measured['fixed']['decoding'])}",
+            f"The same everywhere: {', '.join(fixed)}.",
+            _points_table(measured),
+            _lines_table(measured),
+        ]
     described = ", ".join(
         f"{name} ({content['parameters'] / 1e6:.1f} M parameters, {content['precision']}, {content['engine']})"
         for name, content in result["described"].items()
@@ -299,109 +255,71 @@ def markdown(result: dict) -> str:
     sections.append(
         f"{described}; {result['device']}, {result['threads']} threads, torch {result['torch']}. Random weights, "
         f"outputs of prescribed lengths; medians of {result['axes'][0]['repeats']} repeats, all values and models of "
-        "an axis in turn. The line is that of least squares through the medians. Shares are measured apart, with "
-        "clocks around the parts."
+        "an axis in turn. The line is that of least squares through the medians; what is fixed is paid once a batch. "
+        "Shares are measured apart, with clocks around the parts; the largest is bold."
     )
     return "\n\n".join(sections) + "\n"
 
 
-def _fixed(found: dict) -> str:
-    """What stays the same."""
-    fixed = found["fixed"]
-    named = [_count(fixed[key], _UNITS[key]) for key in _UNITS if key in fixed]
-    decoding = [] if found["axis"] == "iterations" else [fixed["decoding"]]
-    return f"The same everywhere: {', '.join([*named, *decoding])}."
+def _count(number: int, kind: Kind) -> str:
+    return f"{number} {kind.unit if number == 1 else kind.units}"
 
 
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit if number == 1 else _plural(unit)}"
-
-
-def _plural(unit: str) -> str:
-    return _PLURALS.get(unit, f"{unit}s")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _table(found: dict) -> str:
-    batched = found["axis"] == "batch"
-    parts = list(next(iter(found["models"].values()))["points"][0]["shares"])
-    heads = ["Models", _plural(_UNITS[found["axis"]]), *(["ms a batch"] if batched else []), "ms a sentence", *parts]
+def _points_table(measured: dict) -> str:
+    is_batched = measured["axis"] == "batch"
+    parts = list(next(iter(measured["models"].values()))["points"][0]["shares"])
+    batch_head = ["ms a batch"] if is_batched else []
+    heads = ["Models", KINDS[measured["axis"]].units, *batch_head, "ms a sentence", *parts]
     lines = []
-    for name, model in found["models"].items():
-        for value, point in zip(found["values"], model["points"]):
-            whole = [f"{point['milliseconds']['median']:.2f}"] if batched else []
-            shares = [f"{point['shares'][part]:.0%}" for part in parts]
-            lines.append([name, str(value), *whole, f"{point['milliseconds_a_sentence']:.2f}", *shares])
+    for name, model in measured["models"].items():
+        for value, point in zip(measured["values"], model["points"]):
+            batch = [f"{point['milliseconds']['median']:.2f}"] if is_batched else []
+            largest = max(point["shares"], key=point["shares"].get)
+            shares = {part: f"{share:.0%}" for part, share in point["shares"].items()}
+            shares[largest] = f"**{shares[largest]}**"
+            lines.append([name, str(value), *batch, f"{point['milliseconds_a_sentence']:.2f}", *shares.values()])
     return markdown_table(heads, lines)
 
 
-def line_sentence(found: dict, line: dict) -> str:
-    """What is paid once, what each unit costs, and how much of the line is fixed at its ends.
-
-    Args:
-        found: an axis of the result.
-        line: of one model, see ``fit_line``.
-    """
-    unit, fixed, slope = _UNITS[found["axis"]], line["intercept"], line["slope"]
-    text = f"{fixed:.2f} ms a batch and {slope:.3f} ms for each {unit}, R² {line['r_squared']:.4f}"
-    ends = found["values"][0], found["values"][-1]
-    if fixed < 0:
-        return f"{text}; the line begins below 0, as the first {_plural(unit)} cost less than the later ones."
-    if slope < 0:
-        return f"{text}; it does not grow."
-    low, high = (f"{_percent(fixed / (fixed + slope * value))} of it at {_count(value, unit)}" for value in ends)
-    return f"{text}; what is fixed is {low}, {high}."
-
-
-def parts_sentence(found: dict, points: list[dict]) -> str:
-    """Which part takes most where.
-
-    Args:
-        found: an axis of the result.
-        points: of one model, one for each value.
-    """
-    unit = _UNITS[found["axis"]]
-    largest = [max(point["shares"], key=point["shares"].get) for point in points]
-    stretches = []
-    for part, numbers in groupby(range(len(points)), key=largest.__getitem__):
-        first, *_, last = 2 * list(numbers)
-        begin = f"{_percent(points[first]['shares'][part])} at {found['values'][first]} to " if first < last else ""
-        end = f"{_percent(points[last]['shares'][part])} at {_count(found['values'][last], unit)}"
-        stretches.append(f"{part} ({begin}{end})")
-    return f"the largest part is the {', then the '.join(stretches)}."
+def _lines_table(measured: dict) -> str:
+    kind, ends = KINDS[measured["axis"]], (measured["values"][0], measured["values"][-1])
+    heads = ["Models", "fixed, ms", f"ms for each {kind.unit}", "R²", *(f"fixed at {_count(n, kind)}" for n in ends)]
+    lines = []
+    for name, model in measured["models"].items():
+        fixed, slope = model["line"]["intercept"], model["line"]["slope"]
+        # Of a line that begins below 0 or falls nothing is fixed.
+        shares = [f"{fixed / (fixed + slope * value):.0%}" if fixed >= 0 <= slope else "" for value in ends]
+        lines.append([name, f"{fixed:.2f}", f"{slope:.3f}", f"{model['line']['r_squared']:.4f}", *shares])
+    return markdown_table(heads, lines)
 
 
 def plot(result: dict, path: Path):
-    """A panel for each axis: points, the line through them, one colour a model.
+    """Draw a panel for each axis: points, the line through them, one colour a model.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
     figure = new_figure(12, 10)
-    panels = dict(zip(VALUES, figure.subplots(2, 2).flat))
+    panels = dict(zip(KINDS, figure.subplots(2, 2).flat))
     colours = {name: f"C{number}" for number, name in enumerate(result["described"])}
-    for found in result["axes"]:
-        axes, decoding = panels[found["axis"]], found["fixed"]["decoding"]
-        marker, style = _STYLES[decoding]
-        x = np.array([0, found["values"][-1]])
-        for name, model in found["models"].items():
-            line, colour = model["line"], colours[name]
-            label = f"{name}, {decoding}" if found["axis"] == "iterations" else name
+    for measured in result["axes"]:
+        axes, decoding = panels[measured["axis"]], measured["fixed"]["decoding"]
+        marker, dashes = _STYLES[decoding]
+        x = np.array([0, measured["values"][-1]])
+        for name, model in measured["models"].items():
+            line, style = model["line"], {"color": colours[name], "marker": marker, "linestyle": dashes}
+            label = f"{name}, {decoding}" if measured["axis"] == "iterations" else name
             label += f": {line['intercept']:.1f} {line['slope']:+.2f} n, R² {line['r_squared']:.3f}"
-            axes.plot(x, line["intercept"] + line["slope"] * x, color=colour, linestyle=style, linewidth=1, alpha=0.7)
             medians = [point["milliseconds"]["median"] for point in model["points"]]
-            axes.scatter(found["values"], medians, color=colour, marker=marker, s=25)
-            axes.plot([], [], color=colour, marker=marker, linestyle=style, label=label)  # for the legend
-        axes.set_xlabel(f"n, {_plural(_UNITS[found['axis']])}")
+            axes.plot(x, line["intercept"] + line["slope"] * x, **style | {"marker": ""}, linewidth=1, alpha=0.7)
+            axes.plot(measured["values"], medians, **style | {"linestyle": ""}, markersize=5)
+            axes.plot([], [], **style, label=label)  # for the legend
+        axes.set_xlabel(f"n, {KINDS[measured['axis']].units}")
         axes.set_ylabel("milliseconds a batch")
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.set_ylim(bottom=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
-    for name in panels.keys() - {found["axis"] for found in result["axes"]}:
+    for name in panels.keys() - {measured["axis"] for measured in result["axes"]}:
         panels[name].set_visible(False)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=150, format=path.suffix[1:])
+    save_figure(figure, path)

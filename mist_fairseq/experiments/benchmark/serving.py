@@ -1,11 +1,11 @@
 """A server under load: throughput and latency with and without batching, and whether everyone gets their own answer.
 
-Clients are coroutines of one process on the same machine; each sends its next request when its last one is answered.
+Clients are threads of one process on the same machine; each sends its next request when its last one is answered.
 """
 
-import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -14,10 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mist_fairseq.files.output import markdown_table
+from mist_fairseq.experiments.results import processor
+from mist_fairseq.files.markdown import markdown_table
 
 ARMS = {
     "batches": [],
@@ -52,7 +54,7 @@ class Load:
 
 @contextlib.contextmanager
 def started(command: list[str]) -> Iterator[int]:
-    """Starts a server; gives its port on 127.0.0.1, and ends it.
+    """Start a server, give its port on 127.0.0.1, and end it after the block.
 
     Raises:
         ValueError: it did not start, or did not end well.
@@ -60,10 +62,10 @@ def started(command: list[str]) -> Iterator[int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
-            found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
-            if not found:
+            match = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
+            if not match:
                 raise ValueError(f"{' '.join(command)} did not say where it listens, but {line!r}")
-            yield int(found[1])
+            yield int(match[1])
         finally:
             process.terminate()
             status = process.wait(_PATIENCE)
@@ -72,49 +74,51 @@ def started(command: list[str]) -> Iterator[int]:
 
 
 def server_command(folder: str | Path, *options: str) -> list[str]:
-    """Of a server for a model's folder, on a free port."""
+    """Return what starts a server for a model's folder, on a free port."""
     return [sys.executable, "-m", "mist_fairseq.serve", str(folder), "--port", "0", *options]
 
 
+def _connect(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+
+
+def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[int, dict]:
+    """Return status and content of an answer."""
+    connection.request("POST", "/generate", json.dumps(request), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
 def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list[str]:
-    """The answer to each text, asked for one after the other.
+    """Ask for the answer to each text, one after the other.
 
     Raises:
         ValueError: the server refuses one; says why.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    found = []
-    with contextlib.closing(connection):
+    answers = []
+    with contextlib.closing(_connect(port)) as connection:
         for text in texts:
-            body = json.dumps({"text": text, **options})
-            connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-            if response.status != 200:
-                raise ValueError(f"the server answers {str(text)[:60]!r} with {response.status}: {answer['error']}")
-            found.append(answer["outputs"][0][0]["text"])
-    return found
+            status, answer = _generate(connection, {"text": text, **options})
+            if status != 200:
+                raise ValueError(f"the server answers {str(text)[:60]!r} with {status}: {answer['error']}")
+            answers.append(answer["outputs"][0][0]["text"])
+    return answers
 
 
 def read_metrics(port: int) -> dict[str, float]:
-    """The server's Prometheus samples, by name and labels."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    with contextlib.closing(connection):
+    """Return the server's Prometheus samples, by name and labels."""
+    with contextlib.closing(_connect(port)) as connection:
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
-# -- load -------------------------------------------------------------------------------------------------------
-
-
-async def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
+def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
     """Ask for as long as *seconds*, with so many requests on their way at any time, and check every answer.
 
     Args:
         port: on 127.0.0.1.
-        texts: asked for in turn; each client begins elsewhere.
-        expected: the right answers.
+        texts, expected: asked for in turn, each client from elsewhere on, and the right answers.
         options: of each request.
         concurrency: clients, each with a connection of its own.
         seconds: after which no new request is sent.
@@ -122,58 +126,43 @@ async def drive(port: int, texts: list, expected: list[str], options: dict, conc
     Raises:
         OSError: the server takes no connections.
     """
-    load, start = Load(), time.perf_counter()
-    numbers = iter(range(sys.maxsize))
-    every = set(expected)
+    numbers, start = itertools.count(), time.perf_counter()
 
-    async def client(first: int):
-        connection, i = None, first
+    def client(first: int) -> Load:
+        load, connection, i = Load(), _connect(port), first * len(texts) // concurrency
+        connection.connect()
         while time.perf_counter() - start < seconds:
-            connection = connection or await asyncio.open_connection("127.0.0.1", port)
             i, number = (i + 1) % len(texts), next(numbers)
-            body = json.dumps({"text": texts[i], "id": number, **options}).encode()
             sent = time.perf_counter()
             try:
-                status, answer = await asyncio.wait_for(_ask(*connection, body), _PATIENCE)
-            except (OSError, EOFError, ValueError, TimeoutError) as error:
-                load.lost += 1
-                load.examples.append(f"{texts[i]!r}: {error!r}")
-                connection[1].close()
-                connection = None
-                continue
+                status, answer = _generate(connection, {"text": texts[i], "id": number, **options})
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                connection.close()  # the next request opens it again
+                status, answer = 0, repr(error)
             latency = time.perf_counter() - sent
-            if status != 200:
-                load.lost += 1
-            elif (found := answer["outputs"][0][0]["text"]) == expected[i] and answer["id"] == number:
+            output = answer["outputs"][0][0]["text"] if status == 200 else None
+            if output == expected[i] and answer["id"] == number:
                 load.latencies.append(latency)
                 continue
-            elif answer["id"] != number or found in every:
+            if output is None:
+                load.lost += 1
+            elif answer["id"] != number or output in expected:
                 load.swapped += 1
             else:
                 load.different += 1
             load.examples.append(f"{texts[i]!r}: {status} {answer}, expected {expected[i]!r}")
-        if connection:
-            connection[1].close()
+        connection.close()
+        return load
 
-    async with asyncio.TaskGroup() as group:
-        for number in range(concurrency):
-            group.create_task(client(number * len(texts) // concurrency))
-    load.seconds = time.perf_counter() - start
-    del load.examples[5:]
-    return load
-
-
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, dict]:
-    """Status and JSON of an answer."""
-    writer.write(
-        b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-    )
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"(?i)^content-length: *(\d+)", head, flags=re.MULTILINE)
-    if not length:
-        raise ValueError(f"an answer without a length: {head[:200]!r}")
-    return int(head.split(b" ", 2)[1]), json.loads(await reader.readexactly(int(length[1])))
+    total = Load()
+    with ThreadPoolExecutor(concurrency) as pool:
+        for load in pool.map(client, range(concurrency)):
+            total.latencies += load.latencies
+            total.examples += load.examples[: 5 - len(total.examples)]
+            for name in ("lost", "swapped", "different"):
+                setattr(total, name, getattr(total, name) + getattr(load, name))
+    total.seconds = time.perf_counter() - start
+    return total
 
 
 # -- measurements -----------------------------------------------------------------------------------------------
@@ -182,17 +171,13 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body:
 def measure(
     commands: dict[str, list[str]], texts: list, options: dict, concurrencies: list[int], seconds: float
 ) -> list[dict]:
-    """Servers side by side, in turn at each concurrency.
+    """Load servers side by side, in turn at each concurrency.
 
     Args:
         commands: that start the servers, by name. The first one's answers to texts alone are the right ones for all.
         texts: strings or pairs.
         options: of each request, such as ``{"decoding": "mist"}``.
-        concurrencies: numbers of clients.
-        seconds: of each measurement.
-
-    Returns:
-        For JSON: of each concurrency and server ``summary``, and their names.
+        concurrencies, seconds: numbers of clients, and how long each is measured.
 
     Raises:
         ValueError: a server does not start, or refuses a text.
@@ -201,48 +186,36 @@ def measure(
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(started(command)) for name, command in commands.items()}
         expected = answer_alone(next(iter(ports.values())), texts, options)
-        for concurrency in concurrencies:
-            for name, port in ports.items():
-                asyncio.run(drive(port, texts, expected, options, concurrency, min(_WARM_UP, seconds)))
-                before = read_metrics(port)
-                load = asyncio.run(drive(port, texts, expected, options, concurrency, seconds))
-                runs.append({"server": name, "concurrency": concurrency, **summary(load, before, read_metrics(port))})
+        for concurrency, (name, port) in itertools.product(concurrencies, ports.items()):
+            drive(port, texts, expected, options, concurrency, min(_WARM_UP, seconds))
+            before = read_metrics(port)
+            load = drive(port, texts, expected, options, concurrency, seconds)
+            runs.append({"server": name, "concurrency": concurrency, **summary(load, before, read_metrics(port))})
     return runs
 
 
 def summary(load: Load, before: dict[str, float], after: dict[str, float]) -> dict:
-    """For JSON.
-
-    Args:
-        load: what clients saw.
-        before, after: the server's metrics; the difference is the load's.
-    """
-    batches, texts, busy = (
-        after[name] - before[name]
-        for name in ("mist_batch_texts_count", "mist_batch_texts_sum", "mist_model_seconds_sum")
-    )
-    found = {"requests": len(load.latencies), "seconds": load.seconds}
-    found["throughput"] = len(load.latencies) / load.seconds
+    """Summarize a load for JSON; *before* and *after* are the server's metrics."""
+    names = ("mist_batch_texts_count", "mist_batch_texts_sum", "mist_model_seconds_sum")
+    batches, texts, busy = (after[name] - before[name] for name in names)
+    percentiles = {}
     if len(load.latencies) > 1:
         cuts = statistics.quantiles(load.latencies, n=100, method="inclusive")
-        found |= {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
-    found |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
-    return found | {"lost": load.lost, "swapped": load.swapped, "different": load.different, "examples": load.examples}
+        percentiles = {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
+    rates = {"throughput": len(load.latencies) / load.seconds, **percentiles}
+    rates |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
+    saw = asdict(load)
+    return {"requests": len(saw.pop("latencies")), "seconds": saw.pop("seconds")} | rates | saw
 
 
 def machine() -> dict:
-    """For JSON."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = "unknown processor"
-    return {"device": name, "cpus": os.cpu_count()}
+    """Describe what servers and clients run on, for JSON."""
+    return {"device": processor(), "cpus": os.cpu_count()}
 
 
 def markdown(result: dict) -> str:
-    """The table of a result of ``scripts/benchmark_serving.py``."""
-    heads = ["clients", "server", "requests/s", "p50 ms", "p90 ms", "p99 ms", "mean batch", "in the model", "lost"]
+    """Return the table of a result of ``scripts/benchmark_serving.py``."""
+    heads = ["clients", "server", "requests/s", "p50 ms", "p90 ms", "p99 ms", "mean batch", "in the model"]
     lines = [
         [
             str(run["concurrency"]),
@@ -262,4 +235,4 @@ def markdown(result: dict) -> str:
         + (f"; server: {' '.join(result['server_options'])}" if result["server_options"] else "")
         + ". Lost: requests without an answer / answered with another's text / with another text than alone."
     )
-    return f"{markdown_table([*heads[:-1], 'lost / swapped / different'], lines)}\n\n{note}\n"
+    return f"{markdown_table([*heads, 'lost / swapped / different'], lines)}\n\n{note}\n"

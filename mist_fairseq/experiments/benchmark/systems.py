@@ -8,7 +8,6 @@ import os
 import shlex
 import tempfile
 from argparse import Namespace
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,114 +22,18 @@ from omegaconf import open_dict
 
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark.forced import Forcing, force
-from mist_fairseq.experiments.benchmark.yaml_files import read_yaml
+from mist_fairseq.experiments.benchmark.inputs import Entry
+from mist_fairseq.experiments.benchmark.measuring import milliseconds
+from mist_fairseq.experiments.benchmark.watching import TimedEngine
 from mist_fairseq.files.torch_files import load_torch_file
-from mist_fairseq.generate.generator import Decoding, Source
+from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers
+from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import MistModel
-from mist_fairseq.release.onnx_folder import save_onnx
+from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
-GROUPS = ["AR", "Semi-NAR", "NAR"]
-PRECISIONS = ["fp32", "bf16", "int8"]
 _PLUGIN = str(Path(__file__).parents[2])
-
-
-@dataclass
-class Entry:
-    """One system of the list.
-
-    Attributes:
-        name: of its row.
-        path: checkpoint of fairseq.
-        arguments: instead of a checkpoint, what fairseq-train would be given (``--task``, ``--arch``, sizes): random
-            weights.
-        engine: what runs it, one of ``ENGINES``.
-        group: ``AR``, ``Semi-NAR`` or ``NAR``, as in the paper's tables.
-        precision: ``fp32``, ``bf16`` or, for ctranslate2 and our own models, ``int8``.
-        options: of task, model and generation by fairseq's names: ``beam``, ``decoding``, ``iter_decode_max_iter``, ...
-        data: folder of binarized data.
-        folder: where *path* and *data* are looked for.
-        passes: probability of each number of passes over the target, where lengths are prescribed; None for the
-            system's own number.
-    """
-
-    name: str
-    path: str | None = None
-    arguments: str | None = None
-    engine: str = "fairseq"
-    group: str = "NAR"
-    precision: str = "fp32"
-    options: dict = field(default_factory=dict)
-    data: str = ""
-    folder: str = ""
-    passes: dict[int, float] | None = None
-
-    @property
-    def data_path(self) -> str:
-        """Where the data is."""
-        return os.path.join(self.folder, self.data)
-
-    def __post_init__(self):
-        where = f"system {self.name!r}"
-        if not self.name or not isinstance(self.name, str):
-            raise ValueError(f"a system's name is {self.name!r}, expected text")
-        if (self.path is None) == (self.arguments is None):
-            raise ValueError(f"{where}: give either path, a checkpoint, or arguments, for random weights")
-        known = {"engine": list(ENGINES), "group": GROUPS, "precision": PRECISIONS}
-        for key, values in known.items():
-            if getattr(self, key) not in values:
-                raise ValueError(f"{where}: {key} is {getattr(self, key)!r}, expected one of {', '.join(values)}")
-        for key in ("path", "arguments", "data"):
-            value = getattr(self, key)
-            if not isinstance(value, str) and not (value is None and key != "data"):
-                raise ValueError(f"{where}: {key} is {value!r}, expected text")
-        if not isinstance(self.options, dict):
-            raise ValueError(f"{where}: options are {self.options!r}, expected names with values")
-        if self.passes is not None and not isinstance(self.passes, dict):
-            raise ValueError(f"{where}: passes are {self.passes!r}, expected numbers with their probabilities")
-
-
-def read_entries(path: Path) -> tuple[list[Entry], dict]:
-    """The systems of a YAML file, and its other settings.
-
-    Top level: ``systems``, a list of ``Entry``, and common to all ``data``, ``subset``, ``reference``, ``source``,
-    ``protocol`` and ``metrics``. Files are looked for from the YAML file's folder on.
-
-    Raises:
-        ValueError: the file is no such YAML; says what is wrong.
-    """
-    content = read_yaml(path)
-    settings = ["data", "subset", "reference", "source", "protocol", "metrics"]
-    if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
-        raise ValueError(f"{path} has no list of systems")
-    common = {key: value for key, value in content.items() if key != "systems"}
-    _check_keys(common, settings, str(path))
-    entries, keys = [], [one.name for one in fields(Entry) if one.name != "folder"]
-    for given in content["systems"]:
-        if not isinstance(given, dict):
-            raise ValueError(f"{path}: a system is {given!r}, expected name, path and the like")
-        _check_keys(given, keys, f"{path}: system {given.get('name')!r}")
-        try:
-            entries.append(Entry(**{"name": "", "data": common.get("data", ""), **given, "folder": str(path.parent)}))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    check_names(entries, str(path))
-    named = {key: str(path.parent / str(common[key])) for key in ("reference", "source") if common.get(key)}
-    return entries, common | named
-
-
-def check_names(entries: list[Entry], where: str):
-    """Refuse two systems of the same name."""
-    names = [entry.name for entry in entries]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{where}: two systems have the same name")
-
-
-def _check_keys(given: dict, known: list[str], where: str):
-    for key in given:
-        if key not in known:
-            raise ValueError(f"{where}: {key!r} is unknown, expected {', '.join(known)}")
 
 
 class System:
@@ -154,7 +57,7 @@ class System:
         if entry.engine == "fairseq":  # our models know what to make of it
             overrides["precision"] = entry.precision
         if entry.path is None:
-            self.cfg = _training_configuration(entry)
+            self.cfg = training_configuration(entry)
             _check_options(entry, self.cfg)
             overwrite_args_by_name(self.cfg, overrides)
             self.task = tasks.setup_task(self.cfg.task)
@@ -193,13 +96,35 @@ class System:
     def _force(self) -> Forcing:
         return force(self.model, self.generator)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether source passes and target passes of an engine make up its time."""
+        return isinstance(self.generator, NARGenerator)
+
+    @property
+    def engine(self):
+        """What runs the passes of our own models."""
+        return self.model.engine
+
+    @engine.setter
+    def engine(self, engine):
+        self.model.engine = engine
+
+    def time_parts(self, sample: dict) -> dict[str, float]:
+        """Generate, and return the milliseconds of each of ``watching.PARTS``."""
+        engine, timed = self.engine, TimedEngine(self.engine)
+        self.engine = timed
+        total, _ = milliseconds(self.decode, sample)
+        self.engine = engine
+        return timed.spent | {"overhead": total - sum(timed.spent.values())}
+
     def load_data(self, subset: str):
         """Load a split of the data."""
         self.task.load_dataset(subset)
         self.dataset = self.task.dataset(subset)
 
     def batch(self, indices) -> dict:
-        """A batch of sentences, on the device, with what its outputs are forced to."""
+        """Return a batch of sentences, on the device, with what its outputs are forced to."""
         sample = self.dataset.collater([self.dataset[int(i)] for i in indices])
         lengths = passes = None
         if self.forcing is not None:
@@ -208,17 +133,20 @@ class System:
             lengths = sample["target"].ne(self.dictionary.pad()).sum(1).clamp(min=self._shortest)
             if self.entry.passes:
                 passes = torch.tensor([_draw(self.entry.passes, int(i)) for i in sample["id"]])
+            if isinstance(self.generator, NARGenerator):
+                longest, beam = self.model.limits.target, self.generator.decoding.width
+                sample["lengths"] = lengths.clamp(max=longest).repeat_interleave(beam)
         sample["forced"] = sample["id"], lengths, passes
         return utils.move_to_cuda(sample) if self.device.type == "cuda" else sample
 
     def decode(self, sample: dict) -> list:
-        """What is timed: token ids in, hypotheses out."""
+        """Generate; this is what is timed. The hypotheses have the engine's own form."""
         if self.forcing is not None:
             self.forcing.prescribe(*sample["forced"])
         return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
 
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
-        """Of what ``decode`` gave: by sentence, tokens without special ones and the passes over the target.
+        """Return by sentence tokens without special ones, and passes over the target, of what ``decode`` gave.
 
         Raises:
             ValueError: there are fewer or more outputs than sentences.
@@ -235,15 +163,15 @@ class System:
         return [token for token in tokens if token not in self._special], int(passes)
 
     def text(self, tokens: list[int]) -> str:
-        """Readable output."""
+        """Return readable text."""
         return self.dictionary.string(torch.tensor(tokens), self.cfg.common_eval.post_process)
 
     def close(self):
-        """Remove what was written."""
+        """Free what the system holds, and remove what it wrote."""
 
 
 def _draw(passes: dict[int, float], i: int) -> int:
-    """The number of passes of sentence *i*."""
+    """Draw the number of passes of sentence *i*, the same each time."""
     numbers, weights = zip(*passes.items())
     return int(np.random.default_rng(i).choice(numbers, p=np.array(weights) / sum(weights)))
 
@@ -259,14 +187,13 @@ class CTranslate2System(System):
         except ImportError as error:
             raise ValueError("CTranslate2 is not installed: pip install -e .[benchmark]") from error
         self._folder = tempfile.TemporaryDirectory()
-        checkpoint, out = (
-            os.path.join(self.entry.folder, self.entry.path or ""),
-            os.path.join(self._folder.name, "model"),
-        )
-        if self.entry.path is None:
-            checkpoint = os.path.join(self._folder.name, "random.pt")
-            torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
-        _converter(ctranslate2, self.dictionary)(checkpoint, self.entry.data_path, user_dir=_PLUGIN).convert(out)
+        out = os.path.join(self._folder.name, "model")
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = os.path.join(self.entry.folder, self.entry.path or "")
+            if self.entry.path is None:
+                checkpoint = os.path.join(folder, "random.pt")
+                torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
+            _converter(ctranslate2, self.dictionary)(checkpoint, self.entry.data_path, user_dir=_PLUGIN).convert(out)
         self.generator = ctranslate2.Translator(
             out,
             device=self.device.type,
@@ -275,21 +202,19 @@ class CTranslate2System(System):
             intra_threads=torch.get_num_threads(),
         )
         self.model = None
-        if self.entry.path is None:
-            os.remove(checkpoint)
 
     def _force(self):
         return Forcing()
 
     def batch(self, indices):
-        """The sources as CTranslate2 takes them, lists of pieces; it appends the final one itself."""
+        """Return sources as CTranslate2 takes them, lists of pieces; it appends the final one itself."""
         sample = super().batch(indices)
         rows = sample["net_input"]["src_tokens"].tolist()
         sample["pieces"] = [[self.dictionary[i] for i in row if i not in self._special] for row in rows]
         return sample
 
     def decode(self, sample):
-        """CTranslate2's result for each sentence of a batch."""
+        """Return CTranslate2's result for each sentence of a batch."""
         generation, length = self.cfg.generation, {}
         if self.forcing is not None:  # one length for the batch, the longest
             longest = int(sample["forced"][1].max())
@@ -314,23 +239,23 @@ class CTranslate2System(System):
 
 def _check_options(entry: Entry, cfg):
     """Refuse options that nothing would read."""
-    # Checkpoints of old have all options in one.
-    parts = [cfg] if isinstance(cfg, Namespace) else [cfg[part] for part in ("task", "model", "generation")]
+    if isinstance(cfg, Namespace):  # of old checkpoints, all options in one
+        cfg = {"task": vars(cfg), "model": {}, "generation": {}}
+    parts = [cfg["task"], cfg["model"], cfg["generation"], _task_options(cfg)]
     known = {name for part in parts for name in (vars(part) if isinstance(part, Namespace) else part or ())}
-    known |= set(_task_options(cfg))
     for name in entry.options:
         if name not in known or name == "precision":
             raise ValueError(f"option {name!r} is none of its task, model or generation")
 
 
 def _task_options(cfg) -> dict[str, object]:
-    """The task's options with their defaults, also those that it did not have yet when a checkpoint was written."""
-    kind = None if isinstance(cfg, Namespace) else TASK_DATACLASS_REGISTRY.get((cfg["task"] or {}).get("_name"))
+    """Return the task's options with their defaults, also those that are newer than a checkpoint."""
+    kind = TASK_DATACLASS_REGISTRY.get((cfg["task"] or {}).get("_name"))
     return {} if kind is None else vars(kind())
 
 
 def _converter(ctranslate2, dictionary):
-    """CTranslate2's own converter, told the names of our special tokens."""
+    """Return CTranslate2's own converter, told the names of our special tokens."""
     base: Any = ctranslate2.converters.FairseqConverter
 
     class Converter(base):
@@ -348,12 +273,11 @@ class HuggingFaceSystem(System):
 
     def _start(self):
         transformers = import_transformers()
-        args, generation, dictionary = self.cfg.model, self.cfg.generation, self.dictionary
-        pieces = {"pad": dictionary.pad(), "bos": dictionary.bos(), "eos": dictionary.eos()}
-        special = {f"{name}_token_id": i for name, i in [*pieces.items(), ("decoder_start", dictionary.eos())]}
+        args, dictionary = self.cfg.model, self.dictionary
+        pad, eos = dictionary.pad(), dictionary.eos()
         # Sinusoids, of which each side has as many as it needs; they begin behind that of padding.
-        both = [getattr(self.model, side).embed_positions.weights for side in ("encoder", "decoder")]
-        positions = max(both, key=len)[dictionary.pad() + 1 :]
+        sides = [self.model.encoder, self.model.decoder]
+        positions = max((side.embed_positions.weights for side in sides), key=len)[pad + 1 :]
         config = transformers.MarianConfig(
             vocab_size=len(dictionary),
             d_model=args.encoder_embed_dim,
@@ -367,14 +291,13 @@ class HuggingFaceSystem(System):
             activation_function=args.activation_fn,
             scale_embedding=True,
             forced_eos_token_id=None,
-            **special,
+            pad_token_id=pad,
+            bos_token_id=dictionary.bos(),
+            eos_token_id=eos,
+            decoder_start_token_id=eos,
         )
-        tables = (
-            self.model.encoder.embed_tokens,
-            self.model.decoder.embed_tokens,
-            self.model.decoder.output_projection,
-        )
-        if args.no_scale_embedding or not all(torch.equal(table.weight, tables[0].weight) for table in tables):
+        tables = [*(side.embed_tokens.weight for side in sides), self.model.decoder.output_projection.weight]
+        if args.no_scale_embedding or not all(torch.equal(table, tables[0]) for table in tables):
             raise ValueError("Hugging Face's Marian has one matrix for all embeddings, scaled: --share-all-embeddings")
         model = transformers.MarianMTModel(config)
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -387,13 +310,7 @@ class HuggingFaceSystem(System):
             raise ValueError(f"Hugging Face's Marian has other weights than this model: {', '.join(wrong[:5])}")
         precision = torch.bfloat16 if self.entry.precision == "bf16" else torch.float32
         self.model = model.eval().to(self.device, precision)
-        self.generator = HuggingFaceGenerator(
-            self.model,
-            pad=dictionary.pad(),
-            eos=dictionary.eos(),
-            start=dictionary.eos(),
-            options=generation,
-        )
+        self.generator = HuggingFaceGenerator(self.model, pad=pad, eos=eos, start=eos, options=self.cfg.generation)
 
 
 class OnnxSystem(System):
@@ -404,61 +321,56 @@ class OnnxSystem(System):
             raise ValueError("engine onnx runs on CPUs")
         if not isinstance(self.model, MistModel):
             raise ValueError(f"engine onnx is for --task mist, not for {type(self.model).__name__}")
-        for name, usual in (("accelerate", "auto"), ("length_guesses", 0)):
-            if name in self.entry.options and self.entry.options[name] != usual:
-                raise ValueError(f"engine onnx has no option {name!r}: leave it out")
-        task = self.cfg.task
-        self.decoding = Decoding(
-            decoding=str(task.decoding),
-            iterations=task.decoding_iterations,
-            length_beam=task.length_beam,
-            min_length=task.min_length,
-            max_length=task.max_length,
-            keep_repeats=task.keep_repeats,
-        )
+        if self.entry.options.get("accelerate", "auto") != "auto":
+            raise ValueError("engine onnx has no option 'accelerate': leave it out")
+        precision = self.entry.precision
+        self.generator = self.task.build_generator([self.model], self.cfg.generation)  # for its options
         with tempfile.TemporaryDirectory() as folder:
-            save_onnx(self.model, folder)
-            self.generator = OnnxGenerator.from_pretrained(folder, self.entry.precision, torch.get_num_threads())
-        self.model = None
-
-    def _force(self):
-        if self.decoding.width > 1:
-            raise ValueError("output lengths cannot be prescribed with engine onnx and a length_beam: leave it at 1")
-        self.generator.stop_unchanged = False
-        return Forcing()
+            save_onnx(self.model.released, folder, precisions=[precision] if precision in FILES else list(FILES))
+            self.onnx = OnnxGenerator.from_pretrained(folder, precision, torch.get_num_threads())
+        self.model.engine = self.onnx.engine
+        self.model.to("meta")  # its weights are not needed any more, its sizes are
 
     def batch(self, indices):
-        """The sources as lists of ids, without padding."""
+        """Return a batch with its sources and lengths as arrays of numpy."""
         sample = super().batch(indices)
         inputs = sample["net_input"]
-        rows = [row[:size].tolist() for row, size in zip(inputs["src_tokens"], inputs["src_lengths"].tolist())]
-        lengths = [None] * len(rows)
-        if self.forcing is not None:
-            lengths = (sample["forced"][1].clamp(max=self.generator.max_target) - 1).tolist()
-        sample["sources"] = [Source(ids, length) for ids, length in zip(rows, lengths)]
+        arrays = inputs["src_tokens"], inputs["src_lengths"], sample.get("lengths")
+        sample["arrays"] = [None if tensor is None else tensor.numpy() for tensor in arrays]
         return sample
 
     def decode(self, sample):
-        """Of each sentence of a batch its hypotheses and the scores of its lengths."""
-        return self.generator.generate_ids(sample["sources"], self.decoding)
+        """Return the best output's ids and passes for each sentence of a batch."""
+        tokens, lengths, target_lengths = sample["arrays"]
+        given = self.generator.decoding, self.onnx.tokenizer.special, self.onnx.limits
+        forced = {"target_lengths": target_lengths, "stop_unchanged": self.forcing is None}
+        candidates = decode(self.engine, tokens, lengths, *given, **forced)
+        rows = [ranked[0][0] for ranked in candidates.ranked()]
+        ids = [candidates.tokens[row, : candidates.lengths[row]].tolist() for row in rows]
+        return list(zip(ids, candidates.steps[rows].tolist()))
 
-    def _read(self, result):
-        hypotheses, _ = result
-        return [token for token in hypotheses[0].ids if token not in self._special], hypotheses[0].steps
+    def _read(self, answer):
+        ids, passes = answer
+        kept = self.onnx.tokenizer.text_positions(ids, self.generator.decoding.keep_repeats)
+        return [ids[i] for i in kept if ids[i] not in self._special], passes
 
 
-ENGINES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem, "onnx": OnnxSystem}
+_CLASSES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem, "onnx": OnnxSystem}
 
 
 def load_system(entry: Entry, device: torch.device, forced: bool = False) -> System:
     """Load a system of whichever engine. Args: as ``System``."""
-    return ENGINES[entry.engine](entry, device, forced)
+    return _CLASSES[entry.engine](entry, device, forced)
 
 
-def _training_configuration(entry: Entry):
-    """What fairseq-train makes of a system's arguments."""
+def training_configuration(entry: Entry):
+    """Return the configuration that fairseq-train makes of a system's arguments.
+
+    Raises:
+        ValueError: it does not take them.
+    """
     parser = options.get_training_parser()
-    given = [entry.data_path, "--user-dir", _PLUGIN, *shlex.split(entry.arguments)]
+    given = [entry.data_path, "--user-dir", _PLUGIN, *shlex.split(entry.arguments or "")]
     try:
         args = options.parse_args_and_arch(parser, given)
     except SystemExit as error:

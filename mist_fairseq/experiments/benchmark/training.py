@@ -1,10 +1,8 @@
 """Time updates of fairseq's own trainer, with the MIST loss beside without, as shares of what the machine can do."""
 
 import logging
-import multiprocessing
 import shlex
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,27 +13,19 @@ from fairseq.trainer import Trainer
 from tqdm import tqdm
 
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
-from mist_fairseq.experiments.benchmark.floor import fastest_product, median_seconds, training_operations
-from mist_fairseq.experiments.benchmark.synthetic import write_data
-from mist_fairseq.experiments.benchmark.systems import Entry, _training_configuration
-from mist_fairseq.experiments.benchmark.timing import _clock, _processor, _status
-from mist_fairseq.files.output import markdown_table
+from mist_fairseq.experiments.benchmark import measuring
+from mist_fairseq.experiments.benchmark.floor import fastest_product, training_operations
+from mist_fairseq.experiments.benchmark.inputs import Entry, write_data
+from mist_fairseq.experiments.benchmark.systems import training_configuration
+from mist_fairseq.files.markdown import markdown_table
 
 ARMS = {"MIST": 1.0, "no mixing": 0.0}  # with their --mist-loss-factor
-RESAMPLES = 1000
 _BATCHES = 4  # different ones, taken in turn
 
 
 @dataclass
 class Setting:
-    """What is trained how.
-
-    Attributes:
-        arguments: of fairseq-train: ``--arch``, sizes and whatever is not to be the paper's.
-        precision: ``fp32`` or ``bf16``.
-        batch_size: sentences an update.
-        folder: where ``write_batches`` wrote its data.
-    """
+    """What is trained: fairseq-train's arguments, precision, sentences an update, and the folder of data."""
 
     arguments: list[str]
     precision: str
@@ -44,19 +34,14 @@ class Setting:
 
 
 def write_batches(folder: Path, profile: dict, batch_size: int):
-    """Random sentences of a profile's lengths for a few different batches; see ``synthetic.write_data``."""
+    """Write random sentences of a profile's lengths for a few different batches."""
     write_data(folder, profile, _BATCHES * batch_size, "train")
 
 
 class Training:
     """A model with random weights, fairseq's trainer for it, and its batches.
 
-    Args:
-        setting: what to train.
-        arm: one of ``ARMS``.
-
     Attributes:
-        batches: as many as ``write_batches`` wrote.
         operations: of the matrix products of each batch's update, as ``training_operations`` counts them.
 
     Raises:
@@ -69,14 +54,15 @@ class Training:
             "--task mist --criterion mist_loss --optimizer bert_adamw --lr 3e-5 --clip-norm 1.0 --label-smoothing 0.1 "
             f"--mist-loss-factor {ARMS[arm]} --precision {setting.precision} {shlex.join(setting.arguments)}"
         )
-        cfg = _training_configuration(Entry(arm, arguments=arguments, data=setting.folder))
+        cfg = training_configuration(Entry(arm, arguments=arguments, data=setting.folder))
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         task.load_dataset("train")
         dataset, size = task.dataset("train"), setting.batch_size
         order = dataset.ordered_indices()
-        parts = [order[at : at + size] for at in range(0, len(order), size)]
-        self.batches = [dataset.collater([dataset[int(i)] for i in part]) for part in parts]
+        batches = [order[at : at + size] for at in range(0, len(order), size)]
+        self.batches = [dataset.collater([dataset[int(i)] for i in batch]) for batch in batches]
         self.operations = [
             training_operations(
                 model.encoder,
@@ -91,62 +77,46 @@ class Training:
         self.trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
         self.trainer.lr_step_update()
 
-    @property
-    def parameters(self) -> int:
-        """Their number."""
-        return sum(parameter.numel() for parameter in self.trainer.get_model().parameters())
-
     def update(self, number: int):
-        """All of an update: losses, gradients, clipping, the optimizer's step."""
+        """Do all of an update: losses, gradients, clipping, the optimizer's step."""
         self.trainer.train_step([self.batches[number % len(self.batches)]])
 
 
 def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
     """Time updates with and without mixing in turn, and beside each pair the machine's own product.
 
-    So whatever disturbs the machine disturbs all three alike. Ratios and shares are medians over such rounds.
-
-    Args:
-        setting: what to train.
-        updates: of each arm.
-        warm_up: updates before the clock counts.
-
-    Returns:
-        For JSON.
+    So whatever disturbs the machine disturbs all three alike. Ratios and shares are medians over such rounds. The
+    result is for JSON.
     """
     trainings = {arm: Training(setting, arm) for arm in ARMS}
-    device = trainings["MIST"].trainer.device
-    product, product_operations = fastest_product(setting.precision, device, repeats=3)
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    operations: dict[str, list[int]] = {arm: [] for arm in ARMS}
-    rates = []
-    name = f"{setting.precision}, batches of {setting.batch_size}"
-    for number in tqdm(range(warm_up + updates), desc=name, disable=None):
-        order = list(ARMS)[:: 1 if number % 2 else -1]
-        for arm in order:
-            elapsed, _ = _clock(trainings[arm].update, number)
-            if number >= warm_up:
-                seconds[arm].append(elapsed / 1000)
-                operations[arm].append(trainings[arm].operations[number % _BATCHES])
-        if number >= warm_up:
-            rates.append(product_operations / median_seconds(product, device, 3))
-    times, counts = ({arm: np.array(found[arm], dtype=float) for arm in ARMS} for found in (seconds, operations))
     mixing, without = ARMS
+    product, product_operations = fastest_product(setting.precision, trainings[mixing].trainer.device, repeats=3)
+    rounds = range(warm_up + updates)
+    times, rates = {arm: np.zeros(len(rounds)) for arm in ARMS}, np.zeros(len(rounds))
+    for number in tqdm(rounds, desc=f"{setting.precision}, batches of {setting.batch_size}", disable=None):
+        for arm in list(ARMS)[:: 1 if number % 2 else -1]:
+            times[arm][number] = measuring.milliseconds(trainings[arm].update, number)[0] / 1000
+        rates[number] = product_operations / measuring.median_seconds(product, 3)
+    times, rates = {arm: seconds[warm_up:] for arm, seconds in times.items()}, rates[warm_up:]
+    operations = {
+        arm: np.array([training.operations[number % _BATCHES] for number in rounds[warm_up:]], dtype=float)
+        for arm, training in trainings.items()
+    }
     return {
         "precision": setting.precision,
         "batch_size": setting.batch_size,
         "updates": updates,
         "parameters": trainings[mixing].parameters,
-        "product_flops": _median(np.array(rates)),
+        "product_flops": _median(rates),
         "time_ratio": _median(times[mixing] / times[without]),
-        "operations_ratio": float(counts[mixing].sum() / counts[without].sum()),
+        "operations_ratio": float(operations[mixing].sum() / operations[without].sum()),
         "arms": {
             arm: {
                 "seconds": _median(times[arm]),
                 "samples_per_second": _median(setting.batch_size / times[arm]),
-                "operations": float(counts[arm].mean()),
-                "flops": _median(counts[arm] / times[arm]),
-                "share": _median(counts[arm] / times[arm] / np.array(rates)),
+                "operations": float(operations[arm].mean()),
+                "flops": _median(operations[arm] / times[arm]),
+                "share": _median(operations[arm] / times[arm] / rates),
             }
             for arm in ARMS
         },
@@ -154,58 +124,46 @@ def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
 
 
 def _median(values: np.ndarray) -> dict[str, float | list[float]]:
-    """With its 95 % bootstrap interval."""
-    resamples = np.random.default_rng(1).choice(values, size=(RESAMPLES, len(values)))
-    medians = np.median(resamples, axis=1)
-    return {"median": float(np.median(values)), "interval": [float(np.percentile(medians, q)) for q in (2.5, 97.5)]}
+    """Return the median with its 95 % bootstrap interval."""
+    medians = np.median(values[measuring.resampled(len(values))], axis=1)
+    return {"median": float(np.median(values)), "interval": measuring.interval(medians)}
 
 
 def measure_memory(setting: Setting) -> dict[str, int | None]:
-    """Peak bytes of training each arm, in a process of its own; on a GPU, of the GPU's memory.
+    """Measure peak bytes of training each arm, in a process of its own; on a GPU, of the GPU's memory.
 
     On a CPU it is all that the process ever held, Python and its libraries included. None where the system does not
     tell.
     """
-    found = {}
-    for arm in ARMS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found[arm] = pool.submit(_peak_memory, setting, arm, torch.get_num_threads()).result()
-    return found
+    return {arm: measuring.in_new_process(_peak_memory, setting, arm) for arm in ARMS}
 
 
-def _peak_memory(setting: Setting, arm: str, threads: int) -> int | None:
-    torch.set_num_threads(threads)
+def _peak_memory(setting: Setting, arm: str) -> int | None:
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     training = Training(setting, arm)
     for number in range(_BATCHES):
         training.update(number)
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
-
-
-def describe() -> dict:
-    """For JSON: the machine."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else measuring.memory_status("VmHWM")
 
 
 def markdown(result: dict) -> str:
-    """Tables of a result of ``scripts/benchmark_training.py``."""
+    """Return the tables of a result of ``scripts/benchmark_training.py``."""
     heads = ["Precision", "batch", "", "samples/s", "GFLOP/s", "of the product's", "TFLOP an update", "peak memory"]
     lines, ratios = [], []
     for run in result["runs"]:
         setting = [run["precision"], str(run["batch_size"])]
-        for arm, found in run["arms"].items():
-            low, high = found["share"]["interval"]
+        for arm, measured in run["arms"].items():
+            low, high = measured["share"]["interval"]
             memory = run.get("memory", {}).get(arm)
             lines.append(
                 [
                     *setting,
                     arm,
-                    f"{found['samples_per_second']['median']:.1f}",
-                    f"{found['flops']['median'] / 1e9:.0f} of {run['product_flops']['median'] / 1e9:.0f}",
-                    f"{found['share']['median']:.0%} ({low:.0%} - {high:.0%})",
-                    f"{found['operations'] / 1e12:.3f}",
+                    f"{measured['samples_per_second']['median']:.1f}",
+                    f"{measured['flops']['median'] / 1e9:.0f} of {run['product_flops']['median'] / 1e9:.0f}",
+                    f"{measured['share']['median']:.0%} ({low:.0%} - {high:.0%})",
+                    f"{measured['operations'] / 1e12:.3f}",
                     "" if memory is None else f"{memory / 2**30:.2f} GiB",
                 ]
             )

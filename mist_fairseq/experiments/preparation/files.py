@@ -16,6 +16,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from mist_fairseq.experiments.results import write_json
 from mist_fairseq.text.tokenizer import SEP
 
 SPLITS = ("train", "valid", "test")
@@ -35,7 +36,7 @@ class Skipped(Exception):
 
 
 def one_line(text: str) -> str:
-    """The text as it stands in a data file.
+    """Return the text as it stands in a data file.
 
     Whitespace and control characters become single spaces, lone surrogates U+FFFD. A ``[SEP]`` in the text is not
     the special token, as which dictionaries would read it, and becomes ``[ SEP ]``.
@@ -45,7 +46,7 @@ def one_line(text: str) -> str:
 
 
 def text_of(value, what: str) -> str:
-    """``one_line`` of a value that should be a text.
+    """Return ``one_line`` of a value that should be a text.
 
     Raises:
         Skipped: it is not, or nothing is left of it.
@@ -59,7 +60,7 @@ def text_of(value, what: str) -> str:
 
 
 def progress(items: Iterable, path: str, unit: str, total: int | None = None) -> Iterable:
-    """The items, with a progress bar on stderr if that is a terminal."""
+    """Return the items, with a progress bar on stderr if that is a terminal."""
     return tqdm(items, desc=Path(path).name, unit=f" {unit}", total=total, disable=None)
 
 
@@ -87,6 +88,15 @@ def read_lines(path: str) -> Iterator[str]:
         yield from progress(iter(lambda: file.readline(LINE_LIMIT), ""), path, "lines")
 
 
+def read_json(path: str):
+    """Return the content of a JSON file, gzip if its name ends in .gz; a ValueError names one that is none."""
+    with open_text(path) as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is truncated or not JSON: {error}") from error
+
+
 class PairFiles:
     """The six text files of a data folder while they are written, and the counts.
 
@@ -101,13 +111,11 @@ class PairFiles:
         self.skipped: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
         with ExitStack() as stack:
-            self._files = {
-                split: [
-                    stack.enter_context(open(folder / f"{split}.{side}", "w", encoding="utf-8", newline="\n"))
-                    for side in SIDES
-                ]
-                for split in SPLITS
-            }
+
+            def opened(name: str) -> TextIO:
+                return stack.enter_context(open(folder / name, "w", encoding="utf-8", newline="\n"))
+
+            self._files = {split: [opened(f"{split}.{side}") for side in SIDES] for split in SPLITS}
             self.close = stack.pop_all().close
 
     def add(self, split: str, source: str, target: str):
@@ -117,7 +125,7 @@ class PairFiles:
         self.kept[split] += 1
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """All counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``."""
+        """Return all counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``."""
         return {
             "kept": self.kept,
             "skipped": dict(sorted(self.skipped.items())),
@@ -125,7 +133,7 @@ class PairFiles:
         }
 
     def table(self) -> str:
-        """All counts, one a line."""
+        """Return all counts, one a line."""
         return "\n".join(
             f"{group:<9}{name:<51}{count:>10,}"
             for group, counts in self.counts().items()
@@ -157,17 +165,16 @@ def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
         if not any(files.kept.values()):
             reasons = ", ".join(f"{reason} ({count:,})" for reason, count in files.skipped.most_common())
             raise ValueError(f"nothing usable in the input; skipped: {reasons or 'nothing'}")
-        (new / COUNTS).write_text(json.dumps(files.counts(), indent=1) + "\n", encoding="utf-8")
+        write_json(new / COUNTS, files.counts())
         folder.parent.mkdir(parents=True, exist_ok=True)
         _check_free(folder, overwrite)
         try:
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
-        except BaseException:
+        finally:
             if old.exists() and not folder.exists():
                 old.rename(folder)
-            raise
 
 
 def _check_free(folder: Path, overwrite: bool):
@@ -175,10 +182,10 @@ def _check_free(folder: Path, overwrite: bool):
         return
     if not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder: give another --out")
-    found = {path.name for path in folder.iterdir()}
-    if found and not overwrite:
+    names = {path.name for path in folder.iterdir()}
+    if names and not overwrite:
         raise FileExistsError(f"{folder} is not empty: give another --out, or --overwrite to replace it")
-    foreign = sorted(found - {COUNTS, *(f"{split}.{side}" for split in SPLITS for side in SIDES)})
+    foreign = sorted(names - {COUNTS, *(f"{split}.{side}" for split in SPLITS for side in SIDES)})
     if foreign:
         raise FileExistsError(
             f"{folder} holds {foreign[0]}, which --overwrite would remove: move it away or give another --out"
@@ -186,7 +193,7 @@ def _check_free(folder: Path, overwrite: bool):
 
 
 def add_output_arguments(parser: argparse.ArgumentParser):
-    """--out and --overwrite."""
+    """Add --out and --overwrite."""
     parser.add_argument("--out", required=True, help="folder to make: {train,valid,test}.{src,tgt} and counts.json")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder, which may hold only such files")
 

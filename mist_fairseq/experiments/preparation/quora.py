@@ -3,10 +3,8 @@
 import csv
 import random
 import re
-from array import array
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from mist_fairseq.experiments.preparation.files import SPLITS, PairFiles, Skipped, read_lines, text_of
 
@@ -21,34 +19,20 @@ _MAX_ROW_LINES = 100
 _SMALL_GROUP = 10
 
 
-def prepare(
-    files: PairFiles,
-    path: str,
-    train_size: int = 47_000,
-    valid_size: int = 3_000,
-    test_size: int = 2_000,
-    seed: int = 1,
-):
+def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_size: int, seed: int = 1):
     """Write pairs of duplicates, question1 to question2, in the order of the file.
 
-    Reads the file twice. In memory are 8-byte digests of the questions and pairs, not the texts. For an uncased
-    encoder's sake, questions that differ only in case count as one when they are kept out of other splits.
-
-    Args:
-        files: where to.
-        path: ``quora_duplicate_questions.tsv``.
-        train_size, valid_size, test_size: number of pairs; of training pairs there are fewer if the file has no more.
-        seed: of the draw.
+    For an uncased encoder's sake, questions that differ only in case count as one when they are kept out of other
+    splits. Of training pairs there are fewer if the file has no more.
 
     Raises:
         ValueError: the file is another one, or has too few pairs.
     """
     if min(train_size, valid_size, test_size) < 1:
         raise ValueError(f"sizes are {train_size}, {valid_size} and {test_size}, expected at least 1 each")
-    pairs = read_pairs(path, files.skipped)
-    questions = ((_digest(first.casefold()), _digest(second.casefold())) for first, second in pairs)
-    fates = assign_splits(questions, train_size, valid_size, test_size, seed)
-    for fate, pair in zip(fates, read_pairs(path, Counter())):
+    pairs = list(read_pairs(path, files.skipped))
+    questions = [(first.casefold(), second.casefold()) for first, second in pairs]
+    for fate, pair in zip(assign_splits(questions, train_size, valid_size, test_size, seed), pairs):
         if fate in SPLITS:
             files.add(fate, *pair)
         else:
@@ -58,7 +42,7 @@ def prepare(
 
 
 def assign_splits(
-    pairs: Iterable[tuple[int, int]], train_size: int, valid_size: int, test_size: int, seed: int
+    pairs: Sequence[tuple[Hashable, Hashable]], train_size: int, valid_size: int, test_size: int, seed: int
 ) -> list[str]:
     """Draw a split for every pair of questions such that no question is in two.
 
@@ -67,18 +51,17 @@ def assign_splits(
     drawn from the other groups.
 
     Returns:
-        for every pair train, valid, test, or the reason why it is in none.
+        For every pair train, valid, test, or the reason why it is in none.
 
     Raises:
         ValueError: there are too few pairs.
     """
     groups = _connected(pairs)
-    total = sum(map(len, groups))
     rng = random.Random(seed)
     rng.shuffle(groups)
     groups.sort(key=lambda group: max(len(group), _SMALL_GROUP))
     queue = deque(groups)
-    fates = ["beyond the training size"] * total
+    fates = ["beyond the training size"] * len(pairs)
     for split, size in (("test", test_size), ("valid", valid_size)):
         while size and queue:
             for index in queue.popleft():
@@ -87,32 +70,28 @@ def assign_splits(
     rest = [index for group in queue for index in group]
     if not rest:
         raise ValueError(
-            f"{total:,} duplicate pairs in {len(groups):,} groups of connected questions do not give {test_size:,} for "
-            f"testing, {valid_size:,} for validation and at least one for training: give smaller sizes"
+            f"{len(pairs):,} duplicate pairs in {len(groups):,} groups of connected questions do not give "
+            f"{test_size:,} for testing, {valid_size:,} for validation and one for training: give smaller sizes"
         )
     for index in rng.sample(rest, min(train_size, len(rest))):
         fates[index] = "train"
     return fates
 
 
-def _connected(pairs: Iterable[tuple[int, int]]) -> list[array]:
-    """Indices of the pairs by connected component, in the order of first occurrence."""
-    parent: dict[int, int] = {}
-    firsts, groups = array("Q"), dict[int, array]()
+def _connected(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
+    """Return indices of the pairs by connected component, in the order of first occurrence."""
+    parent: dict[Hashable, Hashable] = {}
 
-    def root(question: int) -> int:
-        while parent[question] != question:
-            parent[question] = parent[parent[question]]
-            question = parent[question]
+    def root(question: Hashable) -> Hashable:
+        while parent.setdefault(question, question) != question:
+            parent[question] = question = parent[parent[question]]
         return question
 
     for first, second in pairs:
-        parent.setdefault(first, first)
-        parent.setdefault(second, second)
         parent[root(first)] = root(second)
-        firsts.append(first)
-    for index, first in enumerate(firsts):
-        groups.setdefault(root(first), array("L")).append(index)
+    groups: dict[Hashable, list[int]] = {}
+    for index, (first, _) in enumerate(pairs):
+        groups.setdefault(root(first), []).append(index)
     return list(groups.values())
 
 
@@ -126,8 +105,7 @@ def read_pairs(path: str, skipped: Counter) -> Iterator[tuple[str, str]]:
             first, second = text_of(row[3], "question"), text_of(row[4], "question")
             if first == second:
                 raise Skipped("twice the same question")
-            pair = _digest("\n".join(sorted((first, second))))
-            if pair in seen:
+            if (pair := frozenset((first, second))) in seen:
                 raise Skipped("pair seen before")
         except Skipped as reason:
             skipped[str(reason)] += 1
@@ -168,7 +146,3 @@ def _row_lines(lines: Iterable[str]) -> Iterator[list[str]]:
         group.append(line.rstrip("\r\n").replace("\r", " ") + "\n")
     if group:
         yield group
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")

@@ -5,17 +5,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 from urllib.parse import unquote
-
-import ijson
 
 from mist_fairseq.experiments.preparation.files import (
     PairFiles,
     Skipped,
     one_line,
-    open_text,
     progress,
+    read_json,
     read_lines,
     text_of,
 )
@@ -23,7 +20,7 @@ from mist_fairseq.text.tokenizer import SEP
 
 
 def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] = (), seed: int = 1):
-    """Write one pair for every question with an answer, the first of its answers; one article is in memory at a time.
+    """Write one pair for every question with an answer, the first of its answers.
 
     Args:
         files: where to.
@@ -36,35 +33,28 @@ def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] =
     """
     if split_lists:
         _prepare_by_title(files, (train, dev), read_split_lists(split_lists))
-    else:
-        _prepare_halves(files, train, dev, seed)
+        return
+    for article in read_articles(train):
+        for pair in read_pairs(article, files.skipped, files.remarks):
+            files.add("train", *pair)
+    pairs = [pair for article in read_articles(dev) for pair in read_pairs(article, files.skipped, files.remarks)]
+    is_test = [False] * (len(pairs) // 2) + [True] * (len(pairs) - len(pairs) // 2)
+    random.Random(seed).shuffle(is_test)
+    for pair, tests in zip(pairs, is_test):
+        files.add("test" if tests else "valid", *pair)
 
 
 def _prepare_by_title(files: PairFiles, paths: Sequence[str], listed: dict[str, str]):
     missing = set(listed)
-    for path in paths:
-        for article in read_articles(path):
-            title = title_key(str(article.get("title")))
-            missing.discard(title)
-            if title not in listed:
-                files.skipped["article in no list"] += 1
-                continue
-            for pair in read_pairs(article, files.skipped, files.remarks):
-                files.add(listed[title], *pair)
+    for article in (article for path in paths for article in read_articles(path)):
+        title = title_key(str(article.get("title")))
+        missing.discard(title)
+        if title not in listed:
+            files.skipped["article in no list"] += 1
+            continue
+        for pair in read_pairs(article, files.skipped, files.remarks):
+            files.add(listed[title], *pair)
     files.remarks.update(f"listed but in no file: {title}" for title in missing)
-
-
-def _prepare_halves(files: PairFiles, train: str, dev: str, seed: int):
-    total = sum(1 for article in read_articles(dev) for _ in read_pairs(article, Counter(), Counter()))
-    is_test = bytearray(total // 2) + bytearray(b"\1" * (total - total // 2))
-    random.Random(seed).shuffle(is_test)
-    for article in read_articles(train):
-        for pair in read_pairs(article, files.skipped, files.remarks):
-            files.add("train", *pair)
-    halves = iter(is_test)
-    for article in read_articles(dev):
-        for pair in read_pairs(article, files.skipped, files.remarks):
-            files.add("test" if next(halves) else "valid", *pair)
 
 
 def read_split_lists(paths: Sequence[str]) -> dict[str, str]:
@@ -87,39 +77,22 @@ def read_split_lists(paths: Sequence[str]) -> dict[str, str]:
 
 
 def title_key(title: str) -> str:
-    """What all spellings of a title have in common: ``Beyonc%C3%A9_Knowles`` gives ``Beyoncé Knowles``."""
+    """Return what all spellings of a title have in common: ``Beyonc%C3%A9_Knowles`` gives ``Beyoncé Knowles``."""
     return one_line(unicodedata.normalize("NFC", unquote(title)).replace("_", " "))
 
 
-class _Bytes:
-    """ijson wants bytes; here they are valid UTF-8 whatever the file holds."""
-
-    def __init__(self, file: TextIO):
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size).encode("utf-8")
-
-
 def read_articles(path: str) -> Iterator[dict]:
-    """Yield the articles one at a time.
+    """Yield the articles.
 
     Raises:
         ValueError: the file is truncated, not JSON, or without articles.
     """
-    number = 0
-    with open_text(path) as file:
-        try:
-            # use_float: ijson's C code crashes on whole numbers of more digits than Python converts.
-            items = ijson.items(_Bytes(file), "data.item", use_float=True)
-            for article in progress(items, path, "articles"):
-                number += 1
-                yield article if isinstance(article, dict) else {}
-        except ijson.JSONError as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"{path} is truncated or not JSON, after {number} articles: {reason}") from error
-    if not number:
+    content = read_json(path)
+    articles = content.get("data") if isinstance(content, dict) else None
+    if not articles or not isinstance(articles, list):
         raise ValueError(f'{path} has no articles, expected SQuAD\'s {{"data": [{{"title": ..., "paragraphs": ...')
+    for article in progress(articles, path, "articles"):
+        yield article if isinstance(article, dict) else {}
 
 
 def read_pairs(article: dict, skipped: Counter, remarks: Counter) -> Iterator[tuple[str, str]]:

@@ -11,28 +11,21 @@ from mist_fairseq.experiments.preparation.files import (
     Skipped,
     open_text,
     progress,
+    read_json,
     read_lines,
     text_of,
 )
 
+_KEYS = ("train", "validation", "test")
 _SECTION = re.compile(r"^\[SN\]([A-Z-]+)\[SN\][ \t\r]*$", re.MULTILINE)
 
 # Lines of the web page around the article; the distributions as JSON lines are without them as well.
-_WEB_PAGE = frozenset(
-    (
-        *("Share this with", "Email", "Facebook", "Messenger", "Twitter", "Pinterest", "WhatsApp", "Linkedin"),
-        *("LinkedIn", "Copy this link", "These are external links and will open in a new window"),
-    )
-)
+_WEB_PAGE = {"Share this with", "Email", "Facebook", "Messenger", "Twitter", "Pinterest", "WhatsApp", "Linkedin"}
+_WEB_PAGE |= {"LinkedIn", "Copy this link", "These are external links and will open in a new window"}
 
 
 def prepare_documents(files: PairFiles, documents: str, split: str):
-    """Write the articles of a folder of ``ID.summary`` files.
-
-    Args:
-        files: where to.
-        documents: the folder, ``bbc-summary-data``.
-        split: JSON file that maps train, validation and test to lists of ids.
+    """Write the articles of a folder of ``ID.summary`` files, as a JSON file maps train, validation and test to ids.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -40,8 +33,10 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
     """
     if not Path(documents).is_dir():
         raise FileNotFoundError(f"{documents} is not a folder")
-    ids = _read_split(split)
-    for name, key in zip(SPLITS, ("train", "validation", "test")):
+    ids = read_json(split)
+    if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in _KEYS):
+        raise ValueError(f'{split} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
+    for name, key in zip(SPLITS, _KEYS):
         for identifier in progress(ids[key], key, "documents", len(ids[key])):
             try:
                 files.add(name, *_read_document(Path(documents, f"{identifier}.summary")))
@@ -49,26 +44,12 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
                 files.skipped[str(reason)] += 1
 
 
-def _read_split(path: str) -> dict[str, list]:
-    with open_text(path) as file:
-        try:
-            ids = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is truncated or not JSON: {error}") from error
-    if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in ("train", "validation", "test")):
-        raise ValueError(f'{path} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
-    return ids
-
-
 def _read_document(path: Path) -> tuple[str, str]:
     try:
-        found = path.is_file()
-    except OSError:  # a name that no file can have
-        found = False
-    if not found:
-        raise Skipped("no file for the id")
-    with open_text(str(path)) as file:
-        _, *parts = _SECTION.split(file.read())
+        with open_text(str(path)) as file:
+            _, *parts = _SECTION.split(file.read())
+    except OSError as error:  # there is none, or its name is none that a file can have
+        raise Skipped("no file for the id") from error
     sections = dict(zip(parts[::2], parts[1::2]))
     if "FIRST-SENTENCE" not in sections or "RESTBODY" not in sections:
         raise Skipped("malformed sections")
@@ -89,8 +70,8 @@ def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
 def _read_record(line: str) -> tuple[str, str]:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Skipped("invalid JSON line") from error
+    except (ValueError, RecursionError):
+        record = None
     if not isinstance(record, dict):
         raise Skipped("invalid JSON line")
     return text_of(record.get("document"), "document"), text_of(record.get("summary"), "summary")

@@ -9,7 +9,6 @@ import json
 import logging
 import types
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -17,11 +16,9 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
-from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.files.reading import read_json
-from mist_fairseq.files.sizes import prophetnet_sizes
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers, right_padded
-from mist_fairseq.pretrained.bert import check_weights, find_weights, read_weights
+from mist_fairseq.pretrained.folder import WEIGHTS, check_vocabulary, find_file, read_config, read_weights
+from mist_fairseq.pretrained.names import convert
 
 logger = logging.getLogger(__name__)
 
@@ -192,46 +189,43 @@ def _new_config(cfg: ProphetNetConfig, dictionary):
 
 def _read_config(folder: str, dictionary):
     """The folder's configuration, if it is of a ProphetNet with the dictionary's vocabulary."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"--pretrained {folder}: there is no config.json in it")
-    values = read_json(path)
-    kind = values.get("model_type") if isinstance(values, dict) else values
-    if kind != "prophetnet":
-        raise ValueError(f"{path}: model_type is {kind!r}, expected 'prophetnet'")
-    vocabularies = [Path(folder) / name for name in ("prophetnet.tokenizer", "vocab.txt")]
-    found = next((file for file in vocabularies if file.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"--pretrained {folder}: there is no prophetnet.tokenizer and no vocab.txt in it")
-    if load_dictionary(str(found)) != dictionary:
-        raise ValueError(
-            f"the data was binarized with another vocabulary ({len(dictionary)} entries) than {found}: run "
-            f"fairseq-preprocess with --joined-dictionary --srcdict {found}"
-        )
+    path, values = read_config(folder)
+    if values.get("model_type") != "prophetnet":
+        raise ValueError(f"{path}: model_type is {values.get('model_type')!r:.60}, expected 'prophetnet'")
+    vocabulary = check_vocabulary(folder, dictionary.tokenizer, ["prophetnet.tokenizer", "vocab.txt"])
     config = import_transformers().ProphetNetConfig.from_dict(values)
     for name, expected in {"vocab_size": len(dictionary), **_ids(dictionary)}.items():
         if getattr(config, name) != expected:
-            raise ValueError(f"{path}: {name} is {getattr(config, name)}, but by {found} it is {expected}")
-    check_weights(folder, prophetnet_sizes(config.to_dict()), len(dictionary))
+            raise ValueError(f"{path}: {name} is {getattr(config, name)!r:.60}, but by {vocabulary} it is {expected}")
     return config
 
 
 def _load(folder: str, config) -> nn.Module:
-    """The folder's model, read without executing code.
+    """The folder's model, read without executing code; its shapes are compared before memory is taken for it.
 
     Raises:
         FileNotFoundError: there is no weights file.
         ValueError: it cannot be read, or a weight is missing or has another shape (names it).
     """
-    found = find_weights(folder)
+    path, library = find_file(folder, WEIGHTS), import_transformers()
+    state = read_weights(path)
+    if not any(name.startswith("prophetnet.") for name in state):  # of a model without a head, which is tied
+        state = {"prophetnet." + name: tensor for name, tensor in state.items()}
+    for side, layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
+        last = f"prophetnet.{side}.layers.{layers - 1}.feed_forward.output.bias"
+        if last not in state:
+            raise ValueError(f"{path} lacks {last}, and config.json says {layers} {side} layers")
     try:
-        model, report = import_transformers().ProphetNetForConditionalGeneration.from_pretrained(
-            None, config=config, state_dict=read_weights(found), output_loading_info=True
-        )
-    except RuntimeError as error:
-        raise ValueError(f"{found}: {error}") from error
+        with torch.device("meta"):
+            own = library.ProphetNetForConditionalGeneration(config).state_dict()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path.with_name('config.json')}: {error}") from error
+    tied = {name for name in own if name.endswith(("word_embeddings.weight", "lm_head.weight"))}
+    convert(state, own, {}, str(path), "config.json beside it is that of another model", tied)
+    model, report = library.ProphetNetForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=state, output_loading_info=True
+    )
     if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ValueError(f"{found} lacks {', '.join(missing[:3])} ({len(missing)} in all)")
-    logger.info("loaded %s; left aside: %s", found, ", ".join(sorted(report["unexpected_keys"])) or "nothing")
+        raise ValueError(f"{path} lacks {', '.join(sorted(report['missing_keys'])[:3])}")
+    logger.info("loaded %s; left aside: %s", path, ", ".join(sorted(report["unexpected_keys"])) or "nothing")
     return model

@@ -1,6 +1,6 @@
 import pytest
 
-from mist_fairseq.experiments.benchmark.synthetic import write_data
+from mist_fairseq.experiments.benchmark.inputs import write_data
 
 SENTENCES = 12
 

@@ -3,7 +3,8 @@
 import torch
 from omegaconf import OmegaConf
 
-from mist_fairseq.experiments.benchmark.systems import Entry, load_system
+from mist_fairseq.experiments.benchmark.inputs import Entry
+from mist_fairseq.experiments.benchmark.systems import load_system
 
 SIZES = " ".join(
     f"--{side}-layers 1 --{side}-embed-dim 16 --{side}-ffn-embed-dim 32 --{side}-attention-heads 2"

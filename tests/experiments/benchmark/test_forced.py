@@ -17,17 +17,17 @@ ITERATIVE = {
 def outputs(system, indices=range(6)):
     """Tokens with all special ones, passes and prescribed lengths, by sentence."""
     sample = system.batch(indices)
-    found = system.decode(sample)
+    actual = system.decode(sample)
     lengths = sample["forced"][1].tolist()
-    passes = [system.read(sample, found)[i][1] for i in sample["id"].tolist()]
-    return [len(ranked[0]["tokens"]) for ranked in found], passes, lengths
+    passes = [system.read(sample, actual)[i][1] for i in sample["id"].tolist()]
+    return [len(ranked[0]["tokens"]) for ranked in actual], passes, lengths
 
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_beam_search_ends_where_it_must(data, beam):
     system = load(entry(data, TRANSFORMER, options={"beam": beam}), forced=True)
-    found, passes, lengths = outputs(system)
-    assert found == passes == lengths and len(set(lengths)) > 1
+    actual, passes, lengths = outputs(system)
+    assert actual == passes == lengths and len(set(lengths)) > 1
     eos = system.dictionary.eos()
     sample = system.batch(range(6))
     for ranked in system.decode(sample):
@@ -46,8 +46,8 @@ def test_without_force_lengths_are_the_models_own(data):
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_refinement_takes_its_usual_passes(data, name):
     arguments, options, usual = ITERATIVE[name]
-    found, passes, lengths = outputs(load(entry(data, arguments, options=options), forced=True))
-    assert found == lengths and len(set(lengths)) > 1
+    actual, passes, lengths = outputs(load(entry(data, arguments, options=options), forced=True))
+    assert actual == lengths and len(set(lengths)) > 1
     assert passes == [usual] * 6
 
 
@@ -55,8 +55,8 @@ def test_refinement_takes_its_usual_passes(data, name):
 def test_refinement_takes_the_passes_that_are_prescribed(data, name):
     arguments = f"{LEV} insertion_transformer" if name == "insertion" else ITERATIVE[name][0]
     system = load(entry(data, arguments, options=TEN, passes={5: 0.5, 7: 0.5}), forced=True)
-    found, passes, lengths = outputs(system, range(12))
-    assert found == lengths
+    actual, passes, lengths = outputs(system, range(12))
+    assert actual == lengths
     assert set(passes) == {5, 7}
     assert outputs(system, range(12))[1] == passes, "the passes of a sentence are always the same"
     alone = [outputs(system, [i])[1][0] for i in range(4)]
@@ -80,13 +80,13 @@ def test_length_beams_of_fairseq_are_refused(data):
 
 def test_bart_in_batches(data):
     """fairseq's BART keeps one encoded source for all its hypotheses."""
-    found, passes, lengths = outputs(load(entry(data, BART, options={"beam": 3}), forced=True))
-    assert found == passes == lengths and len(set(lengths)) > 1
+    actual, passes, lengths = outputs(load(entry(data, BART, options={"beam": 3}), forced=True))
+    assert actual == passes == lengths and len(set(lengths)) > 1
 
 
 def test_insertions_as_many_as_the_length_needs(data):
-    found, passes, lengths = outputs(load(entry(data, f"{LEV} insertion_transformer"), forced=True))
-    assert found == lengths
+    actual, passes, lengths = outputs(load(entry(data, f"{LEV} insertion_transformer"), forced=True))
+    assert actual == lengths
     # From <s> </s>, 1 gap, 2 tokens become 3, 5, 9, 17; one more pass changes nothing.
     expected = {4: 3, 6: 4, 13: 5}  # [CLS] counted
     assert passes == [expected[length] for length in lengths]
@@ -103,14 +103,18 @@ def test_insertions_as_many_as_the_length_needs(data):
 )
 def test_our_own(data, options, passes):
     system = load(entry(data, MIST, options={"keep_repeats": True, **options}), forced=True)
+    filled = []
+    fill = system.engine.fill
+
+    def watched(tokens, lengths, state):
+        filled.append(lengths.tolist())
+        return fill(tokens, lengths, state)
+
+    system.engine.fill = watched
     sample = system.batch(range(6))
-    system.forcing.prescribe(*sample["forced"])
-    with torch.no_grad():
-        inputs = sample["net_input"]
-        hypotheses = system.generator._decode(inputs["src_tokens"], inputs["src_lengths"])
+    system.decode(sample)
     beam = options.get("length_beam", 1)
-    assert hypotheses.lengths.tolist() == sample["forced"][1].repeat_interleave(beam).tolist()
-    assert hypotheses.steps.tolist() == [passes] * 6 * beam
+    assert filled == [sample["forced"][1].repeat_interleave(beam).tolist()] * passes
 
 
 def test_unknown_generators_are_refused(data):

@@ -11,17 +11,15 @@ from mist_fairseq.experiments.benchmark.scaling import (
     Axis,
     Work,
     fit_line,
-    line_sentence,
     make_axes,
     make_entries,
-    parts_sentence,
 )
+from mist_fairseq.experiments.benchmark.watching import PARTS
 from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_scaling.py"
 TINY = {"source": [5, 9], "target": [4, 7], "batch": [1, 3], "iterations": [1, 2, 3]}
 PLAIN = "none"  # of --accelerate
-PARTS = ["source pass", "length", "target pass", "head", "overhead"]
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +42,9 @@ def systems(folder, axes):
 
 @pytest.fixture
 def result(systems, axes):
-    found = [scaling.measure(systems, axis, repeats=2, warm_up=0) for axis in axes]
+    actual = [scaling.measure(systems, axis, repeats=2, warm_up=0) for axis in axes]
     machine = {"device": "some CPU", "threads": 1, "torch": torch.__version__}
-    return machine | {"described": scaling.describe_systems(systems), "axes": found}
+    return machine | {"described": scaling.describe_systems(systems), "axes": actual}
 
 
 def test_one_number_changes_at_a_time(axes):
@@ -65,7 +63,6 @@ def test_one_number_changes_at_a_time(axes):
 def test_values_of_an_axis():
     assert make_axes({"batch": [8, 2, 8], "source": []}) == [Axis("batch", [2, 8], Work())], "sorted, each once"
     for values, message in [
-        ({"width": [1, 2]}, "axis 'width' is unknown, expected source, target, batch, iterations"),
         ({"batch": [4, 4]}, r"batch has the values \[4\], expected two or more from 1 on"),
         ({"source": [16, 2]}, r"source has the values \[2, 16\], expected two or more from 3 on"),
         ({"source": []}, "no values for any of source, target, batch, iterations"),
@@ -93,29 +90,29 @@ def test_models_that_cannot_do_it_are_refused(folder, axes):
 
 
 def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
-    """Shapes of what the encoder gets."""
+    """Shapes of what the engine gets."""
     system = next(iter(systems.values()))
-    encoder, seen = system.model.encoder, []
-    for method in ("encode_source", "decode_target"):
-        usual = getattr(encoder, method)
+    engine, seen = system.engine, []
+    for method in ("encode", "fill"):
+        usual = getattr(engine, method)
 
         def watched(tokens, *args, method=method, usual=usual):
             seen.append((method, *tokens.shape))
             return usual(tokens, *args)
 
-        monkeypatch.setattr(encoder, method, watched)
+        monkeypatch.setattr(engine, method, watched)
 
     def run(work):
         seen.clear()
         system.load_data(work.split)
-        scaling._run(system, work, system.batch(range(work.batch)))
+        scaling.run(system, work, system.batch(range(work.batch)))
         assert seen[: len(seen) // 2] == seen[len(seen) // 2 :], "with clocks and without"
         return seen[: len(seen) // 2]
 
     for work in [work for axis in axes[:3] for work in axis.works]:
-        assert run(work) == [("encode_source", work.batch, work.source), ("decode_target", work.batch, work.target)]
-    fill = ("decode_target", 1, 14)
-    assert run(Work(decoding="mask-predict", iterations=3)) == [("encode_source", 1, 14), fill, fill, fill]
+        assert run(work) == [("encode", work.batch, work.source), ("fill", work.batch, work.target)]
+    fill = ("fill", 1, 14)
+    assert run(Work(decoding="mask-predict", iterations=3)) == [("encode", 1, 14), fill, fill, fill]
     (_, *first), one, (_, _, mixed), other = run(Work(decoding="mist", iterations=2))
     assert first == [1, 14] and one == other == fill and 14 < mixed <= 14 + 14 + 1
 
@@ -128,14 +125,14 @@ def test_values_and_models_take_turns(systems, axes, monkeypatch):
         order.append((system.entry.name, work))
         return 10.0 * work.batch + len(order) % 2, {"head": 3.0, "overhead": 1.0}
 
-    monkeypatch.setattr(scaling, "_run", run)
-    found = scaling.measure(systems, axes[2], repeats=6, warm_up=1)
+    monkeypatch.setattr(scaling, "run", run)
+    actual = scaling.measure(systems, axes[2], repeats=6, warm_up=1)
     rounds = [order[at : at + 4] for at in range(0, len(order), 4)]
     assert len(rounds) == 7 and len({tuple(one) for one in rounds}) > 1, "in different orders"
     jobs = {(name, work) for name in systems for work in axes[2].works}
     assert all(set(one) == jobs for one in rounds)
-    assert found["values"] == [1, 3] and found["repeats"] == 6 and "batch" not in found["fixed"]
-    for model in found["models"].values():
+    assert actual["values"] == [1, 3] and actual["repeats"] == 6 and "batch" not in actual["fixed"]
+    for model in actual["models"].values():
         point = model["points"][1]
         assert 30 <= point["milliseconds"]["median"] <= 31 and point["shares"] == {"head": 0.75, "overhead": 0.25}
         assert point["milliseconds_a_sentence"] == point["milliseconds"]["median"] / 3
@@ -156,37 +153,30 @@ def test_line_of_least_squares():
     assert fit_line([1, 2], [4.0, 4.0])["r_squared"] == 1
 
 
-def test_sentences_say_what_the_numbers_say():
-    found = {"axis": "source", "values": [16, 64, 464]}
-    text = line_sentence(found, {"intercept": 16.0, "slope": 1.0, "r_squared": 0.99})
-    assert text == (
-        "16.00 ms a batch and 1.000 ms for each source token, R² 0.9900; what is fixed is 50 % of it at 16 source "
-        "tokens, 3 % of it at 464 source tokens."
+def test_what_is_fixed_and_where_a_line_has_no_fixed_share():
+    lines = [(16.0, 1.0), (-1.0, 1.0), (1.0, -0.1)]
+    models = {str(i): {"line": dict(intercept=low, slope=up, r_squared=0.99)} for i, (low, up) in enumerate(lines)}
+    rows = scaling._lines_table({"axis": "source", "values": [16, 464], "models": models}).splitlines()
+    assert rows[0].endswith(
+        "| ms for each source token | R² | fixed at 16 source tokens | fixed at 464 source tokens |"
     )
-    assert "begins below 0" in line_sentence(found, {"intercept": -1.0, "slope": 1.0, "r_squared": 0.9})
-    assert "does not grow" in line_sentence(found, {"intercept": 1.0, "slope": -0.1, "r_squared": 0.1})
-    points = [{"shares": {"source pass": share, "head": 1 - share}} for share in (0.4, 0.6, 0.83)]
-    assert parts_sentence(found, points) == (
-        "the largest part is the head (60 % at 16 source tokens), then the source pass (60 % at 64 to 83 % at 464 "
-        "source tokens)."
-    )
-    found = {"axis": "iterations", "values": [1, 2]}
-    assert "(40 % at 1 pass), then the head" not in parts_sentence(found, points[:2])
-    assert "head (60 % at 1 pass), then the source pass (60 % at 2 passes)" in parts_sentence(found, points[:2])
+    assert rows[2] == "| 0 | 16.00 | 1.000 | 0.9900 | 50% | 3% |"
+    assert rows[3].endswith("| -1.00 | 1.000 | 0.9900 |  |  |") and rows[4].endswith("| 1.00 | -0.100 | 0.9900 |  |  |")
 
 
 def test_tables(result, systems):
     text = scaling.markdown(result)
-    assert text.count("\n## ") == 5 and text.count("R² ") == text.count("the largest part") == 10
-    heads = "ms a sentence | source pass | length | target pass | head | overhead |"
+    assert text.count("\n## ") == text.count("| R² |") == 5
+    assert text.count("**") == 2 * 2 * sum(len(measured["values"]) for measured in result["axes"])
+    heads = "ms a sentence | source pass | length | target pass | overhead |"
     assert f"| Models | source tokens | {heads}" in text and f"| Models | sentences | ms a batch | {heads}" in text
     assert "The same everywhere: 14 source tokens, 14 target tokens, 1 pass, single-pass." in text
     assert (
         "## Iterations of mask-predict\n\nThe same everywhere: 14 source tokens, 14 target tokens, 1 sentence." in text
     )
-    assert all(f"{name} (0.5 M parameters, fp32, Encoder)" in text for name in systems)
-    for found in result["axes"]:
-        for model in found["models"].values():
+    assert all(f"{name} (0.5 M parameters, fp32, PyTorchEngine)" in text for name in systems)
+    for actual in result["axes"]:
+        for model in actual["models"].values():
             for point in model["points"]:
                 assert list(point["shares"]) == PARTS and sum(point["shares"].values()) == pytest.approx(1)
 
@@ -206,7 +196,7 @@ def test_script(tmp_path):
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     result = json.loads(out.read_text())
-    assert [found["axis"] for found in result["axes"]] == ["source", "iterations", "iterations"]
+    assert [actual["axis"] for actual in result["axes"]] == ["source", "iterations", "iterations"]
     assert result["threads"] == 1 and "benchmark_scaling.py" in result["command"]
     assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
     assert out.with_suffix(".png").is_file()

@@ -29,49 +29,49 @@ RIGHT = FakeGenerator().generate(TEXTS, **OPTIONS)
 
 
 def load(port: int, expected=RIGHT, concurrency=8) -> Load:
-    return asyncio.run(drive(port, TEXTS, expected, OPTIONS, concurrency, 0.3))
+    return drive(port, TEXTS, expected, OPTIONS, concurrency, 0.3)
 
 
 def test_a_server_that_is_right():
     with serving(FakeGenerator()) as running:
         assert answer_alone(running.port, TEXTS, OPTIONS) == RIGHT
-        found = load(running.port)
-    assert len(found.latencies) >= 8 and 0.3 <= found.seconds < DEADLINE
-    assert max(found.latencies) <= found.seconds and min(found.latencies) > 0
-    assert (found.lost, found.swapped, found.different, found.examples) == (0, 0, 0, [])
+        actual = load(running.port)
+    assert len(actual.latencies) >= 8 and 0.3 <= actual.seconds < DEADLINE
+    assert max(actual.latencies) <= actual.seconds and min(actual.latencies) > 0
+    assert (actual.lost, actual.swapped, actual.different, actual.examples) == (0, 0, 0, [])
 
 
 def test_as_many_requests_as_clients_are_on_their_way():
-    generator, found = FakeGenerator(), []
+    generator, actual = FakeGenerator(), []
     generator.gate.clear()
     with serving(generator) as running:
-        thread = threading.Thread(target=lambda: found.append(load(running.port)))
+        thread = threading.Thread(target=lambda: actual.append(load(running.port)))
         thread.start()
         eventually(lambda: len(running.batcher) + running.batcher.running == 8)
         generator.gate.set()
         thread.join(DEADLINE)
-    assert len(found[0].latencies) >= 8 and not found[0].lost
+    assert len(actual[0].latencies) >= 8 and not actual[0].lost
 
 
 def test_an_answer_to_another_text_is_noticed():
     with serving(FakeGenerator()) as running:
-        found = load(running.port, [RIGHT[1], RIGHT[0], *RIGHT[2:]])
-    assert found.swapped > 0 and found.different == found.lost == 0 and found.latencies
-    assert len(found.examples) == 5 and "expected" in found.examples[0]
+        actual = load(running.port, [RIGHT[1], RIGHT[0], *RIGHT[2:]])
+    assert actual.swapped > 0 and actual.different == actual.lost == 0 and actual.latencies
+    assert len(actual.examples) == 5 and "expected" in actual.examples[0]
 
 
 def test_another_answer_than_alone_is_noticed():
     with serving(FakeGenerator()) as running:
-        found = load(running.port, ["something else", *RIGHT[1:]])
-    assert found.different > 0 and found.swapped == found.lost == 0 and found.latencies
+        actual = load(running.port, ["something else", *RIGHT[1:]])
+    assert actual.different > 0 and actual.swapped == actual.lost == 0 and actual.latencies
 
 
 def test_a_refused_request_is_lost():
     with serving(FakeGenerator(), max_iterations=1) as running:
         with pytest.raises(ValueError, match="'how can you learn' with 422: iterations is 2"):
             answer_alone(running.port, TEXTS, OPTIONS)
-        found = load(running.port)
-    assert found.lost > 0 and not found.latencies
+        actual = load(running.port)
+    assert actual.lost > 0 and not actual.latencies
 
 
 @contextlib.contextmanager
@@ -115,14 +115,14 @@ def http_answer(content: dict) -> bytes:
 )
 def test_a_broken_answer_is_lost(content):
     with answering(content) as port:
-        found = load(port, concurrency=2)
-    assert found.lost >= 2 and not found.latencies and found.examples
+        actual = load(port, concurrency=2)
+    assert actual.lost >= 2 and not actual.latencies and actual.examples
 
 
 def test_the_right_text_under_another_id_is_swapped():
     with answering(http_answer({"id": -1, "outputs": [[{"text": RIGHT[0]}]]})) as port:
-        found = load(port, [RIGHT[0]] * 4, concurrency=1)
-    assert found.swapped > 0 and not found.latencies
+        actual = load(port, [RIGHT[0]] * 4, concurrency=1)
+    assert actual.swapped > 0 and not actual.latencies
 
 
 # -- the whole --------------------------------------------------------------------------------------------------
@@ -156,10 +156,10 @@ def test_a_server_that_does_not_end_well():
 def test_summary_and_table():
     before = {"mist_batch_texts_count": 5.0, "mist_batch_texts_sum": 9.0, "mist_model_seconds_sum": 1.0}
     after = {"mist_batch_texts_count": 15.0, "mist_batch_texts_sum": 49.0, "mist_model_seconds_sum": 2.0}
-    found = summary(Load(4.0, [i / 1000 for i in range(1, 102)], lost=1), before, after)
+    actual = summary(Load(4.0, [i / 1000 for i in range(1, 102)], lost=1), before, after)
     expected = {"requests": 101, "throughput": 25.25, "mean_batch": 4.0, "in_model": 0.25, "lost": 1}
-    assert {name: found[name] for name in expected} == expected
-    assert [found[f"p{percent}_ms"] for percent in (50, 90, 99)] == pytest.approx([51, 91, 100])
+    assert {name: actual[name] for name in expected} == expected
+    assert [actual[f"p{percent}_ms"] for percent in (50, 90, 99)] == pytest.approx([51, 91, 100])
     empty = summary(Load(1.0), before, before)  # nobody was answered
     result = {
         "model": "released",
@@ -167,7 +167,7 @@ def test_summary_and_table():
         "options": OPTIONS,
         "server_options": ["--threads", "1"],
         "seconds": 4.0,
-        "runs": [{"server": "batches", "concurrency": 8, **found}, {"server": "batches", "concurrency": 9, **empty}],
+        "runs": [{"server": "batches", "concurrency": 8, **actual}, {"server": "batches", "concurrency": 9, **empty}],
     } | machine()
     table = markdown(result)
     assert "| 8 | batches | 25.2 | 51.0 | 91.0 | 100.0 | 4.0 | 25% | 1 / 0 / 0 |" in table

@@ -3,70 +3,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from mist_fairseq.experiments.benchmark.systems import Entry, read_entries
+from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.experiments.benchmark.inputs import Entry
 from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry, load, save_checkpoint
 
 BEAM = {"beam": 3, "lenpen": 1.0, "max_len_b": 8}
 
 
-def write(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_entries_of_a_file(tmp_path):
-    path = write(
-        tmp_path / "systems.yaml",
-        "data: bin\nreference: /data/test.tgt\nprotocol: quora\nsystems:\n"
-        "- {name: a, path: run/a.pt, group: AR, options: {beam: 4}}\n"
-        "- {name: b, arguments: --arch mist_base, data: other, precision: bf16, passes: {2: 0.5, 3: 0.5}}\n",
-    )
-    entries, settings = read_entries(path)
-    assert entries == [
-        Entry("a", path="run/a.pt", group="AR", options={"beam": 4}, data="bin", folder=str(tmp_path)),
-        Entry(
-            "b",
-            arguments="--arch mist_base",
-            data="other",
-            folder=str(tmp_path),
-            precision="bf16",
-            passes={2: 0.5, 3: 0.5},
-        ),
-    ]
-    assert entries[0].data_path == f"{tmp_path}/bin"
-    assert settings["reference"] == "/data/test.tgt" and settings["protocol"] == "quora"
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("systems: {", "is not YAML"),
-        ("[]", "has no list of systems"),
-        ("systems: a", "has no list of systems"),
-        ("systems: [a]", "a system is 'a'"),
-        ("systems: [{path: a}]", "a system's name is ''"),
-        ("systems: [{name: a}]", "system 'a': give either path, a checkpoint, or arguments"),
-        ("systems: [{name: a, path: b, arguments: c}]", "give either path"),
-        ("systems: [{name: a, path: b, beam: 4}]", "system 'a': 'beam' is unknown, expected name, path"),
-        ("sytems: []\nsystems: []", "'sytems' is unknown"),
-        ("systems: [{name: a, path: b, group: NAT}]", "group is 'NAT', expected one of AR, Semi-NAR, NAR"),
-        ("systems: [{name: a, path: b, engine: none}]", "engine is 'none', expected one of fairseq, ctranslate2"),
-        ("systems: [{name: a, path: b, precision: fp64}]", "precision is 'fp64'"),
-        ("systems: [{name: a, path: b, options: beam}]", "options are 'beam'"),
-        ("systems: [{name: a, path: b, passes: 3}]", "passes are 3"),
-        ("systems: [{name: a, path: b}, {name: a, path: c}]", "two systems have the same name"),
-        ("systems: !!python/object/apply:os.system [touch hacked]", "is not YAML"),
-    ],
-)
-def test_files_that_say_no_systems(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_entries(write(tmp_path / "systems.yaml", text))
-
-
 def answers(system, indices=range(6)):
     sample = system.batch(indices)
-    found = system.read(sample, system.decode(sample))
-    return [found[i][0] for i in indices]
+    actual = system.read(sample, system.decode(sample))
+    return [actual[i][0] for i in indices]
 
 
 def test_positions_of_source_and_target_may_differ(data):
@@ -135,8 +82,8 @@ def test_onnx_says_what_pytorch_says(data, tmp_path, options):
     system, plain = load(Entry("onnx", engine="onnx", **given)), load(Entry("plain", **given))
     for indices in (range(6), [3]):
         sample = system.batch(indices)
-        found, expected = (one.read(sample, one.decode(sample)) for one in (system, plain))
-        assert found == expected and any(tokens for tokens, _ in found.values())
+        actual, expected = (one.read(sample, one.decode(sample)) for one in (system, plain))
+        assert actual == expected and any(tokens for tokens, _ in actual.values())
     assert system.parameters == plain.parameters and system.text([]) == ""
     rounded = load(Entry("int8", engine="onnx", precision="int8", **given))
     assert [len(tokens) > 0 for tokens in answers(rounded)] == [len(tokens) > 0 for tokens in answers(plain)]
@@ -146,14 +93,10 @@ def test_onnx_does_the_prescribed_work(data):
     options = {"decoding": "mist", "decoding_iterations": 4, "keep_repeats": True}
     system = load(entry(data, MIST, options=options, engine="onnx"), forced=True)
     sample = system.batch(range(12))
-    hypotheses = system.decode(sample)
-    assert len(set(sample["forced"][1].tolist())) > 1
-    for (ranked, _), source, length in zip(hypotheses, sample["sources"], sample["forced"][1].tolist()):
-        assert source.length + 1 == length and ranked[0].steps == 4
-        assert len(ranked[0].ids) <= length
-    assert {passes for _, passes in system.read(sample, hypotheses).values()} == {4}
-    with pytest.raises(ValueError, match="lengths cannot be prescribed with engine onnx and a length_beam"):
-        load(entry(data, MIST, options={"length_beam": 2}, engine="onnx"), forced=True)
+    answers = system.decode(sample)
+    assert [len(ids) for ids, _ in answers] == sample["forced"][1].tolist()
+    assert len({len(ids) for ids, _ in answers}) > 1 and {passes for _, passes in answers} == {4}
+    assert {passes for _, passes in system.read(sample, answers).values()} == {4}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +105,6 @@ def test_onnx_does_the_prescribed_work(data):
         (TRANSFORMER, {}, "engine onnx is for --task mist, not for TransformerModel"),
         (MIST, {"precision": "bf16"}, "precision is 'bf16', expected fp32 or int8"),
         (MIST, {"options": {"accelerate": "none"}}, "engine onnx has no option 'accelerate'"),
-        (MIST, {"options": {"length_guesses": 2}}, "engine onnx has no option 'length_guesses'"),
         (MIST, {"options": {"decoding_iterations": 2}}, "iterations 2 needs decoding mist or mask-predict"),
     ],
 )
@@ -195,15 +137,12 @@ def test_our_model_keeps_its_weights_in_bf16_and_says_the_same(data):
     assert encoder.layers[0].qkv.weight.dtype == encoder.head.weight.dtype == torch.bfloat16
     assert encoder.word_embeddings.weight.dtype == encoder.layers[0].ffn_norm.weight.dtype == torch.float32
     plain = load(entry(data, MIST, options={"accelerate": "none"}))
-    with torch.no_grad():
-        inputs = system.batch(range(6))["net_input"]
-        source = inputs["src_tokens"], inputs["src_lengths"]
-        results = []
-        for one in (system, plain):  # the second by autocast alone
-            with one.model.autocast("bf16"):
-                state = one.generator._encode(*source)
-                lengths = torch.tensor([5] * 6)
-                results.append((state.hidden, *one.generator._fill(one.generator._masks(lengths), lengths, state)))
+    inputs = system.batch(range(6))["net_input"]
+    lengths, special = torch.tensor([5] * 6), system.dictionary.tokenizer.special
+    results = []
+    for engine in (system.engine, PyTorchEngine(plain.model.encoder, special, "bf16", convert=False)):
+        state = engine.encode(inputs["src_tokens"], inputs["src_lengths"])
+        results.append((state.length_scores, *engine.fill(torch.full((6, 5), special.mask), lengths, state)))
     for kept, cast in zip(*results):
         assert torch.equal(kept, cast)
 

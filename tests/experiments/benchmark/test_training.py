@@ -9,6 +9,7 @@ import torch
 
 from mist_fairseq.experiments.benchmark import training
 from mist_fairseq.experiments.benchmark.floor import training_operations
+from mist_fairseq.experiments.benchmark.measuring import machine
 from mist_fairseq.experiments.benchmark.training import ARMS, Setting, Training, markdown, measure_memory, time_training
 from tests.experiments.benchmark.helpers import MIST
 
@@ -34,9 +35,9 @@ def clocked(monkeypatch):
         order.append((work.__self__.arm, number))
         return 3000 if work.__self__.arm == "MIST" else 2000, None
 
-    monkeypatch.setattr(training, "_clock", clock)
+    monkeypatch.setattr(training.measuring, "milliseconds", clock)
     monkeypatch.setattr(training, "fastest_product", lambda *_, **__: (None, PRODUCT))
-    monkeypatch.setattr(training, "median_seconds", lambda *_: 1e-3)
+    monkeypatch.setattr(training.measuring, "median_seconds", lambda *_: 1e-3)
     return order
 
 
@@ -89,27 +90,29 @@ def test_shares_are_of_the_same_rounds(tmp_path, monkeypatch):
     training.write_batches(tmp_path, {"source": {5: 1}, "target": {4: 1}}, 2)
     round_ = []
     monkeypatch.setattr(training, "fastest_product", lambda *_, **__: (None, PRODUCT))
-    monkeypatch.setattr(training, "_clock", lambda _, number: (round_.append(number) or 1000 * (1 + number % 2), None))
-    monkeypatch.setattr(training, "median_seconds", lambda *_: 1e-3 * (1 + round_[-1] % 2))
-    for found in time_training(Setting(SIZES, "fp32", 2, str(tmp_path)), updates=5)["arms"].values():
-        share = found["operations"] / PRODUCT / 1e3
-        assert found["share"]["interval"] == pytest.approx([share, share])
-        assert found["seconds"]["interval"][0] < found["seconds"]["interval"][1]
+    monkeypatch.setattr(
+        training, "milliseconds", lambda _, number: (round_.append(number) or 1000 * (1 + number % 2), None)
+    )
+    monkeypatch.setattr(training.measuring, "median_seconds", lambda *_: 1e-3 * (1 + round_[-1] % 2))
+    for actual in time_training(Setting(SIZES, "fp32", 2, str(tmp_path)), updates=5)["arms"].values():
+        share = actual["operations"] / PRODUCT / 1e3
+        assert actual["share"]["interval"] == pytest.approx([share, share])
+        assert actual["seconds"]["interval"][0] < actual["seconds"]["interval"][1]
 
 
 def test_memory_is_of_a_process_alone(setting, monkeypatch):
     """Weights, gradients and two moments of embeddings that nothing else of this size comes near to."""
     monkeypatch.setattr(training, "ARMS", {"MIST": 1.0})
     large = Setting([*SIZES, "--max-positions", "1000000"], "fp32", 3, setting.folder)
-    small, found = measure_memory(setting), measure_memory(large)
+    small, actual = measure_memory(setting), measure_memory(large)
     if small["MIST"] is None:
         pytest.skip("this system does not tell")
-    assert 0.9 < (found["MIST"] - small["MIST"]) / (4 * 4 * 16 * 1_000_000) < 2
+    assert 0.9 < (actual["MIST"] - small["MIST"]) / (4 * 4 * 16 * 1_000_000) < 2
 
 
 def test_table(setting, clocked):
     run = time_training(setting, updates=2) | {"memory": {"MIST": 3 * 2**30, "no mixing": None}}
-    text = markdown(training.describe() | {"arguments": ["--arch", "x y"], "profile": "quora", "runs": [run]})
+    text = markdown(machine() | {"arguments": ["--arch", "x y"], "profile": "quora", "runs": [run]})
     assert "| fp32 | 3 | MIST | 1.0 |" in text and "| 3.00 GiB |" in text and "| fp32 | 3 | no mixing | 1.5 |" in text
     assert "| MIST / no mixing | 1.500 (1.500 - 1.500) |" in text and "`--arch 'x y'`" in text
 

@@ -40,8 +40,8 @@ FIELD = st.text(st.sampled_from("ab \t\n\"',?12"), max_size=12)
 @given(rows=st.lists(st.tuples(FIELD, FIELD, st.sampled_from("01")), max_size=8))
 def test_well_formed_rows_read_as_csv(tmp_path_factory, rows):
     assume(not any(quora._ROW_START.match(line) for row in rows for f in row[:2] for line in f.split("\n")[1:]))
-    found, skipped = rows_of(tmp_path_factory.getbasetemp() / "a.tsv", tsv(rows))
-    assert found == [list(row) for row in rows] and not skipped
+    actual, skipped = rows_of(tmp_path_factory.getbasetemp() / "a.tsv", tsv(rows))
+    assert actual == [list(row) for row in rows] and not skipped
 
 
 def test_windows_line_ends_and_quoted_numbers(tmp_path):
@@ -49,8 +49,8 @@ def test_windows_line_ends_and_quoted_numbers(tmp_path):
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter="\t", lineterminator="\r\n", quoting=csv.QUOTE_ALL)
     writer.writerows([COLUMNS, *([i, 1, 2, *row] for i, row in enumerate(rows))])
-    found, skipped = rows_of(tmp_path / "a.tsv", b"\xef\xbb\xbf" + text.getvalue().encode())
-    assert found == [["a b", 'c "d"', "1"], ["e\nf", "g", "0"]] and not skipped
+    actual, skipped = rows_of(tmp_path / "a.tsv", b"\xef\xbb\xbf" + text.getvalue().encode())
+    assert actual == [["a b", 'c "d"', "1"], ["e\nf", "g", "0"]] and not skipped
 
 
 def test_a_malformed_row_spoils_no_other(tmp_path):
@@ -64,8 +64,8 @@ def test_a_malformed_row_spoils_no_other(tmp_path):
         *(good[5], "1\t2\t3\t" + "x" * 140_000 + "\tb?\t1\n"),  # beyond the csv module's limit for a field
         *(good[6], '"open\n' + "junk\n" * 250, good[7], '1\t2\t3\ta?\t"cut o'),
     ]
-    found, skipped = rows_of(tmp_path / "a.tsv", tsv(rows))
-    assert found == [list(row) for row in good]
+    actual, skipped = rows_of(tmp_path / "a.tsv", tsv(rows))
+    assert actual == [list(row) for row in good]
     assert skipped.keys() == {"malformed row"} and skipped["malformed row"] >= 9
 
 
@@ -90,7 +90,7 @@ def components(edges):
 def test_no_question_is_in_two_splits(edges, train, valid, test, seed):
     label = components(edges)
     try:
-        fates = assign_splits(iter(edges), train, valid, test, seed)
+        fates = assign_splits(edges, train, valid, test, seed)
     except ValueError:
         largest = max(Counter(label[a] for a, _ in edges).values())
         assert len(edges) < test + valid + 1 + 2 * largest  # cannot happen with pairs to spare
@@ -136,10 +136,10 @@ def test_duplicates_are_kept_once(tmp_path, monkeypatch, capsys):
     sizes = ["--train-size", 30, "--valid-size", 5, "--test-size", 6]
     assert run(monkeypatch, path, tmp_path / "one", *sizes) is None
     assert "training pairs fewer than asked for" in capsys.readouterr().out
-    found = {split: pairs(tmp_path / "one", split) for split in SPLITS}
-    assert len(found["test"]) == 6 and len(found["valid"]) == 5
-    assert {pair for split in SPLITS for pair in found[split]} <= {(a, b) for a, b, _ in rows} | {("how 5?", "Why 5?")}
-    questions = [{q.lower() for pair in found[split] for q in pair} for split in SPLITS]
+    actual = {split: pairs(tmp_path / "one", split) for split in SPLITS}
+    assert len(actual["test"]) == 6 and len(actual["valid"]) == 5
+    assert {pair for split in SPLITS for pair in actual[split]} <= {(a, b) for a, b, _ in rows} | {("how 5?", "Why 5?")}
+    questions = [{q.lower() for pair in actual[split] for q in pair} for split in SPLITS]
     assert not (questions[0] & questions[1] or questions[0] & questions[2] or questions[1] & questions[2])
     counts = json.loads((tmp_path / "one" / "counts.json").read_text())
     connected = sum(n for reason, n in counts["skipped"].items() if reason.startswith("connected"))
@@ -150,8 +150,8 @@ def test_duplicates_are_kept_once(tmp_path, monkeypatch, capsys):
 
     assert run(monkeypatch, path, tmp_path / "again", *sizes) is None
     assert run(monkeypatch, path, tmp_path / "other", *sizes, "--seed", 2) is None
-    assert {split: pairs(tmp_path / "again", split) for split in SPLITS} == found
-    assert pairs(tmp_path / "other", "test") != found["test"]
+    assert {split: pairs(tmp_path / "again", split) for split in SPLITS} == actual
+    assert pairs(tmp_path / "other", "test") != actual["test"]
 
 
 def test_questions_that_differ_in_case_stay_together(tmp_path):

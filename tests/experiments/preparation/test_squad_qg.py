@@ -1,8 +1,6 @@
 import json
-import tracemalloc
 from collections import Counter
 
-import ijson
 import pytest
 
 from mist_fairseq.experiments.preparation.squad_qg import read_articles, read_pairs, read_split_lists, title_key
@@ -32,13 +30,13 @@ def numbered(title, number):
 
 def read(*paragraphs):
     skipped, remarks = Counter(), Counter()
-    found = list(read_pairs({"paragraphs": list(paragraphs)}, skipped, remarks))
-    return found, skipped, remarks
+    actual = list(read_pairs({"paragraphs": list(paragraphs)}, skipped, remarks))
+    return actual, skipped, remarks
 
 
 def test_pairs_are_answer_aware():
     context = "\U0001f600 In 1066\u2028the [SEP] Normans\n\tcame.  "
-    found, skipped, remarks = read(
+    actual, skipped, remarks = read(
         paragraph(
             context,
             question(" When did\nthey come? ", ("1066", context.index("1066")), ("In 1066", 2)),  # the first answer
@@ -46,7 +44,7 @@ def test_pairs_are_answer_aware():
         )
     )
     passage = "\U0001f600 In 1066 the [ SEP ] Normans came."
-    assert found == [
+    assert actual == [
         (f"1066 [SEP] {passage}", "When did they come?"),
         (f"[ SEP ] Normans [SEP] {passage}", "Who came?"),
     ]
@@ -54,7 +52,7 @@ def test_pairs_are_answer_aware():
 
 
 def test_odd_questions_are_counted():
-    found, skipped, remarks = read(
+    actual, skipped, remarks = read(
         paragraph(
             "In 1066 they came.",
             question("Utf-16?", ("1066", 4)),
@@ -75,7 +73,7 @@ def test_odd_questions_are_counted():
         {"context": "no questions"},
         "no paragraph",
     )
-    assert [target for _, target in found] == ["Utf-16?", "No offset?"]
+    assert [target for _, target in actual] == ["Utf-16?", "No offset?"]
     assert remarks == {"answer offset does not match": 2}
     assert skipped == {
         "answer not in the passage": 1,
@@ -93,14 +91,14 @@ def test_odd_questions_are_counted():
 def test_halves_of_the_dev_file(tmp_path, monkeypatch, capsys):
     train = write(tmp_path / "train.json", numbered("A", 3), numbered("B", 2))
     dev = write(tmp_path / "dev.json", numbered("C", 20), numbered("D", 21))
-    found = {}
+    actual = {}
     for name, seed in (("one", 1), ("again", 1), ("two", 2)):
         options = ["--train", train, "--dev", dev, "--out", tmp_path / name, "--seed", seed]
         assert run_script(monkeypatch, "prepare_squad_qg.py", *options) is None
-        found[name] = {split: pairs(tmp_path / name, split) for split in ("train", "valid", "test")}
+        actual[name] = {split: pairs(tmp_path / name, split) for split in ("train", "valid", "test")}
     assert "valid" in capsys.readouterr().out
-    one = found["one"]
-    assert one == found["again"] and one["test"] != found["two"]["test"]
+    one = actual["one"]
+    assert one == actual["again"] and one["test"] != actual["two"]["test"]
     assert one["train"] == [
         (f"{i} [SEP] Fact {t} {i}.", f"Which {t} {i}?") for t, n in (("A", 3), ("B", 2)) for i in range(n)
     ]
@@ -152,7 +150,7 @@ def test_damaged_files_are_one_line_errors(tmp_path, monkeypatch):
 
     whole = train.read_bytes()
     train.write_bytes(whole[:-30])
-    assert "train.json is truncated or not JSON, after 0 articles" in error()
+    assert "train.json is truncated or not JSON" in error()
     train.write_text('{"version": "1.1"}')
     assert "train.json has no articles, expected SQuAD's" in error()
     train.unlink()
@@ -165,11 +163,7 @@ def test_damaged_files_are_one_line_errors(tmp_path, monkeypatch):
     assert "nothing usable in the input; skipped: no answer (2)" in error()
 
 
-@pytest.mark.parametrize("backend", ["yajl2_c", "python"])
-def test_invalid_unicode_is_replaced(tmp_path, monkeypatch, backend):
-    if backend not in ijson.ALL_BACKENDS:
-        pytest.skip(f"ijson has no {backend} here")
-    monkeypatch.setattr(ijson, "items", ijson.get_backend(backend).items)
+def test_invalid_unicode_is_replaced(tmp_path):
     path = tmp_path / "a.json"
     write(path, ("A", paragraph("a \ud83d\ude00 b QQ \ud800 in 1066", question("When?", ("1066", 14)))))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"QQ", b"\xff\xff"))
@@ -177,14 +171,3 @@ def test_invalid_unicode_is_replaced(tmp_path, monkeypatch, backend):
         pair for article in read_articles(str(path)) for pair in read_pairs(article, Counter(), Counter())
     ]
     assert source.replace("?", "\ufffd") == "1066 [SEP] a \U0001f600 b \ufffd\ufffd \ufffd in 1066"
-
-
-def test_memory_does_not_grow_with_the_file(tmp_path):
-    paragraphs = [paragraph(f"{'word' * 25} " * 25, question("When?", ("word", 0))) for _ in range(40)]
-    path = write(tmp_path / "large.json", *[("A", *paragraphs)] * 200)
-    assert path.stat().st_size > 20e6
-    tracemalloc.start()
-    number = sum(1 for article in read_articles(str(path)) for _ in read_pairs(article, Counter(), Counter()))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert number == 8000 and peak < 2e6

@@ -7,9 +7,8 @@ import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.models.baselines.mass import MassModel, mass_base
-from tests.helpers import tiny_vocab
+from tests.helpers import tiny_dictionary, tiny_vocab
 
 D, FFN, HEADS = 32, 64, 4
 
@@ -244,8 +243,13 @@ def test_a_file_of_other_weights_is_refused(tmp_path, dictionary):
 
     refused("there is no dict.txt in it", FileNotFoundError)
     write_mass_folder(folder, state)
-    refused(r"has decoder\.layers\.0\..* \(26 in all\), unknown to a model of 1 --enc.* 0 --dec", decoder_layers=0)
-    refused(r"lacks encoder\.layers\.1\.fc1\.bias, .* \(16 in all\), which a model of 2 --encoder", encoder_layers=2)
+    refused(
+        r"has decoder\.layers\.0\..* \(26 in all\), unknown to the model: give .* --decoder-layers", decoder_layers=0
+    )
+    refused(
+        r"lacks encoder\.layers\.1\..* \(16 in all\), which the model needs: give .* --encoder-layers",
+        encoder_layers=2,
+    )
     refused(r"embed_tokens\.weight has shape \(\d+, 32\), the model needs \(\d+, 64\)", encoder_embed_dim=64)
     refused(
         r"encoder\.layers\.0\.fc1\.weight has shape \(64, 32\), the model needs \(80, 32\)", encoder_ffn_embed_dim=80
@@ -267,7 +271,7 @@ def test_another_vocabulary_is_refused(tmp_path, dictionary):
     vocab = tiny_vocab()
     for other in ([*vocab[:-2], vocab[-1], vocab[-2]], vocab[:-1]):
         with pytest.raises(ValueError, match=rf"another vocabulary \({len(other)} entries\) than .*dict.txt"):
-            build(WordPieceDictionary(other), folder)
+            build(tiny_dictionary(other), folder)
 
 
 def test_sources_beyond_the_positions_are_refused(dictionary):

@@ -10,11 +10,10 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from transformers import BartConfig, BartForConditionalGeneration, ProphetNetForConditionalGeneration
 from transformers import ProphetNetConfig as TheirConfig
 
-from mist_fairseq.data.dictionary import WordPieceDictionary
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, right_padded
 from mist_fairseq.models.baselines.prophetnet import ProphetNetConfig, ProphetNetModel
 from mist_fairseq.tasks.translation import MistTranslationConfig, MistTranslationTask
-from tests.helpers import ragged, tiny_vocab
+from tests.helpers import ragged, tiny_dictionary, tiny_vocab
 
 SIZES = dict(hidden_size=32, encoder_ffn_dim=48, decoder_ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1)
 SIZES |= dict(num_encoder_attention_heads=4, num_decoder_attention_heads=2, max_position_embeddings=40)
@@ -267,7 +266,17 @@ def damage_config(folder, **changes):
         (lambda folder: damage_config(folder, model_type="bart"), ValueError, "'bart', expected 'prophetnet'"),
         (lambda folder: damage_config(folder, eos_token_id=2), ValueError, "eos_token_id is 2, but by .* it is 4"),
         (lambda folder: damage_config(folder, num_decoder_layers=2), ValueError, "lacks prophetnet.decoder.layers.1"),
-        (lambda folder: damage_config(folder, hidden_size=64), ValueError, "size"),
+        (lambda folder: damage_config(folder, hidden_size=64), ValueError, r"\(131, 32\), the model needs \(131, 64\)"),
+        (
+            lambda folder: damage_config(folder, num_encoder_layers=10**9),
+            ValueError,
+            "lacks prophetnet.encoder.layers.9",
+        ),
+        (
+            lambda folder: damage_config(folder, encoder_ffn_dim=10**12),
+            ValueError,
+            r"the model needs \(1000000000000, 32\)",
+        ),
         (lambda folder: (folder / "prophetnet.tokenizer").unlink(), FileNotFoundError, "no prophetnet.tokenizer"),
         (lambda folder: (folder / "model.safetensors").unlink(), FileNotFoundError, "no model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), ValueError, "is damaged"),
@@ -281,7 +290,7 @@ def test_folders_that_do_not_fit_are_refused(damage, error, message, dictionary,
 
 def test_other_vocabularies_and_left_padded_targets_are_refused(dictionary, folder):
     with pytest.raises(ValueError, match=r"another vocabulary .*--srcdict .*prophetnet.tokenizer"):
-        build(folder, WordPieceDictionary([*tiny_vocab(), "more"]))
+        build(folder, tiny_dictionary([*tiny_vocab(), "more"]))
     with pytest.raises(ValueError, match="--left-pad-target"):
         ProphetNetModel.build_model(configuration(), new_task(dictionary, left_pad_target=True))
 

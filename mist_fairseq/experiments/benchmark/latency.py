@@ -1,0 +1,400 @@
+"""Time any number of systems side by side, on the same sentences, and score what they say."""
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from difflib import SequenceMatcher
+from pathlib import Path
+from time import sleep
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mist_fairseq.experiments.benchmark import measuring
+from mist_fairseq.experiments.benchmark.floor import Rates, floor_seconds, machine_rates, products
+from mist_fairseq.experiments.benchmark.inputs import GROUPS, Entry
+from mist_fairseq.experiments.benchmark.systems import System, load_system
+from mist_fairseq.experiments.results import new_figure, save_figure
+from mist_fairseq.files.markdown import markdown_table
+from mist_fairseq.scoring.scores import PROTOCOLS, score
+
+_METRICS = {
+    "bleu-1": "BLEU-1",
+    "bleu-4": "BLEU-4",
+    "meteor15": "METEOR",
+    "rouge155-1": "R-1",
+    "rouge155-2": "R-2",
+    "rouge155-l": "R-L",
+    "rouge-l": "ROUGE-L",
+    "sacrebleu": "sacrebleu",
+}
+
+
+class Benchmark:
+    """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
+
+    Args:
+        entries: the first is what the others' speed is compared with.
+        subset: ``test`` or the like.
+        forced: give every output the length of its reference.
+        threads: of the CPU, for each system; None for torch's default.
+    """
+
+    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, threads: int | None = None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.entries, self.subset, self.forced = entries, subset, forced
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.systems: dict[str, System] = {}
+        self.errors: dict[str, str] = {}
+        self.parameters: dict[str, int] = {}
+        for entry in tqdm(entries, desc="loading", disable=None):
+            self._guard(entry.name, self._load, entry)
+
+    def _load(self, entry: Entry):
+        system = load_system(entry, self.device, self.forced)
+        system.load_data(self.subset)
+        if self.systems:
+            _check_same_sentences(next(iter(self.systems.values())), system)
+        self.systems[entry.name] = system
+        self.parameters[entry.name] = system.parameters
+
+    def _guard(self, name: str, work: Callable, *arguments):
+        """Return the result of *work*; if it fails, the system is out."""
+        try:
+            return work(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever one system does wrong, the others go on
+            lines = str(error).strip().splitlines() or [""]
+            self.errors[name] = f"{type(error).__name__}: {lines[0]}".removeprefix("ValueError: ")
+            if name in self.systems:
+                self.systems.pop(name).close()
+            return None
+
+    def _of_ours(self, work: Callable[[System], object]) -> dict:
+        """Return by name what *work* gives for the systems made of source passes and target passes."""
+        ours = {name: system for name, system in self.systems.items() if system.is_ours}
+        results = {name: self._guard(name, work, system) for name, system in ours.items()}
+        return {name: result for name, result in results.items() if result is not None}
+
+    def choose(self, sentences: int) -> np.ndarray:
+        """Return sentences evenly spaced over the data, in the order of their length."""
+        if not self.systems:
+            raise ValueError(f"no system could be loaded: {self.errors}")
+        dataset = next(iter(self.systems.values())).dataset
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(sentences, len(dataset))).astype(int))
+        return _by_length(dataset, chosen)
+
+    def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
+        """Time every system on the same batches, all systems in turn at each.
+
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold.
+
+        Returns:
+            For JSON: by system, milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and
+            passes a sentence, how many sentences took how many passes, how many times as fast as the first it is, with
+            a 95 % bootstrap interval over batches.
+        """
+        batches = _batches(chosen, batch_size)
+        times: dict[str, list[float]] = {name: [] for name in self.systems}
+        outputs: dict[str, dict[int, tuple[list[int], int]]] = {name: {} for name in self.systems}
+        # From the longest on, so that no batch is the first of its size.
+        warm = [batches[i] for i in np.linspace(len(batches) - 1, 0, warm_up).astype(int)]
+
+        def once(system: System, batch: np.ndarray, counts: bool):
+            sample = system.batch(batch)
+            elapsed, hypotheses = measuring.milliseconds(system.decode, sample)
+            answers = system.read(sample, hypotheses)
+            sleep(system.settle)
+            if counts:
+                times[system.entry.name].append(elapsed)
+                outputs[system.entry.name] |= answers
+
+        for number, batch in enumerate(tqdm([*warm, *batches], desc=f"batches of {batch_size}", disable=None)):
+            names = list(self.systems)
+            turn = number % max(1, len(names))
+            for name in names[turn:] + names[:turn]:
+                self._guard(name, once, self.systems[name], batch, number >= warm_up)
+        sizes = np.array([len(batch) for batch in batches])
+        first = self.entries[0].name
+        base = np.array(times[first]) if first in self.systems else None
+        systems = {}
+        for name in self.systems:
+            tokens, passes = zip(*outputs[name].values())
+            systems[name] = {
+                **summary(np.array(times[name]), sizes, base),
+                "tokens_per_sentence": float(np.mean([len(ids) for ids in tokens])),
+                "passes_per_sentence": float(np.mean(passes)),
+                "passes": dict(sorted(Counter(passes).items())),
+            }
+        return {"batch_size": batch_size, "sentences": len(chosen), "systems": systems}
+
+    def parts(self, chosen: np.ndarray, batch_size: int) -> dict[str, dict[str, float]]:
+        """Time the parts of our own systems: milliseconds a sentence."""
+        batches = _batches(chosen, batch_size)
+
+        def measure(system: System) -> dict[str, float]:
+            # The first warms up.
+            _, *times = (system.time_parts(system.batch(batch)) for batch in [batches[-1], *batches])
+            return {part: sum(spent[part] for spent in times) / len(chosen) for part in times[0]}
+
+        return self._of_ours(measure)
+
+    def rates(self) -> dict[str, Rates]:
+        """Measure what the machine reaches now, in every precision of our own systems."""
+        precisions = set(self._of_ours(lambda system: system.entry.precision).values())
+        return {precision: machine_rates(precision, self.device) for precision in sorted(precisions)}
+
+    def floor(self, chosen: np.ndarray, batch_size: int, rates: dict[str, Rates]) -> dict[str, float]:
+        """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates.
+
+        Each batch counts as sentences of its mean lengths, the outputs as long as the references.
+        """
+
+        def least(system: System) -> float:
+            seconds, precision = 0.0, system.entry.precision
+            decoding = system.generator.decoding
+            options = {"decoding": decoding.decoding, "iterations": decoding.passes}
+            options |= {"source_limit": system.model.limits.source, "precision": precision}
+            for batch in _batches(chosen, batch_size):
+                lengths = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int).tolist()
+                seconds += floor_seconds(
+                    products(system.model.encoder, *lengths, len(batch), **options), rates[precision]
+                )
+            return 1000 * seconds / len(chosen)
+
+        return self._of_ours(least)
+
+    def scores(
+        self,
+        reference: list[str],
+        source: list[str] | None,
+        protocol: str,
+        metrics: list[str] | None = None,
+        batch_size: int = 64,
+    ) -> dict[str, dict]:
+        """Score all outputs of the subset; by system, scores and the first outputs. Arguments as of ``score``."""
+
+        def generate(system: System) -> list[str]:
+            dataset, answers = system.dataset, dict[int, tuple[list[int], int]]()
+            if len(dataset) != len(reference):
+                raise ValueError(f"{len(dataset):,} sentences in {system.entry.data} but {len(reference):,} references")
+            batches = _batches(_by_length(dataset, np.arange(len(dataset))), batch_size)
+            for batch in tqdm(batches, desc=system.entry.name, disable=None):
+                sample = system.batch(batch)
+                answers |= system.read(sample, system.decode(sample))
+            return [system.text(answers[i][0]) for i in range(len(dataset))]
+
+        texts = {name: self._guard(name, generate, system) for name, system in list(self.systems.items())}
+        texts = {name: lines for name, lines in texts.items() if lines is not None}
+        results = score(texts, reference, source, protocol=PROTOCOLS[protocol], metrics=metrics) if texts else {}
+        return {name: result.as_dict() | {"outputs": texts[name][:20]} for name, result in results.items()}
+
+    def memory(self, chosen: np.ndarray, batch_size: int) -> dict[str, int | None]:
+        """Return the most bytes that weights and computation take, of each system in a process of its own."""
+        entries = [entry for entry in self.entries if entry.name in self.systems]
+        given = self.subset, chosen[-batch_size:].tolist(), self.forced
+        return {
+            entry.name: self._guard(entry.name, measuring.in_new_process, _peak_memory, entry, *given)
+            for entry in tqdm(entries, desc="memory", disable=None)
+        }
+
+    def describe(self) -> dict:
+        """Return the machine, what every system is and why one failed, for JSON."""
+        described = {}
+        for entry in self.entries:
+            content = {key: value for key, value in asdict(entry).items() if value and key not in ("name", "folder")}
+            if entry.name in self.parameters:
+                content["parameters"] = self.parameters[entry.name]
+            if entry.name in self.errors:
+                content["error"] = self.errors[entry.name]
+            described[entry.name] = content
+        return measuring.machine() | {"forced_lengths": self.forced, "described": described}
+
+
+def _by_length(dataset, indices: np.ndarray) -> np.ndarray:
+    """Sort sentences by the lengths of their sources."""
+    return indices[np.argsort([dataset.size(int(i))[0] for i in indices], kind="stable")]
+
+
+def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    return [indices[at : at + size] for at in range(0, len(indices), size)]
+
+
+def _check_same_sentences(first: System, system: System):
+    """Refuse data with other sentences than the first system's, whatever the tokens."""
+    if len(system.dataset) != len(first.dataset):
+        raise ValueError(
+            f"its data has {len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}: all "
+            "systems are timed on the same"
+        )
+    rows = np.unique(np.linspace(0, len(first.dataset) - 1, 20).astype(int))
+    alike = 0
+    for i in rows:
+        texts = (s.dictionary.string(s.dataset[int(i)]["source"], "sentencepiece") for s in (first, system))
+        plain = ["".join(c for c in text.lower() if c.isalnum()) for text in texts]
+        length = min(map(len, plain))  # one may be cut earlier
+        alike += SequenceMatcher(None, plain[0][:length], plain[1][:length], autojunk=False).ratio() > 0.5
+    if alike < len(rows) / 2:
+        raise ValueError(f"its data has other sentences than that of {first.entry.name}")
+
+
+def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> dict:
+    """Summarize a system's times for JSON.
+
+    Args:
+        times, first: milliseconds of each batch, by this system and the one to compare with, *Shape:* (batches).
+        sizes: sentences of each batch, *Shape:* (batches).
+    """
+    each = np.repeat(times / sizes, sizes)
+    p90, p99 = np.percentile(each, [90, 99])
+    figures = {"mean": each.mean(), "median": np.median(each), "p90": p90, "p99": p99}
+    content: dict = {
+        "milliseconds": {name: float(value) for name, value in figures.items()},
+        "sentences_per_second": float(1000 * sizes.sum() / times.sum()),
+    }
+    if first is not None:
+        samples = measuring.resampled(len(times))
+        content["speed_up"] = float(first.sum() / times.sum())
+        content["speed_up_interval"] = measuring.interval(first[samples].sum(1) / times[samples].sum(1))
+    return content
+
+
+def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> int | None:
+    """Run one system alone in this process. Returns bytes, None where the machine does not tell."""
+    before = measuring.memory_status("VmRSS")
+    on_gpu = torch.cuda.is_available()
+    system = load_system(entry, torch.device("cuda" if on_gpu else "cpu"), forced)
+    system.load_data(subset)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    elif before is not None:
+        # Loading takes more than running does: begin anew.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    system.decode(system.batch(batch))
+    if on_gpu:
+        return torch.cuda.max_memory_allocated() if entry.engine != "ctranslate2" else None  # not torch's memory
+    after = measuring.memory_status("VmHWM")
+    return None if before is None or after is None else after - before
+
+
+# -- tables in the layout of the paper, and a plot ----------------------------------------------------------------
+
+
+def markdown(result: dict) -> str:
+    """Return all tables of a result of ``scripts/benchmark_latency.py``."""
+    sections = [_summary_table(result)]
+    for run in result["runs"]:
+        sections += [f"Batches of {run['batch_size']}, {run['sentences']} sentences:", _details(result, run)]
+        if run.get("floor"):
+            medians = {name: run["systems"][name]["milliseconds"]["median"] for name in run["floor"]}
+            lines = [
+                [name, f"{least:.2f}", f"{medians[name]:.2f}", f"{medians[name] / least:.2f}"]
+                for name, least in run["floor"].items()
+            ]
+            sections += [
+                "Over the floor, what the matrix products take at least at the machine's rates:",
+                markdown_table(["Models", "floor, ms", "median, ms", "median ÷ floor"], lines),
+            ]
+    if result.get("rates"):
+        rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
+        bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
+        sections.append(
+            f"Rates of a product of 2048 x 2048 matrices (256 x 256 where those take seconds): {rates}; of copying, "
+            f"{bandwidth:.0f} GB/s."
+        )
+    if result.get("parts"):
+        parts = list(next(iter(result["parts"].values())))
+        lines = [
+            [name, *(f"{spent[part]:.2f}" for part in parts), f"{spent['overhead'] / sum(spent.values()):.1%}"]
+            for name, spent in result["parts"].items()
+        ]
+        sections += ["Milliseconds a sentence by part:", markdown_table(["Models", *parts, "share of overhead"], lines)]
+    lengths = "as long as their references" if result["forced_lengths"] else "as long as the systems make them"
+    sections.append(
+        f"{result['device']}, {result['threads']} threads, torch {result['torch']}; outputs {lengths}. Speed is over "
+        "the first system, in the same run, with a 95 % bootstrap interval. Memory: weights and computation, of the "
+        "longest sentences. `N` passes are as many as there are tokens."
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _rows(result: dict) -> list[tuple[str, str]]:
+    """Return groups and names, in the paper's order of groups."""
+    described = result["described"]
+    return [(group, name) for group in GROUPS for name, content in described.items() if content["group"] == group]
+
+
+def _summary_table(result: dict) -> str:
+    """Return the paper's table (group, model, scores, iterations, speed), and what failed."""
+    scores, runs = result.get("scores", {}), result["runs"]
+    metrics = [key for key in _METRICS if any(key in one.get("values", {}) for one in scores.values())]
+    heads = ["", "Models", *(_METRICS[key] for key in metrics), "Iter."]
+    heads += [f"Speed, batch {run['batch_size']}" for run in runs]
+    lines = []
+    for group, name in _rows(result):
+        values = scores.get(name, {}).get("values", {})
+        cells = [f"{values[key]:.2f}" if key in values else "" for key in metrics]
+        timed = [run["systems"].get(name) for run in runs]
+        passes, speeds = "", ["failed"] * len(runs)
+        if any(timed):
+            passes = f"{next(one['passes_per_sentence'] for one in timed if one):.1f}".removesuffix(".0")
+            passes, speeds = "N" if group == "AR" else passes, list(map(_speed, timed, runs))
+        lines.append([group, name, *cells, passes, *speeds])
+    failures = [f"- {name}: {content['error']}" for name, content in result["described"].items() if "error" in content]
+    return "\n\n".join([markdown_table(heads, lines), *(["Failed:\n\n" + "\n".join(failures)] if failures else [])])
+
+
+def _speed(timed: dict | None, run: dict) -> str:
+    if not timed or "speed_up" not in timed:
+        return ""
+    low, high = timed["speed_up_interval"]
+    one_batch = run["sentences"] <= run["batch_size"]  # whose interval has no width
+    return f"{timed['speed_up']:.2f}×" + ("" if one_batch else f" ({low:.2f} - {high:.2f})")
+
+
+def _details(result: dict, run: dict) -> str:
+    heads = ["Models", "ms mean", "median", "p90", "p99", "sentences/s", "tokens", "passes", "parameters", "memory"]
+    lines = []
+    for name in [name for _, name in _rows(result) if name in run["systems"]]:
+        timed, content, memory = run["systems"][name], result["described"][name], result.get("memory", {}).get(name)
+        figures = [timed["milliseconds"][key] for key in ("mean", "median", "p90", "p99")]
+        figures += [timed[key] for key in ("sentences_per_second", "tokens_per_sentence", "passes_per_sentence")]
+        parameters = f"{content['parameters'] / 1e6:.1f} M"
+        size = "" if memory is None else f"{memory / 2**20:,.0f} MiB"
+        lines.append([f"{name}, {content['precision']}", *(f"{value:.1f}" for value in figures), parameters, size])
+    return markdown_table(heads, lines)
+
+
+def plot(result: dict, metric: str, path: Path):
+    """Draw quality over latency at the first batch size, milliseconds on a logarithmic scale.
+
+    Raises:
+        ValueError: there are no scores of this metric.
+    """
+    run, scores = result["runs"][0], result.get("scores", {})
+    points = [
+        (name, group, run["systems"][name]["milliseconds"]["mean"], scores[name]["values"][metric])
+        for group, name in _rows(result)
+        if name in run["systems"] and metric in scores.get(name, {}).get("values", {})
+    ]
+    if not points:
+        raise ValueError(f"no scores of {metric}: there is nothing to plot")
+    figure = new_figure(11, 6)
+    axes = figure.add_subplot()
+    style = dict(zip(GROUPS, (("o", "tab:blue"), ("s", "tab:orange"), ("^", "tab:green"))))
+    for number, (name, group, x, y) in enumerate(points, 1):
+        marker, colour = style[group]
+        axes.scatter(x, y, marker=marker, color=colour, s=40, label=f"{number}  {name} ({group})")
+        axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter("{x:g}")
+    axes.set_xlabel(f"milliseconds a sentence, batches of {run['batch_size']}")
+    axes.set_ylabel(_METRICS.get(metric, metric))
+    axes.grid(color="0.9", which="both")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    save_figure(figure, path)

@@ -1,0 +1,368 @@
+"""How a batch is decoded: single pass, MIST iterations and Mask-Predict, with several lengths or one.
+
+The loops run on any engine: whatever encodes a source and fills [MASK]s. They are written over the array API, so the
+arrays are torch's for PyTorch and numpy's for ONNX Runtime. Needs neither torch nor fairseq.
+
+The target length, final [SEP] counted, is predicted once and kept. A decoding is a function of ``DECODINGS`` that
+refines the candidates of the first pass.
+
+Dimensions: B sentences, K candidates of each, S source and T target positions.
+"""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict
+
+from array_api_compat import array_namespace, device
+
+from mist_fairseq.mist.config import PositionLimits, SpecialTokens
+from mist_fairseq.mist.mixing import Array, mix_source
+
+
+class State(Protocol):
+    """What an engine keeps of encoded sources.
+
+    Attributes:
+        length_scores: logits of each target length, the final [SEP] counted, *Shape:* (B, classes).
+    """
+
+    @property
+    def length_scores(self) -> Array:
+        """See above."""
+
+    def select(self, rows: Array) -> "State":
+        """The state of the sentences *rows* (repeats allowed), *Shape:* (B')."""
+
+
+class Engine(Protocol):
+    """What runs a model's two passes; its arrays are of one library and on one device."""
+
+    def asarray(self, values: Any) -> Array:
+        """An array of the engine's kind, from numpy's or torch's."""
+
+    def encode(self, tokens: Array, lengths: Array) -> Any:
+        """The ``State`` of sources.
+
+        Args:
+            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+            lengths: real tokens of each, *Shape:* (B).
+        """
+
+    def fill(self, tokens: Array, lengths: Array, state: Any) -> tuple[Array, Array]:
+        """Predict every [MASK]; the other tokens stay, with score 0.
+
+        Args:
+            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
+            lengths: real tokens of each, *Shape:* (B).
+            state: of the same sentences.
+
+        Returns:
+            Tokens and their log-probabilities, each (B, T).
+        """
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The options of ``Decoding`` but ``nbest``, for the type of ``generate``'s keyword arguments."""
+
+    iterations: int | None
+    length_beam: int | None
+    min_length: int
+    max_length: int | None
+    keep_repeats: bool
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to generate; hashable, so that requests which agree can share a batch.
+
+    The help texts of the fields say what each is; command lines and the server take them from here.
+
+    Raises:
+        ValueError: a value or a combination cannot work; names it.
+    """
+
+    decoding: str = _option("single-pass", "how to generate: single-pass, mist or mask-predict")
+    iterations: int | None = _option(None, "passes over the target; by default 1 for single-pass, else 3")
+    length_beam: int | None = _option(None, "decode this many of the likeliest lengths, best first; by default nbest")
+    nbest: int = _option(1, "answers to each text; fewer where the bounds leave fewer lengths")
+    min_length: int = _option(1, "fewest tokens before the final [SEP]")
+    max_length: int | None = _option(
+        None, "most tokens before the final [SEP]; by default what the model was trained for"
+    )
+    keep_repeats: bool = _option(False, "do not collapse directly repeated words")
+
+    def __post_init__(self) -> None:
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"decoding is {self.decoding!r}, expected one of {', '.join(DECODINGS)}")
+        numbers = {"nbest": self.nbest, "min_length": self.min_length, "length_beam": self.width}
+        numbers["iterations"] = self.passes
+        if self.max_length is not None:
+            numbers["max_length"] = self.max_length
+        for name, value in numbers.items():
+            object.__setattr__(self, name, whole_number(name, value))
+        if not isinstance(self.keep_repeats, bool):
+            raise ValueError(f"keep_repeats is {self.keep_repeats!r}, expected True or False")
+        if self.decoding == "single-pass" and self.passes > 1:
+            raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
+        if self.nbest > self.width:
+            raise ValueError(f"nbest {self.nbest} needs a length_beam of at least {self.nbest}, not {self.length_beam}")
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the target (the tables' "Iter." column)."""
+        if self.iterations is None:
+            return 1 if self.decoding == "single-pass" else 3
+        return self.iterations
+
+    @property
+    def width(self) -> int:
+        """How many lengths of each text are decoded."""
+        return self.nbest if self.length_beam is None else self.length_beam
+
+    def longest(self, limits: PositionLimits) -> int:
+        """The most tokens of an output, the final [SEP] counted; ValueError if *min_length* leaves none."""
+        longest = limits.target if self.max_length is None else min(limits.target, self.max_length + 1)
+        if self.min_length + 1 > longest:
+            raise ValueError(
+                f"min_length {self.min_length} is too long: the model makes at most {longest - 1} tokens and the "
+                "final [SEP]"
+            )
+        return longest
+
+
+@dataclass
+class Candidates:
+    """The candidates of a batch, the K of a sentence side by side.
+
+    Attributes:
+        tokens: *Shape:* (B * K, T).
+        scores: log-probability of each token, *Shape:* (B * K, T).
+        lengths: the final [SEP] counted, *Shape:* (B * K).
+        steps: passes over the target, *Shape:* (B * K).
+        history: tokens after each pass, each (B * K, T).
+        number: K.
+        length_scores: probabilities of the lengths from ``min_length`` on, *Shape:* (B, lengths); None where lengths
+            were given.
+    """
+
+    tokens: Array
+    scores: Array
+    lengths: Array
+    steps: Array
+    history: list[Array]
+    number: int
+    length_scores: Array | None
+
+    def mean_scores(self) -> list[float]:
+        """Mean log-probability of each candidate's tokens, in fp64, where padding changes no digit of the sum."""
+        xp = array_namespace(self.scores)
+        real = padding_mask(self.lengths, self.tokens.shape[1])
+        sums = xp.sum(xp.where(real, xp.astype(self.scores, xp.float64), 0.0), axis=1)
+        means: list[float] = (sums / xp.astype(self.lengths, xp.float64)).tolist()
+        return means
+
+    def ranked(self) -> Iterator[list[tuple[int, float]]]:
+        """For each sentence its candidates' rows with their mean scores, best first."""
+        rows = list(enumerate(self.mean_scores()))
+        for first in range(0, len(rows), self.number):
+            yield sorted(rows[first : first + self.number], key=lambda row: -row[1])
+
+
+def decode(
+    engine: Engine,
+    tokens: Array,
+    lengths: Array,
+    decoding: Decoding,
+    special: SpecialTokens,
+    limits: PositionLimits,
+    *,
+    target_lengths: Array | None = None,
+    stop_unchanged: bool = True,
+) -> Candidates:
+    """Decode a batch.
+
+    Args:
+        engine: what runs the model.
+        tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+        lengths: real tokens of each, *Shape:* (B).
+        decoding: how.
+        special: ids of the special tokens.
+        limits: of the model.
+        target_lengths: lengths that the outputs are to have, the final [SEP] counted, *Shape:* (B); by default the
+            likeliest ones are chosen.
+        stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
+
+    Raises:
+        ValueError: the model makes no outputs as long as the decoding asks for.
+    """
+    xp = array_namespace(tokens)
+    state = _encode_distinct(engine, tokens, lengths)
+    length_scores = None
+    if target_lengths is None:
+        target_lengths, length_scores = _choose_lengths(state.length_scores, decoding, limits)
+    number = target_lengths.shape[0] // tokens.shape[0]
+    if number > 1:
+        rows = xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number)
+        state, tokens, lengths = state.select(rows), tokens[rows], lengths[rows]
+    run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
+    filled, scores = engine.fill(run.masks(target_lengths), target_lengths, state)
+    steps = xp.ones_like(target_lengths)
+    candidates = Candidates(filled, scores, target_lengths, steps, [filled], number, length_scores)
+    DECODINGS[decoding.decoding](run, candidates)
+    return candidates
+
+
+@dataclass
+class Run:
+    """What a decoding works with.
+
+    Attributes:
+        engine: what runs the model.
+        tokens, lengths: the sources, one for each candidate, *Shapes:* (B * K, S), (B * K).
+        state: of the sources.
+        passes: how many there are to be, the first one counted.
+        special, limits: of the model.
+        stop_unchanged: whether MIST ends for a sentence that a pass did not change.
+    """
+
+    engine: Engine
+    tokens: Array
+    lengths: Array
+    state: Any
+    passes: int
+    special: SpecialTokens
+    limits: PositionLimits
+    stop_unchanged: bool
+
+    def masks(self, lengths: Array) -> Array:
+        """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
+        xp = array_namespace(lengths)
+        real = padding_mask(lengths, int(xp.max(lengths)))
+        return xp.where(real, self.special.mask, self.special.pad)
+
+
+def single_pass(run: Run, candidates: Candidates) -> None:
+    """Keep what the first pass predicted (paper, "Model Architecture")."""
+
+
+def mist(run: Run, candidates: Candidates) -> None:
+    """Mix the output into the source and fill all [MASK]s again (paper, section "MIST").
+
+    A sentence that a pass did not change is done: nothing would change any more.
+    """
+    xp = array_namespace(candidates.tokens)
+    active = xp.arange(candidates.tokens.shape[0], device=device(candidates.tokens))
+    for _ in range(1, run.passes):
+        previous, lengths = candidates.tokens[active], candidates.lengths[active]
+        mixed, mixed_lengths = mix_source(
+            *(previous, lengths, run.tokens[active], run.lengths[active]),
+            limit=run.limits.source,
+            sep=run.special.sep,
+            pad=run.special.pad,
+        )
+        tokens, scores = run.engine.fill(run.masks(lengths), lengths, run.engine.encode(mixed, mixed_lengths))
+        width = tokens.shape[1]
+        candidates.tokens = xp.asarray(candidates.tokens, copy=True)
+        candidates.tokens[active, :width] = tokens
+        candidates.scores[active, :width] = scores
+        candidates.steps[active] += 1
+        candidates.history.append(candidates.tokens)
+        if run.stop_unchanged:
+            active = active[xp.any(tokens != previous[:, :width], axis=1)]
+        if active.shape[0] == 0:
+            break
+
+
+def mask_predict(run: Run, candidates: Candidates) -> None:
+    """Mask the least confident tokens and predict these again, fewer in each pass (Ghazvininejad et al. 2019).
+
+    The decay is linear: of N passes and T tokens, T * (N - n) / N are masked before pass n + 1.
+    """
+    xp = array_namespace(candidates.tokens)
+    for done in range(1, run.passes):
+        number = candidates.lengths * (run.passes - done) // run.passes
+        masked = least_confident(candidates.scores, candidates.lengths, number)
+        given = xp.where(masked, run.special.mask, candidates.tokens)
+        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state)
+        candidates.scores = xp.where(masked, scores, candidates.scores)
+        candidates.steps += 1
+        candidates.history.append(candidates.tokens)
+
+
+# By the name that ``--decoding`` and ``decoding=`` take.
+DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
+    "single-pass": single_pass,
+    "mist": mist,
+    "mask-predict": mask_predict,
+}
+
+
+def least_confident(scores: Array, lengths: Array, number: Array) -> Array:
+    """The positions that Mask-Predict masks again: the *number* lowest scores of each sentence.
+
+    Args:
+        scores: *Shape:* (B, T).
+        lengths: real tokens of each, *Shape:* (B).
+        number: how many, *Shape:* (B).
+
+    Returns:
+        Boolean, *Shape:* (B, T). Of equal scores the first goes first.
+    """
+    xp = array_namespace(scores)
+    scores = xp.where(padding_mask(lengths, scores.shape[1]), scores, float("inf"))
+    rank = xp.argsort(xp.argsort(scores, axis=1, stable=True), axis=1, stable=True)
+    return rank < xp.minimum(number, lengths)[:, None]
+
+
+def padding_mask(lengths: Array, size: int) -> Array:
+    """True at real positions. *Shapes:* lengths (B) -> (B, size)."""
+    xp = array_namespace(lengths)
+    return xp.arange(size, device=device(lengths)) < lengths[:, None]
+
+
+def whole_number(name: str, value: Any, most: int | None = None) -> int:
+    """*value* as an int; ValueError unless it is a whole number from 1 to *most*."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= (most or number):
+        bounds = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}")
+    return number
+
+
+def _encode_distinct(engine: Engine, tokens: Array, lengths: Array) -> Any:
+    """Encode each distinct source once: data with several references repeats its sources."""
+    if tokens.shape[0] > 1 and "cuda" not in str(device(tokens)):  # a GPU would wait
+        numbers: dict[tuple[int, ...], int] = {}
+        places: list[int] = []
+        first: list[int] = []
+        for row, (ids, length) in enumerate(zip(tokens.tolist(), lengths.tolist())):
+            places.append(numbers.setdefault(tuple(ids[:length]), len(numbers)))
+            if len(numbers) > len(first):
+                first.append(row)
+        if len(first) < len(places):
+            return engine.encode(tokens[first], lengths[first]).select(engine.asarray(places))
+    return engine.encode(tokens, lengths)
+
+
+def _choose_lengths(scores: Array, decoding: Decoding, limits: PositionLimits) -> tuple[Array, Array]:
+    """The K likeliest lengths, final [SEP] counted; of equally likely ones the shortest first.
+
+    *Shapes:* (B, classes) -> (B * K) lengths, and (B, lengths) probabilities of all that are allowed.
+    """
+    xp = array_namespace(scores)
+    shortest = decoding.min_length + 1
+    allowed = scores[:, shortest : decoding.longest(limits) + 1]
+    order = xp.argsort(allowed, axis=1, descending=True, stable=True)
+    shares = xp.exp(allowed - xp.max(allowed, axis=1, keepdims=True))
+    chosen = xp.reshape(order[:, : decoding.width] + shortest, (-1,))
+    return chosen, shares / xp.sum(shares, axis=1, keepdims=True)

@@ -1,0 +1,143 @@
+"""Sizes, limits and special tokens: what is fixed before a model is built. Needs no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the special tokens, under BERT's names."""
+
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+    @property
+    def never_predicted(self) -> tuple[int, int, int]:
+        """Ids that no target contains: [PAD], [CLS] and [MASK]."""
+        return self.pad, self.cls, self.mask
+
+
+@dataclass
+class PositionLimits:
+    """The most tokens of a source and of a target, special ones counted; a task, its data and its model share it."""
+
+    source: int
+    target: int
+
+
+@dataclass
+class EncoderConfig:
+    """Sizes of an encoder, with BERT's names for what BERT has."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    ffn_size: int = 3072
+    max_positions: int = 512
+    token_types: int = 2
+    source_type: int = 0
+    target_type: int = 1
+    length_classes: int = 512
+    rel_pos_bins: int = 0
+    max_rel_pos: int = 128
+    untie_head: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.hidden_size % self.heads:
+            raise ValueError(f"hidden size {self.hidden_size} is not a multiple of the {self.heads} attention heads")
+        # The first buckets hold one distance each, the others more and more of them, up to the largest distance.
+        if self.rel_pos_bins and not 1 <= self.rel_pos_bins // 4 < self.max_rel_pos:
+            raise ValueError(
+                f"{self.rel_pos_bins} buckets of relative positions up to {self.max_rel_pos}: expected at least 4, and "
+                "positions beyond a quarter of their number"
+            )
+        for name, token_type in (("source", self.source_type), ("target", self.target_type)):
+            if not 0 <= token_type < self.token_types:
+                raise ValueError(f"{name} token type {token_type} is not one of the {self.token_types} token types")
+
+    def check_limits(self, limits: PositionLimits) -> None:
+        """Refuse limits that the encoder has no positions or length classes for.
+
+        Raises:
+            ValueError: names the options that set them.
+        """
+        if limits.source + limits.target > self.max_positions:
+            raise ValueError(
+                f"--max-source-positions {limits.source} + --max-target-positions {limits.target} = "
+                f"{limits.source + limits.target} exceed the model's {self.max_positions} positions: lower one of them"
+            )
+        check_length_classes(limits, self.length_classes)
+
+
+def check_length_classes(limits: PositionLimits, length_classes: int) -> None:
+    """Refuse targets longer than the length classifier can say; ValueError names the options."""
+    if limits.target >= length_classes:
+        raise ValueError(f"--max-target-positions {limits.target} needs more than {length_classes} --length-classes")
+
+
+# What command lines, checkpoints and released folders call the sizes: their name -> EncoderConfig's.
+OPTION_NAMES = {
+    "encoder_layers": "layers",
+    "encoder_embed_dim": "hidden_size",
+    "encoder_ffn_embed_dim": "ffn_size",
+    "encoder_attention_heads": "heads",
+    "max_positions": "max_positions",
+    "token_types": "token_types",
+    "source_type_id": "source_type",
+    "target_type_id": "target_type",
+    "rel_pos_bins": "rel_pos_bins",
+    "max_rel_pos": "max_rel_pos",
+    "length_classes": "length_classes",
+    "untie_head": "untie_head",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+}
+
+
+@dataclass
+class EncoderDecoderConfig:
+    """Sizes of an encoder-decoder; it has ``max_positions`` for the source and as many for the target."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    heads: int = 12
+    ffn_size: int = 3072
+    max_positions: int = 512
+    length_classes: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.hidden_size % self.heads:
+            raise ValueError(f"hidden size {self.hidden_size} is not a multiple of the {self.heads} attention heads")
+
+    def check_limits(self, limits: PositionLimits) -> None:
+        """As ``EncoderConfig.check_limits``; the positions of source and target are apart."""
+        for side, limit in (("source", limits.source), ("target", limits.target)):
+            if limit > self.max_positions:
+                raise ValueError(
+                    f"--max-{side}-positions {limit} exceeds the model's {self.max_positions} positions: lower it"
+                )
+        check_length_classes(limits, self.length_classes)
+
+
+# As OPTION_NAMES, for EncoderDecoderConfig.
+ENCODER_DECODER_OPTION_NAMES = {
+    "encoder_layers": "encoder_layers",
+    "decoder_layers": "decoder_layers",
+    "encoder_embed_dim": "hidden_size",
+    "encoder_ffn_embed_dim": "ffn_size",
+    "encoder_attention_heads": "heads",
+    "length_classes": "length_classes",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+}

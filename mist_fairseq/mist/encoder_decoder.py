@@ -1,0 +1,331 @@
+"""Encoder-decoders that fill [MASK]s in one pass, the paper's non-autoregressive baselines: MASS's and BANG's.
+
+Both are an encoder over the source and a decoder with cross-attention, post-LN, on packed rows as in ``encoder``.
+``EncoderDecoder`` has the two calls of ``Encoder``, ``encode_source`` and ``decode_target``; what its source state
+keeps of the source is the keys and values of each decoder layer's cross-attention.
+
+Dimensions: B sentences, S source and T target positions, D hidden size, H heads, d = D / H, V vocabulary, N real
+positions of a batch.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mist_fairseq.mist.config import EncoderDecoderConfig
+from mist_fairseq.mist.encoder import SourceState, keep_linear_in_
+from mist_fairseq.mist.heads import LengthHead
+from mist_fairseq.mist.layers import initialise_as_bert, relative_position_bucket
+from mist_fairseq.mist.packing import pack, padding_mask, unpack
+
+# Distances in BANG's self-attention: all from MAX_DISTANCE on share the last of the BUCKETS.
+BUCKETS, MAX_DISTANCE = 32, 128
+
+
+class Attention(nn.Module):
+    """What self- and cross-attention share: attention over padded rows, then output, residual and LayerNorm."""
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.attention_dropout = config.attention_dropout
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def _split(self, rows: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """k projections side by side, (N, k * D), at *index* of a padded batch (B, L) -> k times (B, H, L, d)."""
+        parts = rows.shape[1] // self.output.in_features
+        padded = unpack(rows, index, *shape).view(*shape, parts, self.heads, -1)  # (B, L, k, H, d)
+        return padded.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        """*Shapes:* (N, D), (B, H, L, d), twice (B, H, K, d), broadcastable to (B, H, L, K), (N) -> (N, D)."""
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        attended = self.output(pack(attended.transpose(1, 2).flatten(2), index))
+        normed: Tensor = self.norm(x + F.dropout(attended, self.dropout, self.training))
+        return normed
+
+
+class SelfAttention(Attention):
+    """Each position of a sequence sees what its mask shows of the sequence."""
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__(config)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Attention, residual and LayerNorm. -> (N, D).
+
+        Args:
+            x: packed rows, *Shape:* (N, D).
+            index: their flat positions in a padded batch, *Shape:* (N).
+            mask: True at what is seen, broadcastable to (B, 1, L, L).
+            shape: (B, L) of the padded batch.
+        """
+        scores = self._scores(x, index, mask, shape)
+        query, key, value = self._split(self.qkv(x), index, shape)
+        return self._attend(x, query, key, value, scores, index)
+
+    def _scores(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The mask, or what is added to the scores, -inf where nothing is seen. -> broadcastable to (B, H, L, L)."""
+        return mask
+
+
+class RelativeSelfAttention(SelfAttention):
+    """BANG's: to a score comes a number for the bucket of the distance, which the query's input gives for each head.
+
+    From ProphetNet (Qi et al. 2020). What it takes as a mask is ``buckets``'.
+    """
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__(config)
+        self.relative = nn.Linear(config.hidden_size, BUCKETS * config.heads)
+
+    @staticmethod
+    def buckets(real: Tensor) -> Tensor:
+        """The bucket of each distance, and ``BUCKETS`` where nothing is seen: behind a position, or at padding.
+
+        Args:
+            real: where positions are, padded on either side, *Shape:* (B, T).
+
+        Returns:
+            *Shape:* (B, 1, T, T).
+        """
+        columns = torch.arange(real.shape[1], device=real.device)
+        # Distances between columns are those between positions.
+        distance = (columns - columns[:, None]).clamp(max=0)
+        visible = (columns <= columns[:, None]) & real[:, None]  # (B, T, T)
+        return relative_position_bucket(distance, 2 * BUCKETS, MAX_DISTANCE).where(visible, BUCKETS)[:, None]
+
+    def _scores(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+        relative = unpack(self.relative(x), index, *shape).view(*shape, BUCKETS, self.heads).permute(0, 3, 1, 2)
+        relative = F.pad(relative, (0, 1), value=float("-inf"))  # (B, H, T, BUCKETS + 1)
+        return relative.gather(3, mask.expand(-1, self.heads, -1, -1))
+
+
+class CrossAttention(Attention):
+    """Each target position sees the encoded source."""
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__(config)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+
+    def keys_values(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Of the encoder's last hidden states, *Shapes:* (N, D), (N), (B, S) -> twice (B, H, S, d)."""
+        key, value = self._split(self.key_value(source), index, shape)
+        return key, value
+
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
+        """As in ``SelfAttention``, with keys and values of the source and *mask* (B, 1, 1, S) of its real positions."""
+        (query,) = self._split(self.query(x), index, shape)
+        return self._attend(x, query, key, value, mask, index)
+
+
+class FeedForward(nn.Module):
+    """Feed-forward network, residual and LayerNorm."""
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.activation_dropout = config.activation_dropout
+        self.inner = nn.Linear(config.hidden_size, config.ffn_size)
+        self.outer = nn.Linear(config.ffn_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """*Shape:* (N, D), in and out."""
+        inner = F.dropout(F.gelu(self.inner(x)), self.activation_dropout, self.training)
+        normed: Tensor = self.norm(x + F.dropout(self.outer(inner), self.dropout, self.training))
+        return normed
+
+
+class Layer(nn.Module):
+    """One post-LN layer, in a decoder with cross-attention."""
+
+    def __init__(self, config: EncoderDecoderConfig, self_attention: type[SelfAttention], decoder: bool):
+        super().__init__()
+        self.self_attention = self_attention(config)
+        self.cross_attention = CrossAttention(config) if decoder else None
+        self.ffn = FeedForward(config)
+
+
+class Stack(nn.Module):
+    """Encoder or decoder: positions, the LayerNorm after the embeddings, layers."""
+
+    def __init__(
+        self,
+        config: EncoderDecoderConfig,
+        positions: int,
+        layers: int,
+        self_attention: type[SelfAttention] = SelfAttention,
+        decoder: bool = False,
+    ):
+        super().__init__()
+        self.dropout = config.dropout
+        self.positions = nn.Embedding(positions, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.layers: Any = nn.ModuleList(Layer(config, self_attention, decoder) for _ in range(layers))
+
+    def embed(self, words: Tensor, positions: Tensor) -> Tensor:
+        """Add positions; LayerNorm and dropout. *Shapes:* (N or 1, D), (N) -> (N, D)."""
+        return F.dropout(self.norm(words + self.positions(positions)), self.dropout, self.training)
+
+    def see(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer's cross-attention; shapes as in ``CrossAttention.keys_values``."""
+        return [layer.cross_attention.keys_values(source, index, shape) for layer in self.layers]
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor,
+        mask: Tensor,
+        shape: tuple[int, int],
+        seen: Iterable[tuple[Tensor, Tensor]] = (),
+        source_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Run the layers.
+
+        Args:
+            x, index, mask, shape: as in the layers' self-attention.
+            seen: a decoder's ``see``.
+            source_mask: True at the source's real positions, *Shape:* (B, 1, 1, S).
+
+        Returns:
+            *Shape:* (N, D).
+        """
+        sources = iter(seen)
+        for layer in self.layers:
+            x = layer.self_attention(x, index, mask, shape)
+            if layer.cross_attention is not None:
+                x = layer.cross_attention(x, *next(sources), index, source_mask, shape)
+            x = layer.ffn(x)
+        return x
+
+
+class EncoderDecoder(nn.Module):
+    """MASS's encoder and decoder, one matrix for all embeddings and the output, and a length classifier.
+
+    As in the authors' ``MASS-NAT`` (kongds/MIST), MASS's decoder (Song et al. 2019) sees the whole target instead of
+    its beginning, and the target's length is predicted from the mean of the encoder's last hidden states.
+    """
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.encoder = Stack(config, config.max_positions, config.encoder_layers)
+        self.decoder = Stack(config, config.max_positions, config.decoder_layers, decoder=True)
+        self.length_head = LengthHead(config.hidden_size, config.length_classes)
+        # Of its own only where the embeddings' precision is not that of matrix products.
+        self.output_weight: nn.Parameter | None = None
+        self.apply(initialise_as_bert)
+
+    def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
+        """Run the encoder; the state's keys and values are those of each decoder layer's cross-attention.
+
+        Args:
+            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+            lengths: real tokens of each, *Shape:* (B).
+            index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
+        """
+        shape = B, S = tokens.shape[0], tokens.shape[1]
+        x = self.encoder(
+            self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape
+        )
+        seen = self.decoder.see(x, index, shape)
+        return SourceState([key for key, _ in seen], [value for _, value in seen], unpack(x, index, B, S), lengths)
+
+    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
+        """Run the decoder, whose positions see the whole target and source. Target positions count from the first.
+
+        Args:
+            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
+            lengths: real tokens of each, *Shape:* (B).
+            index: flat positions of the real tokens, *Shape:* (N), into B * T.
+            source: the same sentences' source state.
+
+        Returns:
+            Last hidden states at *index*, *Shape:* (N, D).
+        """
+        x, mask = self._embed(tokens, index, self.decoder), padding_mask(lengths, tokens.shape[1])[:, None, None]
+        source_mask = padding_mask(source.lengths, source.hidden.shape[1])[:, None, None]
+        seen = zip(source.keys, source.values, strict=True)
+        hidden: Tensor = self.decoder(x, index, mask, tokens.shape, seen, source_mask)
+        return hidden
+
+    def keep_in_(self, precision: torch.dtype) -> None:
+        """Convert the weights of matrix products, for inference under autocast to *precision*."""
+        keep_linear_in_(self, precision)
+        self.output_weight = nn.Parameter(self.word_embeddings.weight.detach().to(precision))
+
+    def length_logits(self, source: SourceState) -> Tensor:
+        """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
+        scores: Tensor = self.length_head(source.hidden, source.lengths)
+        return scores
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the tokens. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
+        return F.linear(hidden, self.word_embeddings.weight if self.output_weight is None else self.output_weight)
+
+    def _embed(self, tokens: Tensor, index: Tensor, stack: Stack) -> Tensor:
+        """*Shapes:* (B, L), (N) -> packed (N, D)."""
+        words = self.word_embeddings(pack(tokens[:, :, None], index)[:, 0])
+        return stack.embed(words * self.config.hidden_size**0.5, index % tokens.shape[1])
+
+
+class MaskDecoder(nn.Module):
+    """BANG (Qi et al. 2020) in its non-autoregressive form: an encoder, and a decoder that reads nothing but [MASK]s.
+
+    After microsoft/BANG, ``bang/bang/bang_NAR.py`` and ``ngram_multihead_attention_NAR.py``. A [MASK] is one vector of
+    its own (``ngram_input_embed``, not the word embedding) plus a learned position, and sees the source, itself and the
+    [MASK]s before it. No length is predicted: the first [SEP] ends the sentence.
+    """
+
+    def __init__(self, config: EncoderDecoderConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.mask_embedding = nn.Parameter(torch.empty(config.hidden_size).normal_(std=0.02))
+        # Positions count from 1 in the encoder and from 2 in the decoder.
+        self.encoder = Stack(config, config.max_positions + 1, config.encoder_layers)
+        self.decoder = Stack(
+            config, config.max_positions + 2, config.decoder_layers, RelativeSelfAttention, decoder=True
+        )
+        self.apply(initialise_as_bert)
+
+    def decode(self, tokens: Tensor, real_source: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the encoder, and the decoder over [MASK]s.
+
+        Args:
+            tokens: ``X [SEP]``, *Shape:* (B, S).
+            real_source: where they are no padding, which stands on either side, *Shape:* (B, S).
+            real: where the [MASK]s are, padded on either side, *Shape:* (B, T).
+
+        Returns:
+            The [MASK]s' last hidden states (N, D) and flat positions (N), into B * T.
+        """
+        index, positions = self._positions(real_source)
+        source_mask = real_source[:, None, None]
+        x = self.encoder.embed(self.word_embeddings(tokens.flatten()[index]), positions)
+        x = self.encoder(x, index, source_mask, real_source.shape)
+        seen = self.decoder.see(x, index, (real_source.shape[0], real_source.shape[1]))
+        index, positions = self._positions(real)
+        x = self.decoder.embed(self.mask_embedding, positions + 1)
+        return self.decoder(x, index, RelativeSelfAttention.buckets(real), real.shape, seen, source_mask), index
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the tokens. *Shapes:* (N, D) -> (N, V)."""
+        return F.linear(hidden, self.word_embeddings.weight)
+
+    @staticmethod
+    def _positions(real: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat indices of what is real, and its positions from 1. *Shapes:* (B, L) -> (N), (N)."""
+        index = real.flatten().nonzero()[:, 0]
+        return index, real.cumsum(1).flatten()[index]

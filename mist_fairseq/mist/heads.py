@@ -1,0 +1,66 @@
+"""What is read off the last hidden states: the target's length and its tokens (paper, "Model Architecture").
+
+Dimensions as in ``mist.encoder``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mist_fairseq.mist.config import EncoderConfig
+from mist_fairseq.mist.kernels import Linear, argmax, linear, row_chunks
+from mist_fairseq.mist.packing import padding_mask
+
+
+class LengthHead(nn.Linear):
+    """Target length, the final [SEP] counted, from the mean over the encoded source; a layer without bias."""
+
+    def __init__(self, hidden_size: int, classes: int):
+        super().__init__(hidden_size, classes, bias=False)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        """Score each length. *Shapes:* hidden (B, S, D), lengths (B) -> (B, classes)."""
+        real = padding_mask(lengths, hidden.shape[1])[:, :, None]
+        mean = hidden.masked_fill(~real, 0.0).sum(1) / lengths.clamp(min=1)[:, None]
+        return super().forward(mean).float()
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's masked-LM head; ``weight`` is None while the decoder is tied to the word embeddings."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.transform = Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if config.untie_head else None
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """*Shapes:* hidden (N, D), embeddings (V, D) -> logits (N, V)."""
+        hidden = self.norm(F.gelu(self.transform(hidden)))
+        return linear(hidden, embeddings if self.weight is None else self.weight, self.bias, self.training)
+
+
+def likeliest_tokens(logits: Tensor, never: tuple[int, ...]) -> Tensor:
+    """The likeliest token of each row, but none of *never*. *Shapes:* (N, V) -> (N)."""
+    tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    for rows in row_chunks(logits):
+        tokens[rows] = argmax(_without(logits[rows].clone(), never))
+    return tokens
+
+
+def likeliest_with_scores(logits: Tensor, never: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens and their log-probabilities in fp32, over all tokens but *never*.
+
+    *Shapes:* (N, V), which may be overwritten -> (N), (N).
+    """
+    logits = _without(logits.float(), never)
+    tokens = argmax(logits)
+    return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+
+
+def _without(logits: Tensor, never: tuple[int, ...]) -> Tensor:
+    """The same logits, in which *never* are impossible."""
+    for token in never:
+        logits[:, token] = float("-inf")
+    return logits

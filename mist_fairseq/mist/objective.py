@@ -1,0 +1,209 @@
+"""The paper's training objective from top to bottom, equations 1 to 4 (section "MIST").
+
+The model of equation 1, ``p(Y | X) = prod_t p(y_t | X)``, is the two passes of ``mist.encoder``. Training
+
+1. encodes the source ``[CLS] X [SEP]`` once;
+2. glances: a first look at an all-[MASK] target decides how much of Y is revealed, which gives Y_M (GLAT);
+3. predicts Y from Y_M and X: the NAT pass, whose loss is equation 3;
+4. mixes its own output Y_p into the source, ``[CLS] Y_p [SEP] X [SEP]``, and predicts Y from Y_M again: the MIST pass,
+   whose loss is equation 4;
+5. predicts the target's length from X (footnote 1).
+
+Equation 2 adds the losses up. Dimensions as in ``mist.encoder``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.encoder import TwoPasses
+from mist_fairseq.mist.glancing import glance, sentence_noise
+from mist_fairseq.mist.heads import likeliest_tokens
+from mist_fairseq.mist.kernels import smoothed_nll
+from mist_fairseq.mist.mixing import mix_source
+from mist_fairseq.mist.packing import padding_mask
+
+MIST_TARGETS = ["pseudo", "reference", "random"]
+
+
+@dataclass
+class Batch:
+    """Sentence pairs. A GPU would wait if it had to read the flat positions off the lengths; the collater knows them.
+
+    Attributes:
+        src_tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+        src_lengths: *Shape:* (B).
+        target_tokens: ``Y [SEP]``, right-padded, *Shape:* (B, T).
+        target_lengths: *Shape:* (B).
+        ids: of the sentences, for the random choices of glancing, *Shape:* (B).
+        src_index, target_index, mixed_index: flat positions to compute in source, target and mixed source, *Shapes:*
+            (N_S), (N), (N_M).
+    """
+
+    src_tokens: Tensor
+    src_lengths: Tensor
+    target_tokens: Tensor
+    target_lengths: Tensor
+    ids: Tensor
+    src_index: Tensor
+    target_index: Tensor
+    mixed_index: Tensor
+
+    def targets(self) -> Tensor:
+        """The tokens of all targets in a row. -> (N)."""
+        return self.target_tokens.flatten().index_select(0, self.target_index)
+
+
+@dataclass
+class Predictions:
+    """What the passes of one batch predict.
+
+    Attributes:
+        nat_logits, nat_tokens: of the NAT pass and its likeliest tokens, *Shapes:* (N, V), (N).
+        mist_logits, mist_tokens: of the MIST pass likewise; None without mixing.
+        length_logits: *Shape:* (B, classes).
+        revealed: number of target tokens shown, a scalar.
+    """
+
+    nat_logits: Tensor
+    nat_tokens: Tensor
+    mist_logits: Tensor | None
+    mist_tokens: Tensor | None
+    length_logits: Tensor
+    revealed: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L = L_NAT + L_MIST (equation 2) and the length loss, as sums over target tokens.
+
+    Args:
+        glancing_ratio: the share of the number of wrong tokens that is revealed; 0 turns glancing off.
+        mist_loss_factor: weight of the MIST loss; 0 is the paper's "no mixing" and skips its pass.
+        length_loss_factor: weight of the length loss.
+        label_smoothing: probability mass spread over the vocabulary.
+        mist_targets: what is mixed into the source: the NAT pass's ``pseudo`` target (the paper's MIST), the
+            ``reference`` or ``random`` tokens, to tell what the gain comes from.
+
+    Raises:
+        ValueError: a value is out of its range; names the option.
+    """
+
+    glancing_ratio: float = 0.5
+    mist_loss_factor: float = 1.0
+    length_loss_factor: float = 1.0
+    label_smoothing: float = 0.1
+    mist_targets: str = "pseudo"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.glancing_ratio <= 1:
+            raise ValueError(f"--glancing-ratio is {self.glancing_ratio}, expected a number from 0 to 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"--label-smoothing is {self.label_smoothing}, expected a number from 0 up to, not including, 1"
+            )
+        if min(self.mist_loss_factor, self.length_loss_factor) < 0:
+            raise ValueError("--mist-loss-factor and --length-loss-factor must not be negative")
+        if self.mist_targets not in MIST_TARGETS:
+            raise ValueError(f"--mist-targets is {self.mist_targets}, expected one of {', '.join(MIST_TARGETS)}")
+
+    def predict(self, model: TwoPasses, batch: Batch, special: SpecialTokens, max_source: int) -> Predictions:
+        """Run all passes of a training step, with gradients.
+
+        Evaluation does not glance: nothing of the target is revealed.
+
+        Args:
+            model: an ``Encoder`` or ``EncoderDecoder``.
+            batch: sentence pairs.
+            special: ids of the special tokens.
+            max_source: most tokens of a mixed source, where it is cut.
+        """
+        target, lengths = batch.target_tokens, batch.target_lengths
+        T = target.shape[1]
+
+        # 1. The source, seen by the first look and the NAT pass alike.
+        source = model.encode_source(batch.src_tokens, batch.src_lengths, batch.src_index)
+
+        # 2. Glancing: Y_M.
+        real = padding_mask(lengths, T)
+        masked = target.masked_fill(real, special.mask)
+        revealed = torch.zeros_like(real)
+        if model.training and self.glancing_ratio > 0:
+            with torch.no_grad():
+                hidden = model.decode_target(masked, lengths, batch.target_index, source)
+                first_look = likeliest_tokens(model.token_logits(hidden), special.never_predicted)
+            # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
+            noise = sentence_noise(batch.ids, T, torch.initial_seed())
+            first_look = _in_place_of(target, first_look, batch.target_index, special.pad)
+            masked, revealed = glance(target, first_look, real, noise, self.glancing_ratio, special.mask)
+
+        # 3. The NAT pass: p(y_t | X), equations 1 and 3.
+        nat_logits = model.token_logits(model.decode_target(masked, lengths, batch.target_index, source))
+        nat_tokens = likeliest_tokens(nat_logits.detach(), special.never_predicted)
+
+        # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
+        mist_logits = mist_tokens = None
+        if self.mist_loss_factor > 0:
+            if self.mist_targets == "pseudo":
+                pseudo = _in_place_of(target, nat_tokens, batch.target_index, special.pad)  # Y_p
+            elif self.mist_targets == "reference":
+                pseudo = target
+            else:
+                pseudo = random_targets(batch, special, nat_logits.shape[1])
+            mixed, mixed_lengths = mix_source(
+                pseudo, lengths, batch.src_tokens, batch.src_lengths, limit=max_source, sep=special.sep, pad=special.pad
+            )
+            mixed_source = model.encode_source(mixed, mixed_lengths, batch.mixed_index)
+            hidden = model.decode_target(masked, lengths, batch.target_index, mixed_source)
+            mist_logits = model.token_logits(hidden)
+            mist_tokens = likeliest_tokens(mist_logits.detach(), special.never_predicted)
+
+        # 5. The length, from the source alone.
+        return Predictions(
+            nat_logits, nat_tokens, mist_logits, mist_tokens, model.length_logits(source), revealed.sum()
+        )
+
+    def losses(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and its parts for logging, all sums over target tokens.
+
+        fairseq divides the summed gradient by ONE number, that of target tokens. A sentence's length loss therefore
+        counts once for each of its tokens, and a batch gives the gradients of its parts, however it is split.
+
+        Returns:
+            The loss, with a gradient; by name the parts and how many tokens and lengths are right, without.
+        """
+        target = batch.targets()
+        loss, nll = smoothed_nll(predictions.nat_logits, target, self.label_smoothing)  # equation 3
+        parts = {"nat_loss": loss.detach(), "nll_loss": nll, "correct": (predictions.nat_tokens == target).sum()}
+        if predictions.mist_logits is not None and predictions.mist_tokens is not None:
+            mist_loss, _ = smoothed_nll(predictions.mist_logits, target, self.label_smoothing)  # equation 4
+            loss = loss + self.mist_loss_factor * mist_loss  # equation 2
+            parts["mist_loss"] = mist_loss.detach()
+            parts["mist_correct"] = (predictions.mist_tokens == target).sum()
+        lengths, length_logits = batch.target_lengths, predictions.length_logits
+        length_loss = (F.cross_entropy(length_logits, lengths, reduction="none") * lengths).sum()
+        loss = loss + self.length_loss_factor * length_loss
+        parts["loss"], parts["length_loss"] = loss.detach(), length_loss.detach()
+        parts["length_correct"] = (length_logits.detach().argmax(-1) == lengths).sum()
+        parts["revealed"] = predictions.revealed
+        return loss, parts
+
+
+def random_targets(batch: Batch, special: SpecialTokens, vocab_size: int) -> Tensor:
+    """Tokens drawn from the whole vocabulary, then [SEP], as long as the targets. -> (B, T)."""
+    target = batch.target_tokens
+    noise = sentence_noise(batch.ids, target.shape[1], ~torch.initial_seed())  # not the numbers that glancing takes
+    tokens = noise.remainder(vocab_size)
+    for token in special.never_predicted:
+        tokens = tokens.masked_fill(tokens == token, special.unk)
+    return tokens.scatter(1, batch.target_lengths[:, None] - 1, special.sep)
+
+
+def _in_place_of(target: Tensor, tokens: Tensor, index: Tensor, pad: int) -> Tensor:
+    """Tokens at their places in a target, padding elsewhere. *Shapes:* (B, T), (N), (N) -> (B, T)."""
+    filled = torch.full_like(target, pad)
+    filled.view(-1)[index] = tokens
+    return filled

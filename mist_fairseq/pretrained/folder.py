@@ -1,0 +1,244 @@
+"""Folders of pre-trained encoders, as Hugging Face's ``save_pretrained`` writes them, without executing code.
+
+In a folder are ``config.json``, ``vocab.txt`` and ``model.safetensors`` or ``pytorch_model.bin``. Each family of
+encoders is a file beside this one, and has its place in ``FAMILIES``.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mist_fairseq.files.checksums import check_sums
+from mist_fairseq.files.reading import read_json
+from mist_fairseq.files.torch_files import load_torch_file
+from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.pretrained.bert import BERT
+from mist_fairseq.pretrained.names import Family, convert, their_names
+from mist_fairseq.pretrained.unilm import UNILM
+from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+# The first that fits is taken.
+FAMILIES = (UNILM, BERT)
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_ADVICE = "config.json beside it is that of another model"
+
+
+def find_family(config: Mapping[str, Any], weights: Iterable[str] | None = None) -> Family:
+    """The family of encoders that a ``config.json`` is of, or a ValueError that says which there are.
+
+    Args:
+        config: its content; one without a ``model_type`` is BERT's.
+        weights: the names in the file of weights, which can tell more.
+    """
+    kind = config.get("model_type") or "bert"
+    for family in FAMILIES:
+        if kind in family.model_types and (weights is None or any(family.mark in name for name in weights)):
+            return family
+    known = sorted({name for family in FAMILIES for name in family.model_types})
+    raise ValueError(f"model_type is {kind!r:.60}, expected one of {', '.join(known)}")
+
+
+def find_file(folder: str, names: Sequence[str]) -> Path:
+    """The first of the files that a folder has; FileNotFoundError if it has none."""
+    for name in names:
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise FileNotFoundError(f"--pretrained {folder}: there is no {' and no '.join(names)} in it")
+
+
+def read_config(folder: str) -> tuple[Path, dict[str, Any]]:
+    """Where a folder's ``config.json`` is, and what it holds; errors as of ``read_sizes``."""
+    path = find_file(folder, ["config.json"])
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {type(config).__name__}, expected the settings of a model by their names")
+    return path, config
+
+
+def read_sizes(folder: str) -> dict[str, int]:
+    """The model options that a pre-trained folder's ``config.json`` asks for.
+
+    Raises:
+        FileNotFoundError: the folder or its config.json is missing.
+        ValueError: a size is missing or no positive number, or the model is of no family that is known here.
+    """
+    path, config = read_config(folder)
+    try:
+        family = find_family(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for name, supported in family.settings.items():
+        if config.get(name, supported) != supported:
+            raise ValueError(f"{path}: {name} is {config[name]!r:.60}, and only {supported!r} is supported")
+    sizes = {ours: _whole_number(config.get(theirs), theirs, path, 1) for theirs, ours in family.sizes.items()}
+    for theirs, ours in family.optional_sizes.items():
+        if config.get(theirs) is not None:
+            sizes[ours] = _whole_number(config[theirs], theirs, path, 0)
+    return sizes
+
+
+def _whole_number(value, name: str, path: Path, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**31:
+        raise ValueError(f"{path}: {name} is {value!r:.60}, expected a whole number of at least {least}")
+    return value
+
+
+def find_settings(folder: str | Path) -> list[str]:
+    """Names of what is read of a folder beside its weights, as far as it is there."""
+    return [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
+
+
+def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
+    """Refuse data that was binarized with another vocabulary than the folder's.
+
+    Args:
+        folder: with one of the files *names*.
+        tokenizer: the data's.
+        names: of files with a vocabulary.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: the data's vocabulary is another one.
+    """
+    path = find_file(folder, names)
+    expected = load_tokenizer(str(path))
+    if expected.fingerprint() != tokenizer.fingerprint():
+        raise other_vocabulary(path, len(expected.symbols), len(tokenizer.symbols))
+    return path
+
+
+def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") -> ValueError:
+    """The error for data of *given* entries, where *path* has *expected*."""
+    return ValueError(
+        f"the data was binarized with another vocabulary ({given} entries) than {path} ({expected} entries): run "
+        f"fairseq-preprocess with --joined-dictionary --srcdict {advice or path}"
+    )
+
+
+def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
+    """Refuse damaged files, and weights that are not those of ``config.json``, before memory is taken for the model.
+
+    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes.
+
+    Args:
+        folder: with the weights.
+        sizes: of ``read_sizes``.
+        vocab_size: V.
+
+    Raises:
+        FileNotFoundError: there is no weights file.
+        ValueError: a file is damaged, or a weight is missing or of another shape; names it.
+    """
+    path = find_file(folder, WEIGHTS)
+    check_sums(folder, [*find_settings(folder), path.name], "fetch it again")
+    family, shapes = read_family(folder, read_weights(path, shapes_only=True))
+    own = empty_encoder(folder, sizes, vocab_size, family, shapes).state_dict()
+    convert(shapes, own, family.names, str(path), _ADVICE, _may_lack(own))
+
+
+def empty_encoder(
+    folder: str, sizes: Mapping[str, Any], vocab_size: int, family: Family, weights: Mapping[str, Tensor]
+) -> Encoder:
+    """An encoder without memory, on the meta device, for the shapes of its weights.
+
+    Args:
+        folder: of ``config.json``, for messages.
+        sizes: options of the model.
+        vocab_size: V.
+        family: of the weights.
+        weights: those that it is to get; they must have the last of its layers, before it is built of them all.
+
+    Raises:
+        ValueError: they do not, or the sizes make no encoder.
+    """
+    config = Path(folder) / "config.json"
+    last = f"layers.{sizes['encoder_layers'] - 1}.ffn_out.bias"
+    for name in their_names(family.names, last):
+        if name not in weights:
+            raise ValueError(f"{config} is of {sizes['encoder_layers']} layers, but the weights lack {name}")
+    try:
+        with torch.device("meta"):
+            return Encoder(EncoderConfig(vocab_size, **{OPTION_NAMES[name]: value for name, value in sizes.items()}))
+    except (RuntimeError, ValueError) as error:  # the first where a size is too large for any tensor
+        raise ValueError(f"{config}: {error}") from error
+
+
+def load_pretrained(encoder: Encoder, folder: str):
+    """Load a folder's weights into an ``Encoder`` of the folder's sizes.
+
+    The masked-LM head may be there or not; without it only the head's own transform starts at random, as does the
+    length classifier. Poolers and other heads are left aside.
+
+    Raises:
+        FileNotFoundError: there is no weights file.
+        ValueError: it cannot be read, lacks a weight, or a shape does not fit (names the weight and both shapes).
+    """
+    path, own = find_file(folder, WEIGHTS), encoder.state_dict()
+    family, state = read_family(folder, read_weights(path))
+    used = convert(state, own, family.names, str(path), _ADVICE, _may_lack(own))
+    if "head.weight" in own:  # starts as a copy of the word embeddings
+        used.setdefault("head.weight", used["word_embeddings.weight"])
+    encoder.load_state_dict(used, strict=False)
+    random = ", ".join(sorted(own.keys() - used.keys()))
+    logger.info("loaded %d tensors from %s; at random: %s", len(used), folder, random or "none")
+
+
+def _may_lack(own: Iterable[str]) -> set[str]:
+    return {name for name in own if name.startswith(("head.", "length_head."))}
+
+
+def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str, Tensor]]:
+    """The family of weights by ``config.json`` and their names, and the weights by its table's names."""
+    family = find_family(read_config(folder)[1], state)
+    return family, family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
+
+
+def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32; of a fairseq checkpoint those of the model.
+
+    Args:
+        path: of the file, of which nothing is executed.
+        shapes_only: give tensors on the meta device, which take no memory.
+
+    Raises:
+        ValueError: it is damaged or holds something else than a dictionary of tensors.
+    """
+    state: Any
+    if path.suffix == ".safetensors":
+        try:
+            state = _read_shapes(path) if shapes_only else load_file(path)
+        except (SafetensorError, TypeError, ValueError) as error:  # of sizes, too
+            raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
+    else:
+        state = load_torch_file(path, mmap=shapes_only)
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise ValueError(f"{path} does not hold a dictionary of tensors")
+    if shapes_only:
+        return {name: tensor.to("meta") for name, tensor in state.items()}
+    try:
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    except NotImplementedError as error:
+        raise ValueError(f"{path} has tensors of a type that torch does not convert: {error}") from error
+
+
+def _read_shapes(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,122 @@
+"""How other people call their weights: one table of names a family, read in both directions.
+
+A table has the names of our modules and weights, with ``{}`` for the number of the layer, and theirs: several where
+ours is one matrix of them, in this order. What is not in the table has the same name here and there.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Names = Mapping[str, str | list[str]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family of encoders calls its settings and weights.
+
+    Attributes:
+        model_types: its names in ``config.json``.
+        sizes: name in ``config.json`` -> the option of ours; each must be there.
+        optional_sizes: likewise, of what may be there.
+        settings: what else changes a model -> its only supported value, which is also that of a file without it.
+        names: the table.
+        prefix: what the names of encoder weights may begin with, in files, beside what the table has.
+        tidy: makes a state dict, without the prefix, one of the table's names.
+        mark: a part of the names of weights by which the family is known among those of its model types.
+    """
+
+    model_types: tuple[str, ...]
+    sizes: Mapping[str, str]
+    optional_sizes: Mapping[str, str]
+    settings: Mapping[str, object]
+    names: Names
+    prefix: str
+    tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    mark: str = ""
+
+
+def their_names(names: Names, ours: str) -> list[str]:
+    """The names of the weights that one of ours is made of."""
+    layer = re.search(r"\.(\d+)\.", ours)
+    pattern = re.sub(r"\.\d+\.", ".{}.", ours, count=1)
+    end = ""
+    if pattern not in names:
+        pattern, dot, kind = pattern.rpartition(".")
+        end = dot + kind
+    parts = names.get(pattern, pattern)
+    return [part.format(layer and layer[1]) + end for part in ([parts] if isinstance(parts, str) else parts)]
+
+
+def convert(
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    names: Names,
+    source: str,
+    advice: str,
+    optional: Collection[str] = (),
+    ignored: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Our weights from theirs.
+
+    Args:
+        state: theirs by their names, on any device; on the meta device only shapes are compared.
+        own: a state dict of ours, for its names and shapes.
+        names: the family's table.
+        source: where the weights come from, for messages.
+        advice: what to do when they do not fit.
+        optional: names of ours that may be missing.
+        ignored: names of theirs that may be left over, None for any.
+
+    Raises:
+        ValueError: a weight is missing, unknown or of another shape; names it and both shapes.
+    """
+    parts = {name: their_names(names, name) for name in own}
+    missing = {name: [part for part in theirs if part not in state] for name, theirs in parts.items()}
+    lacks = [part for name, theirs in missing.items() if name not in optional for part in theirs]
+    if lacks:
+        raise ValueError(f"{source} lacks {_some(lacks)}, which the model needs: {advice}")
+    unknown = sorted(state.keys() - {part for theirs in parts.values() for part in theirs} - set(ignored or ()))
+    if unknown and ignored is not None:
+        raise ValueError(f"{source} has {_some(unknown)}, unknown to the model: {advice}")
+    converted = {}
+    for name, theirs in parts.items():
+        if missing[name]:
+            continue
+        first, *rest = own[name].shape
+        for part in theirs:
+            if state[part].shape != (first // len(theirs), *rest):
+                needed = (first // len(theirs), *rest)
+                raise ValueError(
+                    f"{source}: {part} has shape {tuple(state[part].shape)}, the model needs {needed}: {advice}"
+                )
+        converted[name] = state[theirs[0]] if len(theirs) == 1 else torch.cat([state[part] for part in theirs])
+    return converted
+
+
+def export(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Their weights from ours: the inverse of ``convert``."""
+    exported: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        theirs = their_names(names, name)
+        exported |= zip(theirs, (part.contiguous() for part in tensor.chunk(len(theirs))), strict=True)
+    return exported
+
+
+def split(state: Mapping[str, Tensor], fused: str, parts: list[str]) -> dict[str, Tensor]:
+    """A state dict in which each weight with *fused* in its name is split into as many as there are *parts*."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if fused in name and tensor.dim():
+            names = [name.replace(fused, part) for part in parts]
+            apart |= zip(names, tensor.chunk(len(parts)), strict=False)
+        else:
+            apart[name] = tensor
+    return apart
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])} ({len(names)} in all)"

@@ -1,0 +1,266 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mist_fairseq.experiments.benchmark import measuring
+from mist_fairseq.experiments.benchmark.floor import Rates, operations, products
+from mist_fairseq.experiments.benchmark.inputs import write_data
+from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot, summary
+from tests.experiments.benchmark.conftest import SENTENCES
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry
+
+
+@pytest.fixture
+def benchmark(data):
+    return Benchmark([entry(data, MIST, name) for name in "ab"])
+
+
+def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
+    seen = []
+    for name, system in benchmark.systems.items():
+        decode = system.decode
+
+        def watched(sample, name=name, decode=decode):
+            seen.append((name, tuple(sorted(sample["id"].tolist()))))
+            return decode(sample)
+
+        monkeypatch.setattr(system, "decode", watched)
+    chosen = benchmark.choose(100)
+    assert sorted(chosen) == list(range(SENTENCES))
+    result = benchmark.time(chosen, batch_size=5, warm_up=2)
+    batches = [tuple(sorted(chosen[at : at + 5].tolist())) for at in (0, 5, 10)]
+    order = [(name, batch) for batch in [batches[2], batches[0], *batches] for name in "ab"]
+    assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
+    for actual in result["systems"].values():
+        assert actual["passes_per_sentence"] == 1 and actual["passes"] == {1: SENTENCES}
+    assert result["sentences"] == SENTENCES and result["batch_size"] == 5
+
+
+def test_chosen_sentences_are_spread_and_sorted(benchmark):
+    chosen = benchmark.choose(4)
+    assert sorted(chosen) == [0, 3, 7, 11]
+    sizes = [benchmark.systems["a"].dataset.size(i)[0] for i in chosen]
+    assert sizes == sorted(sizes)
+
+
+def test_a_slower_system_is_slower(benchmark, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    for system, seconds in zip(benchmark.systems.values(), (0.01, 0.06)):
+
+        def decoded(sample, decode=system.decode, seconds=seconds):
+            clock[0] += seconds
+            return decode(sample)
+
+        monkeypatch.setattr(system, "decode", decoded)
+    actual = benchmark.time(benchmark.choose(6), 1)["systems"]
+    assert actual["a"]["speed_up"] == 1 and actual["a"]["speed_up_interval"] == [1, 1]
+    low, high = actual["b"]["speed_up_interval"]
+    assert low <= actual["b"]["speed_up"] <= high < 1
+    assert actual["b"]["milliseconds"]["mean"] == pytest.approx(60)
+    assert actual["b"]["speed_up"] == pytest.approx(
+        actual["a"]["milliseconds"]["mean"] / actual["b"]["milliseconds"]["mean"]
+    )
+
+
+def test_summary_weighs_the_last_smaller_batch():
+    told = summary(np.array([40.0, 40.0, 30.0]), np.array([4, 4, 1]), np.array([80.0, 80.0, 60.0]))
+    assert told["milliseconds"]["mean"] == pytest.approx(110 / 9)
+    assert told["milliseconds"]["median"] == 10 and told["milliseconds"]["p99"] > 28
+    assert told["sentences_per_second"] == pytest.approx(9000 / 110)
+    assert told["speed_up"] == 2 and told["speed_up_interval"] == [2, 2]
+    assert "speed_up" not in summary(np.array([1.0]), np.array([1]), None)
+
+
+def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
+    fewer, others = tmp_path / "fewer", tmp_path / "others"
+    for folder, sentences in ((fewer, 5), (others, SENTENCES)):
+        folder.mkdir()
+        write_data(folder, {"source": {30: 1}, "target": {5: 1}}, sentences)
+    systems = [
+        entry(data, MIST, "a"),
+        entry(data, "--task mist --arch none", "no such model"),
+        entry(str(fewer), MIST, "fewer sentences"),
+        entry(str(others), MIST, "other sentences"),
+        entry(data, MIST, "fails later"),
+        entry(data, MIST, "leaves sentences out"),
+    ]
+    benchmark = Benchmark(systems)
+    assert list(benchmark.systems) == ["a", "fails later", "leaves sentences out"]
+    monkeypatch.setattr(benchmark.systems["fails later"], "decode", lambda sample: 1 / 0)
+    decode = benchmark.systems["leaves sentences out"].decode
+    monkeypatch.setattr(benchmark.systems["leaves sentences out"], "decode", lambda sample: decode(sample)[1:])
+    result = benchmark.time(benchmark.choose(6), 2)
+    assert list(result["systems"]) == ["a"]
+    described = benchmark.describe()["described"]
+    errors = {name: content["error"] for name, content in described.items() if "error" in content}
+    assert "does not take the arguments" in errors["no such model"]
+    assert errors["fewer sentences"].startswith(f"its data has 5 sentences, that of a {SENTENCES}")
+    assert errors["other sentences"] == "its data has other sentences than that of a"
+    assert errors["fails later"] == "ZeroDivisionError: division by zero"
+    assert errors["leaves sentences out"] == "1 outputs for 2 sentences"
+    assert set(errors) == {one.name for one in systems} - {"a"}
+
+
+def test_a_system_that_fails_late_is_still_described(data, monkeypatch):
+    benchmark = Benchmark([entry(data, MIST, "a"), entry(data, MIST, "b")])
+    runs = [benchmark.time(benchmark.choose(2), 1)]
+    monkeypatch.setattr(benchmark.systems["b"], "decode", lambda sample: 1 / 0)
+    runs.append(benchmark.time(benchmark.choose(2), 2))
+    assert list(benchmark.parts(benchmark.choose(2), 1)) == ["a"]
+    result = benchmark.describe() | {"runs": runs}
+    assert result["described"]["b"]["parameters"] == result["described"]["a"]["parameters"]
+    assert "- b: ZeroDivisionError: division by zero" in markdown(result)
+
+
+def test_without_any_system(data):
+    with pytest.raises(ValueError, match="no system could be loaded.*does not take"):
+        Benchmark([entry(data, "--task mist --arch none")]).choose(3)
+
+
+def test_first_system_fails(data):
+    benchmark = Benchmark([entry(data, "--task mist --arch none", "a"), entry(data, MIST, "b")])
+    assert "speed_up" not in benchmark.time(benchmark.choose(2), 1)["systems"]["b"]
+
+
+def test_parts_make_the_whole(data, monkeypatch):
+    """By a clock that ticks whenever it is read, so that a part takes as long as it has calls."""
+    readings = itertools.count()
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(readings) / 1000)
+    options = {"decoding": "mist", "decoding_iterations": 3}
+    benchmark = Benchmark([entry(data, MIST, "single"), entry(data, MIST, "mist", options=options)], forced=True)
+    engine = benchmark.systems["single"].engine
+    (single, mist) = benchmark.parts(benchmark.choose(6), 2).values()
+    # Half a tick a sentence for each call, and for the whole those between.
+    assert single == pytest.approx({"source pass": 0.5, "length": 0.5, "target pass": 0.5, "overhead": 2.0})
+    assert mist == pytest.approx({"source pass": 1.5, "length": 0.5, "target pass": 1.5, "overhead": 4.0})
+    assert benchmark.systems["single"].engine is engine, "the clocks are gone"
+
+
+def test_floor_of_our_own_systems(data):
+    mist = {"decoding": "mist", "decoding_iterations": 2}
+    entries = [entry(data, MIST, "single"), entry(data, MIST, "mist", mist), entry(data, TRANSFORMER, "other")]
+    benchmark = Benchmark(entries, forced=True)
+    chosen = benchmark.choose(2)
+    actual = benchmark.floor(chosen, 1, {"fp32": Rates(1e9, 1e12)})
+    system = benchmark.systems["single"]
+    seconds = 0.0
+    for i in chosen:
+        source, target = system.dataset.size(int(i))
+        seconds += operations(products(system.model.encoder, int(source), int(target))) / 1e9
+    assert list(actual) == ["single", "mist"] and actual["mist"] > actual["single"]
+    assert actual["single"] == pytest.approx(1000 * seconds / 2)
+
+
+def test_scores_of_the_whole_subset(benchmark, monkeypatch):
+    system = benchmark.systems["a"]
+    source = [system.text(system.dataset[i]["source"].tolist()) for i in range(SENTENCES)]
+    sample = system.batch(range(SENTENCES))
+    answers = system.read(sample, system.decode(sample))
+    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    assert benchmark.scores(reference[1:], source, "plain") == {}
+    assert "12 sentences" in benchmark.errors["a"] and "11 references" in benchmark.errors["b"]
+
+
+def test_scores_are_those_of_the_outputs(data):
+    benchmark = Benchmark([entry(data, MIST, "a")])
+    system = benchmark.systems["a"]
+    answers = system.read(sample := system.batch(range(SENTENCES)), system.decode(sample))
+    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    actual = benchmark.scores(
+        reference, [f"s {i}" for i in range(SENTENCES)], "plain", ["bleu-1", "sacrebleu"], batch_size=5
+    )["a"]
+    assert actual["values"]["bleu-1"] == pytest.approx(100) and actual["outputs"] == reference
+
+
+def test_memory_is_measured_apart(data):
+    large = f"{MIST} --max-positions 1000000"
+    options = {"accelerate": "none"}  # an engine keeps weights of its own
+    benchmark = Benchmark([entry(data, MIST, "small", options), entry(data, large, "large", options)])
+    actual = benchmark.memory(benchmark.choose(2), 1)
+    if actual["small"] is None:
+        pytest.skip("this system does not tell")
+    more = 4 * (benchmark.systems["large"].parameters - benchmark.systems["small"].parameters)
+    assert actual["small"] > 0 and 0.8 * more < actual["large"] - actual["small"] < 1.5 * more
+
+
+# -- tables ------------------------------------------------------------------------------------------------------
+
+
+def timed(speed, passes=1.0):
+    return {
+        "milliseconds": {"mean": 100 / speed, "median": 90 / speed, "p90": 120 / speed, "p99": 150 / speed},
+        "sentences_per_second": 10 * speed,
+        "speed_up": speed,
+        "speed_up_interval": [0.9 * speed, 1.1 * speed],
+        "tokens_per_sentence": 11.25,
+        "passes_per_sentence": passes,
+    }
+
+
+@pytest.fixture
+def result():
+    described = {
+        "Transformer": {"group": "AR", "precision": "fp32", "parameters": 60_000_000},
+        "ours | fast": {"group": "NAR", "precision": "bf16", "parameters": 110_000_000},
+        "LevT": {"group": "Semi-NAR", "precision": "fp32", "parameters": 1_000_000},
+        "broken": {"group": "NAR", "precision": "fp32", "error": "OSError: no such file"},
+    }
+    systems = {"Transformer": timed(1, 12), "ours | fast": timed(8), "LevT": timed(2, 3.25)}
+    return {
+        "device": "abacus",
+        "threads": 2,
+        "torch": "2",
+        "forced_lengths": False,
+        "described": described,
+        "runs": [
+            {"batch_size": 1, "sentences": 50, "systems": systems},
+            {"batch_size": 16, "sentences": 50, "systems": {"Transformer": timed(1, 12), "ours | fast": timed(4)}},
+        ],
+        "scores": {"Transformer": {"values": {"bleu-4": 30.125, "meteor15": 25}}, "LevT": {"values": {"bleu-4": 20}}},
+        "memory": {"Transformer": 300 * 2**20},
+        "parts": {"ours | fast": {"source pass": 3.0, "overhead": 0.5}},
+    }
+
+
+def test_layout_of_the_paper(result):
+    lines = markdown(result).splitlines()
+    assert lines[0] == "|  | Models | BLEU-4 | METEOR | Iter. | Speed, batch 1 | Speed, batch 16 |"
+    assert lines[2:6] == [
+        "| AR | Transformer | 30.12 | 25.00 | N | 1.00× (0.90 - 1.10) | 1.00× (0.90 - 1.10) |",
+        "| Semi-NAR | LevT | 20.00 |  | 3.2 | 2.00× (1.80 - 2.20) |  |",
+        r"| NAR | ours \| fast |  |  | 1 | 8.00× (7.20 - 8.80) | 4.00× (3.60 - 4.40) |",
+        "| NAR | broken |  |  |  | failed | failed |",
+    ]
+    assert "- broken: OSError: no such file" in lines
+    detail = "| Transformer, fp32 | 100.0 | 90.0 | 120.0 | 150.0 | 10.0 | 11.2 | 12.0 | 60.0 M | 300 MiB |"
+    assert detail in lines and r"| ours \| fast | 3.00 | 0.50 | 14.3% |" in lines
+    assert "abacus, 2 threads" in lines[-1] and "as long as the systems make them" in lines[-1]
+
+
+def test_a_system_that_failed_later_keeps_its_row(result):
+    result["described"]["LevT"]["error"] = "RuntimeError: out of memory"
+    lines = markdown(result).splitlines()
+    assert "| Semi-NAR | LevT | 20.00 |  | 3.2 | 2.00× (1.80 - 2.20) |  |" in lines
+    assert "- LevT: RuntimeError: out of memory" in lines
+
+
+def test_one_batch_has_no_interval(result):
+    result["runs"][1]["sentences"] = 16
+    assert "| AR | Transformer | 30.12 | 25.00 | N | 1.00× (0.90 - 1.10) | 1.00× |" in markdown(result)
+
+
+def test_median_over_the_floor(result):
+    result["runs"][0]["floor"] = {"ours | fast": 5.0}
+    result["rates"] = {"fp32": {"operations": 180e9, "bandwidth": 40e9}}
+    text = markdown(result)
+    assert "| ours \\| fast | 5.00 | 11.25 | 2.25 |" in text and "fp32 180 G/s; of copying, 40 GB/s" in text
+
+
+def test_plot(result, tmp_path):
+    plot(result, "bleu-4", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+    with pytest.raises(ValueError, match="no scores of rouge-l"):
+        plot(result, "rouge-l", tmp_path / "none.png")

@@ -1,0 +1,117 @@
+"""The decodings of one unpadded sentence in plain loops, nothing cached: every pass encodes the source anew."""
+
+import torch
+
+from mist_fairseq.engines import build_engine
+from mist_fairseq.generate.decoding import Candidates, Decoding, decode
+from tests import helpers
+from tests.mist.test_mixing import plain_mix
+
+DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3)]
+LENGTHS = [9, 4, 13, 2, 20, 9]
+
+
+def encode_one(model, source):
+    return helpers.encode(model, torch.tensor([source]), torch.tensor([len(source)]))
+
+
+@torch.no_grad()
+def plain_fill(model, tokens, source):
+    """Predict the [MASK]s. -> tokens, log-probabilities."""
+    special = model.tokenizer.special
+    hidden = helpers.decode(model, torch.tensor([tokens]), torch.tensor([len(tokens)]), encode_one(model, source))[0]
+    logits = model.encoder.token_logits(hidden)
+    logits[:, special.never_predicted] = -float("inf")
+    log_p = logits.log_softmax(-1)
+    filled, scores = list(tokens), [0.0] * len(tokens)
+    for t, token in enumerate(tokens):
+        if token == special.mask:
+            filled[t] = int(log_p[t].argmax())
+            scores[t] = float(log_p[t].max())
+    return filled, scores
+
+
+@torch.no_grad()
+def plain_lengths(model, source, low=2, high=None) -> list[int]:
+    """The lengths from *low* to *high*, likeliest first."""
+    logits = model.encoder.length_logits(encode_one(model, source))[0]
+    return sorted(range(low, (high or model.limits.target) + 1), key=lambda length: -float(logits[length]))
+
+
+def plain_decode(model, source, decoding, iterations, length):
+    """-> tokens, log-probabilities, history."""
+    masks = [model.tokenizer.special.mask] * length
+    if decoding == "mist":
+        return plain_mist(model, source, iterations, masks)
+    return plain_mask_predict(model, source, iterations, masks)
+
+
+def plain_mist(model, source, iterations, masks):
+    """The paper's iterative decoding, without stopping early."""
+    special = model.tokenizer.special
+    tokens, scores = plain_fill(model, masks, source)
+    history = [tokens]
+    for _ in range(iterations - 1):
+        mixed = plain_mix(tokens, source, model.limits.source, special.cls, special.sep)
+        tokens, scores = plain_fill(model, masks, mixed)
+        history.append(tokens)
+    return tokens, scores, history
+
+
+def plain_mask_predict(model, source, iterations, masks):
+    """Ghazvininejad et al. 2019: of N passes, N - n of N tokens are masked before pass n + 1."""
+    tokens, scores = plain_fill(model, masks, source)
+    history = [list(tokens)]
+    for done in range(1, iterations):
+        number = len(tokens) * (iterations - done) // iterations
+        worst = sorted(range(len(tokens)), key=lambda t: scores[t])[:number]
+        masked = [masks[0] if t in worst else token for t, token in enumerate(tokens)]
+        filled, new = plain_fill(model, masked, source)
+        for t in worst:
+            tokens[t], scores[t] = filled[t], new[t]
+        history.append(list(tokens))
+    return tokens, scores, history
+
+
+class Runner:
+    """A model behind an engine; a call decodes a batch of sources, given as lists of ids."""
+
+    def __init__(self, model, accelerate="none", precision="fp32"):
+        self.model, self.special = model, model.tokenizer.special
+        self.engine = build_engine(model.encoder, self.special, accelerate, precision)
+
+    def candidates(self, sources, decoding: Decoding, lengths=None, padding=0, **options) -> Candidates:
+        width = max(map(len, sources)) + padding
+        rows = [source + [self.special.pad] * (width - len(source)) for source in sources]
+        given = (self.engine.asarray(torch.tensor(values)) for values in (rows, list(map(len, sources))))
+        lengths = None if lengths is None else self.engine.asarray(torch.tensor(lengths))
+        options["target_lengths"] = lengths
+        return decode(self.engine, *given, decoding, self.special, self.model.limits, **options)
+
+    def __call__(self, sources, decoding: Decoding, lengths=None, padding=0, **options) -> list[list[dict]]:
+        """For each source its candidates, best first."""
+        found = self.candidates(sources, decoding, lengths, padding, **options)
+
+        def candidate(row, score):
+            real, steps = slice(int(found.lengths[row])), int(found.steps[row])
+            return {
+                "tokens": found.tokens[row, real].tolist(),
+                "scores": torch.as_tensor(found.scores[row, real]),
+                "score": score,
+                "steps": steps,
+                "history": [tokens[row, real].tolist() for tokens in found.history[:steps]],
+            }
+
+        return [[candidate(*one) for one in ranked] for ranked in found.ranked()]
+
+
+def assert_equals_plain(found, model, source, decoding, iterations, length):
+    """A candidate of ``Runner`` is that of the plain loop."""
+    tokens, scores, history = plain_decode(model, source, decoding, iterations, length)
+    assert found["tokens"] == tokens
+    torch.testing.assert_close(found["scores"], torch.tensor(scores), atol=1e-4, rtol=0)
+    assert abs(found["score"] - sum(scores) / len(scores)) < 1e-4
+    steps = iterations
+    if decoding == "mist":  # which stops where nothing changes
+        steps = next((n + 1 for n in range(1, iterations) if history[n] == history[n - 1]), iterations)
+    assert found["steps"] == steps and found["history"] == history[:steps]

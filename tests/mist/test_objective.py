@@ -1,0 +1,219 @@
+"""The training computation and its loss against plain loops over sentences and tokens."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mist_fairseq.mist.glancing import glance, sentence_noise
+from mist_fairseq.mist.heads import likeliest_tokens
+from mist_fairseq.mist.objective import Batch, Objective, Predictions, random_targets
+from tests.helpers import (
+    assert_same_gradients,
+    batch,
+    decode,
+    encode,
+    part,
+    tiny_encoder_decoder,
+    tiny_released,
+)
+from tests.mist.test_mixing import plain_mix
+
+SOURCES, TARGETS = [9, 4, 13, 2, 7, 7], [5, 12, 1, 7, 2, 9]
+
+
+def training(dictionary, build=tiny_released, **sizes):
+    """Without dropout."""
+    model = build(dictionary, dropout=0.0, attention_dropout=0.0, **sizes)
+    model.encoder.train()
+    return model
+
+
+def some_batch(dictionary) -> Batch:
+    return Batch(**batch(SOURCES, TARGETS, dictionary)["net_input"])
+
+
+def predict(model, pairs: Batch, **options) -> Predictions:
+    return Objective(**options).predict(model.encoder, pairs, model.tokenizer.special, model.limits.source)
+
+
+def learn(model, pairs: Batch, **options):
+    loss, parts = Objective(**options).losses(predict(model, pairs, **options), pairs)
+    loss.backward()
+    return loss, parts
+
+
+def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
+    """Sentence by sentence, every pass from the start: the logits of equations 3 and 4, and how much was revealed."""
+    special = model.tokenizer.special
+    nat, mist, revealed = [], [], 0
+    for row in range(len(pairs.src_tokens)):
+        S, T = int(pairs.src_lengths[row]), int(pairs.target_lengths[row])
+        src, target = pairs.src_tokens[row, :S].tolist(), pairs.target_tokens[row : row + 1, :T]
+
+        def logits(tokens, source, T=T):
+            state = encode(model, torch.tensor([source]), torch.tensor([len(source)]))
+            return model.encoder.token_logits(decode(model, tokens, torch.tensor([T]), state)[0])
+
+        masked = torch.full_like(target, special.mask)
+        if ratio:
+            first_look = likeliest_tokens(logits(masked, src), special.never_predicted)[None]
+            noise = sentence_noise(pairs.ids[row : row + 1], T, torch.initial_seed())
+            masked, shown = glance(target, first_look, target == target, noise, ratio, special.mask)
+            revealed += int(shown.sum())
+        nat.append(logits(masked, src))
+        output = likeliest_tokens(nat[-1].detach(), special.never_predicted) if mixed_in is None else mixed_in[row, :T]
+        mixed = plain_mix(output.tolist(), src, model.limits.source, special.cls, special.sep)
+        mist.append(logits(masked, mixed))
+    return torch.cat(nat), torch.cat(mist), revealed
+
+
+@pytest.mark.parametrize("build, sizes", [(tiny_released, {}), (tiny_encoder_decoder, {"activation_dropout": 0.0})])
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_predictions_equal_a_plain_loop(dictionary, build, sizes, ratio):
+    model, pairs = training(dictionary, build, **sizes), some_batch(dictionary)
+    with torch.no_grad():
+        found = predict(model, pairs, glancing_ratio=ratio)
+        nat, mist, revealed = plain_predictions(model, pairs, ratio)
+        lengths = model.encoder.length_logits(encode(model, pairs.src_tokens, pairs.src_lengths))
+    torch.testing.assert_close(found.nat_logits, nat, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.mist_logits, mist, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.length_logits, lengths, atol=1e-4, rtol=1e-4)
+    for tokens, logits in ((found.nat_tokens, nat), (found.mist_tokens, mist)):
+        assert torch.equal(tokens, likeliest_tokens(logits, model.tokenizer.special.never_predicted))
+    assert int(found.revealed) == revealed and (revealed > 0) == (ratio > 0)
+
+
+def test_the_reference_can_be_mixed_in(dictionary):
+    model, pairs = training(dictionary), some_batch(dictionary)
+    with torch.no_grad():
+        found = predict(model, pairs, mist_targets="reference", glancing_ratio=0.0)
+        _, mist, _ = plain_predictions(model, pairs, 0.0, mixed_in=pairs.target_tokens)
+    torch.testing.assert_close(found.mist_logits, mist, atol=1e-4, rtol=1e-4)
+
+
+def test_random_tokens_can_be_mixed_in(dictionary):
+    """As many as the target has, the last [SEP], the sentence's own, others at each update."""
+    model, pairs, special = training(dictionary), some_batch(dictionary), dictionary.tokenizer.special
+    drawn = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        drawn.append(random_targets(pairs, special, len(dictionary)))
+    with torch.no_grad():
+        found = predict(model, pairs, mist_targets="random", glancing_ratio=0.0)
+        _, mist, _ = plain_predictions(model, pairs, 0.0, mixed_in=drawn[0])
+    torch.testing.assert_close(found.mist_logits, mist, atol=1e-4, rtol=1e-4)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    tokens = torch.cat([row[: length - 1] for row, length in zip(drawn[0], pairs.target_lengths)])
+    assert (drawn[0].gather(1, pairs.target_lengths[:, None] - 1) == special.sep).all()
+    assert len(tokens.unique()) > len(tokens) / 2 and not set(tokens.tolist()) & set(special.never_predicted)
+    some = Batch(**part({"net_input": vars(pairs)}, [1, 3])["net_input"])
+    assert torch.equal(random_targets(some, special, len(dictionary)), drawn[0][[1, 3]])
+
+
+def test_evaluation_does_not_glance(dictionary):
+    model, pairs = tiny_released(dictionary), some_batch(dictionary)
+    with torch.no_grad():
+        found, without = (predict(model, pairs, glancing_ratio=ratio) for ratio in (0.5, 0.0))
+    assert found.revealed == 0 and torch.equal(found.nat_logits, without.nat_logits)
+
+
+@pytest.mark.parametrize("factor, passes", [(1.0, 2), (0.0, 1)])
+def test_glancing_and_nat_share_one_source_encoding(dictionary, monkeypatch, factor, passes):
+    model, calls = training(dictionary), []
+    encode = model.encoder.encode_source
+    monkeypatch.setattr(model.encoder, "encode_source", lambda *args: calls.append(1) or encode(*args))
+    found = predict(model, some_batch(dictionary), mist_loss_factor=factor)
+    assert len(calls) == passes and (found.mist_logits is None) == (factor == 0)
+
+
+@pytest.mark.parametrize("targets", ["pseudo", "random"])
+def test_training_never_waits_for_a_value(dictionary, targets):
+    """On fake tensors whatever reads a value, as a host-device synchronisation would, raises."""
+    pairs = some_batch(dictionary)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model = tiny_released(dictionary)
+        model.encoder.train()
+        learn(
+            model, Batch(**{name: mode.from_tensor(value) for name, value in vars(pairs).items()}), mist_targets=targets
+        )
+
+
+@pytest.mark.parametrize("mist, length", [(1.0, 1.0), (0.5, 0.1), (0.0, 1.0)])
+def test_the_loss_is_a_sum_over_target_tokens(dictionary, mist, length):
+    """Equations 2-4 and the length loss."""
+    model, pairs = tiny_released(dictionary), some_batch(dictionary)
+    options = dict(mist_loss_factor=mist, length_loss_factor=length)
+    loss, parts = learn(model, pairs, **options)
+    found = predict(model, pairs, **options)
+    nat, mixed, lengths, row = 0.0, 0.0, 0.0, 0
+    for sentence, T in enumerate(TARGETS):
+        for t in range(T):
+            gold = pairs.target_tokens[sentence, t]
+            log_p = found.nat_logits[row].log_softmax(-1)
+            nat -= 0.9 * log_p[gold] + 0.1 * log_p.mean()
+            if mist:
+                log_p = found.mist_logits[row].log_softmax(-1)
+                mixed -= 0.9 * log_p[gold] + 0.1 * log_p.mean()
+            lengths -= found.length_logits[sentence].log_softmax(-1)[T]
+            row += 1
+    expected = {"loss": nat + mist * mixed + length * lengths, "nat_loss": nat, "length_loss": lengths}
+    expected |= {"mist_loss": mixed} if mist else {}
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value.detach(), atol=1e-3, rtol=1e-5)
+    assert torch.equal(loss, parts["loss"]) and ("mist_loss" in parts) == ("mist_correct" in parts) == (mist > 0)
+    assert not any(value.requires_grad for value in parts.values())
+
+
+@pytest.mark.parametrize("glancing", [0.0, 0.5])
+@pytest.mark.parametrize("rows", [[[0, 1, 2], [3, 4, 5]], [[2], [0, 1, 3, 4, 5]]])
+def test_a_batch_gives_the_gradients_of_its_parts(dictionary, rows, glancing):
+    """As with --update-freq 2. Glancing included: its noise belongs to the sentences."""
+    whole, parts = (training(dictionary) for _ in range(2))
+    torch.manual_seed(7)  # fairseq does so before each update
+    sample = batch(SOURCES, TARGETS, dictionary)
+    learn(whole, Batch(**sample["net_input"]), glancing_ratio=glancing)
+    for some in rows:
+        learn(parts, Batch(**part(sample, some)["net_input"]), glancing_ratio=glancing)
+    assert_same_gradients(parts.encoder, whole.encoder)
+
+
+def test_counts_of_what_is_right(dictionary):
+    model, pairs = training(dictionary), some_batch(dictionary)
+    optimizer = torch.optim.Adam(model.encoder.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        _, parts = learn(model, pairs, glancing_ratio=0.0, label_smoothing=0.0)
+        for parameter in model.encoder.parameters():
+            parameter.grad /= sum(TARGETS)
+        optimizer.step()
+    assert int(parts["correct"]) == int(parts["mist_correct"]) == sum(TARGETS)
+    assert int(parts["length_correct"]) == len(SOURCES)
+
+
+def test_bf16_gives_gradients_to_all_weights_and_keeps_them_in_fp32(dictionary):
+    model, other = (training(dictionary, untie_head=True) for _ in range(2))
+    pairs = some_batch(dictionary)
+    learn(model, pairs, glancing_ratio=0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert predict(other, pairs, glancing_ratio=0.0).nat_logits.dtype == torch.bfloat16
+        learn(other, pairs, glancing_ratio=0.0)
+    for (name, expected), found in zip(model.encoder.named_parameters(), other.encoder.parameters()):
+        assert found.dtype == torch.float32 and found.grad is not None, name
+        if expected.grad.norm() > 1e-2:
+            similarity = torch.cosine_similarity(expected.grad.flatten(), found.grad.flatten(), dim=0)
+            assert similarity > 0.9, (name, float(similarity))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"glancing_ratio": 1.5}, "--glancing-ratio is 1.5, expected a number from 0 to 1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing is 1.0, expected"),
+        ({"mist_loss_factor": -1.0}, "must not be negative"),
+        ({"length_loss_factor": -0.1}, "must not be negative"),
+        ({"mist_targets": "gold"}, "--mist-targets is gold, expected one of pseudo, reference, random"),
+    ],
+)
+def test_impossible_options_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**wrong)
