@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.11,<3.13",  # those of which ve-fairseq has packages
     # Lower bounds are the oldest versions that scripts/test_versions.py has tried.
     install_requires=[
-        "array-api-compat>=1.9",
+        "array-api-compat>=1.12",
         "numpy>=1.26",
         "pyyaml>=6.0.1",
         "sacrebleu>=2.3",

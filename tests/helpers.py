@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.files.checksums import SUMS, write_sums
-from mist_fairseq.files.folders import CONFIG
+from mist_fairseq.files.exported import CONFIG
 from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
@@ -66,8 +66,7 @@ def tiny_model(dictionary=None, source=40, target=20, seed=0, **changes) -> Mist
 def tiny_released(dictionary=None, source=40, target=20, seed=0, **sizes) -> Released:
     """The same model without fairseq; *sizes* by the names of ``EncoderConfig``."""
     tokenizer = (dictionary or tiny_dictionary()).tokenizer
-    sizes = dict(max_positions=64, length_classes=32, max_rel_pos=128) | sizes
-    sizes = dict(hidden_size=32, layers=2, heads=4, ffn_size=64) | sizes
+    sizes = dict(hidden_size=32, layers=2, heads=4, ffn_size=64, max_positions=64, length_classes=32) | sizes
     torch.manual_seed(seed)
     encoder = spread(Encoder(EncoderConfig(len(tokenizer.symbols), **sizes)))
     return Released(encoder, tokenizer, PositionLimits(source, target))

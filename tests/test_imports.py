@@ -5,13 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-from fairseq.dataclass.configs import FairseqConfig
-from omegaconf import OmegaConf
-
-from mist_fairseq.checkpoints.loading import untrained_state
-from mist_fairseq.tasks.mist import MistTaskConfig
-from tests.helpers import tiny_config, tiny_model
+from tests.checkpoints.helpers import write_checkpoint
 
 START = "import json, logging, sys\nroot = logging.getLogger()\nbefore = root.level, root.handlers[:]\n"
 LOADED = "[name for name in ('torch', 'fairseq') if name in sys.modules]"
@@ -29,7 +23,7 @@ def result_of(script: str, *arguments: str):
 def test_the_package_loads_neither_torch_nor_fairseq():
     """Both are installed here."""
     script = f"""
-import mist_fairseq, mist_fairseq.generate, mist_fairseq.serve
+import mist_fairseq, mist_fairseq.generate, mist_fairseq.serve.app, mist_fairseq.serve.command
 from mist_fairseq import OnnxGenerator
 from mist_fairseq.hub import onnx_generator
 result = {LOADED}, {UNCHANGED}, OnnxGenerator is onnx_generator.OnnxGenerator, dir(mist_fairseq)
@@ -52,20 +46,13 @@ result = args.task, args.arch, args.criterion, args.optimizer, "mist_fairseq.tas
 
 
 def test_registration_and_a_loaded_checkpoint_leave_root_logging_alone(tmp_path):
-    model, task = tiny_model(), MistTaskConfig(max_source_positions=40, max_target_positions=20)
-    model.dictionary.save(str(tmp_path / "dict.src.txt"))
-    model.dictionary.save(str(tmp_path / "dict.tgt.txt"))
-    task.data, task.source_lang, task.target_lang = str(tmp_path), "src", "tgt"
-    cfg = FairseqConfig(model=tiny_config(), task=task)
-    cfg.model._name, cfg.task._name = "mist_tiny", "mist"
-    cfg = OmegaConf.to_container(OmegaConf.structured(cfg), resolve=True, enum_to_str=True)
-    torch.save({"args": None, "cfg": cfg, "model": model.state_dict(), **untrained_state()}, tmp_path / "a.pt")
+    write_checkpoint(tmp_path)
     script = f"""
 import mist_fairseq.tasks
 from fairseq.tasks import TASK_REGISTRY
 result = ["mist" in TASK_REGISTRY, {UNCHANGED}]
 from mist_fairseq import MistGenerator
-generator = MistGenerator.from_pretrained(sys.argv[1], "a.pt", sys.argv[1], accelerate="none")
+generator = MistGenerator.from_pretrained(sys.argv[1], "checkpoint.pt", sys.argv[1], accelerate="none")
 result += [generator.generate(["how can i learn"]) != [], {UNCHANGED}]
 """
     assert result_of(script, str(tmp_path)) == [True] * 4

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mist_fairseq.checkpoints.loading import untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.files.output import whole_file
+from mist_fairseq.files.whole import whole_file
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.mist import MistConfig, MistModel
 from mist_fairseq.pretrained.folder import empty_encoder, read_family, read_sizes, read_weights

@@ -16,44 +16,40 @@ from mist_fairseq.mist.packing import real_positions
 
 
 def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):
-    """Binarized source and target of one split; the target is None where there is none.
+    """Load binarized source and target of one split; the target is None where there is none.
 
     Args:
-        cfg: of a task, with its data folders, languages and name of the training split.
+        cfg: of a task, with its data folders, languages and name of the training split, which alone comes in shards.
         dictionary: of both.
-        split: for instance ``train``, which alone comes in shards.
-        epoch, combine: as of a task's ``load_dataset``.
+        split, epoch, combine: as of a task's ``load_dataset``.
 
     Raises:
         FileNotFoundError: the split is not there.
-        ValueError: it is damaged or belongs to another vocabulary, as of ``check_binarized``; or it is empty; or source
-            and target have different numbers of lines.
+        ValueError: it is empty, or source and target have different numbers of lines; or as of ``check_binarized``.
     """
     folders = utils.split_paths(cfg.data)
-    if split != cfg.train_subset:
-        folders = folders[:1]
-    folder = folders[(epoch - 1) % len(folders)]
+    folder = folders[(epoch - 1) % len(folders)] if split == cfg.train_subset else folders[0]
     prefix = os.path.join(folder, f"{split}.{cfg.source_lang}-{cfg.target_lang}.")
-    for lang in (cfg.source_lang, cfg.target_lang):
-        check_binarized(prefix + lang, dictionary, combine, cfg.dataset_impl)
+    paths = [prefix + lang for lang in (cfg.source_lang, cfg.target_lang)]
+    for path in paths:
+        check_binarized(path, dictionary, combine, cfg.dataset_impl)
     source, target = (
-        data_utils.load_indexed_dataset(prefix + lang, dictionary, cfg.dataset_impl, combine=combine)
-        for lang in (cfg.source_lang, cfg.target_lang)
+        data_utils.load_indexed_dataset(path, dictionary, cfg.dataset_impl, combine=combine) for path in paths
     )
     if source is None:
-        raise FileNotFoundError(f"no data at {prefix}{cfg.source_lang}: run fairseq-preprocess with --{split}pref")
+        raise FileNotFoundError(f"no data at {paths[0]}: run fairseq-preprocess with --{split}pref")
     if len(source) == 0:
-        raise ValueError(f"{prefix}{cfg.source_lang} has no lines")
+        raise ValueError(f"{paths[0]} has no lines")
     if target is not None and len(source) != len(target):
         raise ValueError(
-            f"{prefix}{cfg.source_lang} has {len(source):,} lines and {prefix}{cfg.target_lang} has {len(target):,}: "
+            f"{paths[0]} has {len(source):,} lines and {paths[1]} has {len(target):,}: "
             "line i of one must belong to line i of the other"
         )
     return source, target
 
 
 def random_order(count: int, shuffle: bool = True) -> np.ndarray:
-    """Numbers up to *count*, shuffled or not, the same each time.
+    """Give the numbers up to *count*, shuffled or not, the same each time.
 
     Not by numpy's global generator: fairseq seeds that with the epoch in which it builds the batches, so that a resumed
     training would get other ones than an uninterrupted one.
@@ -93,16 +89,10 @@ class MistDataset(AllBatches):
         limits: PositionLimits,
         shuffle: bool = False,
     ):
-        if target is not None and len(source) != len(target):
-            raise ValueError(
-                f"{len(source):,} sources but {len(target):,} targets: line i of one must belong to line i of the other"
-            )
         self.source, self.target = source, target
         self._source_sizes = np.asarray(source_sizes)
         self._target_sizes = np.asarray([] if target is None else target_sizes)
-        self.dictionary = dictionary
-        self.limits = limits
-        self.shuffle = shuffle
+        self.dictionary, self.limits, self.shuffle = dictionary, limits, shuffle
 
     def size(self, index):
         """Tokens of ``[CLS] X [SEP]`` and of ``Y [SEP]`` (0 without targets) after cutting; of many with an array."""
@@ -126,7 +116,7 @@ class MistDataset(AllBatches):
         return int(sources.sum()), int(targets.sum())
 
     def ordered_indices(self):
-        """By source length alone.
+        """Order by source length alone.
 
         Sorted by target length too, all targets of a batch would have one length, and each batch would pull the
         length classifier towards its own. Targets are packed, so their different lengths cost little.
@@ -145,9 +135,8 @@ class MistDataset(AllBatches):
         source = torch.cat([torch.tensor([self.dictionary.bos()]), self.source[index].long()])
         item = {"id": index, "source": self._cut(source, self.limits.source)}
         if self.target is not None:
-            target = self.target[index].long()
-            item["target"] = target
-            item["cut_target"] = self._cut(target, self.limits.target)
+            item["target"] = self.target[index].long()
+            item["cut_target"] = self._cut(item["target"], self.limits.target)
         return item
 
     def _cut(self, tokens: Tensor, limit: int) -> Tensor:
@@ -156,7 +145,7 @@ class MistDataset(AllBatches):
         return torch.cat([tokens[: limit - 1], torch.tensor([self.dictionary.eos()])])
 
     def collater(self, samples):
-        """A batch: ``net_input`` holds the model's arguments, ``target`` the uncut references.
+        """Make a batch: ``net_input`` holds the model's arguments, ``target`` the uncut references.
 
         *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens (B, T), target_lengths and ids (B), and the flat
         positions of what is to be computed: src_index, target_index and mixed_index, the last over the width of
@@ -164,37 +153,33 @@ class MistDataset(AllBatches):
         """
         if not samples:
             return {}
-        sources = [sample["source"] for sample in samples]
-        src_tokens, src_lengths = self._pad(sources), _lengths(sources)
+        src_tokens, src_lengths = self._pad(samples, "source")
+        inputs = {"src_tokens": src_tokens, "src_lengths": src_lengths}
         batch: dict[str, Any] = {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "nsentences": len(samples),
             "ntokens": int(src_lengths.sum()),
-            "net_input": {"src_tokens": src_tokens, "src_lengths": src_lengths},
+            "net_input": inputs,
             "target": None,
         }
         if self.target is not None:
-            targets = [sample["cut_target"] for sample in samples]
-            target_tokens, target_lengths = self._pad(targets), _lengths(targets)
-            S, T = src_tokens.shape[1], target_tokens.shape[1]
-            limit = self.limits.source
+            target_tokens, target_lengths = self._pad(samples, "cut_target")
+            S, T, limit = src_tokens.shape[1], target_tokens.shape[1], self.limits.source
             # [SEP] after the pseudo target is there or not, depending on the prediction: leave room for it.
             mixed_lengths = (src_lengths + target_lengths + 1).clamp(max=limit)
             batch["ntokens"] = int(target_lengths.sum())
-            batch["target"] = self._pad([sample["target"] for sample in samples])
-            batch["net_input"].update(
-                target_tokens=target_tokens,
-                target_lengths=target_lengths,
-                ids=batch["id"],
-                src_index=real_positions(src_lengths, S),
-                target_index=real_positions(target_lengths, T),
-                mixed_index=real_positions(mixed_lengths, min(S + T + 1, limit)),
-            )
+            batch["target"], _ = self._pad(samples, "target")
+            inputs |= {
+                "target_tokens": target_tokens,
+                "target_lengths": target_lengths,
+                "ids": batch["id"],
+                "src_index": real_positions(src_lengths, S),
+                "target_index": real_positions(target_lengths, T),
+                "mixed_index": real_positions(mixed_lengths, min(S + T + 1, limit)),
+            }
         return batch
 
-    def _pad(self, tokens: list[Tensor]) -> Tensor:
-        return data_utils.collate_tokens(tokens, self.dictionary.pad())
-
-
-def _lengths(tokens: list[Tensor]) -> Tensor:
-    return torch.tensor([len(t) for t in tokens])
+    def _pad(self, samples: list[dict], name: str) -> tuple[Tensor, Tensor]:
+        """Tokens, padded, and lengths of one part of the samples."""
+        rows = [sample[name] for sample in samples]
+        return data_utils.collate_tokens(rows, self.dictionary.pad()), torch.tensor([len(row) for row in rows])

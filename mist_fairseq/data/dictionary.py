@@ -54,26 +54,13 @@ class TokenizerDictionary(Dictionary):
         return self.indices[word]
 
     def encode_line(
-        self,
-        line,
-        line_tokenizer=None,
-        add_if_not_exist=True,
-        consumer=None,
-        append_eos=True,
-        reverse_order=False,
+        self, line, line_tokenizer=None, add_if_not_exist=True, consumer=None, append_eos=True, reverse_order=False
     ) -> torch.Tensor:
-        """Tokenize raw text. A literal ``[SEP]`` is the special token; other literal specials are plain text.
+        """Tokenize a line of raw text; the ids are an IntTensor, *Shape:* (number of tokens + append_eos).
 
-        Args:
-            line: one line of raw text.
-            line_tokenizer, add_if_not_exist: part of fairseq's signature, without effect: the tokenizer is the
-                dictionary's own and never grows.
-            consumer: called with (text, id) of every token; an unknown token's text is the original word.
-            append_eos: end with [SEP].
-            reverse_order: reverse the tokens before [SEP] is appended.
-
-        Returns:
-            IntTensor of ids, *Shape:* (number of tokens + append_eos).
+        A literal ``[SEP]`` is the special token; other literal specials are plain text. fairseq's arguments keep their
+        meaning, except that *line_tokenizer* and *add_if_not_exist* have no effect: the dictionary has a tokenizer and
+        never grows. *consumer* is called with (text, id) of every token, an unknown one's text being the original.
         """
         tokens = []
         for i, text in enumerate(line.split(SEP)):
@@ -100,16 +87,14 @@ class TokenizerDictionary(Dictionary):
         include_eos=False,
         separator=" ",
     ) -> str:
-        """Readable text from ids. fairseq's arguments keep their meaning.
+        """Give readable text of ids; fairseq's arguments keep their meaning.
 
         Args:
             tensor: ids, *Shape:* (T), or (B, T) for B lines joined by newlines; a list of ids will do.
             bpe_symbol: any of fairseq's ``--post-process`` names; pieces are joined whichever is given.
             escape_unk: write the unknown token as ``<[UNK]>``, so that it matches no hypothesis.
-            extra_symbols_to_ignore: ids to leave out beside [PAD], [CLS] and [SEP].
-            unk_string: text for the unknown token.
-            include_eos: keep [SEP].
-            separator: stands between words.
+            extra_symbols_to_ignore: ids to leave out beside [PAD], [CLS] and, without *include_eos*, [SEP].
+            unk_string, separator: stand for the unknown token, and between words.
         """
         if torch.is_tensor(tensor) and tensor.dim() == 2:
             arguments = (bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)

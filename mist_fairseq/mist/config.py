@@ -42,7 +42,7 @@ class EncoderConfig:
     target_type: int = 1
     length_classes: int = 512
     rel_pos_bins: int = 0
-    max_rel_pos: int = 0
+    max_rel_pos: int = 128
     untie_head: bool = False
     dropout: float = 0.1
     attention_dropout: float = 0.1

@@ -47,7 +47,8 @@ class Attention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         attended = self.output(pack(attended.transpose(1, 2).flatten(2), index))
-        return self.norm(x + F.dropout(attended, self.dropout, self.training))
+        normed: Tensor = self.norm(x + F.dropout(attended, self.dropout, self.training))
+        return normed
 
 
 class SelfAttention(Attention):
@@ -142,7 +143,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """*Shape:* (N, D), in and out."""
         inner = F.dropout(F.gelu(self.inner(x)), self.activation_dropout, self.training)
-        return self.norm(x + F.dropout(self.outer(inner), self.dropout, self.training))
+        normed: Tensor = self.norm(x + F.dropout(self.outer(inner), self.dropout, self.training))
+        return normed
 
 
 class Layer(nn.Module):
@@ -234,7 +236,7 @@ class EncoderDecoder(nn.Module):
             lengths: real tokens of each, *Shape:* (B).
             index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
         """
-        B, S = shape = tokens.shape
+        shape = B, S = tokens.shape[0], tokens.shape[1]
         x = self.encoder(
             self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape
         )
@@ -256,16 +258,18 @@ class EncoderDecoder(nn.Module):
         x, mask = self._embed(tokens, index, self.decoder), padding_mask(lengths, tokens.shape[1])[:, None, None]
         source_mask = padding_mask(source.lengths, source.hidden.shape[1])[:, None, None]
         seen = zip(source.keys, source.values, strict=True)
-        return self.decoder(x, index, mask, tokens.shape, seen, source_mask)
+        hidden: Tensor = self.decoder(x, index, mask, tokens.shape, seen, source_mask)
+        return hidden
 
-    def keep_in_(self, precision: torch.dtype):
+    def keep_in_(self, precision: torch.dtype) -> None:
         """Convert the weights of matrix products, for inference under autocast to *precision*."""
         keep_linear_in_(self, precision)
         self.output_weight = nn.Parameter(self.word_embeddings.weight.detach().to(precision))
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
-        return self.length_head(source.hidden, source.lengths)
+        scores: Tensor = self.length_head(source.hidden, source.lengths)
+        return scores
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the tokens. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
@@ -311,7 +315,7 @@ class MaskDecoder(nn.Module):
         source_mask = real_source[:, None, None]
         x = self.encoder.embed(self.word_embeddings(tokens.flatten()[index]), positions)
         x = self.encoder(x, index, source_mask, real_source.shape)
-        seen = self.decoder.see(x, index, real_source.shape)
+        seen = self.decoder.see(x, index, (real_source.shape[0], real_source.shape[1]))
         index, positions = self._positions(real)
         x = self.decoder.embed(self.mask_embedding, positions + 1)
         return self.decoder(x, index, RelativeSelfAttention.buckets(real), real.shape, seen, source_mask), index

@@ -2,16 +2,17 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 from omegaconf import II
-from torch import nn
+from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import build_engine
+from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.objective import Batch, Objective, Predictions
@@ -64,6 +65,9 @@ class MistModel(BaseFairseqModel):
     """
 
     architecture = "mist"  # in released folders
+    encoder: Any
+    trained_limits: Tensor
+    fingerprint: Tensor
 
     def __init__(self, cfg: MistConfig, dictionary: TokenizerDictionary, limits: PositionLimits):
         super().__init__()
@@ -71,7 +75,7 @@ class MistModel(BaseFairseqModel):
         self.dictionary = dictionary
         self.limits = limits
         self.encoder = self.build_encoder(cfg, len(dictionary))
-        self.engine = None  # what runs the two passes in generation
+        self.engine: Engine | None = None  # what runs the two passes in generation
         # In the state dict, because a resumed training gets nothing else of its checkpoint's configuration.
         self.register_buffer("trained_limits", torch.tensor([limits.source, limits.target]))
         self.register_buffer("fingerprint", torch.tensor(list(bytes.fromhex(dictionary.tokenizer.fingerprint()))))
@@ -96,9 +100,12 @@ class MistModel(BaseFairseqModel):
     @classmethod
     def build_encoder(cls, cfg: MistConfig, vocab_size: int) -> nn.Module:
         """The encoder with the sizes of *cfg*."""
-        return Encoder(
-            EncoderConfig(vocab_size, **{size: getattr(cfg, option) for option, size in OPTION_NAMES.items()})
-        )
+        return Encoder(cls.encoder_config(cfg, vocab_size))
+
+    @staticmethod
+    def encoder_config(cfg: MistConfig, vocab_size: int) -> EncoderConfig:
+        """The sizes that the options say."""
+        return EncoderConfig(vocab_size, **{size: getattr(cfg, option) for option, size in OPTION_NAMES.items()})
 
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:

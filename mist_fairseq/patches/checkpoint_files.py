@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
-from torch import Tensor
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from torch import Tensor, nn
 
 from mist_fairseq.files.torch_files import check_shapes, load_torch_file, plain_values, reason
 from mist_fairseq.files.whole import whole_file
@@ -29,11 +29,11 @@ from mist_fairseq.models.mist import MistModel
 
 # Texts in which eval() finds nothing to call: words, numbers and paths; and lists of numbers, repeated and added up, as
 # fairseq's convolutional models have them.
-_WORDS = re.compile(r"[\w\s.,:;/@+~=-]*")
+_WORDS = re.compile(r"[\w\s.,:;/@+~=|&!?#%-]*")
 _NUMBERS = r"\[[\d\s,()]*\](?: \* \d{1,3})?"
 _LISTS = re.compile(rf"{_NUMBERS}(?: \+ {_NUMBERS})*")
 _LONGEST_OPTION = 10_000  # characters
-_ENCODER, _EMBEDDINGS = "encoder.", "word_embeddings.weight"  # names in the weights of our models
+_EMBEDDINGS = "encoder.word_embeddings.weight"  # in the weights of our models
 _FOLDERS = ("data", "save_dir")  # never evaluated, and a folder may be called run(2)
 
 
@@ -105,7 +105,7 @@ def _check_options(content: dict[str, Any], path: str):
     parts = [config.get(part) for part in ("model", "task", "criterion")] if isinstance(config, Mapping) else []
     for part in [content.get("args"), *parts]:
         # Our models do not evaluate their --pretrained, a folder; fairseq's fconv_self_att does.
-        folders = {*_FOLDERS, "pretrained"} if isinstance(part, Mapping) and _is_ours(part.get("_name")) else _FOLDERS
+        folders = {*_FOLDERS, "pretrained"} if isinstance(part, Mapping) and _our_model(part.get("_name")) else _FOLDERS
         for name, text in _texts(part):
             if name not in folders and not _is_plain(text):
                 raise ValueError(f"{path}: {name} is {text[:80]!r}, which fairseq might run as code")
@@ -141,20 +141,21 @@ def _is_plain(text: str) -> bool:
     return True
 
 
-def _is_ours(architecture) -> bool:
-    kind = MODEL_REGISTRY.get(architecture) if isinstance(architecture, str) else None
-    return kind is not None and kind.__module__.startswith("mist_fairseq.")
+def _our_model(architecture) -> Any:
+    """The class of a model of this package, None for fairseq's and for those of users."""
+    kind = ARCH_MODEL_REGISTRY.get(architecture) if isinstance(architecture, str) else None
+    return kind if kind is not None and kind.__module__.startswith("mist_fairseq.") else None
 
 
 def _check_sizes(options, weights: dict[str, Tensor], path: str):
     """Compare the model that a checkpoint of ``--task mist`` asks for with its weights, before it takes memory."""
     architecture = getattr(options, "_name", None)
-    kind = ARCH_MODEL_REGISTRY.get(architecture)
+    kind = _our_model(architecture)
     if kind is None or not issubclass(kind, MistModel):
         return
-    tensors = {name.removeprefix(_ENCODER): tensor for name, tensor in weights.items() if name.startswith(_ENCODER)}
+    tensors = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
     if _EMBEDDINGS not in tensors:
-        raise ValueError(f"{path} has no {_ENCODER}{_EMBEDDINGS}")
+        raise ValueError(f"{path} has no {_EMBEDDINGS}")
     vocab_size = len(tensors[_EMBEDDINGS])
     defaults = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[architecture]]()
     cfg = argparse.Namespace(**{**vars(defaults), **options})
@@ -162,7 +163,7 @@ def _check_sizes(options, weights: dict[str, Tensor], path: str):
         layers = int(cfg.encoder_layers) + int(getattr(cfg, "decoder_layers", 0))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: the number of layers is no number ({error})") from error
-    check_shapes(lambda: kind.build_encoder(cfg, vocab_size), layers, tensors, path)
+    check_shapes(lambda: nn.ModuleDict({"encoder": kind.build_encoder(cfg, vocab_size)}), layers, tensors, path)
 
 
 # -- writing --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ All forms of BANG have the same names of weights.
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class _Meter:
     """Stands for what fairseq 0.9, BANG's, stores beside the weights: numbers only."""
 
 
-_METERS = [(_Meter, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
+_METERS: list[Any] = [(_Meter, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
 
 
 def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

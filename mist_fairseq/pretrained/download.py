@@ -8,11 +8,9 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
-from mist_fairseq.files.output import whole_file
-from mist_fairseq.pretrained.folder import find_settings, read_sizes
+from mist_fairseq.files.whole import whole_file
+from mist_fairseq.pretrained.folder import WEIGHTS, find_settings, read_sizes, read_weights
 from mist_fairseq.text.files import load_tokenizer
 
 
@@ -75,47 +73,34 @@ def get_pretrained(name: str, folder: str) -> str:
     encoder, path = ENCODERS[name], Path(folder)
     if encoder.sha256 and not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
-    for needed in ("config.json", "vocab.txt"):
-        if not (path / needed).is_file():
-            raise FileNotFoundError(_how_to_fill(encoder, path, needed))
-    weights = [path / file for file in ("model.safetensors", "pytorch_model.bin") if (path / file).is_file()]
-    if not weights:
-        raise FileNotFoundError(_how_to_fill(encoder, path, "model.safetensors or pytorch_model.bin"))
+    for names in (["config.json"], ["vocab.txt"], WEIGHTS):
+        if not any((path / file).is_file() for file in names):
+            raise FileNotFoundError(
+                f"{path} has no {' or '.join(names)}. Put config.json, vocab.txt and {' or '.join(WEIGHTS)} (and "
+                f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
+            )
     _check_digests(encoder, path)
-    settings = find_settings(path)
-    check_sums(path, [*settings, weights[0].name], f"fetch it again and remove {SUMS}")
-    sizes = read_sizes(str(path))
-    found = sizes["encoder_layers"], sizes["encoder_embed_dim"]
-    if found != (encoder.layers, encoder.hidden_size):
+    settings, weights = find_settings(path), [file for file in WEIGHTS if (path / file).is_file()]
+    check_sums(path, [*settings, weights[0]], f"fetch it again and remove {SUMS}")
+    sizes = read_sizes(folder)
+    layers, width = sizes["encoder_layers"], sizes["encoder_embed_dim"]
+    if (layers, width) != (encoder.layers, encoder.hidden_size):
         raise ValueError(
-            f"{path}/config.json has {found[0]} layers of {found[1]}, expected {encoder.layers} of "
-            f"{encoder.hidden_size}"
+            f"{path}/config.json has {layers} layers of {width}, expected {encoder.layers} of {encoder.hidden_size}"
         )
-    if weights[0].suffix == ".safetensors":
-        try:
-            with safe_open(weights[0], "pt") as tensors:
-                tensors.keys()
-        except SafetensorError as error:
-            raise ValueError(f"{weights[0]} is damaged: {error}") from error
+    read_weights(path / weights[0], shapes_only=True)
     entries = len(load_tokenizer(str(path / "vocab.txt")).symbols)
-    write_sums(path, [*settings, *(file.name for file in weights)])
-    return f"{path}: {found[0]} layers of {found[1]}, {entries:,} vocabulary entries, weights in {weights[0].name}"
-
-
-def _how_to_fill(encoder: PretrainedEncoder, path: Path, missing: str) -> str:
-    return (
-        f"{path} has no {missing}. Put config.json, vocab.txt and model.safetensors or pytorch_model.bin (and "
-        f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
-    )
+    write_sums(path, [*settings, *weights])
+    return f"{path}: {layers} layers of {width}, {entries:,} vocabulary entries, weights in {weights[0]}"
 
 
 def _check_digests(encoder: PretrainedEncoder, path: Path):
     for name, expected in encoder.sha256.items():
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: remove the folder and run this again")
-        found = digest(path / name)
-        if found != expected:
-            raise ValueError(f"{path / name} has SHA-256 {found}, expected {expected}: remove it and run this again")
+        actual = digest(path / name)
+        if actual != expected:
+            raise ValueError(f"{path / name} has SHA-256 {actual}, expected {expected}: remove it and run this again")
 
 
 def _download(encoder: PretrainedEncoder, path: Path):

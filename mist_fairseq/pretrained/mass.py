@@ -25,23 +25,22 @@ def encoder_decoder_names(decoder_attention: str) -> Names:
     """``EncoderDecoder``'s and fairseq's names, of a decoder whose self-attention is called *decoder_attention*."""
     names: dict[str, str | list[str]] = {"word_embeddings": "encoder.embed_tokens"}
     for side, attention in (("encoder", "self_attn"), ("decoder", decoder_attention)):
-        names |= {f"{side}.positions": f"{side}.embed_positions", f"{side}.norm": f"{side}.emb_layer_norm"}
-        layer = {
-            "self_attention.qkv": [f"{attention}.{one}_proj" for one in "qkv"],
-            "self_attention.relative": f"{attention}.relative_linear",
-            "self_attention.output": f"{attention}.out_proj",
-            "self_attention.norm": "self_attn_layer_norm",
-            "cross_attention.query": "encoder_attn.q_proj",
-            "cross_attention.key_value": ["encoder_attn.k_proj", "encoder_attn.v_proj"],
-            "cross_attention.output": "encoder_attn.out_proj",
-            "cross_attention.norm": "encoder_attn_layer_norm",
-            "ffn.inner": "fc1",
-            "ffn.outer": "fc2",
-            "ffn.norm": "final_layer_norm",
+        layer = f"{side}.layers.{{}}."
+        names |= {
+            f"{side}.positions": f"{side}.embed_positions",
+            f"{side}.norm": f"{side}.emb_layer_norm",
+            layer + "self_attention.qkv": [f"{layer}{attention}.{one}_proj" for one in "qkv"],
+            layer + "self_attention.relative": f"{layer}{attention}.relative_linear",
+            layer + "self_attention.output": f"{layer}{attention}.out_proj",
+            layer + "self_attention.norm": layer + "self_attn_layer_norm",
+            layer + "cross_attention.query": layer + "encoder_attn.q_proj",
+            layer + "cross_attention.key_value": [f"{layer}encoder_attn.{one}_proj" for one in "kv"],
+            layer + "cross_attention.output": layer + "encoder_attn.out_proj",
+            layer + "cross_attention.norm": layer + "encoder_attn_layer_norm",
+            layer + "ffn.inner": layer + "fc1",
+            layer + "ffn.outer": layer + "fc2",
+            layer + "ffn.norm": layer + "final_layer_norm",
         }
-        for ours, theirs in layer.items():
-            parts = [theirs] if isinstance(theirs, str) else theirs
-            names[f"{side}.layers.{{}}.{ours}"] = [f"{side}.layers.{{}}.{part}" for part in parts]
     return names
 
 
@@ -97,9 +96,7 @@ IGNORED = {"encoder.version", "decoder.version", "decoder.embed_tokens.weight"}
 
 def tidy(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Query, key and value apart, which may stand as one ``in_proj_weight``; one table of words, not two."""
-    words = [
-        state[name] for name in (f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")) if name in state
-    ]
+    words = [tensor for name, tensor in state.items() if name.endswith("coder.embed_tokens.weight")]
     if len(words) == 2 and not torch.equal(*words):
         raise ValueError(f"{source}: encoder.embed_tokens.weight and decoder.embed_tokens.weight differ")
     return split(state, "in_proj_", ["q_proj.", "k_proj.", "v_proj."])

@@ -99,7 +99,7 @@ def convert(
 
 def export(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Their weights from ours: the inverse of ``convert``."""
-    exported = {}
+    exported: dict[str, Tensor] = {}
     for name, tensor in state.items():
         theirs = their_names(names, name)
         exported |= zip(theirs, (part.contiguous() for part in tensor.chunk(len(theirs))), strict=True)
@@ -108,7 +108,7 @@ def export(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
 
 def split(state: Mapping[str, Tensor], fused: str, parts: list[str]) -> dict[str, Tensor]:
     """A state dict in which each weight with *fused* in its name is split into as many as there are *parts*."""
-    apart = {}
+    apart: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if fused in name and tensor.dim():
             names = [name.replace(fused, part) for part in parts]

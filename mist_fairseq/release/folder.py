@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mist_fairseq.files import folders
-from mist_fairseq.files.folders import CONFIG, text, write_folder
+from mist_fairseq.files import exported
+from mist_fairseq.files.exported import CONFIG, text, write_folder
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.mist.config import (
     ENCODER_DECODER_OPTION_NAMES,
@@ -155,7 +155,7 @@ def load_folder(folder: str) -> Released:
 def _read_config(folder: str) -> dict[str, Any]:
     """The ``config.json`` of a released model; errors as of ``load_folder``."""
     otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
-    config = folders.read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
+    config = exported.read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
     path = Path(folder) / CONFIG
     architecture, sizes = config.get("architecture"), config.get("model")
     if architecture not in _ARCHITECTURES:

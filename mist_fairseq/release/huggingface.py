@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from mist_fairseq.files.folders import text, write_folder
+from mist_fairseq.files.exported import text, write_folder
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT
 from mist_fairseq.pretrained.names import export

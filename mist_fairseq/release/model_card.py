@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mist_fairseq.files.output import markdown_table
+from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.release.folder import Released
 
 # Settings of the training that a reader looks for: the part of fairseq's configuration and the names in it.

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
-from mist_fairseq.files.folders import CONFIG, read_config, write_folder
+from mist_fairseq.files.exported import CONFIG, read_config, write_folder
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import Tokenizer

@@ -57,10 +57,7 @@ class Batcher:
     """
 
     def __init__(
-        self,
-        generate: Callable[[list[Source], Decoding], list[list[Output]]],
-        limits: Limits,
-        metrics: Metrics,
+        self, generate: Callable[[list[Source], Decoding], list[list[Output]]], limits: Limits, metrics: Metrics
     ):
         self._generate, self._limits, self._metrics = generate, limits, metrics
         self.running = 0

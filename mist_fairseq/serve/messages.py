@@ -41,7 +41,7 @@ _Lengths = Annotated[
 
 _types = get_type_hints(Decoding)
 _options: Any = {
-    option.name: (_types[option.name], Field(option.default, description=option.metadata["help"]))
+    option.name: (_types[option.name], Field(option.default, description=option.metadata.get("help")))
     for option in fields(Decoding)
 }
 _Options: Any = create_model("_Options", **_options)
@@ -93,12 +93,12 @@ def answer_json(output: Output, details: bool) -> dict[str, Any]:
     return {each.name: getattr(output, each.name) for each in fields(output) if details or each.name in _BRIEF}
 
 
-def explain(problem: Exception, content: object) -> str:
+def explain(problem: Exception, content: dict) -> str:
     """Say in one short line what is wrong with a request, whose validation raised *problem*."""
     if isinstance(problem, ValidationError):
         return "; ".join(map(_explain_one, problem.errors()[:_SHOWN]))
     message = str(problem)
-    if isinstance(content, dict) and content.get("texts") is None:
+    if content.get("texts") is None:
         message = message.replace("texts[0]", "text", 1)
     return message if len(message) <= 300 else f"{message[:80]}...{message[-180:]}"  # the middle is a long value
 

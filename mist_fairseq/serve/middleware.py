@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits
+from mist_fairseq.serve.messages import shown
 from mist_fairseq.serve.metrics import Metrics
 
 _CLOSE = {"Connection": "close"}
@@ -21,16 +22,11 @@ _CLOSE = {"Connection": "close"}
 _Result = TypeVar("_Result")
 
 
-async def read_json(request: Request, limits: Limits, batcher: Batcher) -> Any:
-    """Read a request's body and parse it.
-
-    Args:
-        request: has a body in JSON.
-        limits: of its bytes and seconds.
-        batcher: once it is closing, the body is waited for no longer.
+async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[str, Any]:
+    """Read a request's body, a JSON object. Once the batcher is closing the body is waited for no longer.
 
     Raises:
-        HTTPException: the body must not be taken, or is no JSON; says why.
+        HTTPException: the body must not be taken, or is no JSON object; says why.
         ClientDisconnect: the client left.
     """
     kind = request.headers.get("content-type", "")
@@ -47,12 +43,15 @@ async def read_json(request: Request, limits: Limits, batcher: Batcher) -> Any:
     if not body:
         raise HTTPException(400, "the body is empty, expected a JSON object")
     try:
-        return json.loads(body)
+        content = json.loads(body)
     except json.JSONDecodeError as error:
         raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from error
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]  # advice to programmers follows
         raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from error
+    if not isinstance(content, dict):
+        raise HTTPException(422, f"the body is {shown(content)}, expected a JSON object")
+    return content
 
 
 async def _read(request: Request, most: int) -> bytearray:

@@ -1,6 +1,7 @@
 """A training that was killed and goes on ends like one that was left alone."""
 
 import sys
+from typing import Any
 
 from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig
@@ -11,7 +12,7 @@ class Resumes(FairseqTask):
 
     def __init__(self, cfg, *args, **kwargs):
         super().__init__(cfg, *args, **kwargs)
-        whole = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
+        whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
         if whole is not None and "checkpoint" in whole:
             # By default the first worker reads the checkpoint and sends it to the others, and torch since 2.6 refuses
             # to unpack what they get.

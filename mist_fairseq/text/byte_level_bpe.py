@@ -36,15 +36,11 @@ def byte_level_bpe_tokenizer(
     if len(ids) != len(symbols):
         raise ValueError(f"{source} has {len(symbols)} tokens but only {len(ids)} different ones")
     character_of = byte_characters()
-    characters = set(character_of.values())
-    for text, number in encoder.items():
-        if type(number) is not int or not 0 <= number < 2**32 or not characters >= set(text):
-            raise ValueError(
-                f"encoder.json of {source} has {text!r}: {number!r}, expected characters of GPT-2's: a number"
-            )
+    if any(type(number) is not int or not 0 <= number < 2**32 for number in encoder.values()):
+        raise ValueError(f"encoder.json of {source} has a token without a number")
     if len(set(encoder.values())) < len(encoder):
         raise ValueError(f"encoder.json of {source} has a number twice")
-    if absent := sorted(characters - encoder.keys()):
+    if absent := sorted(set(character_of.values()) - encoder.keys()):
         raise ValueError(
             f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
             "GPT-2's is needed"
@@ -58,7 +54,7 @@ def byte_level_bpe_tokenizer(
     text_of = {str(number): text for text, number in encoder.items()}
     spelled = ("".join(character_of[byte] for byte in symbol.encode("utf-8")) for symbol in symbols)
     return LibraryTokenizer(
-        backend,
+        backend=backend,
         ids={text: ids[str(number)] for text, number in encoder.items() if str(number) in ids},
         pieces=[text_of.get(symbol, spelling) for symbol, spelling in zip(symbols, spelled)],
         join=_join,

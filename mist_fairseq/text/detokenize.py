@@ -15,9 +15,7 @@ _APOSTROPHES = frozenset("'\u2019")
 _CONTRACTED = frozenset(["s", "t", "re", "ve", "ll", "d", "m", "nt", "em", "all"])
 _ELIDED = frozenset(["o", "l", "d", "y", "c", "j", "qu"])
 _BRACKET_WORDS = frozenset(["lrb", "rrb", "lsb", "rsb", "lcb", "rcb"])
-_AFTER_PERIOD = frozenset(
-    ["com", "org", "net", "edu", "gov", "js", "io", "co", "uk", "html", "php", "tech", "sc", "ed"]
-)  # "b.tech", "x.com"
+_AFTER_PERIOD = frozenset("com org net edu gov js io co uk html php tech sc ed".split())  # "x.com", "b.tech"
 
 _NUMBER = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"\d{3}")
@@ -34,24 +32,20 @@ def join_words(words: list[str]) -> str:
         The text; without punctuation marks just the words with single spaces.
     """
     words = _merge_bracket_words(words)
-    text: list[str] = []
+    text = ""
     glue = True  # nothing is put between the previous word and the next
     open_quotes: set[str] = set()
     last_closing = _last_closing(words)
-    for i, word in enumerate(words):
-        before = words[i - 1] if i else ""
-        after = words[i + 1] if i + 1 < len(words) else ""
+    for i, (before, word, after) in enumerate(zip(["", *words], words, [*words[1:], ""])):
         closes_later = i + 2 <= last_closing.get(word, -1)
         left, right = _attachment(before, word, after, closes_later, open_quotes)
-        if not (glue or left):
-            text.append(" ")
-        text.append(word)
+        text += word if glue or left else " " + word
         glue = right
-    return "".join(text)
+    return text
 
 
 def _last_closing(words: list[str]) -> dict[str, int]:
-    """Of each kind of apostrophe the last place where it may close a quotation."""
+    """Find the last place where each kind of apostrophe may close a quotation."""
     return {
         word: i
         for i, (before, word, after) in enumerate(zip(["", *words], words, [*words[1:], ""]))
@@ -60,7 +54,7 @@ def _last_closing(words: list[str]) -> dict[str, int]:
 
 
 def _attachment(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
-    """Whether *word* attaches to the word *before* it and to the word *after* it."""
+    """Say whether *word* attaches to the word *before* it and to the word *after* it."""
     if word == ".":
         return True, _joins_period(before, after)
     if word == ",":
@@ -87,7 +81,7 @@ def _attachment(before: str, word: str, after: str, closes_later: bool, open_quo
 
 
 def _joins_period(before: str, after: str) -> bool:
-    """Inside a number, an abbreviation or an address: "3.5", "u.s.a.", "example.com"."""
+    """Say whether a period stands inside a number, an abbreviation or an address: "3.5", "u.s.a.", "example.com"."""
     if _NUMBER.fullmatch(before) and _NUMBER.match(after):
         return True
     if len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after):
@@ -96,7 +90,7 @@ def _joins_period(before: str, after: str) -> bool:
 
 
 def _apostrophe(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
-    if after.lower() in _CONTRACTED and before and _is_word(before):
+    if after.lower() in _CONTRACTED and before and before[-1].isalnum():
         return True, True
     if before.lower() in _ELIDED and after:
         return True, True
@@ -113,12 +107,8 @@ def _apostrophe(before: str, word: str, after: str, closes_later: bool, open_quo
     return True, False  # a plural's genitive: "the students' books"
 
 
-def _is_word(text: str) -> bool:
-    return text[-1].isalnum()
-
-
 def _merge_bracket_words(words: list[str]) -> list[str]:
-    """``-lrb-`` and its like, as the Penn Treebank writes brackets, are words."""
+    """Make one word of ``-lrb-`` and its like, which are the Penn Treebank's brackets."""
     merged: list[str] = []
     i = 0
     while i < len(words):

@@ -9,6 +9,7 @@ from typing import Any
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.text.byte_level_bpe import CLS, MASK, PAD, SEP, UNK, byte_level_bpe_tokenizer
 from mist_fairseq.text.lines import lines_of_file
+from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import HEADER, Tokenizer
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
@@ -36,7 +37,7 @@ def load_tokenizer(filename: str | Path) -> Tokenizer:
     except UnicodeDecodeError:
         text = "\0"
     if path.suffix == ".model" or "\0" in text:
-        return _sentencepiece(data, str(path))
+        return sentencepiece_tokenizer(data, str(path))
     if text.startswith(HEADER + "\n"):
         return _load_saved(text, str(path))
     if re.match(r"\d+ \d+\n", text):
@@ -56,18 +57,12 @@ def _load_saved(text: str, source: str) -> Tokenizer:
             # A symbol may end in a carriage return, so that these are no lines as of lines_of_file.
             return wordpiece_tokenizer(content.removesuffix("\n").split("\n"), source=source, **settings)
         if kind == "sentencepiece":
-            return _sentencepiece(base64.b64decode(content), source)
+            return sentencepiece_tokenizer(base64.b64decode(content), source)
         if kind == "byte-level-bpe":
             return byte_level_bpe_tokenizer(**json.loads(content), source=source)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: run fairseq-preprocess or the export again ({error})") from error
     raise ValueError(f"{source} holds a dictionary of unknown type {kind!r}")
-
-
-def _sentencepiece(model: bytes, source: str) -> Tokenizer:
-    from mist_fairseq.text.sentencepiece_tokenizer import SentencePieceTokenizer  # loads the library only where needed
-
-    return SentencePieceTokenizer(model, source)
 
 
 def _read_casing(config: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -29,37 +30,35 @@ _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which have 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Tokenizer:
-    """A fixed vocabulary and how text is cut into it.
+    """A fixed vocabulary and how text is cut into it. Subclasses give ``_encode_text`` and ``_join``.
 
-    Subclasses give ``_encode_text`` and ``_join``.
-
-    Args:
+    Attributes:
         symbols: the vocabulary; a symbol's position is its id.
         special: ids of the special tokens.
         starts_word: whether each symbol begins a word, rather than continuing one.
         settings: what besides the vocabulary fixes the tokenizer, its ``type`` first of all; JSON-serialisable.
         content: what stands behind the settings in a saved file.
+        indices: ids of the symbols.
     """
 
-    def __init__(
-        self,
-        symbols: list[str],
-        special: SpecialTokens,
-        starts_word: list[bool],
-        settings: dict[str, object],
-        content: str,
-    ):
-        self.symbols = symbols
-        self.indices = {symbol: index for index, symbol in enumerate(symbols)}
-        self.special = special
-        self.starts_word = starts_word
-        self.settings = settings
-        self._saved = f"{HEADER}\n{json.dumps(settings, sort_keys=True)}\n{content}"
+    symbols: list[str]
+    special: SpecialTokens
+    starts_word: list[bool]
+    settings: dict[str, object]
+    content: str
+    indices: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.indices = {symbol: index for index, symbol in enumerate(self.symbols)}
+
+    def _saved(self) -> str:
+        return f"{HEADER}\n{json.dumps(self.settings, sort_keys=True)}\n{self.content}"
 
     def fingerprint(self) -> str:
         """Give the SHA-256 (hex) of vocabulary and settings: equal exactly when all ids of all texts are."""
-        return hashlib.sha256(self._saved.encode("utf-8")).hexdigest()
+        return hashlib.sha256(self._saved().encode("utf-8")).hexdigest()
 
     def save(self, f: str | Path | TextIO) -> None:
         """Write a file that loads as an equal tokenizer.
@@ -69,9 +68,9 @@ class Tokenizer:
         """
         if isinstance(f, str | Path):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
-            Path(f).write_bytes(self._saved.encode("utf-8"))
+            Path(f).write_bytes(self._saved().encode("utf-8"))
         else:
-            f.write(self._saved)
+            f.write(self._saved())
 
     def encode(self, text: str) -> list[tuple[str, int]]:
         """Give text and id of every token; an unknown one has its text as it was given.
@@ -88,9 +87,8 @@ class Tokenizer:
             unknown: stands for an unknown token, by default as the vocabulary writes it.
             keep_sep: leave [SEP] in the text.
         """
-        special = self.special
-        unknown = self.symbols[special.unk] if unknown is None else unknown
-        dropped = {special.pad, special.cls} if keep_sep else {special.pad, special.cls, special.sep}
+        unknown = self.symbols[self.special.unk] if unknown is None else unknown
+        dropped = {self.special.pad, self.special.cls} | (set() if keep_sep else {self.special.sep})
         return without_controls(self._join([index for index in ids if index not in dropped], unknown))
 
     def collapse_repeats(self, ids: list[int]) -> list[int]:
@@ -129,10 +127,8 @@ class Tokenizer:
             keep_repeats: leave directly repeated words.
         """
         sep = self.special.sep
-        if keep_repeats:
-            kept = [position for position, index in enumerate(ids) if index != sep]
-        else:
-            kept = self.collapse_repeats(ids)
+        every = [position for position, index in enumerate(ids) if index != sep]
+        kept = every if keep_repeats else self.collapse_repeats(ids)
         return [*kept, len(ids) - 1] if ids[-1] == sep else kept
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:
@@ -142,45 +138,32 @@ class Tokenizer:
         raise NotImplementedError
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LibraryTokenizer(Tokenizer):
     """A tokenizer of the ``tokenizers`` library. White space at the end of a text is dropped.
 
-    ``wordpiece_tokenizer`` and ``byte_level_bpe_tokenizer`` build those there are; another kind is one more function.
-
-    Args:
+    Attributes:
         backend: cuts text into tokens.
-        ids: our id of each of the library's tokens; whatever is not in it is unknown.
+        ids: our id of each of the backend's tokens; whatever is not in it is unknown.
         pieces: what each of our ids gives to *join*.
         join: makes text of pieces; a module's function, so that the tokenizer can be pickled.
-        symbols, special, starts_word, settings, content: as of ``Tokenizer``.
     """
 
-    def __init__(
-        self,
-        backend: "tokenizers.Tokenizer",
-        *,
-        ids: dict[str, int],
-        pieces: list[str],
-        join: Callable[[list[str]], str],
-        symbols: list[str],
-        special: SpecialTokens,
-        starts_word: list[bool],
-        settings: dict[str, object],
-        content: str,
-    ):
-        super().__init__(symbols, special, starts_word, settings, content)
-        self._backend, self._ids, self._pieces, self._join_pieces = backend, ids, pieces, join
+    backend: "tokenizers.Tokenizer"
+    ids: dict[str, int]
+    pieces: list[str]
+    join: Callable[[list[str]], str]
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:
-        encoding = self._backend.encode(text.rstrip(), add_special_tokens=False)
-        ids = [self._ids.get(token, self.special.unk) for token in encoding.tokens]
+        encoding = self.backend.encode(text.rstrip(), add_special_tokens=False)
+        ids = [self.ids.get(token, self.special.unk) for token in encoding.tokens]
         return [
             (text[slice(*span)] if index == self.special.unk else token, index)
             for token, index, span in zip(encoding.tokens, ids, encoding.offsets)
         ]
 
     def _join(self, ids: list[int], unknown: str) -> str:
-        return self._join_pieces([unknown if index == self.special.unk else self._pieces[index] for index in ids])
+        return self.join([unknown if index == self.special.unk else self.pieces[index] for index in ids])
 
 
 def without_controls(text: str) -> str:

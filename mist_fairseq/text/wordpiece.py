@@ -43,7 +43,7 @@ def wordpiece_tokenizer(
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return LibraryTokenizer(
-        backend,
+        backend=backend,
         ids=ids,
         pieces=symbols,
         join=_join,

@@ -84,12 +84,6 @@ def test_limits_are_read_at_every_use(dictionary):
     assert len(dataset[0]["source"]) == 5 and len(dataset[0]["cut_target"]) == 4 and dataset.size(0) == (5, 4)
 
 
-def test_different_line_counts_are_refused(dictionary):
-    line = torch.tensor([dictionary.eos()])
-    with pytest.raises(ValueError, match="1 sources but 2 targets"):
-        MistDataset([line], [1], [line, line], [1, 1], dictionary, PositionLimits(10, 6))
-
-
 @pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("sizes", [{"max_sentences": 7}, {"max_tokens": 60}, {"max_tokens": 10**6}])
 def test_no_sentence_is_lost_in_batching(dictionary, multiple, sizes):

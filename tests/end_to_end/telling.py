@@ -27,7 +27,7 @@ build, train_step, optimizer_step, main = Trainer.__init__, Trainer.train_step, 
 
 
 def telling_build(self, *given):
-    from mist_fairseq.models import mist  # not before fairseq has imported the plugin
+    from mist_fairseq.mist import objective  # not before fairseq has imported the plugin
 
     def telling_noise(ids, size, seed):
         noise = draw(ids, size, seed)
@@ -38,7 +38,7 @@ def telling_build(self, *given):
         saved.append(0)
         return save(*given, **how)
 
-    draw, mist.sentence_noise = mist.sentence_noise, telling_noise
+    draw, objective.sentence_noise = objective.sentence_noise, telling_noise
     save, checkpoint_utils.torch_persistent_save = checkpoint_utils.torch_persistent_save, telling_save
     trainers.append(self)
     build(self, *given)

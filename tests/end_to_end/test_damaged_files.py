@@ -19,7 +19,16 @@ from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import preprocess
 from tests.end_to_end.damage import damages, read_data, survive
-from tests.helpers import bert_state, plain, tiny_config, tiny_dictionary, tiny_model, tiny_vocab, write_bert_folder
+from tests.helpers import (
+    bert_state,
+    plain,
+    tiny_config,
+    tiny_dictionary,
+    tiny_model,
+    tiny_released,
+    tiny_vocab,
+    write_bert_folder,
+)
 
 # -- checkpoints and weights --------------------------------------------------------------------------------------
 
@@ -83,11 +92,11 @@ def test_released_folders(tmp_path, name):
     assert survive(tmp_path / "folder" / name, others, load) > 100
 
 
-@pytest.mark.parametrize("name", ["config.json", "dict.txt", "source.onnx", "target.onnx", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "model.onnx", "model.bin", "SHA256SUMS"])
 def test_onnx_folders(tmp_path, name):
     dictionary = tiny_dictionary()
     for seed, folder in enumerate(("folder", "other")):
-        save_onnx(tiny_model(dictionary, seed=seed), str(tmp_path / folder))
+        save_onnx(tiny_released(dictionary, seed=seed), str(tmp_path / folder))
 
     def load():
         return OnnxGenerator.from_pretrained(str(tmp_path / "folder"), threads=1).generate(["how can i learn"])

@@ -1,20 +1,15 @@
-"""Files that would run code, take all memory or reach outside of their folder."""
+"""Files that would run code, make models of another size than their weights, or reach outside of their folder."""
 
 import argparse
-import codecs
-import collections
 import io
 import json
 import os
 import pickle
-import pickletools
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -30,13 +25,13 @@ from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.benchmark.inputs import read_entries, read_profile
 from mist_fairseq.experiments.benchmark.systems import load_system
 from mist_fairseq.files.checksums import SUMS
-from mist_fairseq.files.sizes import fewest_parameters
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.pretrained.folder import WEIGHTS, find_file, read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
+from tests.checkpoints.helpers import write_checkpoint
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, run
 from tests.end_to_end.damage import read_data
 from tests.end_to_end.warm import run_module
@@ -46,6 +41,7 @@ from tests.helpers import (
     tiny_config,
     tiny_dictionary,
     tiny_model,
+    tiny_released,
     tiny_vocab,
     write_bert_folder,
 )
@@ -140,7 +136,7 @@ def test_code_in_folders(evil, tmp_path):
     dictionary = tiny_dictionary()
     bert = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())))
     save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
-    save_onnx(tiny_model(dictionary), str(tmp_path / "onnx"))
+    save_onnx(tiny_released(dictionary), str(tmp_path / "onnx"))
 
     def pretrained():
         MistModel.pretrained_sizes(str(bert), dictionary)
@@ -151,7 +147,7 @@ def test_code_in_folders(evil, tmp_path):
         "released": (lambda: load_folder(str(tmp_path / "released")), ["config.json", "dict.txt", "model.safetensors"]),
         "onnx": (
             lambda: OnnxGenerator.from_pretrained(str(tmp_path / "onnx")),
-            ["config.json", "dict.txt", "source.onnx", "target.onnx"],
+            ["config.json", "dict.txt", "model.onnx"],
         ),
     }
     for kind, (read, names) in reads.items():
@@ -224,9 +220,10 @@ def test_code_in_the_options_of_a_checkpoint(form, tmp_path):
         {"pretrained": code},
         {"encoder": {"xformers_att_config": code}},
         {"any": "[0 for Namespace.__class_getitem__ in [print]]"},
-        {"any": "9**9**9"},
+        {"any": "[a] + [i for i in open('b')]"},
+        {"any": code.encode()},
     ]
-    for attack in attacks[:1] if form == "args" else attacks:  # of these fairseq takes a second to read each
+    for attack in attacks:
         options = {"_name": "transformer", "arch": "transformer", **attack}
         state = {"model": {"x": torch.zeros(3)}, "args": None, "cfg": None, **untrained_state()}
         cfg = {"model": {}, "task": {}, "criterion": {}, form: options}
@@ -238,7 +235,13 @@ def test_code_in_the_options_of_a_checkpoint(form, tmp_path):
 def test_options_that_are_no_code(tmp_path):
     path = str(tmp_path / "checkpoint.pt")
     usual = {"decoder_layers": "[(512, 3)] * 20", "data": "run(2)", "adam_betas": "(0.9, 0.999)", "w2v_path": "a/b.pt"}
-    usual |= {"eval_bleu_args": '{"beam": 4}', "quotes": "it's", "zero": "a\0b", "lang": "en-de", "none": None}
+    usual |= {
+        "eval_bleu_args": '{"beam": 4, "match_source_len": true}',
+        "quotes": "it's",
+        "lang": "en-de",
+        "none": None,
+    }
+    usual |= {"w2v_path": "~/models/a (1).pt", "sizes": "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"}
     state = {"model": {"x": torch.zeros(3)}, "args": None, **untrained_state()}
     torch.save(state | {"cfg": {"model": {"_name": "fconv", **usual}, "task": usual}}, path)
     assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]["model"]["decoder_layers"] == "[(512, 3)] * 20"
@@ -246,20 +249,24 @@ def test_options_that_are_no_code(tmp_path):
 
 def test_a_folder_with_a_name_like_a_call(tmp_path):
     """Our models evaluate nothing; fairseq's fconv_self_att evaluates this option."""
-    path, model = str(tmp_path / "checkpoint.pt"), {"_name": "mist", "pretrained": "bert (1)"}
-    state = {"model": {"x": torch.zeros(3)}, "args": None, **untrained_state()}
-    torch.save(state | {"cfg": {"model": model, "task": {"_name": "mist"}}}, path)
+    path, state = str(tmp_path / "checkpoint.pt"), write_checkpoint(tmp_path)
+    state["cfg"]["model"]["pretrained"] = "bert (1)"
+    torch.save(state, path)
     assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]["model"]["pretrained"] == "bert (1)"
-    torch.save(state | {"cfg": {"model": {**model, "_name": "fconv_self_att"}, "task": {}}}, path)
+    state["cfg"]["model"]["_name"] = "fconv_self_att"
+    torch.save(state, path)
     refused("pretrained is 'bert (1)', which fairseq might run", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("'a' * 2000000000", "[0] * 1000 * 1000 * 1000", "f'{1:2000000000}'", "'%2000000000d' % 1", "9 ** 9 ** 9"),
-        *("1 << 9999999999", "[x for x in y]", "lambda: 0", "f(1)"),
-        *("[0] * (500 + 500) * -2000", "[" + "0*1*2," * 9 + "0 * 1001 * 1000]"),
+        "'a' * 2000000000",
+        "[0] * 1000 * 1000 * 1000",
+        "f'{1:2000000000}'",
+        "9 ** 9 ** 9",
+        "1 << 9999999999",
+        "0" * 10_001,
     ],
 )
 def test_options_that_would_take_all_memory(text, tmp_path):
@@ -270,168 +277,7 @@ def test_options_that_would_take_all_memory(text, tmp_path):
     refused(f"{path}: adaptive_softmax_cutoff is", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
 
 
-# -- memory -------------------------------------------------------------------------------------------------------
-
-
-def nested(times: int, make: Callable) -> object:
-    """Something that holds the same thing twice, and so on: 2 ** times by all ways through it."""
-    value = make()
-    for _ in range(times):
-        value = make((value, value))
-    return value
-
-
-def test_options_that_stand_for_many_values(tmp_path):
-    path = str(tmp_path / "checkpoint.pt")
-    for value in (nested(60, list), nested(60, lambda pair=(): dict(enumerate(pair)))):
-        for options in ({"cfg": {"model": {"x": value}, "task": {}}}, {"args": argparse.Namespace(x=value)}):
-            state = {"args": None, "cfg": None, "model": {"x": torch.zeros(3)}} | untrained_state()
-            torch.save(state | options, path)
-            assert Path(path).stat().st_size < 10_000
-            refused(
-                f"{path} is damaged or no checkpoint of fairseq: it stands for more than 100,000 values",
-                lambda: checkpoint_utils.load_checkpoint_to_cpu(path),
-            )
-    torch.save(state | {"cfg": {"model": {"x": "y" * 100_001}, "task": {}}, "args": None}, path)
-    refused("x has 100,001 characters, expected at most", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
-
-
-class Calls:
-    """What unpickling makes of a function and its arguments."""
-
-    def __init__(self, function: Callable, *arguments):
-        self.made = function, arguments
-
-    def __reduce__(self):
-        return self.made
-
-
-def longer_and_longer(times: int):
-    """Each step writes the bytes before in twice as many; torch's unpickler alone would do it."""
-    value = b"0"
-    for _ in range(times):
-        value = Calls(codecs.encode, value, "hex")
-    return value
-
-
-def in_another_type():
-    """One number as a matrix, which becomes a real one of 80 GB."""
-    one = Calls(torch._utils._rebuild_tensor_v2, torch.zeros(1).untyped_storage(), 0, (10**5, 10**5), (0, 0), False, {})
-    return Calls(torch._utils._rebuild_device_tensor_from_cpu_tensor, one, torch.float64, "cpu", False)
-
-
-@pytest.mark.parametrize("write", [in_todays_format, in_the_format_before])
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: longer_and_longer(40), "loading it would run code (_codecs.encode)"),
-        # As keys of a dictionary Python would look at each.
-        (lambda: Calls(collections.OrderedDict, [(nested(60, tuple), 1)]), "it has tuples in tuples of more than"),
-        (lambda: {Calls(torch.Size, nested(9, lambda pair=(3,): pair)): 1}, "it has tuples in tuples"),
-        (lambda: bytearray(9), "loading it would run code (builtins.bytearray)"),
-        (lambda: Calls(collections.Counter, "a" * 99), "loading it would run code (collections.Counter)"),
-        (in_another_type, "a tensor made by _rebuild_device_tensor_from_cpu_tensor is not a plain one on the CPU"),
-    ],
-)
-def test_pickles_that_make_much_of_little(write, make, message, tmp_path):
-    path = tmp_path / "pytorch_model.bin"
-    path.write_bytes(write({"x": make()}))
-    assert path.stat().st_size < 10_000
-    refused(f"{path} is damaged or is no file of plain tensors: {message}", lambda: load_torch_file(path))
-
-
-def before_an_end(content) -> bytes:
-    """Python finds an archive behind it, torch none."""
-    return in_the_format_before(content) + b"PK\5\6" + bytes(18)
-
-
-def under_another_name(content) -> bytes:
-    """To torch it is the same."""
-    return in_todays_format(content).replace(b"data.pkl", b"data.PKL")
-
-
-def without_an_end(content) -> bytes:
-    """torch finds an archive, Python none but four pickles."""
-    archive = bytearray(in_todays_format(content))
-    archive[4:12] = b"\n.N.N.N."
-    return bytes(archive) + b"PK\5\6"
-
-
-def with_two_tables(content) -> bytes:
-    """torch goes by a place that is named, Python to where it should be, and finds all parts but the pickle."""
-    parts, file = zipfile.ZipFile(io.BytesIO(in_todays_format(content))), io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:  # the pickle comes last
-        for name in sorted(parts.namelist(), key=lambda name: name.endswith("data.pkl")):
-            archive.writestr(name, parts.read(name))
-    data = file.getvalue()
-    count, size, start = struct.unpack("<HLL", data[-12:-2])
-    whole = data[start : start + size]
-    out, ends = data[:start], []
-    for number, table in ((count, whole), (count - 1, whole[: whole.rindex(b"PK\1\2")])):
-        start = len(out)
-        out += table
-        ends.append(len(out))
-        out += struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, number, number, len(table), start)
-    out += struct.pack("<4sLQL", b"PK\6\7", 0, ends[0], 1)
-    return out + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
-
-
-def behind_the_content(content) -> bytes:
-    """In the place of the names of the tensors' memory, in the format of before."""
-    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    parts = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, machine, {"x": 3})
-    return b"".join(pickle.dumps(part, 2) for part in (*parts, [] if content == {"x": 3} else content))
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (before_an_end, "it is an archive only at one end"),
-        (under_another_name, "loading it would run code (_codecs.encode)"),
-        (without_an_end, "it is an archive only at one end"),
-        (with_two_tables, "its table of contents is not at its end"),
-        (behind_the_content, "loading it would run code (_codecs.encode)"),
-    ],
-)
-def test_pickles_that_are_hidden(write, message, tmp_path):
-    """The look at a pickle is at the one that torch reads."""
-    path = tmp_path / "pytorch_model.bin"
-    path.write_bytes(write({"x": longer_and_longer(3)}))
-    refused(f"{path} is damaged or is no file of plain tensors: {message}", lambda: load_torch_file(path))
-    path.write_bytes(write({"x": 3}))
-    assert torch.load(path, weights_only=True) == {"x": 3}
-
-
-def test_tensors_without_memory(tmp_path):
-    """Files of before torch 1.6 name the memory that follows; what is not named would be whatever was there."""
-    path, content = tmp_path / "pytorch_model.bin", {"x": torch.ones(1000), "y": torch.ones(1000)}
-    path.write_bytes(in_the_format_before(content))
-    assert torch.equal(load_torch_file(path)["y"], content["y"])
-    with open(path, "rb") as file:
-        for _ in range(4):
-            list(pickletools.genops(file))
-        head = path.read_bytes()[: file.tell()]
-        names = pickle.load(file)
-    for named in ([], names[:1], names[:1] * 2):
-        path.write_bytes(head + pickle.dumps(named, 2) + (struct.pack("<Q", 1000) + bytes(4000)) * 2)
-        refused(f"{path} is damaged or is no file of plain tensors: a tensor has no", lambda: load_torch_file(path))
-
-
-def test_tensors_that_share_their_memory(tmp_path):
-    path, one = tmp_path / "pytorch_model.bin", torch.zeros(1000, dtype=torch.bfloat16)
-    torch.save({str(i): one for i in range(11)}, path)
-    refused(f"{path} is damaged or is no file of plain tensors: its tensors share", lambda: read_weights(path))
-    torch.save({str(i): one for i in range(10)}, path)
-    assert len(read_weights(path)) == 10
-
-
-def test_whole_numbers_with_equal_hashes(tmp_path):
-    path, numbers = tmp_path / "pytorch_model.bin", [(2**61 - 1) * i for i in range(1, 1002)]
-    for write in (in_todays_format, in_the_format_before):
-        path.write_bytes(write(dict.fromkeys(numbers, 0)))
-        refused(f"{path} is damaged or is no file of plain tensors: it has more than", lambda: load_torch_file(path))
-        path.write_bytes(write(dict.fromkeys(numbers[1:], 0)))
-        assert len(load_torch_file(path)) == 1000
+# -- sizes -------------------------------------------------------------------------------------------------------
 
 
 def test_options_that_refer_to_each_other(tmp_path):
@@ -444,35 +290,34 @@ def test_options_that_refer_to_each_other(tmp_path):
         refused("a1 is '${.a0}${.a0}', which is no value", lambda: checkpoint_utils.load_checkpoint_to_cpu(path, {}))
 
 
-def test_sizes_of_a_checkpoint(trained, tmp_path):
-    state = torch.load(trained[0], weights_only=True)
-    path = str(tmp_path / "checkpoint.pt")
-    sizes = {"encoder_layers": 10**12, "encoder_embed_dim": "10000000", "max_positions": 10**10, "layers": 10**12}
-    sizes |= {"encoder_hidden_size": 10**6, "decoder_out_embed_dim": 10**9}  # of an LSTM
-    for name, value in {**sizes, "encoder": {"embed_dim": 10**7}}.items():
-        changed = {**state, "cfg": {**state["cfg"], "model": {**state["cfg"]["model"], name: value}}}
-        torch.save(changed, path)
-        refused(
-            f"{path}: its configuration is that of a model of at least",
-            lambda: checkpoint_utils.load_checkpoint_to_cpu(path),
-        )
-    changed["cfg"]["model"] = {**state["cfg"]["model"], "max_positions": -1}
-    torch.save(changed, path)
-    refused(f"{path}: max_positions is -1", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
-
-
-def test_sizes_of_a_prophetnet(trained, tmp_path):
-    state, path = torch.load(trained[0], weights_only=True), str(tmp_path / "checkpoint.pt")
-    torch.save(state | {"task_state": {"prophetnet": json.dumps({"vocab_size": 10**8, "hidden_size": 16})}}, path)
-    refused("that of a model of at least", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
-
-
-@pytest.mark.parametrize("options", [{"encoder_attention_heads": 0}, {"encoder_layers": 9}, {"max_positions": 9}])
-def test_checkpoints_of_no_model(options, trained, tmp_path, data):
-    state, path = torch.load(trained[0], weights_only=True), str(tmp_path / "checkpoint.pt")
-    state["cfg"]["model"] |= options
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_layers": 10**12}, "asks for 1,000,000,000,000 layers, but it has"),
+        (
+            {"encoder_layers": 9},
+            "encoder.layers.2.attention_norm.bias has shape None, the configuration asks for (32,)",
+        ),
+        ({"encoder_embed_dim": 10**7}, "the configuration asks for"),
+        ({"encoder_embed_dim": 10**12}, ""),
+        (
+            {"max_positions": 10**10},
+            "encoder.position_embeddings.weight has shape (64, 32), the configuration asks for",
+        ),
+        ({"encoder_ffn_embed_dim": -1}, "makes no model"),
+        ({"encoder_layers": "a"}, "the number of layers is no number"),
+        ({"encoder_attention_heads": 0}, "is not a multiple of the 0 attention heads"),
+        ({"source_type_id": 9}, "makes no model"),
+    ],
+)
+def test_sizes_of_a_checkpoint(changes, message, tmp_path):
+    """Such a model is never built where it would take memory."""
+    path, state = str(tmp_path / "checkpoint.pt"), write_checkpoint(tmp_path)
+    assert load_checkpoint(path, str(tmp_path))[0].encoder.config.layers == 2
+    state["cfg"]["model"] |= changes
     torch.save(state, path)
-    refused(f"{path} cannot be loaded: ", lambda: load_checkpoint(path, str(data)))
+    refused(path, lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
+    refused(message, lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
 
 
 @pytest.mark.parametrize(
@@ -486,11 +331,11 @@ def test_checkpoints_of_no_model(options, trained, tmp_path, data):
 def test_sizes_of_folders(changes, tmp_path):
     dictionary = tiny_dictionary()
     bert = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())), changes)
-    refused("config.json: its configuration is that", lambda: MistModel.pretrained_sizes(str(bert), dictionary))
+    refused(str(tmp_path / "bert"), lambda: MistModel.pretrained_sizes(str(bert), dictionary))
     checkpoint = tmp_path / "state.bin"
     torch.save(bert_state(len(tiny_vocab())), checkpoint)
     refused(
-        "config.json: its configuration",
+        str(tmp_path),
         lambda: convert_checkpoint(str(checkpoint), str(bert), str(tmp_path / "out.pt")),
     )
     save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
@@ -504,7 +349,7 @@ def test_sizes_of_folders(changes, tmp_path):
     }
     config["model"] |= {names.get(name, name): value for name, value in changes.items()}
     (tmp_path / "released" / "config.json").write_text(json.dumps(config))
-    refused("config.json: its configuration is that", lambda: load_folder(str(tmp_path / "released")))
+    refused(str(tmp_path / "released"), lambda: load_folder(str(tmp_path / "released")))
 
 
 @pytest.mark.parametrize(
@@ -540,55 +385,10 @@ def test_released_weights_of_another_type(tmp_path):
     refused("is of torch.int8, expected torch.", lambda: load_folder(str(tmp_path)))
 
 
-@pytest.mark.parametrize("shift", [-1000, 1000])
-def test_a_graph_that_predicts_no_tokens(shift, tmp_path):
-    save_onnx(tiny_model(), str(tmp_path))
-    model = onnx.load(tmp_path / "target.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["inner" if name == "predictions" else name for name in node.output]
-        node.input[:] = ["inner" if name == "predictions" else name for name in node.input]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shift), "shift"))
-    model.graph.node.append(onnx.helper.make_node("Add", ["inner", "shift"], ["predictions"]))
-    onnx.save(model, tmp_path / "target.onnx")
-    renew_sums(tmp_path)
-    generator = OnnxGenerator.from_pretrained(str(tmp_path))
-    refused("predicts what is no token of the vocabulary", lambda: generator.generate(["how can i learn"]))
-
-
-def test_layers_of_an_onnx_folder(tmp_path):
-    save_onnx(tiny_model(), str(tmp_path))
-    config = json.loads((tmp_path / "config.json").read_text()) | {"layers": 10**12}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    for name in ("source.onnx", "target.onnx"):
-        model = onnx.load(tmp_path / name)
-        for entry in model.metadata_props:
-            if entry.key == "config":
-                entry.value = json.dumps(config, sort_keys=True)
-        onnx.save(model, tmp_path / name)
-    renew_sums(tmp_path)
-    refused(
-        "config.json: layers is 1000000000000, the source pass has 2",
-        lambda: OnnxGenerator.from_pretrained(str(tmp_path)),
-    )
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"rel_pos_bins": 32, "untie_head": True}, {"encoder_layers": 5, "token_types": 7}]
-)
-def test_no_model_is_smaller_than_the_bound(options):
-    config = tiny_config(**options)
-    model = tiny_model(**options)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    bound = fewest_parameters(vars(config), len(model.dictionary))
-    assert count / 2 < bound <= count
-
-
-def test_tensors_bigger_than_their_file(tmp_path):
-    path = str(tmp_path / "pytorch_model.bin")
-    torch.save({"x": torch.zeros(1).expand(10**6, 10**6)}, path)
-    refused(f"{path} is damaged or is no file of plain tensors: a tensor of shape", lambda: load_torch_file(path))
-    torch.save({"x": torch.zeros(10**6)}, path)
-    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as bomb:
+def test_compressed_files(tmp_path):
+    torch.save({"x": torch.zeros(10**6)}, tmp_path / "whole.bin")
+    whole = zipfile.ZipFile(tmp_path / "whole.bin")
+    with zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as bomb:
         for name in whole.namelist():
             bomb.writestr(name, whole.read(name))
     assert (tmp_path / "bomb.bin").stat().st_size < 10**4
@@ -599,43 +399,10 @@ def test_tensors_bigger_than_their_file(tmp_path):
 
 
 def test_storages_bigger_than_their_file(tmp_path):
-    """torch's format of before names a storage's size apart from its content."""
+    """torch's format of before 1.6 names a storage's size apart from its content."""
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(in_the_format_before({"x": torch.zeros(1000)}).replace(b"M\xe8\x03", b"J\x00\xca\x9a\x3b"))
     refused(f"{path} is damaged or is no file of plain tensors", lambda: load_torch_file(path))
-
-
-@pytest.mark.parametrize("tensor", [torch.empty(10**6, 10**6, device="meta"), torch.eye(9).to_sparse()])
-def test_tensors_without_plain_memory(tensor, tmp_path):
-    torch.save({"x": tensor}, tmp_path / "state.bin")
-    refused("is not a plain one on the CPU", lambda: load_torch_file(tmp_path / "state.bin"))
-
-
-def test_one_tensor_under_many_names_counts_once(trained, tmp_path):
-    """Or a small file would pass as that of a big model."""
-    state, weight = torch.load(trained[0], weights_only=True), torch.zeros(10**6)
-    state["model"] = {f"x{i}": weight for i in range(9)}
-    state["cfg"]["model"]["encoder_layers"] = 10**4
-    torch.save(state, tmp_path / "checkpoint.pt")
-    path = str(tmp_path / "checkpoint.pt")
-    refused("weights, but there are 1,000,000", lambda: checkpoint_utils.load_checkpoint_to_cpu(path))
-
-
-def test_an_archive_behind_something_else(tmp_path):
-    """Python's zipfile finds another archive in such a file than torch."""
-    path = tmp_path / "state.bin"
-    path.write_bytes(in_todays_format({"x": torch.zeros(10)}) + in_todays_format({"x": torch.ones(10)}))
-    refused("state.bin is damaged or is no file of plain tensors", lambda: load_torch_file(path))
-
-
-def test_tensors_that_hold_each_other(tmp_path):
-    nested = value = []
-    for _ in range(60):  # 2 ** 60 by all ways through it
-        value.extend([[], []])
-        value[1] = value[0]
-        value = value[0]
-    torch.save({"x": torch.ones(2), "nested": nested, "itself": nested}, tmp_path / "nested.pt")
-    assert torch.equal(load_torch_file(tmp_path / "nested.pt")["x"], torch.ones(2))
 
 
 # -- paths --------------------------------------------------------------------------------------------------------
@@ -644,22 +411,18 @@ def test_tensors_that_hold_each_other(tmp_path):
 @pytest.mark.parametrize("where", ["../secret.bin", "/etc/hostname", "sub/../../secret.bin"])
 def test_onnx_files_do_not_reach_outside(where, tmp_path):
     folder = tmp_path / "folder"
-    save_onnx(tiny_model(), str(folder))
+    save_onnx(tiny_released(), str(folder))
     (tmp_path / "secret.bin").write_bytes(bytes(10**6))
-    model = onnx.load(folder / "source.onnx")
-    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
-    size = len(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in {"location": where, "offset": "0", "length": str(size)}.items():
-        tensor.external_data.add(key=key, value=value)
-    (folder / "source.onnx").write_bytes(model.SerializeToString())
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    for entry in next(one for one in model.graph.initializer if one.external_data).external_data:
+        entry.value = {"location": where, "offset": "0"}.get(entry.key, entry.value)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
     renew_sums(folder)
-    refused("source.onnx is damaged", lambda: OnnxGenerator.from_pretrained(str(folder)))
+    refused("model.onnx or its weights are damaged", lambda: OnnxGenerator.from_pretrained(str(folder)))
 
 
 def test_sums_name_no_files_elsewhere(tmp_path):
-    save_onnx(tiny_model(), str(tmp_path))
+    save_onnx(tiny_released(), str(tmp_path))
     sums = (tmp_path / SUMS).read_text()
-    (tmp_path / SUMS).write_text(sums.replace("  source.onnx", "  ../source.onnx"))
-    refused(f"{SUMS} does not name source.onnx", lambda: OnnxGenerator.from_pretrained(str(tmp_path)))
+    (tmp_path / SUMS).write_text(sums.replace("  model.bin", "  ../model.bin"))
+    refused(f"{SUMS} does not name model.bin", lambda: OnnxGenerator.from_pretrained(str(tmp_path)))

@@ -2,15 +2,18 @@ import shutil
 
 import pytest
 
-from mist_fairseq.engines.compiled import CompiledEncoder
-from tests.engines.helpers import assert_same_outputs, generate, prepare
-from tests.helpers import sources, tiny_model
+from mist_fairseq.engines.compiled import CompiledEngine
+from mist_fairseq.generate.decoding import Decoding
+from tests.generate.plain import Runner, assert_equals_plain, plain_lengths
+from tests.helpers import sources, tiny_released
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_generates_as_plain_pytorch(dictionary):
     """One layer and one ragged batch: what takes the time is compiling."""
-    model, plain = (tiny_model(dictionary, encoder_layers=1) for _ in range(2))
-    assert isinstance(prepare(model, "compile").engine, CompiledEncoder)
+    run = Runner(tiny_released(dictionary, layers=1), "compile")
+    assert isinstance(run.engine, CompiledEngine)
     tokens, lengths = sources([9, 4, 13], dictionary)
-    assert_same_outputs(generate(model, tokens, lengths), generate(plain, tokens, lengths))
+    rows = [row[:length].tolist() for row, length in zip(tokens, lengths)]
+    for source, (best,) in zip(rows, run(rows, Decoding())):
+        assert_equals_plain(best, run.model, source, "single-pass", 1, plain_lengths(run.model, source)[0])

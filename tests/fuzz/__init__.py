@@ -14,7 +14,7 @@ from pathlib import Path
 _MODULES = {
     "dictionary": ("vocabulary", "saved_dictionary", "sentencepiece_model", "tokenizer_config", "text", "ids"),
     "preparation": ("quora", "squad", "squad_lists", "xsum_json_lines", "xsum_documents", "static_mix", "gzip_lines"),
-    "readers": ("bart_dictionary", "generation", "training_log", "result_files", "systems", "requests", "pickles"),
+    "readers": ("bart_dictionary", "generation", "training_log", "result_files", "systems", "requests"),
 }
 TARGETS = {name: module for module, names in _MODULES.items() for name in names}
 GUIDED = [name for name, module in TARGETS.items() if module != "readers"]

@@ -12,7 +12,7 @@ import sentencepiece
 
 from mist_fairseq.text.byte_level_bpe import byte_characters, byte_level_bpe_tokenizer
 from mist_fairseq.text.files import load_tokenizer
-from mist_fairseq.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 from tests.fuzz import files, refuses
@@ -91,7 +91,7 @@ def tokenizers() -> list[Tokenizer]:
     return [
         wordpiece_tokenizer(SYMBOLS),
         wordpiece_tokenizer([*SYMBOLS, "How", "C++"], lowercase=False),
-        SentencePieceTokenizer(_sentencepiece()),
+        sentencepiece_tokenizer(_sentencepiece()),
         byte_level_bpe_tokenizer(symbols, encoder, merges),
         pickle.loads(pickle.dumps(wordpiece_tokenizer(SYMBOLS))),
     ]

@@ -1,25 +1,18 @@
-"""What reads files and requests elsewhere: BART's dictionary, printed output, logs, results, YAML, JSON, pickles."""
+"""What reads files and requests elsewhere: BART's dictionary, printed output, logs, results, YAML, JSON."""
 
 import asyncio
-import io
 import json
 import math
-import pickle
-import zipfile
-from argparse import Namespace
-from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 
 import httpx
-import torch
 
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.benchmark.inputs import Entry, read_entries
 from mist_fairseq.experiments.evaluation import read_generation
 from mist_fairseq.experiments.report import Report
 from mist_fairseq.experiments.training_log import TrainingLog, summary, table
-from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.serve.app import create_app
 from mist_fairseq.text.byte_level_bpe import byte_characters
 from tests.fuzz import SEPARATOR, files, refuses, scratch
@@ -150,22 +143,6 @@ def requests(data: bytes):
         assert content.keys() == {"error"} and 0 < len(content["error"]) < 1500
 
 
-def pickles(data: bytes):
-    """Any pickle in an archive of torch whose checksums are right is plain tensors and values, or is refused."""
-    (path,) = files(b"", ["weights.bin"])
-    parts = {"version": b"3\n", "byteorder": b"little", "data.pkl": data, "data/0": bytes(range(40))}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(f"weights/{name}", content)
-    try:
-        content = load_torch_file(path)
-    except ValueError as error:
-        refuses(error, [path])
-    else:
-        for tensor in filter(torch.is_tensor, content.values() if isinstance(content, dict) else [content]):
-            assert tensor.nbytes <= 40 and repr(tensor)
-
-
 _join = SEPARATOR.join
 
 
@@ -259,34 +236,7 @@ _REQUESTS = [
 ]
 
 
-def _start_pickles() -> list[bytes]:
-    contents = [
-        {"x": torch.ones(10), "y": [1, -2.5, "a", None, True, (3, (4,)), {5}], "z": torch.Size([6])},
-        OrderedDict(x=torch.nn.Parameter(torch.ones(2, 5)), options=Namespace(a=1, b="[2]")),
-        torch.ones(20, dtype=torch.bfloat16),
-        {torch.float16: torch.device("cpu")},  # of which one is refused
-    ]
-    found = []
-    for content in contents:
-        file = io.BytesIO()
-        torch.save(content, file)
-        with zipfile.ZipFile(file) as archive:
-            (name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            found.append(archive.read(name))
-    return found
-
-
-_OPCODES = [getattr(pickle, name) for name in sorted(pickle.__all__) if isinstance(getattr(pickle, name), bytes)]
 START = {
-    "pickles": (
-        _start_pickles(),
-        [
-            *_OPCODES,
-            *(b"K\x01", b"J\xff\xff\xff\x7f", b"\x8a\x01\xff", b"h\x00", b"q\x00", b"X\x01\x00\x00\x00a", b"U\x010"),
-            *(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"c__builtin__\nset\n"),
-            *(b"c_codecs\nencode\n", b"c__builtin__\nbytearray\n", b"cposix\nsystem\n", b"cargparse\nNamespace\n"),
-        ],
-    ),
     "bart_dictionary": (_start_bart(), [b" ", b"7 1\n", b"<mask> 1\n", b"#fairseq:overwrite", SEPARATOR, *_ODD]),
     "generation": (
         [_PRINTED, *_PRINTED_ODDLY],

@@ -4,7 +4,9 @@ Training and export go through the commands, generation through ``MistGenerator`
 of the package is used here, so that its modules may move.
 """
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -157,24 +159,24 @@ def words(outputs: list[list[dict]]) -> list:
     return [[{k: one[k] for k in ("text", "steps", "history", "tokens", "cut")} for one in row] for row in outputs]
 
 
-def generators() -> Iterator[tuple[str, object]]:
-    """Everything that is to answer alike: the committed files in each engine."""
+# The committed files in each engine, which are all to answer alike.
+GENERATORS = [f"{kind}, {engine}" for engine in ("none", "onnxruntime") for kind in ("released", "checkpoint")]
+
+
+@functools.cache
+def generator(name: str):
+    """One of GENERATORS."""
     from mist_fairseq import MistGenerator
 
-    for accelerate in ("none", "onnxruntime"):
-        yield f"released, {accelerate}", MistGenerator.from_pretrained(str(RELEASED), accelerate=accelerate)
-        yield (
-            f"checkpoint, {accelerate}",
-            MistGenerator.from_pretrained(str(CHECKPOINT), "checkpoint.pt", str(VOCABULARY), accelerate=accelerate),
-        )
+    kind, engine = name.split(", ")
+    if kind == "released":
+        return MistGenerator.from_pretrained(str(RELEASED), accelerate=engine)
+    return MistGenerator.from_pretrained(str(CHECKPOINT), "checkpoint.pt", str(VOCABULARY), accelerate=engine)
 
 
 def onnx_generators(folder: Path) -> Iterator[tuple[str, object]]:
-    """The same without torch, of a folder that was exported to ONNX."""
-    try:
-        from mist_fairseq import OnnxGenerator
-    except ImportError:  # before the redesign; goes with it
-        from mist_fairseq.onnx_runtime import OnnxGenerator
+    """Name and generator, without torch, of a folder that was exported to ONNX."""
+    from mist_fairseq import OnnxGenerator
 
     for precision in ("fp32", "int8"):
         yield f"onnx, {precision}", OnnxGenerator.from_pretrained(str(folder), precision=precision, threads=1)
@@ -205,5 +207,6 @@ def machine() -> dict[str, str]:
         "flags": hashlib.sha256(flags.encode()).hexdigest()[:12],
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
         "python": platform.python_version(),
     }

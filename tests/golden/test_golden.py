@@ -11,11 +11,12 @@ from tests.golden.record import ONNX_SETTINGS, read
 
 OUTPUTS, ONNX, TRAININGS = read("outputs.json"), read("onnx.json"), read("trainings.json")
 INPUTS = read("inputs.json")
-GENERATORS = dict(golden.generators())
-# Of PyTorch, which they were recorded with; another engine sums in another order.
-EXACT, OTHER_ENGINE = 1e-6, 1e-5
-# Of int8, which differs between processors and their instructions: texts that have to be equal, on any machine.
-EQUAL_IN_INT8 = 0.8
+# Relative and absolute, of an output's score, by PyTorch, with which they were recorded; the other engine sums in
+# another order, and single tokens' scores, not evened out by the others, were seen to differ by 3e-6 between
+# instruction sets (AVX2 and none of ATen's).
+EXACT, OTHER = 1e-6, 1e-5
+# Version 0.2 quantizes the word embeddings, too, which are most of so small a model: 64 to 90 of 100 texts were equal.
+EQUAL_IN_INT8 = 0.6
 
 
 # -- generation -------------------------------------------------------------------------------------------------
@@ -23,15 +24,15 @@ EQUAL_IN_INT8 = 0.8
 
 def named_settings():
     """All of the released folder; of the checkpoint, which has the same weights, one of each kind."""
-    for name in GENERATORS:
+    for name in golden.GENERATORS:
         for setting in golden.SETTINGS if name.startswith("released") else golden.DETAILED:
             yield name, setting
 
 
 @pytest.mark.parametrize("name, setting", named_settings())
 def test_files_of_before_answer_the_same(name, setting):
-    found = golden.generate(GENERATORS[name], INPUTS, setting)
-    assert_same(found, OUTPUTS[setting], EXACT if name.endswith("none") else OTHER_ENGINE)
+    found = golden.generate(golden.generator(name), INPUTS, setting)
+    assert_same(found, OUTPUTS[setting], EXACT if name.endswith("none") else OTHER)
 
 
 def assert_same(found: list[list[dict]], recorded: list[list[dict]], tolerance: float):
@@ -45,10 +46,10 @@ def assert_same(found: list[list[dict]], recorded: list[list[dict]], tolerance: 
             assert answer["score"] == pytest.approx(old["score"], rel=tolerance, abs=tolerance), text
             if "tokens" in old:
                 assert answer["tokens"] == old["tokens"].split(), text
-                expected_scores = pytest.approx(old["token_scores"], rel=tolerance, abs=tolerance)
+                expected_scores = pytest.approx(old["token_scores"], rel=OTHER, abs=OTHER)
                 assert answer["token_scores"] == expected_scores, text
             for length, share in old.get("length_scores", {}).items():
-                assert answer["length_scores"][length] == pytest.approx(share, rel=tolerance, abs=tolerance), text
+                assert answer["length_scores"][length] == pytest.approx(share, rel=OTHER, abs=OTHER), text
 
 
 def test_the_recording_has_what_can_go_wrong():
@@ -80,11 +81,11 @@ def onnx(tmp_path_factory) -> dict:
 def test_onnx_answers_the_same(onnx, setting):
     name = "onnx, fp32"
     found = golden.generate(onnx[name], INPUTS, setting)
-    assert_same(found, OUTPUTS[setting], OTHER_ENGINE)
+    assert_same(found, OUTPUTS[setting], OTHER)
     if setting in ONNX_SETTINGS:
         for row, expected in zip(found, ONNX[f"{name}, {setting}"], strict=True):
             assert [one["text"] for one in row] == [text for text, _ in expected]
-            assert [one["score"] for one in row] == pytest.approx([score for _, score in expected], abs=OTHER_ENGINE)
+            assert [one["score"] for one in row] == pytest.approx([score for _, score in expected], abs=OTHER)
 
 
 @pytest.mark.parametrize("setting", ONNX_SETTINGS)
@@ -93,14 +94,15 @@ def test_onnx_in_int8_answers_much_the_same(onnx, setting):
     texts = [[one["text"] for one in row] for row in found]
     expected = [[text for text, _ in row] for row in ONNX[f"onnx, int8, {setting}"]]
     equal = sum(a == b for a, b in zip(texts, expected, strict=True)) / len(expected)
-    assert equal >= (1.0 if golden.machine() == MACHINE else EQUAL_IN_INT8)
+    assert equal >= EQUAL_IN_INT8
 
 
 # -- training ---------------------------------------------------------------------------------------------------
 
 MACHINE = {name: TRAININGS[f"machine {name}"] for name in golden.machine()}
-# Relative, of losses, gradients' norms and tensors, between processors.
-CLOSE = 1e-4
+# Relative, of losses, gradients' norms and tensors, between processors: seen were 2e-7, and 1e-5 of tensors. A bias of
+# keys changes no attention, so its gradient is rounding errors alone, which Adam makes steps of: there 5e-4.
+CLOSE, CLOSE_TENSORS, CLOSE_KEYS = 1e-5, 1e-4, 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -124,5 +126,6 @@ def test_training_computes_the_same(tmp_path, data, name):
     for key, old in tensors.items():
         new = found["tensors"][key]
         assert new["shape"] == old["shape"], key
+        close = CLOSE_KEYS if key.endswith("k_proj.bias") else CLOSE_TENSORS
         for number in ("norm", "mean", "probe"):
-            assert new[number] == pytest.approx(old[number], rel=CLOSE, abs=CLOSE * old["norm"]), (key, number)
+            assert new[number] == pytest.approx(old[number], rel=close, abs=close * old["norm"]), (key, number)

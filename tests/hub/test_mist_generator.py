@@ -6,50 +6,40 @@ import pytest
 import torch
 
 from mist_fairseq import MistGenerator
-from mist_fairseq.engines.onnx_runtime import OnnxRuntimeEncoder
-from mist_fairseq.models.generator import NARGenerator
+from mist_fairseq.engines.onnx_runtime import OnnxEngine
+from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.release.folder import save_folder
-from tests.helpers import WORDS, encode, tiny_config, tiny_model
-from tests.models.baselines.test_nat_mass import build as nat_mass
+from tests.generate.plain import DECODINGS, Runner, encode_one
+from tests.helpers import WORDS, tiny_encoder_decoder, tiny_generator, tiny_released
 
 TEXTS = [" ".join(WORDS[i : i + 2 + i % 7]) for i in range(14)]
-DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3)]
 
 
 @pytest.fixture
 def hub():
-    return MistGenerator(tiny_model(), accelerate="none")
-
-
-def one_source(dictionary, text):
-    ids = torch.cat([torch.tensor([dictionary.bos()]), dictionary.encode_line(text).long()])[None]
-    return ids, torch.tensor([ids.shape[1]])
-
-
-def directly(model, text, **options):
-    """What fairseq's commands get for one text."""
-    generator = NARGenerator([model], model.dictionary, **options)
-    sample = {"net_input": dict(zip(("src_tokens", "src_lengths"), one_source(model.dictionary, text)))}
-    return generator.generate(None, sample)[0]
+    return tiny_generator()
 
 
 @pytest.mark.parametrize("decoding, iterations", DECODINGS)
 @pytest.mark.parametrize("accelerate", ["none", "onnxruntime"])
-def test_outputs_are_those_of_fairseqs_commands(decoding, iterations, accelerate):
-    model = tiny_model()
-    outputs = MistGenerator(tiny_model(), accelerate=accelerate).generate(
-        TEXTS, decoding=decoding, iterations=iterations, nbest=2, batch_size=5, return_scores=True
-    )
+@pytest.mark.parametrize("build", [tiny_released, tiny_encoder_decoder])
+def test_outputs_are_those_of_the_decodings(decoding, iterations, accelerate, build):
+    if build is tiny_encoder_decoder and accelerate == "onnxruntime":
+        pytest.skip("is for Encoder")
+    generator, given = tiny_generator(build(), accelerate=accelerate), Decoding(decoding, iterations, nbest=2)
+    tokenizer, sep = generator.tokenizer, generator.tokenizer.special.sep
+    outputs = generator.generate(TEXTS, decoding=given, batch_size=5, return_scores=True)
     for text, ranked in zip(TEXTS, outputs):
-        expected = directly(model, text, decoding=decoding, iterations=iterations, length_beam=2)
-        for output, hypothesis in zip(ranked, expected):
-            assert output.text == model.dictionary.string(hypothesis["tokens"])
-            assert output.score == pytest.approx(float(hypothesis["score"]), abs=1e-4)
-            assert output.steps == hypothesis["steps"] == len(output.history)
-            assert output.history[-1] == output.text
-            kept = hypothesis["tokens"] != model.dictionary.eos()
-            assert output.token_scores == pytest.approx(hypothesis["positional_scores"][kept].tolist(), abs=1e-4)
+        (expected,) = Runner(build())([generator.encode(text).ids], given)
+        for output, candidate in zip(ranked, expected, strict=True):
+            kept = [t for t in tokenizer.text_positions(candidate["tokens"], False) if candidate["tokens"][t] != sep]
+            assert output.text == output.history[-1] == tokenizer.decode([candidate["tokens"][t] for t in kept])
+            assert output.score == pytest.approx(candidate["score"], abs=1e-4)
+            assert output.steps == candidate["steps"] == len(output.history)
+            assert output.tokens == [tokenizer.symbols[candidate["tokens"][t]] for t in kept]
+            assert output.token_scores == pytest.approx(candidate["scores"][kept].tolist(), abs=1e-4)
 
 
 def test_lengths_are_those_asked_for(hub):
@@ -57,10 +47,8 @@ def test_lengths_are_those_asked_for(hub):
     for i, output in enumerate(outputs):
         # Untrained, it does not end in [SEP], and may have some in the middle, which are left out.
         assert 1 <= len(output.tokens) <= 2 + i % 9 and output.length_scores == {}
-    masked = [directly(hub.model, text, min_length=4, max_length=4, keep_repeats=True)[0] for text in TEXTS]
-    assert hub.generate(TEXTS, lengths=4, keep_repeats=True) == [
-        hub.model.dictionary.string(hypothesis["tokens"]) for hypothesis in masked
-    ]
+    expected = hub.generate(TEXTS, min_length=4, max_length=4, keep_repeats=True)
+    assert hub.generate(TEXTS, lengths=4, keep_repeats=True) == expected
 
 
 def test_length_scores_are_the_classifiers(hub):
@@ -68,13 +56,13 @@ def test_length_scores_are_the_classifiers(hub):
     probabilities = list(output.length_scores.values())
     assert sorted(output.length_scores) == list(range(3, 10)) and sum(probabilities) == pytest.approx(1, abs=1e-5)
     assert probabilities == sorted(probabilities, reverse=True)
-    state = encode(hub.model, *one_source(hub.model.dictionary, TEXTS[0]))
-    expected = hub.model.encoder.length_logits(state)[0, 4:11].softmax(0).tolist()
+    state = encode_one(hub, hub.encode(TEXTS[0]).ids)
+    expected = hub.encoder.length_logits(state)[0, 4:11].softmax(0).tolist()
     assert [output.length_scores[length] for length in range(3, 10)] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_released_folder_generates_the_same(tmp_path, hub):
-    save_folder(tiny_model(), tiny_config(), str(tmp_path), "")
+    save_folder(tiny_released(), str(tmp_path), "")
     loaded = MistGenerator.from_pretrained(str(tmp_path), accelerate="none")
     first, second = (one.generate(TEXTS, decoding="mist", return_scores=True, batch_size=4) for one in (hub, loaded))
     assert first == second
@@ -86,8 +74,7 @@ def test_conventions_of_fairseqs_hub(hub):
     assert hub.to("cpu") is hub and hub.eval() is hub and hub.float() is hub
     expected = hub.generate(TEXTS)
     assert hub(TEXTS) == expected
-    hub.train()
-    assert hub.generate(TEXTS) == expected  # without dropout whatever the mode is
+    assert hub.train().generate(TEXTS) == expected, "dropout is off"
 
 
 def test_half_precision_computes_in_it(hub):
@@ -101,45 +88,38 @@ def test_half_precision_computes_in_it(hub):
 
 
 def test_an_engine_follows_the_weights():
-    hub = MistGenerator(tiny_model(), accelerate="onnxruntime")
-    before, engine = hub.generate(TEXTS), hub.model.engine
-    assert isinstance(engine, OnnxRuntimeEncoder)
-    hub.model.encoder.head.bias.data[60:] += torch.linspace(-50, 50, len(hub.tokenizer.symbols) - 60)
+    hub = tiny_generator(accelerate="onnxruntime")
+    before, engine = hub.generate(TEXTS), hub.engine
+    assert isinstance(engine, OnnxEngine)
+    hub.encoder.head.bias.data[60:] += torch.linspace(-50, 50, len(hub.tokenizer.symbols) - 60)
     hub.to(torch.float32)
-    assert hub.model.engine is not engine and hub.generate(TEXTS) != before
+    assert hub.engine is not engine and hub.generate(TEXTS) != before
     with pytest.raises(ValueError, match="needs weights in fp32"):
         hub.half()
-    automatic = MistGenerator(tiny_model())
-    assert isinstance(automatic.model.engine, OnnxRuntimeEncoder)
-    assert automatic.half().model.engine is None
+    automatic = tiny_generator(accelerate="auto")
+    assert isinstance(automatic.engine, OnnxEngine) and isinstance(automatic.half().engine, PyTorchEngine)
 
 
 @pytest.mark.parametrize("accelerate", ["none", "onnxruntime"])
 def test_copies_are_independent(accelerate):
-    hub = MistGenerator(tiny_model(), accelerate=accelerate)
-    expected, engine = hub.generate(TEXTS), hub.model.engine
+    hub = tiny_generator(accelerate=accelerate)
+    expected, engine = hub.generate(TEXTS), hub.engine
     for other in (copy.deepcopy(hub), pickle.loads(pickle.dumps(hub))):
         assert other.generate(TEXTS) == expected
-        assert other.model is not hub.model and (engine is None or other.model.engine is not engine)
-        other.model.encoder.head.bias.data.zero_()
-    assert hub.model.engine is engine and hub.generate(TEXTS) == expected
+        assert other.encoder is not hub.encoder and other.engine is not engine
+        other.encoder.head.bias.data.zero_()
+    assert hub.engine is engine and hub.generate(TEXTS) == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_precisions(hub, precision):
-    texts = MistGenerator(tiny_model(), precision=precision).generate(TEXTS)
+    texts = tiny_generator(precision=precision, accelerate="auto").generate(TEXTS)
     assert len(texts) == len(TEXTS) and sum(a == b for a, b in zip(texts, hub.generate(TEXTS))) >= 5
 
 
 def test_a_wrong_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'FP32', expected one of fp32, bf16, int8"):
-        MistGenerator(tiny_model(), precision="FP32")
-
-
-def test_an_encoder_decoder_generates_too(dictionary):
-    model = nat_mass(dictionary)
-    expected = [dictionary.string(directly(model, text)[0]["tokens"]) for text in TEXTS]
-    assert MistGenerator(model).generate(TEXTS, batch_size=3) == expected
+        tiny_generator(precision="FP32")
 
 
 def test_a_text_does_not_depend_on_the_others(hub):
@@ -158,6 +138,6 @@ def test_what_from_pretrained_cannot_read(tmp_path, minilm):
 
 
 def test_hubconf(tmp_path):
-    save_folder(tiny_model(), tiny_config(), str(tmp_path), "")
+    save_folder(tiny_released(), str(tmp_path), "")
     model = torch.hub.load(str(Path(__file__).parents[2]), "mist", str(tmp_path), source="local", accelerate="none")
-    assert model.generate(TEXTS[:2]) == MistGenerator(tiny_model(), accelerate="none").generate(TEXTS[:2])
+    assert model.generate(TEXTS[:2]) == tiny_generator().generate(TEXTS[:2])

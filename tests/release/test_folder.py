@@ -6,26 +6,16 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
-from mist_fairseq.data.dictionary import TokenizerDictionary, load_dictionary
-from mist_fairseq.models.baselines.nat_mass import NatMassModel
-from mist_fairseq.models.mist import MistModel, PositionLimits
-from mist_fairseq.release.folder import (
-    is_released,
-    load_folder,
-    load_released,
-    read_config,
-    released_sizes,
-    save_folder,
-)
-from mist_fairseq.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from tests.helpers import WORDS, renew_sums, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
-from tests.models.baselines.test_nat_mass import build as nat_mass
-from tests.models.baselines.test_nat_mass import config as nat_mass_config
+from mist_fairseq.mist.config import EncoderConfig, PositionLimits
+from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.release.folder import Released, is_released, load_folder, load_released, released_sizes, save_folder
+from mist_fairseq.text.files import load_tokenizer
+from tests.helpers import WORDS, renew_sums, tiny_dictionary, tiny_encoder_decoder, tiny_released, tiny_vocab
 
 
 @pytest.fixture
 def folder(tmp_path):
-    save_folder(tiny_model(), tiny_config(), str(tmp_path / "released"), "# A card\n")
+    save_folder(tiny_released(), str(tmp_path / "released"), "# A card\n")
     return tmp_path / "released"
 
 
@@ -35,26 +25,26 @@ def change(folder, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"rel_pos_bins": 8}, {"untie_head": True}, {"token_types": 3, "target_type_id": 2}]
+    "build, sizes",
+    [
+        (tiny_released, {}),
+        (tiny_released, {"rel_pos_bins": 8}),
+        (tiny_released, {"untie_head": True}),
+        (tiny_released, {"token_types": 3, "target_type": 2}),
+        (tiny_encoder_decoder, {}),
+    ],
 )
-def test_round_trip(tmp_path, changes):
-    model = tiny_model(source=33, target=17, **changes)
-    names = save_folder(model, tiny_config(**changes), str(tmp_path / "a"), "# A card\n")
+def test_round_trip(tmp_path, build, sizes):
+    model = build(source=33, target=17, **sizes)
+    names = save_folder(model, str(tmp_path / "a"), "# A card\n")
     assert sorted(names) == sorted(path.name for path in (tmp_path / "a").iterdir())
     loaded = load_folder(str(tmp_path / "a"))
-    assert loaded.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    expected, found = model.encoder.state_dict(), loaded.encoder.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    assert type(loaded.encoder) is type(model.encoder) and not loaded.encoder.training
     assert loaded.encoder.config == model.encoder.config and loaded.limits == PositionLimits(33, 17)
-    assert loaded.dictionary == model.dictionary and not loaded.training
+    assert loaded.tokenizer.fingerprint() == model.tokenizer.fingerprint()
     assert (tmp_path / "a" / "README.md").read_text() == "# A card\n"
-
-
-def test_round_trip_of_an_encoder_decoder(tmp_path, dictionary):
-    model = nat_mass(dictionary)
-    save_folder(model, nat_mass_config(), str(tmp_path), "")
-    loaded = load_folder(str(tmp_path))
-    assert isinstance(loaded, NatMassModel) and loaded.encoder.config == model.encoder.config
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_another_vocabulary_kind(tmp_path):
@@ -62,18 +52,20 @@ def test_another_vocabulary_kind(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(WORDS * 20), model_writer=model, vocab_size=40, hard_vocab_limit=False, minloglevel=2
     )
-    dictionary = TokenizerDictionary(SentencePieceTokenizer(model.getvalue()))
-    save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "a"), "")
-    assert (
-        load_folder(str(tmp_path / "a")).dictionary == dictionary == load_dictionary(str(tmp_path / "a" / "dict.txt"))
-    )
+    (tmp_path / "sentencepiece.model").write_bytes(model.getvalue())
+    tokenizer = load_tokenizer(str(tmp_path / "sentencepiece.model"))
+    encoder = Encoder(EncoderConfig(len(tokenizer.symbols), 16, 1, 2, 32))
+    save_folder(Released(encoder, tokenizer, PositionLimits(40, 20)), str(tmp_path / "a"), "")
+    loaded = load_folder(str(tmp_path / "a")).tokenizer
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    assert loaded.encode("the guitar") == tokenizer.encode("the guitar")
 
 
 def test_files_are_not_overwritten_unasked(folder):
     with pytest.raises(FileExistsError, match=r"config.json, model.safetensors.* already: choose another folder"):
-        save_folder(tiny_model(seed=1), tiny_config(), str(folder), "")
-    save_folder(tiny_model(seed=1), tiny_config(), str(folder), "", overwrite=True)
-    assert torch.equal(load_folder(str(folder)).encoder.head.bias, tiny_model(seed=1).encoder.head.bias)
+        save_folder(tiny_released(seed=1), str(folder), "")
+    save_folder(tiny_released(seed=1), str(folder), "", overwrite=True)
+    assert torch.equal(load_folder(str(folder)).encoder.head.bias, tiny_released(seed=1).encoder.head.bias)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "dict.txt", "SHA256SUMS"])
@@ -119,7 +111,8 @@ def test_a_wrong_configuration_is_refused(folder, changes, message):
     ],
 )
 def test_wrong_sizes_are_refused(folder, name, value, message):
-    change(folder, model={**read_config(str(folder))["model"], name: value})
+    sizes = json.loads((folder / "config.json").read_text())["model"]
+    change(folder, model={**sizes, name: value})
     with pytest.raises(ValueError, match=message):
         load_folder(str(folder))
 
@@ -137,14 +130,14 @@ def test_damaged_weights_are_refused(folder):
     whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 100 + whole[100:]):
         path.write_bytes(damaged)
-        for message in ("is damaged or not the one that SHA256SUMS", "is damaged: "):
+        for message in ("is damaged, or is not the file that SHA256SUMS", "is damaged: "):
             with pytest.raises(ValueError, match=rf"model.safetensors {message}"):
                 load_folder(str(folder))
             renew_sums(folder)
 
 
 def test_weights_of_another_vocabulary_are_refused(folder):
-    another_dictionary().save(folder / "dict.txt")
+    another_tokenizer().save(folder / "dict.txt")
     renew_sums(folder)
     with pytest.raises(ValueError, match="was trained with another vocabulary than that of dict.txt beside it"):
         load_folder(str(folder))
@@ -164,23 +157,21 @@ def test_a_surplus_weight_is_refused(folder):
 
 def test_sizes_and_weights_for_training(folder, dictionary):
     assert is_released(str(folder))
-    sizes = released_sizes(str(folder), MistModel, dictionary)
+    sizes = released_sizes(str(folder), "mist", dictionary.tokenizer)
     assert sizes["encoder_embed_dim"] == 32 and sizes["length_classes"] == 32 and "dropout" not in sizes
-    model = MistModel(tiny_config(), dictionary, PositionLimits(24, 12))
-    load_released(model, str(folder))
-    expected = tiny_model(dictionary).encoder.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in model.encoder.state_dict().items())
-    assert model.limits == PositionLimits(24, 12) and model.trained_limits.tolist() == [24, 12]
+    encoder, expected = (tiny_released(dictionary, seed=seed).encoder for seed in (1, 0))
+    load_released(encoder, str(folder))
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
 def test_training_with_another_kind_or_vocabulary_is_refused(folder):
     with pytest.raises(ValueError, match="holds a mist model, --arch is another kind"):
-        released_sizes(str(folder), NatMassModel, tiny_dictionary())
+        released_sizes(str(folder), "nat_mass", tiny_dictionary().tokenizer)
     with pytest.raises(ValueError, match="binarized with another vocabulary"):
-        released_sizes(str(folder), MistModel, another_dictionary())
+        released_sizes(str(folder), "mist", another_tokenizer())
 
 
-def another_dictionary():
+def another_tokenizer():
     """Of the same size."""
     vocab = tiny_vocab()
-    return tiny_dictionary([*vocab[:-20], *vocab[:-21:-1]])
+    return tiny_dictionary([*vocab[:-20], *vocab[:-21:-1]]).tokenizer

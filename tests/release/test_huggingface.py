@@ -4,18 +4,18 @@ import pytest
 import torch
 import transformers
 
-from mist_fairseq.models.mist import MistModel, PositionLimits
+from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.pretrained.folder import load_pretrained, read_sizes
+from mist_fairseq.release.folder import Released
 from mist_fairseq.release.huggingface import save_huggingface
-from tests.helpers import WORDS, encode, sources, tiny_config, tiny_model
-from tests.models.baselines.test_nat_mass import build as nat_mass
+from tests.helpers import WORDS, encode, sources, tiny_encoder_decoder, tiny_released
 
 LENGTHS = [9, 4, 13, 2]
 
 
 @pytest.mark.parametrize("untie", [False, True])
 def test_bert_computes_the_same(tmp_path, dictionary, untie):
-    model = tiny_model(dictionary, untie_head=untie)
+    model = tiny_released(dictionary, untie_head=untie)
     if untie:
         model.encoder.head.weight.data.mul_(1.5)
     save_huggingface(model, str(tmp_path))
@@ -34,36 +34,36 @@ def test_bert_computes_the_same(tmp_path, dictionary, untie):
 
 
 def test_the_tokenizer_gives_the_same_ids(tmp_path, dictionary):
-    save_huggingface(tiny_model(dictionary), str(tmp_path))
+    save_huggingface(tiny_released(dictionary), str(tmp_path))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in (" ".join(WORDS), "Caf\u00e9 GUITAR, \u4e2d\u6587!"):
         assert tokenizer(text)["input_ids"][1:] == dictionary.encode_line(text).tolist()
 
 
 def test_pretrained_reads_it_back(tmp_path, dictionary):
-    changes = {"token_types": 3, "source_type_id": 1, "target_type_id": 2}
-    model = tiny_model(dictionary, **changes)
-    save_huggingface(model, str(tmp_path))
+    types = dict(token_types=3, source_type=1, target_type=2)
+    encoder, other = (tiny_released(dictionary, seed=seed, **types).encoder for seed in (0, 1))
+    save_huggingface(Released(encoder, dictionary.tokenizer, PositionLimits(40, 20)), str(tmp_path))
     sizes = read_sizes(str(tmp_path))
-    assert {name: sizes[name] for name in changes} == changes and sizes["encoder_embed_dim"] == 32
-    other = MistModel(tiny_config(**changes), dictionary, PositionLimits(40, 20))
-    load_pretrained(other.encoder, str(tmp_path))
-    for name, value in model.encoder.state_dict().items():
-        assert name == "length_head.weight" or torch.equal(value, other.encoder.state_dict()[name])
+    assert [sizes[name] for name in ("token_types", "source_type_id", "target_type_id")] == [3, 1, 2]
+    assert sizes["encoder_embed_dim"] == 32
+    load_pretrained(other, str(tmp_path))
+    for name, value in encoder.state_dict().items():
+        assert name == "length_head.weight" or torch.equal(value, other.state_dict()[name])
 
 
 def test_what_bert_does_not_have_is_refused(tmp_path, dictionary):
     with pytest.raises(ValueError, match="no relative position bias"):
-        save_huggingface(tiny_model(dictionary, rel_pos_bins=8), str(tmp_path))
+        save_huggingface(tiny_released(dictionary, rel_pos_bins=8), str(tmp_path))
     with pytest.raises(ValueError, match=r"only mist_\* architectures are BERT encoders"):
-        save_huggingface(nat_mass(dictionary), str(tmp_path))
+        save_huggingface(tiny_encoder_decoder(dictionary), str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_files_are_not_overwritten_unasked(tmp_path, dictionary):
     (tmp_path / "config.json").write_text(json.dumps({"mine": 1}))
     with pytest.raises(FileExistsError, match=r"has config.json already"):
-        save_huggingface(tiny_model(dictionary), str(tmp_path))
+        save_huggingface(tiny_released(dictionary), str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    save_huggingface(tiny_model(dictionary), str(tmp_path), overwrite=True)
+    save_huggingface(tiny_released(dictionary), str(tmp_path), overwrite=True)
     assert read_sizes(str(tmp_path))["encoder_layers"] == 2

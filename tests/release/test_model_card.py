@@ -5,7 +5,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from mist_fairseq.release.model_card import Description, model_card
-from tests.helpers import tiny_model
+from tests.helpers import tiny_encoder_decoder, tiny_released
 
 CFG = {
     "criterion": {"glancing_ratio": 0.5, "mist_loss_factor": 1.0, "label_smoothing": 0.1},
@@ -31,9 +31,9 @@ def scores(path, **changes):
     return str(path)
 
 
-def card(**changes):
+def card(released=None, **changes):
     given = {"name": "quora-mist", "data": "Quora question pairs", "licence": "mit", **changes}
-    return model_card(Description(**given), tiny_model(), OmegaConf.create(CFG), 600)
+    return model_card(Description(**given), released or tiny_released(), OmegaConf.create(CFG), 600)
 
 
 def test_a_card_tells_data_settings_scores_and_licence(tmp_path):
@@ -64,6 +64,12 @@ def test_a_card_tells_data_settings_scores_and_licence(tmp_path):
 
 def test_without_scores_it_says_so():
     assert "None were given" in card()
+
+
+def test_the_kind_and_size_of_the_model():
+    for released, kind in ((tiny_released(), "mist"), (tiny_encoder_decoder(), "nat_mass")):
+        millions = sum(weight.numel() for weight in released.encoder.parameters()) / 1e6
+        assert f"({kind}, {millions:.1f} million parameters)" in card(released)
 
 
 @pytest.mark.parametrize("changes", [{"decodings": []}, {"decodings": [{}]}, {"decodings": None}])

@@ -33,7 +33,7 @@ BAD = {
     "unknown key of half a character": (r'{"\ud800": 1}', r"given '\ud800'"),
     "id of half a character": (r'{"text": "how", "id": "\ud800"}', r"id: '\ud800' is no id: expected a string"),
     "texts a string": ({"texts": "how"}, "texts: Input should be a valid list, given 'how'"),
-    "list": ("[1, 2]", "Input should be"),
+    "list": ("[1, 2]", "the body is [1, 2], expected a JSON object"),
     "unknown key": ({"text": "how", "beam": 4}, "unknown key 'beam', expected some of decoding, iterations,"),
     "decoding": ({"text": "how", "decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist"),
     "iterations": ({"text": "how", "iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),

@@ -20,6 +20,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
+import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark.forced import Forcing, force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds

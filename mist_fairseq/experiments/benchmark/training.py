@@ -12,6 +12,7 @@ from fairseq import tasks
 from fairseq.trainer import Trainer
 from tqdm import tqdm
 
+import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.floor import fastest_product, training_operations
 from mist_fairseq.experiments.benchmark.inputs import Entry, write_data

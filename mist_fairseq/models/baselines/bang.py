@@ -18,6 +18,7 @@ from torch import Tensor
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.mist.config import ENCODER_DECODER_OPTION_NAMES, EncoderDecoderConfig
 from mist_fairseq.mist.encoder_decoder import MaskDecoder
+from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
 from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, refuse_options
@@ -76,8 +77,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         sizes = {size: getattr(cfg, option) for option, size in names.items()}
         super().__init__(EncoderDecoderConfig(len(dictionary), max_positions=limit, **sizes))
         self.length, self.limit, self.pad = length, limit, dictionary.pad()
-        never = torch.tensor([dictionary.pad(), dictionary.bos(), dictionary.mask()])
-        self.register_buffer("never_predicted", never, persistent=False)
+        self.never_predicted = dictionary.tokenizer.special.never_predicted
 
     @classmethod
     def add_args(cls, parser):
@@ -189,10 +189,8 @@ class BangGenerator:
         tokens = src_tokens.new_empty(len(hidden))
         scores = hidden.new_empty(len(hidden), dtype=torch.float32)
         for rows in row_chunks(hidden):
-            logits = self.model.token_logits(hidden[rows]).float()
-            logits.index_fill_(-1, self.model.never_predicted, float("-inf"))
-            best, tokens[rows] = logits.max(-1)
-            scores[rows] = best - logits.logsumexp(-1)
+            logits = self.model.token_logits(hidden[rows])
+            tokens[rows], scores[rows] = likeliest_with_scores(logits, self.model.never_predicted)
         return tokens.view_as(masks), scores.view(masks.shape)
 
     def _hypothesis(self, tokens: Tensor, scores: Tensor) -> dict:

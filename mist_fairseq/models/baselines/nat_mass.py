@@ -38,7 +38,7 @@ class NatMassModel(MistModel):
     architecture = "nat_mass"
 
     @classmethod
-    def build_encoder(cls, cfg: NatMassConfig, vocab_size: int) -> EncoderDecoder:  # type: ignore[override]
+    def build_encoder(cls, cfg: NatMassConfig, vocab_size: int) -> EncoderDecoder:
         """The encoder-decoder with the sizes of *cfg*."""
         sizes = {size: getattr(cfg, option) for option, size in ENCODER_DECODER_OPTION_NAMES.items()}
         return EncoderDecoder(EncoderDecoderConfig(vocab_size, **sizes))
