@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mist_fairseq.experiments.evaluation import provenance
+from mist_fairseq.experiments.results import provenance
 from mist_fairseq.files.whole import whole_file
 
 SMALL = ["--encoder-layers", "12", "--encoder-embed-dim", "384", "--encoder-ffn-embed-dim", "1536"]

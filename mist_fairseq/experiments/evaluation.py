@@ -2,11 +2,10 @@
 
 import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE, Popen
 
 from mist_fairseq.text.lines import lines_of_file
 
@@ -16,12 +15,7 @@ _LINES = re.MULTILINE | re.ASCII
 
 @dataclass
 class Generation:
-    """What one fairseq-generate printed, in the order of the data.
-
-    Attributes:
-        sources, outputs, references: texts, one a sentence.
-        sentences_per_second: of decoding alone, as fairseq measures it.
-    """
+    """Texts that fairseq-generate printed, in the order of the data, and its own measure of the speed of decoding."""
 
     sources: list[str]
     outputs: list[str]
@@ -60,11 +54,10 @@ def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[s
     command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # whatever the locale's
-    pipe: dict[str, Any] = {"stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+    env = os.environ | {"PYTHONIOENCODING": "utf-8"}  # whatever the locale's
     with (
         open(log, "w", encoding="utf-8") as file,
-        subprocess.Popen(command, env=environment, stdout=file, **pipe) as process,
+        Popen(command, env=env, stdout=file, stderr=PIPE, encoding="utf-8", errors="replace") as process,
     ):
         messages = _show_progress(process.stderr)
         process.wait()

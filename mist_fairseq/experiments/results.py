@@ -53,15 +53,11 @@ def new_figure(width: float, height: float):
         ModuleNotFoundError: matplotlib is not installed.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"no module {error.name!r}, which drawing needs: pip install -c constraints.txt -e .[plot]"
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+        install = "pip install -c constraints.txt -e .[plot]"
+        raise ModuleNotFoundError(f"no module {error.name!r}, which drawing needs: {install}") from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure, path: Path):

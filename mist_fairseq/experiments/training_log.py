@@ -8,9 +8,9 @@ Training time is the sum of ``train_wall``, the seconds spent in training steps 
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mist_fairseq.experiments.results import new_figure, save_figure
 
@@ -27,10 +27,7 @@ _MARKERS, _DASHES = "os^DvPX", ["-", "--", "-.", ":"]
 
 @dataclass
 class Curve:
-    """A score's course over one training: updates, seconds of training alone and score of each validation.
-
-    *best* is the index of the best score.
-    """
+    """Updates, seconds of training alone and score of each validation of one training; the index of the best score."""
 
     name: str
     updates: list[int]
@@ -38,15 +35,17 @@ class Curve:
     scores: list[float]
     best: int
 
+    def at(self, index: int) -> dict[str, float]:
+        """Return update, score and seconds of a validation."""
+        return {"update": self.updates[index], "score": self.scores[index], "seconds": self.seconds[index]}
+
     def first_reaching(self, score: float, lower_is_better: bool) -> int | None:
         """Return the index of the first validation that is at least as good as *score*."""
         return next((i for i, own in enumerate(self.scores) if own == score or (own < score) == lower_is_better), None)
 
 
 class TrainingLog:
-    """What the log files of one training say, a resumed training's in the order in which they were written.
-
-    What a resumed training computes again replaces what was there.
+    """What the log files of one training say; what a resumed training computes again replaces what was there.
 
     Attributes:
         scores: validation's figures by update, under names like ``valid_bleu``.
@@ -64,10 +63,8 @@ class TrainingLog:
                 self._read(line)
         for kind, figures in (("training", self.intervals), ("validation", self.scores)):
             if not figures:
-                raise ValueError(
-                    f"{', '.join(paths)}: no {kind} lines. Train with --log-format json, a --log-interval smaller "
-                    "than the number of updates, and validation"
-                )
+                how = "--log-format json, a --log-interval smaller than the number of updates, and validation"
+                raise ValueError(f"{', '.join(paths)}: no {kind} lines. Train with {how}")
 
     def _read(self, line: str):
         if loaded := _LOADED.search(line):
@@ -130,14 +127,11 @@ def _figures(line: str) -> dict[str, float]:
         pairs = [(f"{match[1]}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in match[2].split(" | ")]
     else:
         return {}
-    return {name: float(value) for name, value in pairs if name != "epoch" and _is_finite(value)}
-
-
-def _is_finite(value) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (OverflowError, TypeError, ValueError):
-        return False
+    figures = {}
+    for name, value in pairs:
+        with suppress(OverflowError, TypeError, ValueError):  # not every value is a number
+            figures[name] = float(value)
+    return {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}
 
 
 def lower_is_better(metric: str) -> bool:
@@ -153,25 +147,17 @@ def summary(curves: list[Curve], metric: str) -> list[dict]:
     Raises:
         ValueError: the logs are too fine for their whole seconds.
     """
-    first, lower = curves[0], lower_is_better(metric)
-    updates, seconds = first.updates[first.best], first.seconds[first.best]
-    if not seconds:
-        raise ValueError(
-            f"{first.name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval"
-        )
-    rows = []
+    goal, rows = curves[0].at(curves[0].best), []
+    if not goal["seconds"]:
+        name = curves[0].name
+        raise ValueError(f"{name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval")
     for curve in curves:
-        row = asdict(curve)
-        row["best"] = {name: row[f"{name}s"][curve.best] for name in ("update", "score")}
-        row["best"]["seconds"] = curve.seconds[curve.best]
-        i, row["reaches"] = curve.first_reaching(first.scores[first.best], lower), None
-        if i is not None:
-            row["reaches"] = {
-                "update": curve.updates[i],
-                "seconds": curve.seconds[i],
-                "share_of_updates": curve.updates[i] / updates,
-                "share_of_seconds": curve.seconds[i] / seconds,
-            }
+        row = asdict(curve) | {"best": curve.at(curve.best), "reaches": None}
+        index = curve.first_reaching(goal["score"], lower_is_better(metric))
+        if index is not None:
+            update, seconds = curve.updates[index], curve.seconds[index]
+            shares = {"share_of_updates": update / goal["update"], "share_of_seconds": seconds / goal["seconds"]}
+            row["reaches"] = {"update": update, "seconds": seconds, **shares}
         rows.append(row)
     return rows
 
@@ -202,15 +188,14 @@ def draw(curves: list[Curve], metric: str, out: str):
     longest = max(curve.seconds[-1] for curve in curves)
     unit, size = next((u for u in (("hours", 3600), ("minutes", 60)) if longest >= 2 * u[1]), ("seconds", 1))
     for i, curve in enumerate(curves):
-        style: dict[str, Any] = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
-        style |= {"markersize": 5, "linewidth": 1.8, "label": curve.name}
-        left.plot(curve.updates, curve.scores, **style)
-        right.plot([seconds / size for seconds in curve.seconds], curve.scores, **style)
+        style = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
+        for axes, places in ((left, curve.updates), (right, [seconds / size for seconds in curve.seconds])):
+            axes.plot(places, curve.scores, **style, markersize=5, linewidth=1.8, label=curve.name)
     first = curves[0]
     for axes in (left, right):
         if len(curves) > 1:
-            best = {"color": "0.45", "linewidth": 1, "linestyle": (0, (1, 2)), "label": f"best of {first.name}"}
-            axes.axhline(first.scores[first.best], **best)
+            best, label = first.scores[first.best], f"best of {first.name}"
+            axes.axhline(best, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=label)
         axes.set_xlim(left=0)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)

@@ -38,10 +38,8 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
         raise ValueError(f'{split} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
     for name, key in zip(SPLITS, _KEYS):
         for identifier in progress(ids[key], key, "documents", len(ids[key])):
-            try:
+            with files.skipping():
                 files.add(name, *_read_document(Path(documents, f"{identifier}.summary")))
-            except Skipped as reason:
-                files.skipped[str(reason)] += 1
 
 
 def _read_document(path: Path) -> tuple[str, str]:
@@ -61,10 +59,8 @@ def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
     """Write what three files (train, valid, test) hold, ``{"document": ..., "summary": ...}`` a line, plain or .gz."""
     for split, path in zip(SPLITS, paths):
         for line in filter(str.strip, read_lines(path)):
-            try:
+            with files.skipping():
                 files.add(split, *_read_record(line))
-            except Skipped as reason:
-                files.skipped[str(reason)] += 1
 
 
 def _read_record(line: str) -> tuple[str, str]:
