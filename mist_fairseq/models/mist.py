@@ -100,9 +100,12 @@ class MistModel(BaseFairseqModel):
     @classmethod
     def build_encoder(cls, cfg: MistConfig, vocab_size: int) -> nn.Module:
         """The encoder with the sizes of *cfg*."""
-        return Encoder(
-            EncoderConfig(vocab_size, **{size: getattr(cfg, option) for option, size in OPTION_NAMES.items()})
-        )
+        return Encoder(cls.encoder_config(cfg, vocab_size))
+
+    @staticmethod
+    def encoder_config(cfg: MistConfig, vocab_size: int) -> EncoderConfig:
+        """The sizes that the options say."""
+        return EncoderConfig(vocab_size, **{size: getattr(cfg, option) for option, size in OPTION_NAMES.items()})
 
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:
