@@ -47,11 +47,7 @@ def write_result(path: Path, content: dict, tables: str):
 
 
 def new_figure(width: float, height: float):
-    """Return an empty figure of matplotlib, inches wide and high, that needs no display.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
+    """Return an empty figure, inches wide and high. It needs matplotlib (or ModuleNotFoundError), but no display."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

@@ -93,11 +93,7 @@ class TrainingLog:
         return total + (update - last) * rate
 
     def curve(self, name: str, metric: str) -> Curve:
-        """Return the course of *metric*, with or without its prefix ``valid_``.
-
-        Raises:
-            ValueError: no validation has it; names those that there are.
-        """
+        """Return the course of *metric*, with or without ``valid_``; if there is none, a ValueError names the others."""
         known = {key for figures in self.scores.values() for key in figures}
         key = metric if metric in known else f"valid_{metric}"
         points = {update: self.scores[update][key] for update in sorted(self.scores) if key in self.scores[update]}
@@ -137,10 +133,8 @@ def lower_is_better(metric: str) -> bool:
 def summary(curves: list[Curve], metric: str) -> list[dict]:
     """Return for each run its curve and best score, and where it first reaches the first run's best.
 
-    ``reaches`` is None where a run never does; shares are of what the first run took to its best.
-
-    Raises:
-        ValueError: the logs are too fine for their whole seconds.
+    ``reaches`` is None where a run never does; shares are of what the first run took to its best. A ValueError says
+    that the logs are too fine for their whole seconds.
     """
     name, goal, rows = curves[0].name, curves[0].at(curves[0].best), []
     better = min if lower_is_better(metric) else max

@@ -10,7 +10,7 @@ from mist_fairseq.experiments.preparation.files import SPLITS, PairFiles, Skippe
 
 COLUMNS = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
 
-# A line that begins with three numbers is a new row even inside an open quote, so a stray quote spoils one row only.
+# Such a line is a new row even inside an open quote, so that a stray quote spoils one row only.
 _ROW_START = re.compile(r'("?\d+"?\t){3}')
 _MAX_ROW_LINES = 100
 
@@ -22,11 +22,8 @@ _SMALL_GROUP = 10
 def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_size: int, seed: int = 1):
     """Write pairs of duplicates, question1 to question2, in the order of the file.
 
-    For an uncased encoder's sake, questions that differ only in case count as one when splits are drawn. Of training
-    pairs there are fewer if the file has no more.
-
-    Raises:
-        ValueError: the file is another one, or has too few pairs.
+    Questions that differ only in case count as one when splits are drawn. Of training pairs there are fewer if the
+    file has no more; a ValueError says that it has too few for the other splits, or is another file.
     """
     if min(train_size, valid_size, test_size) < 1:
         raise ValueError(f"sizes are {train_size}, {valid_size} and {test_size}, expected at least 1 each")

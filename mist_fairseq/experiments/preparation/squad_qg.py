@@ -54,10 +54,8 @@ def _prepare_by_title(files: PairFiles, paths: Sequence[str], listed: dict[str, 
 def read_split_lists(paths: Sequence[str]) -> dict[str, str]:
     """Map every title, as ``title_key`` gives it, to the split in whose list it is.
 
-    *paths* is a folder with doclist-{train,dev,test}.txt or three such files in this order, one title a line.
-
-    Raises:
-        ValueError: there is neither one folder nor three files, or a title is in two lists.
+    *paths* is a folder with doclist-{train,dev,test}.txt or three such files in this order, one title a line. A
+    ValueError says that it is something else, or that a title is in two lists.
     """
     if len(paths) == 1:
         paths = [str(Path(paths[0]) / f"doclist-{name}.txt") for name in ("train", "dev", "test")]
