@@ -93,7 +93,7 @@ class TrainingLog:
         return total + (update - last) * rate
 
     def curve(self, name: str, metric: str) -> Curve:
-        """Return the course of *metric*, with or without ``valid_``; if there is none, a ValueError names the others."""
+        """Return the course of *metric*, with or without ``valid_``; if there is none, ValueError names the others."""
         known = {key for figures in self.scores.values() for key in figures}
         key = metric if metric in known else f"valid_{metric}"
         points = {update: self.scores[update][key] for update in sorted(self.scores) if key in self.scores[update]}
