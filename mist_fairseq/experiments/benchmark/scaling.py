@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, write_data
@@ -132,10 +131,9 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     Raises:
         ValueError: a model is not one of ours, cannot be loaded, or its limits are too low for the axes.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
-        system = load_system(entry, device, forced=True)
+        system = load_system(entry, forced=True)
         if not system.is_ours:
             raise ValueError(
                 f"{entry.name}: generates with {type(system.generator).__name__}, expected a model of --task mist"
@@ -224,7 +222,7 @@ def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
     described = {}
     for name, system in systems.items():
         given = {"arguments": system.entry.arguments, "precision": system.entry.precision}
-        described[name] = given | {"engine": type(system.engine).__name__, "parameters": system.parameters}
+        described[name] = given | {"engine": type(system.model.engine).__name__, "parameters": system.parameters}
     return described
 
 
