@@ -1,6 +1,6 @@
 """For torch.hub: ``torch.hub.load(PATH, "mist", DIR, source="local")`` gives a ``MistGenerator``, PATH this folder."""
 
-dependencies = ["fairseq", "safetensors", "sentencepiece", "tokenizers", "torch"]
+dependencies = ["array_api_compat", "safetensors", "tokenizers", "torch"]
 
 
 def mist(folder: str, **options):

@@ -11,15 +11,19 @@ import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.engines import engines
+from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.generate.decoding import DECODINGS, Decoding, decode
+from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig
-from mist_fairseq.models.mist import MistConfig, PositionLimits
-from mist_fairseq.release.folder import save_folder
+from mist_fairseq.models.generator import NARGenerator
+from mist_fairseq.models.mist import MistConfig
+from mist_fairseq.release.folder import Released, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS
 from mist_fairseq.tasks.mist import MistTaskConfig
 from mist_fairseq.tasks.translation import MistTranslationConfig
-from tests.helpers import WORDS, batch, sources, tiny_config, tiny_model
+from tests.helpers import WORDS, batch, sources, tiny_config, tiny_generator, tiny_released
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -68,12 +72,14 @@ def extending(architecture):
         yield run_page("extending.md", names)
     finally:
         METRICS.pop("length-ratio", None)
+        DECODINGS.pop("easy-first", None)
+        engines().pop("double", None)
 
 
 def test_python_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    save_folder(tiny_model(), tiny_config(), "released", "")
-    save_onnx(tiny_model(), "released-onnx")
+    save_folder(tiny_released(), "released", "")
+    save_onnx(tiny_released(), "released-onnx")
     questions = [" ".join(WORDS[i : i + 3]) for i in range(8)]
     (tmp_path / "questions.txt").write_text("\n".join(questions) + "\n")
     names = run_page("python.md", {"__name__": "python"})
@@ -81,32 +87,37 @@ def test_python_page(tmp_path, monkeypatch, capsys):
     assert printed[-9:-1] == names["generator"].generate(questions, batch_size=32)
 
 
-def masked_in_each_pass(kind, model, tokens, lengths) -> list[torch.Tensor]:
-    """Where each pass of four finds [MASK]s, (B, T) each, if the scores are random."""
-    seen, generator = [], torch.Generator().manual_seed(0)
+class Watched(PyTorchEngine):
+    """Where each pass finds [MASK]s, (B, T) each; the scores are random."""
 
-    class Watched(kind):
-        def _fill(self, tokens, lengths, source):
-            masked = tokens == self.dictionary.mask()
-            seen.append(masked)
-            filled, scores = super()._fill(tokens, lengths, source)
-            return filled, torch.where(masked, -torch.rand(scores.shape, generator=generator), scores)
+    def __init__(self, model: Released):
+        super().__init__(model.encoder, model.tokenizer.special, "fp32")
+        self.seen, self.generator = [], torch.Generator().manual_seed(0)
 
-    watched = Watched([model], model.dictionary, decoding="mask-predict", iterations=4, min_length=12)
-    found = watched.generate(None, {"net_input": {"src_tokens": tokens, "src_lengths": lengths}})
-    assert all(ranked[0]["steps"] == 4 for ranked in found)
-    return seen
+    def fill(self, tokens, lengths, state):
+        masked = tokens == self.special.mask
+        self.seen.append(masked)
+        filled, scores = super().fill(tokens, lengths, state)
+        return filled, torch.where(masked, -torch.rand(scores.shape, generator=self.generator), scores)
+
+
+def masked_in_each_pass(decoding, dictionary) -> list[torch.Tensor]:
+    model = tiny_released(dictionary)
+    engine = Watched(model)
+    tokens, lengths = sources([4 + i % 11 for i in range(40)], dictionary)
+    given = Decoding(decoding, 4, min_length=12)
+    candidates = decode(engine, tokens, lengths, given, model.tokenizer.special, model.limits)
+    assert (candidates.steps == 4).all()
+    return engine.seen
 
 
 def test_the_decoding_keeps_what_it_kept(extending, dictionary):
-    model = tiny_model(dictionary)
-    tokens, lengths = sources([4 + i % 11 for i in range(40)], dictionary)
-    first, *later = masked_in_each_pass(extending["EasyFirst"], model, tokens, lengths)
+    first, *later = masked_in_each_pass("easy-first", dictionary)
     for done, masked in enumerate(later, start=1):
         assert torch.equal(masked.sum(1), first.sum(1) * (4 - done) // 4)
     assert not any((masked & ~before).any() for before, masked in zip([first, *later], later))
     # Mask-Predict does take tokens back here, so this can be told apart.
-    first, *later = masked_in_each_pass(extending["NARGenerator"], model, tokens, lengths)
+    first, *later = masked_in_each_pass("mask-predict", dictionary)
     assert any((masked & ~before).any() for before, masked in zip([first, *later], later))
 
 
@@ -117,7 +128,7 @@ def test_the_encoder_learns_and_generates(extending, dictionary, decoding, itera
     model = extending["PlainMist"](config, dictionary, PositionLimits(40, 20))
     model.check_limits()
     sample = batch([6, 9, 4], [5, 3, 7], dictionary)
-    criterion = MistLoss(None, 0.5, 1.0, 1.0, 0.0)
+    criterion = MistLoss(MistLossConfig(label_smoothing=0.0), None)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(30):
@@ -127,7 +138,7 @@ def test_the_encoder_learns_and_generates(extending, dictionary, decoding, itera
         optimizer.step()
         losses.append(float(loss))
     assert losses[-1] < losses[0] / 3
-    generator = extending["NARGenerator"]([model], dictionary, decoding=decoding, iterations=iterations)
+    generator = NARGenerator([model], dictionary, Decoding(decoding, iterations))
     together = generator.generate(None, sample)
     assert [len(ranked[0]["tokens"]) for ranked in together] == [5, 3, 7]
     for row, length in enumerate(sample["net_input"]["src_lengths"].tolist()):
@@ -138,15 +149,14 @@ def test_the_encoder_learns_and_generates(extending, dictionary, decoding, itera
 
 def test_the_engine_says_what_the_encoder_says(extending, dictionary):
     for changes in ({}, dict(rel_pos_bins=8, max_rel_pos=12)):
-        model = tiny_model(dictionary, **changes)
-        tokens, lengths = sources([9, 4, 14], dictionary)
-        sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
-        generator = extending["NARGenerator"]([model], dictionary, decoding="mist", iterations=3)
-        plain = generator.generate(None, sample)
-        model.engine = extending["DoublePrecision"](model.encoder)
-        for ranked, expected in zip(generator.generate(None, sample), plain):
-            assert torch.equal(ranked[0]["tokens"], expected[0]["tokens"])
-            assert float(ranked[0]["score"]) == pytest.approx(float(expected[0]["score"]), abs=1e-5)
+        model = tiny_released(dictionary, **changes)
+        texts = [" ".join(WORDS[: i + 2]) for i in range(5)]
+        plain, double = (
+            tiny_generator(model, accelerate=name).generate(texts, decoding="mist", return_scores=True)
+            for name in ("none", "double")
+        )
+        for output, expected in zip(double, plain):
+            assert output.text == expected.text and output.score == pytest.approx(expected.score, abs=1e-5)
 
 
 # -- what the pages take from the code ----------------------------------------------------------------------------
@@ -205,7 +215,7 @@ def test_pictures_name_what_there_is(tmp_path, monkeypatch):
             module, class_name = place.rsplit(".", 1)
             owner = getattr(importlib.import_module(module), class_name)
         assert hasattr(owner, name), f"{place} has no {name}"
-    assert draw.DECODINGS == DECODINGS
+    assert set(draw.DECODINGS) == DECODINGS.keys() - {"easy-first"}  # which docs/extending.md adds
     for name, picture in draw.PICTURES.items():
         picture().save(tmp_path / f"{name}.svg")
         assert (DOCS / "pictures" / f"{name}.svg").read_text().count("<path") > 20

@@ -14,15 +14,15 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 # Name in a picture -> where the code has it; and the code's DECODINGS.
 NAMES = {
-    "encode_source": "mist_fairseq.mist.encoder.Passes",
-    "decode_target": "mist_fairseq.mist.encoder.Passes",
+    "encode_source": "mist_fairseq.mist.encoder.Encoder",
+    "decode_target": "mist_fairseq.mist.encoder.Encoder",
     "length_logits": "mist_fairseq.mist.encoder.Encoder",
-    "likeliest_tokens": "mist_fairseq.mist.encoder.TokenHead",
+    "likeliest_with_scores": "mist_fairseq.mist.heads",
     "token_logits": "mist_fairseq.mist.encoder.Encoder",
     "SourceState": "mist_fairseq.mist.encoder",
     "mix_source": "mist_fairseq.mist.mixing",
     "glance": "mist_fairseq.mist.glancing",
-    "smoothed_nll": "mist_fairseq.criterions.mist_loss",
+    "smoothed_nll": "mist_fairseq.mist.kernels",
 }
 DECODINGS = ["single-pass", "mist", "mask-predict"]
 
@@ -133,7 +133,7 @@ def architecture() -> Picture:
     p.text(574, 73, r"$\hat{T}$ = 6", size=9, color=EDGES[HEAD])
     # output
     p.arrow((785, 330), (785, 356))
-    p.box(660, 356, 250, 40, "likeliest_tokens", HEAD, code=True)
+    p.box(660, 356, 250, 40, "likeliest_with_scores", HEAD, code=True)
     p.arrow((785, 396), (785, 420))
     p.tokens(629, 420, ["what", "is", "the", "best", "way", "[SEP]"], MIX)
     p.text(960, 433, "$Y_p$", size=11, ha="left")
@@ -191,7 +191,7 @@ def attention() -> Picture:
 
 
 def training() -> Picture:
-    """What ``MistModel.forward`` computes, and the losses over it."""
+    """What ``mist.objective`` computes."""
     p = Picture(1000, 350)
     rows = {"first look": 48, "NAT": 158, "MIST": 290}
     size = 9.5

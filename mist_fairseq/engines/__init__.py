@@ -53,7 +53,7 @@ def engines() -> dict[str, _Registered]:
     """Every engine by the name that ``--accelerate`` takes. Imports torch."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
-    return _ENGINES
+    return dict(sorted(_ENGINES.items()))  # in whichever order the modules were imported
 
 
 def choose(model: Any, precision: str) -> str:
@@ -87,6 +87,8 @@ def build_engine(model: Any, special: "SpecialTokens", accelerate: str, precisio
     known = engines()
     if accelerate not in ("auto", *known):
         raise ValueError(f"--accelerate is {accelerate!r}, expected one of {', '.join(('auto', *known))}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     name = choose(model, precision) if accelerate == "auto" else accelerate
     if precision not in known[name].precisions:
         if precision == "int8" and not isinstance(model, Encoder):

@@ -2,11 +2,13 @@
 
 import base64
 from dataclasses import dataclass
-
-from sentencepiece import SentencePieceProcessor
+from typing import TYPE_CHECKING
 
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, Tokenizer
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -17,7 +19,7 @@ class SentencePieceTokenizer(Tokenizer):
         processor: the model.
     """
 
-    processor: SentencePieceProcessor
+    processor: "SentencePieceProcessor"
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:
         # As a piece, an unknown token shows its text.
@@ -44,6 +46,8 @@ def sentencepiece_tokenizer(model: bytes, source: str = "sp.model") -> SentenceP
     Raises:
         ValueError: the bytes are no SentencePiece model, or [MASK] is one of its ordinary pieces.
     """
+    from sentencepiece import SentencePieceProcessor  # an ONNX folder of another tokenizer needs no such package
+
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import ROOT
 from tests.end_to_end.test_recipes import shell
 from tests.helpers import WORDS
@@ -73,7 +74,7 @@ def test_latency_goes_on_without_the_systems_that_fail(given, tmp_path):
     for name in ("damaged", "other words"):
         shutil.copytree(out / "nat", out / name)
     (out / "damaged/checkpoints/checkpoint_best.pt").write_bytes(b"no checkpoint")
-    checkpoint = torch.load(out / "other words/checkpoints/checkpoint_best.pt")
+    checkpoint = load_torch_file(out / "other words/checkpoints/checkpoint_best.pt")
     checkpoint["task_state"]["dictionary"] = "another"
     torch.save(checkpoint, out / "other words/checkpoints/checkpoint_best.pt")
     arguments = [*given[:2], "--out", out, "--sentences", 4, "--no-memory", "--warm-up", 0]

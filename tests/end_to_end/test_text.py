@@ -14,7 +14,7 @@ import pytest
 from mist_fairseq.checkpoints.loading import load_checkpoint
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.evaluation import read_generation, read_lines
-from mist_fairseq.generate.generator import DECODINGS
+from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.hub.mist_generator import MistGenerator
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx

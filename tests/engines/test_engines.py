@@ -19,10 +19,10 @@ def build(model, accelerate, precision):
 @pytest.mark.parametrize(
     "accelerate, precision, message",
     [
-        ("onnxruntime", "bf16", "onnxruntime has no --precision bf16: use --accelerate none or compile or cudagraph"),
+        ("onnxruntime", "bf16", "onnxruntime has no --precision bf16: use --accelerate compile or cudagraph or none"),
         ("none", "int8", "--accelerate none has no --precision int8: use --accelerate onnxruntime"),
         ("compile", "int8", "--accelerate compile has no --precision int8: use --accelerate onnxruntime"),
-        ("tensorrt", "fp32", "--accelerate is 'tensorrt', expected one of auto, none, compile, onnxruntime, cudagraph"),
+        ("tensorrt", "fp32", "--accelerate is 'tensorrt', expected one of auto, compile, cudagraph, none, onnxruntime"),
         ("onnxruntime", "fp16", "precision is 'fp16', expected one of fp32, bf16, int8"),
         ("cudagraph", "fp32", "--accelerate cudagraph needs a GPU, the model is on the cpu"),
     ],

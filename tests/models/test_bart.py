@@ -12,7 +12,9 @@ from fairseq.models.bart.model import BARTModel, bart_base_architecture
 from fairseq.trainer import Trainer
 from transformers import BartConfig, BartForConditionalGeneration
 
+import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.helpers import ragged
 from tests.text.helpers import write_bart_dictionary
 
@@ -106,7 +108,7 @@ def huggingface_twin(state, dictionary) -> BartForConditionalGeneration:
 
 def test_restored_weights_compute_what_hugging_face_computes(folder, restore):
     task, model = restore()
-    saved = torch.load(folder / "model.pt")["model"]
+    saved = load_torch_file(folder / "model.pt")["model"]
     assert model.state_dict().keys() == saved.keys()
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
     assert len(saved["encoder.embed_tokens.weight"]) == len(task.source_dictionary)

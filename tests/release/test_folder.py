@@ -130,7 +130,7 @@ def test_damaged_weights_are_refused(folder):
     whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 100 + whole[100:]):
         path.write_bytes(damaged)
-        for message in ("is damaged or not the one that SHA256SUMS", "is damaged: "):
+        for message in ("is damaged, or is not the file that SHA256SUMS", "is damaged: "):
             with pytest.raises(ValueError, match=rf"model.safetensors {message}"):
                 load_folder(str(folder))
             renew_sums(folder)

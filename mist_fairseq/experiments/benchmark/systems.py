@@ -24,7 +24,7 @@ import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark.forced import force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
-from mist_fairseq.files.torch_files import load_torch_file
+from mist_fairseq.files.torch_files import load_torch_file, plain_values
 from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers
@@ -210,7 +210,8 @@ class CTranslate2System(System):
             load, dictionary = converter._load, self.dictionary
 
             def load_with_our_special_tokens():
-                spec = load()
+                with plain_values():
+                    spec = load()
                 spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
                 spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
                 return spec

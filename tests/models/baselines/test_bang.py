@@ -10,6 +10,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.models import build_model
 
+from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.mist.encoder_decoder import BUCKETS
 from mist_fairseq.models.baselines.bang import BangGenerator, BangNarModel, bang_nar
 from tests.helpers import ragged, tiny_dictionary, tiny_vocab
@@ -401,7 +402,7 @@ def test_a_checkpoint_needs_the_folder_no_more(tmp_path, dictionary):
     torch.save({"cfg": args, "model": model.state_dict()}, tmp_path / "own.pt")
     for path in folder.iterdir():
         path.unlink()
-    saved = torch.load(tmp_path / "own.pt", weights_only=False)
+    saved = load_torch_file(tmp_path / "own.pt")
     again = build_model(saved["cfg"], task)
     again.load_state_dict(saved["model"])
     tokens = sources([6, 3])
