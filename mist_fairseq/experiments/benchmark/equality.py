@@ -94,12 +94,9 @@ def compare(
 
     Args:
         data, path: folder of binarized data, and checkpoint.
-        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, which runs
-            without torch.
+        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
         subset, sentences: ``test`` or the like, and how many sentences of it.
-        reference, source: raw text of the subset, for scores.
-        protocol, metrics: of the scores.
-        decoding: how to generate.
+        reference, source, protocol, metrics: for scores, with raw text of the subset.
 
     Returns:
         For JSON: by engine, the number of outputs that differ, of near-ties among them, and the scores.

@@ -1,10 +1,8 @@
 """How fast a model could be on this machine: its matrix products at the machine's own rates.
 
-Every product takes at least the time of its arithmetic at the rate of a large product, and at least the time of
-reading its weights from memory; everything else a model does is counted as free. What a measurement needs beyond this
-floor is overhead that a better implementation might remove.
-
-Dimensions are those of ``mist/encoder.py``.
+Every product takes at least the time of its arithmetic at the rate of a large product, and at least that of reading
+its weights from memory; everything else counts as free. What a measurement needs beyond this floor is overhead that a
+better implementation might remove. Dimensions are those of ``mist/encoder.py``.
 """
 
 import contextlib
@@ -57,9 +55,7 @@ def products(
     """List all matrix products of generating *batch* sentences of one length.
 
     Args:
-        encoder: the model's.
         source, target: tokens of ``[CLS] X [SEP]`` and of the output, [SEP] counted.
-        batch: sentences.
         precision: one of ``WEIGHT_BYTES``, in which the weights are read.
         decoding, iterations: as the task's options; with ``mist`` outputs end in [SEP], as a trained model's do.
         source_limit: most tokens of a mixed source, where there is a limit.
@@ -94,14 +90,13 @@ def _source_pass(encoder, S: int, batch: int, size: int, mixed: bool = False) ->
 def _target_pass(encoder, T: int, S: int, masked: int, batch: int, size: int) -> list[Product]:
     """List the products of ``decode_target`` over a source of S tokens, and of ``token_logits`` at masked positions."""
     config, D = encoder.config, encoder.config.hidden_size
-    transform = isinstance(encoder, Encoder)  # before the vocabulary's matrix
-    head = _weights(batch * masked, D * (config.vocab_size + D * transform), size)
-    if isinstance(encoder, Encoder):
-        layers, cross = config.layers, 0
+    if isinstance(encoder, Encoder):  # the head has a matrix before the vocabulary's
+        layers, cross, before = config.layers, 0, D * D
     else:  # query and output of cross-attention
-        layers, cross = config.decoder_layers, 2 * D * D
-    numbers = layers * (_layer_weights(config) + cross)
-    return [_weights(batch * T, numbers, size), _attention(D, T, S + T, batch * layers), head]
+        layers, cross, before = config.decoder_layers, 2 * D * D, 0
+    body = _weights(batch * T, layers * (_layer_weights(config) + cross), size)
+    head = _weights(batch * masked, before + D * config.vocab_size, size)
+    return [body, _attention(D, T, S + T, batch * layers), head]
 
 
 def _length(encoder, batch: int, size: int) -> Product:
@@ -138,7 +133,6 @@ def training_operations(
     count. The first look of glancing is never differentiated.
 
     Args:
-        encoder: the model's.
         source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
         mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
         glancing: with a first look.
@@ -174,8 +168,7 @@ def floor_seconds(listed: Iterable[Product], rates: Rates) -> float:
 def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:
     """Measure what this machine reaches now, with torch's number of threads; errors as of ``fastest_product``.
 
-    Operations: ``fastest_product``, median time.
-    Bandwidth: bytes read plus bytes written while copying 256 MiB, as STREAM counts them, median time.
+    Median times, of ``fastest_product`` and of copying 256 MiB: bytes read plus bytes written, as STREAM counts them.
     """
     product, count = fastest_product(precision, device, repeats)
     data = torch.ones(_COPIED // 4, device=device)
@@ -189,10 +182,8 @@ def fastest_product(
 ) -> tuple[Callable[[], Tensor], int]:
     """Return a product of 2048 x 2048 matrices by the fastest kernel, and its operations.
 
-    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16.
-
-    Raises:
-        ValueError: no kernel of this device has the precision.
+    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16. A
+    ValueError says that no kernel of this device has the precision.
     """
     small, seconds = _SIZE // 8, {}
     for make in _KERNELS[precision]:  # small ones first, as a large product by some kernels takes forever

@@ -20,12 +20,15 @@ _SURE = 1e4  # a logit that decides
 
 
 class Forcing:
-    """What a batch must give; ``prescribe`` sets it before each batch."""
+    """What a batch must give."""
 
     def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set the targets' lengths, special tokens counted as in the system's own data, and the passes over them.
+        """Set it, before each batch.
 
-        No *passes* stand for the system's own number. *Shapes:* all (B).
+        Args:
+            ids: of the sentences, *Shapes* of all: (B).
+            lengths: of the targets, special tokens counted as in the system's own data.
+            passes: over the targets; None for the system's own number.
         """
         self.ids, self.lengths, self.passes = ids, lengths, passes
 
@@ -70,10 +73,9 @@ class _Refinement(Forcing):
 
 
 def force(model, generator) -> Forcing:
-    """Make a generator of fairseq, ours, or an engine without a *model* follow a ``Forcing``.
+    """Make a generator follow a ``Forcing``; ValueError if its lengths cannot be prescribed.
 
-    Raises:
-        ValueError: its lengths cannot be prescribed.
+    An engine without a *model* takes lengths with each call.
     """
     if isinstance(generator, HuggingFaceGenerator):
         return _Longest(generator.config)

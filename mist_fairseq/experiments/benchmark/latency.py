@@ -20,6 +20,7 @@ from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.scoring.scores import PROTOCOLS, score
 
+# As the paper's tables head them.
 _METRICS = {
     "bleu-1": "BLEU-1",
     "bleu-4": "BLEU-4",
@@ -35,11 +36,8 @@ _METRICS = {
 class Benchmark:
     """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
 
-    Args:
-        entries: the first is what the others' speed is compared with.
-        subset: ``test`` or the like.
-        forced: give every output the length of its reference.
-        threads: of the CPU, for each system; None for torch's default.
+    The speed of the others is compared with that of the first. *forced* gives every output the length of its
+    reference, *threads* of the CPU are for each system (None: torch's default).
     """
 
     def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, threads: int | None = None):
@@ -88,12 +86,10 @@ class Benchmark:
     def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
         """Time every system on the same batches, all systems in turn at each.
 
-        So whatever disturbs the machine disturbs all of them alike, and the ratios hold.
-
-        Returns:
-            For JSON: by system, milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and
-            passes a sentence, how many sentences took how many passes, how many times as fast as the first it is, with
-            a 95 % bootstrap interval over batches.
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON: by system,
+        milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and passes a sentence, how
+        many sentences took how many passes, how many times as fast as the first it is, with a 95 % bootstrap interval
+        over batches.
         """
         batches = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}
@@ -115,8 +111,7 @@ class Benchmark:
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 self._guard(name, once, self.systems[name], batch, number >= warm_up)
-        sizes = np.array([len(batch) for batch in batches])
-        first = self.entries[0].name
+        sizes, first = np.array([len(batch) for batch in batches]), self.entries[0].name
         base = np.array(times[first]) if first in self.systems else None
         systems = {}
         for name in self.systems:
@@ -228,11 +223,9 @@ def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
 
 def _check_same_sentences(first: System, system: System):
     """Refuse data with other sentences than the first system's, whatever the tokens."""
+    sizes = f"{len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}"
     if len(system.dataset) != len(first.dataset):
-        raise ValueError(
-            f"its data has {len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}: all "
-            "systems are timed on the same"
-        )
+        raise ValueError(f"its data has {sizes}: all systems are timed on the same")
     rows = np.unique(np.linspace(0, len(first.dataset) - 1, 20).astype(int))
     alike = 0
     for i in rows:
@@ -245,11 +238,9 @@ def _check_same_sentences(first: System, system: System):
 
 
 def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> dict:
-    """Summarize a system's times for JSON.
+    """Summarize for JSON a system's milliseconds and sentences of each batch, and the *first* one's milliseconds.
 
-    Args:
-        times, first: milliseconds of each batch, by this system and the one to compare with, *Shape:* (batches).
-        sizes: sentences of each batch, *Shape:* (batches).
+    *Shapes:* all (batches).
     """
     each = np.repeat(times / sizes, sizes)
     p90, p99 = np.percentile(each, [90, 99])
@@ -369,11 +360,7 @@ def _details(result: dict, run: dict) -> str:
 
 
 def plot(result: dict, metric: str, path: Path):
-    """Draw quality over latency at the first batch size, milliseconds on a logarithmic scale.
-
-    Raises:
-        ValueError: there are no scores of this metric.
-    """
+    """Draw quality over latency at the first batch size; ValueError if there are no scores of this metric."""
     run, scores = result["runs"][0], result.get("scores", {})
     points = [
         (name, group, run["systems"][name]["milliseconds"]["mean"], scores[name]["values"][metric])
@@ -390,11 +377,10 @@ def plot(result: dict, metric: str, path: Path):
         axes.scatter(x, y, marker=marker, color=colour, s=40, label=f"{number}  {name} ({group})")
         axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter("{x:g}")
-    axes.set_xlabel(f"milliseconds a sentence, batches of {run['batch_size']}")
-    axes.set_ylabel(_METRICS.get(metric, metric))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    xlabel = f"milliseconds a sentence, batches of {run['batch_size']}"
+    axes.set(xlabel=xlabel, ylabel=_METRICS.get(metric, metric), axisbelow=True)
     axes.grid(color="0.9", which="both")
-    axes.set_axisbelow(True)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     save_figure(figure, path)

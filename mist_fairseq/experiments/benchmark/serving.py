@@ -50,11 +50,7 @@ class Load:
 
 @contextlib.contextmanager
 def started(command: list[str]) -> Iterator[int]:
-    """Start a server, give its port on 127.0.0.1, and end it after the block.
-
-    Raises:
-        ValueError: it did not start, or did not end well.
-    """
+    """Start a server, give its port on 127.0.0.1, and end it after the block; ValueError if one of both fails."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
@@ -86,11 +82,7 @@ def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[in
 
 
 def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list[str]:
-    """Ask for the answer to each text, one after the other.
-
-    Raises:
-        ValueError: the server refuses one; says why.
-    """
+    """Ask for the answer to each text, one after the other; a ValueError says why the server refuses one."""
     answers = []
     with _connect(port) as connection:
         for text in texts:
@@ -110,14 +102,13 @@ def read_metrics(port: int) -> dict[str, float]:
 
 
 def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
-    """Ask for as long as *seconds*, with so many requests on their way at any time, and check every answer.
+    """Ask a server on 127.0.0.1, with as many clients as *concurrency* says, and check every answer.
+
+    Each client has a connection and one request on its way, and sends none after so many *seconds*.
 
     Args:
-        port: on 127.0.0.1.
         texts, expected: asked for in turn, each client from elsewhere on, and the right answers.
         options: of each request.
-        concurrency: clients, each with a connection of its own.
-        seconds: after which no new request is sent.
 
     Raises:
         OSError: the server takes no connections.
@@ -151,9 +142,6 @@ def drive(port: int, texts: list, expected: list[str], options: dict, concurrenc
         list(pool.map(client, range(concurrency)))
     counts = {kind: wrong.count(kind) for kind in ("lost", "swapped", "different")}
     return Load(time.perf_counter() - start, latencies, examples=examples[:5], **counts)
-
-
-# -- measurements -----------------------------------------------------------------------------------------------
 
 
 def measure(

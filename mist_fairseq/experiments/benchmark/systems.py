@@ -131,8 +131,7 @@ class System:
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
         """Return by sentence tokens without special ones, and passes over the target, of what ``decode`` gave.
 
-        Raises:
-            ValueError: there are fewer or more outputs than sentences.
+        A ValueError says that there are fewer or more outputs than sentences.
         """
         if len(hypotheses) != len(sample["id"]):
             raise ValueError(f"{len(hypotheses)} outputs for {len(sample['id'])} sentences")
@@ -371,11 +370,7 @@ def load_system(entry: Entry, forced: bool = False, device: torch.device | None 
 
 
 def training_configuration(entry: Entry):
-    """Return the configuration that fairseq-train makes of a system's arguments.
-
-    Raises:
-        ValueError: it does not take them.
-    """
+    """Return the configuration that fairseq-train makes of a system's arguments; ValueError if it refuses them."""
     parser = options.get_training_parser()
     given = [entry.data_path, "--user-dir", _PLUGIN, *shlex.split(entry.arguments or "")]
     try:

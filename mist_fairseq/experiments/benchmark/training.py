@@ -39,13 +39,10 @@ def write_batches(folder: Path, profile: dict, batch_size: int):
 
 
 class Training:
-    """A model with random weights, fairseq's trainer for it, and its batches.
+    """A model with random weights, fairseq's trainer for it, and its batches; ValueError for arguments it refuses.
 
     Attributes:
         operations: of the matrix products of each batch's update, as ``training_operations`` counts them.
-
-    Raises:
-        ValueError: fairseq-train does not take the arguments.
     """
 
     def __init__(self, setting: Setting, arm: str):
