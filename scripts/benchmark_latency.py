@@ -29,9 +29,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from mist_fairseq.experiments.benchmark.floor import mean_rates
+from mist_fairseq.experiments.benchmark.floor import Rates
 from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, read_entries, read_profile, write_data
 from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot
 from mist_fairseq.experiments.evaluation import read_lines
@@ -127,7 +128,7 @@ def run(args, folder: Path) -> dict:
     result = {"synthetic": args.synthetic, "runs": runs}
     if args.floor:
         # The machine may be slower or faster than it was: the mean of both.
-        rates = {key: mean_rates([before[key], now]) for key, now in benchmark.rates().items()}
+        rates = {key: Rates(*np.mean([before[key], now], axis=0).tolist()) for key, now in benchmark.rates().items()}
         result["rates"] = {key: value._asdict() for key, value in rates.items()}
         for size, timed in zip(args.batch_size, runs):
             timed["floor"] = benchmark.floor(chosen, size, rates)

@@ -109,7 +109,7 @@ def test_code_in_checkpoints(evil, tmp_path, data):
     refused(path, lambda: MistGenerator.from_pretrained(str(tmp_path / "folder"), "checkpoint_last.pt", str(data)))
     entry = {"name": "a", "path": path, "data": str(data), "options": {"beam": 1}}
     (tmp_path / "systems.yaml").write_text(json.dumps({"systems": [entry]}))
-    refused(path, lambda: load_system(read_entries(tmp_path / "systems.yaml")[0][0], torch.device("cpu")))
+    refused(path, lambda: load_system(read_entries(tmp_path / "systems.yaml")[0][0]))
 
 
 @pytest.mark.parametrize("evil", [in_todays_format], indirect=True)

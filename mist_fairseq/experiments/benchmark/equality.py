@@ -1,15 +1,14 @@
 """Which outputs an engine or a precision changes, against plain PyTorch in fp32."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.experiments.benchmark.inputs import Entry
-from mist_fairseq.experiments.benchmark.systems import System, load_system
-from mist_fairseq.experiments.benchmark.watching import Margins, WatchedEngine
+from mist_fairseq.experiments.benchmark.systems import EngineAround, System, load_system
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.scoring.scores import Protocol, score
@@ -18,15 +17,55 @@ NEAR = 1e-4  # difference of logits
 PLAIN = "PyTorch, fp32"
 
 
-@dataclass
-class _Compared:
-    """A system with a watched engine, and what was counted of its outputs."""
+class WatchedEngine(EngineAround):
+    """Keeps of the first sentence the whole output of each pass, special tokens included, *Shape:* (T)."""
 
-    system: System
-    engine: Any  # a WatchedEngine, plain PyTorch's with Margins
-    different: int = 0
-    near_ties: int = 0
-    texts: list[str] = field(default_factory=list)
+    def __init__(self, engine: Any):
+        super().__init__(engine)
+        self.outputs: list[Tensor] = []
+
+    def fill(self, tokens, lengths, state):
+        """Predict every [MASK]; see ``generate.decoding.Engine``."""
+        filled, scores = self.engine.fill(tokens, lengths, state)
+        self.outputs.append(torch.as_tensor(filled[0]).cpu())
+        return filled, scores
+
+
+class Margins(WatchedEngine):
+    """Watches plain PyTorch decide: differences between the two likeliest lengths' and tokens' logits.
+
+    Attributes:
+        length: difference of the last sentence's lengths.
+        passes: differences in each of its passes by position, infinite where nothing was masked, *Shape:* (T).
+    """
+
+    def __init__(self, engine: PyTorchEngine):
+        super().__init__(engine)
+        self.length, self.passes = 0.0, list[Tensor]()
+        lengths, logits = engine.length_logits, engine.token_logits
+
+        def length_logits(source):
+            scores = lengths(source)
+            best = scores[0].topk(2).values
+            self.length, self.passes = float(best[0] - best[1]), []
+            return scores
+
+        def token_logits(hidden):
+            scores = logits(hidden)
+            never = torch.tensor(engine.special.never_predicted, device=scores.device)
+            best = scores.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
+            self._rows = best[:, 0] - best[:, 1]
+            return scores
+
+        engine.length_logits, engine.token_logits = length_logits, token_logits
+
+    def fill(self, tokens, lengths, state):
+        """Predict every [MASK]; see ``generate.decoding.Engine``."""
+        filled = super().fill(tokens, lengths, state)
+        masked = tokens[0] == self.engine.special.mask
+        rows = self._rows if len(self._rows) == masked.sum() else self._rows[masked]
+        self.passes.append(torch.full(masked.shape, float("inf")).masked_scatter(masked.cpu(), rows.cpu()))
+        return filled
 
 
 def is_near_tie(expected: list[Tensor], output: list[Tensor], margins: Margins) -> bool:
@@ -55,12 +94,9 @@ def compare(
 
     Args:
         data, path: folder of binarized data, and checkpoint.
-        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, which runs
-            without torch.
+        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
         subset, sentences: ``test`` or the like, and how many sentences of it.
-        reference, source: raw text of the subset, for scores.
-        protocol, metrics: of the scores.
-        decoding: how to generate.
+        reference, source, protocol, metrics: for scores, with raw text of the subset.
 
     Returns:
         For JSON: by engine, the number of outputs that differ, of near-ties among them, and the scores.
@@ -70,37 +106,34 @@ def compare(
     """
     if reference and protocol.group and not source:
         raise ValueError("this protocol scores outputs with equal sources as one: the sources are needed")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"decoding": decoding.decoding, "decoding_iterations": decoding.passes}
 
-    def load(name: str, precision: str) -> _Compared:
-        options: dict = {"decoding": decoding.decoding, "decoding_iterations": decoding.passes}
-        engine = "onnx" if name == "onnx" else "fairseq"
-        if engine == "fairseq":
-            options["accelerate"] = name
-        system = load_system(Entry(name, path, engine=engine, precision=precision, options=options, data=data), device)
+    def load(name: str, precision: str) -> System:
+        engine, given = ("onnx", options) if name == "onnx" else ("fairseq", options | {"accelerate": name})
+        system = load_system(Entry(name, path, engine=engine, precision=precision, options=given, data=data))
         system.load_data(subset)
-        system.engine = (WatchedEngine if compared else Margins)(system.engine)
-        return _Compared(system, system.engine)
+        return system
 
-    compared: dict[str, _Compared] = {}
-    for name, precision in [("none", "fp32"), *engines]:
-        compared[f"{name}, {precision}" if compared else PLAIN] = load(name, precision)
-    plain = compared[PLAIN]
-    number = min(sentences, len(plain.system.dataset))
+    plain = load("none", "fp32")
+    margins = plain.model.engine = Margins(plain.model.engine)
+    systems = {PLAIN: plain}
+    for name, precision in engines:
+        system = systems[f"{name}, {precision}"] = load(name, precision)
+        system.model.engine = WatchedEngine(system.model.engine)
+    described: dict[str, dict] = {name: {"different": 0, "near_ties": 0} for name in systems}
+    texts: dict[str, list[str]] = {name: [] for name in systems}
+    number = min(sentences, len(plain.dataset))
     for i in tqdm(range(number), disable=None):
-        for one in compared.values():
-            one.engine.outputs.clear()
-            sample = one.system.batch([i])
-            tokens, _ = one.system.read(sample, one.system.decode(sample))[i]
-            one.texts.append(one.system.text(tokens))
-            if not torch.equal(plain.engine.outputs[-1], one.engine.outputs[-1]):
-                one.different += 1
-                one.near_ties += is_near_tie(plain.engine.outputs, one.engine.outputs, plain.engine)
-    described: dict[str, dict] = {
-        name: {"different": one.different, "near_ties": one.near_ties} for name, one in compared.items()
-    }
+        for name, system in systems.items():
+            outputs = system.model.engine.outputs
+            outputs.clear()
+            sample = system.batch([i])
+            tokens, _ = system.read(sample, system.decode(sample))[i]
+            texts[name].append(system.text(tokens))
+            if not torch.equal(margins.outputs[-1], outputs[-1]):
+                described[name]["different"] += 1
+                described[name]["near_ties"] += is_near_tie(margins.outputs, outputs, margins)
     if reference:
-        texts = {name: one.texts for name, one in compared.items()}
         scores = score(texts, reference[:number], source and source[:number], protocol=protocol, metrics=metrics)
         for name, result in scores.items():
             described[name]["scores"] = result.values

@@ -1,18 +1,16 @@
 """How fast a model could be on this machine: its matrix products at the machine's own rates.
 
-Every product takes at least the time of its arithmetic at the rate of a large product, and at least the time of
-reading its weights from memory; everything else a model does is counted as free. What a measurement needs beyond this
-floor is overhead that a better implementation might remove.
-
-Dimensions are those of ``mist/encoder.py``.
+Every product takes at least the time of its arithmetic at the rate of a large product, and at least that of reading
+its weights from memory; everything else counts as free. What a measurement needs beyond this floor is overhead that a
+better implementation might remove. Dimensions are those of ``mist/encoder.py``.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,9 +55,7 @@ def products(
     """List all matrix products of generating *batch* sentences of one length.
 
     Args:
-        encoder: the model's.
         source, target: tokens of ``[CLS] X [SEP]`` and of the output, [SEP] counted.
-        batch: sentences.
         precision: one of ``WEIGHT_BYTES``, in which the weights are read.
         decoding, iterations: as the task's options; with ``mist`` outputs end in [SEP], as a trained model's do.
         source_limit: most tokens of a mixed source, where there is a limit.
@@ -73,15 +69,14 @@ def products(
             listed += _source_pass(encoder, seen, batch, size, mixed=True)
         elif decoding == "mask-predict":
             masked = target * (iterations - done) // iterations
-        listed += [*_target_pass(encoder, target, seen, batch, size), _head(encoder, batch * masked, size)]
+        listed += _target_pass(encoder, target, seen, masked, batch, size)
     return listed
 
 
 def _source_pass(encoder, S: int, batch: int, size: int, mixed: bool = False) -> list[Product]:
     """List the products of ``encode_source``; *size* is that of a weight in bytes.
 
-    The length was predicted from the source alone, so nobody needs more of a *mixed* one's last layer than keys and
-    values.
+    The length was predicted from the source alone, so of a *mixed* one's last layer only keys and values are needed.
     """
     config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):
@@ -92,25 +87,20 @@ def _source_pass(encoder, S: int, batch: int, size: int, mixed: bool = False) ->
     return [_weights(batch * S, numbers, size), _attention(D, S, S, batch * whole)]
 
 
-def _target_pass(encoder, T: int, S: int, batch: int, size: int) -> list[Product]:
-    """List the products of ``decode_target`` over a source of S tokens."""
+def _target_pass(encoder, T: int, S: int, masked: int, batch: int, size: int) -> list[Product]:
+    """List the products of ``decode_target`` over a source of S tokens, and of ``token_logits`` at masked positions."""
     config, D = encoder.config, encoder.config.hidden_size
-    if isinstance(encoder, Encoder):
-        layers, cross = config.layers, 0
+    if isinstance(encoder, Encoder):  # the head has a matrix before the vocabulary's
+        layers, cross, before = config.layers, 0, D * D
     else:  # query and output of cross-attention
-        layers, cross = config.decoder_layers, 2 * D * D
-    numbers = layers * (_layer_weights(config) + cross)
-    return [_weights(batch * T, numbers, size), _attention(D, T, S + T, batch * layers)]
+        layers, cross, before = config.decoder_layers, 2 * D * D, 0
+    body = _weights(batch * T, layers * (_layer_weights(config) + cross), size)
+    head = _weights(batch * masked, before + D * config.vocab_size, size)
+    return [body, _attention(D, T, S + T, batch * layers), head]
 
 
 def _length(encoder, batch: int, size: int) -> Product:
     return _weights(batch, encoder.config.hidden_size * encoder.config.length_classes, size)
-
-
-def _head(encoder, rows: int, size: int) -> Product:
-    """Return the products of ``token_logits``."""
-    D, transform = encoder.config.hidden_size, isinstance(encoder, Encoder)
-    return _weights(rows, D * (encoder.config.vocab_size + D * transform), size)
 
 
 def _layer_weights(config) -> int:
@@ -137,28 +127,25 @@ def training_operations(
     glancing: bool = True,
     source_limit: int | None = None,
 ) -> int:
-    """Count the operations of the matrix products of one update, forward and backward.
+    """Count the operations of the matrix products of one update, forward and backward, at real positions.
 
-    Of real positions alone, padding would be waste. A backward pass takes two products for each of the forward pass;
-    what is computed again instead of kept does not count. The first look of glancing is never differentiated.
+    A backward pass takes two products for each of the forward pass; what is computed again instead of kept does not
+    count. The first look of glancing is never differentiated.
 
     Args:
-        encoder: the model's.
         source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
         mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
         glancing: with a first look.
     """
-
-    def look(S: int, T: int) -> list[Product]:
-        return [*_target_pass(encoder, T, S, 1, 0), _head(encoder, T, 0)]
-
     total = 0
     for (S, T), sentences in Counter(zip(source_lengths, target_lengths, strict=True)).items():
-        differentiated = [*_source_pass(encoder, S, 1, 0), _length(encoder, 1, 0), *look(S, T)]
+        look = _target_pass(encoder, T, S, T, 1, 0)
+        differentiated = [*_source_pass(encoder, S, 1, 0), _length(encoder, 1, 0), *look]
         if mixing:
             mixed = min(S + T + 1, source_limit or S + T + 1)
-            differentiated += [*_source_pass(encoder, mixed, 1, 0, mixed=True), *look(mixed, T)]
-        total += sentences * (3 * operations(differentiated) + (operations(look(S, T)) if glancing else 0))
+            differentiated += _source_pass(encoder, mixed, 1, 0, mixed=True)
+            differentiated += _target_pass(encoder, T, mixed, T, 1, 0)
+        total += sentences * (3 * operations(differentiated) + glancing * operations(look))
     return total
 
 
@@ -179,13 +166,9 @@ def floor_seconds(listed: Iterable[Product], rates: Rates) -> float:
 
 
 def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:
-    """Measure what this machine reaches now, with torch's number of threads.
+    """Measure what this machine reaches now, with torch's number of threads; errors as of ``fastest_product``.
 
-    Operations: ``fastest_product``, median time.
-    Bandwidth: bytes read plus bytes written while copying 256 MiB, as STREAM counts them, median time.
-
-    Raises:
-        ValueError: as in ``fastest_product``.
+    Median times, of ``fastest_product`` and of copying 256 MiB: bytes read plus bytes written, as STREAM counts them.
     """
     product, count = fastest_product(precision, device, repeats)
     data = torch.ones(_COPIED // 4, device=device)
@@ -194,27 +177,19 @@ def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: i
     return Rates(count / median_seconds(product, repeats), 2 * _COPIED / copying)
 
 
-def mean_rates(measured: list[Rates]) -> Rates:
-    """Return the mean of several measurements."""
-    return Rates(*np.mean(measured, axis=0).tolist())
-
-
 def fastest_product(
     precision: str, device: str | torch.device = "cpu", repeats: int = 7
 ) -> tuple[Callable[[], Tensor], int]:
     """Return a product of 2048 x 2048 matrices by the fastest kernel, and its operations.
 
-    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16.
-
-    Raises:
-        ValueError: no kernel of this device has the precision.
+    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16. A
+    ValueError says that no kernel of this device has the precision.
     """
     small, seconds = _SIZE // 8, {}
     for make in _KERNELS[precision]:  # small ones first, as a large product by some kernels takes forever
-        try:
+        # This torch or device may not have it.
+        with contextlib.suppress(RuntimeError, AttributeError, NotImplementedError):
             seconds[make] = median_seconds(make(device, small), repeats)
-        except (RuntimeError, AttributeError, NotImplementedError):  # this torch or device does not have it
-            continue
     if not seconds:
         raise ValueError(f"torch has no matrix product in {precision} on {device}: measure another precision")
     fast = [make for make in seconds if seconds[make] * (_SIZE / small) ** 3 < _LONGEST]
@@ -223,19 +198,16 @@ def fastest_product(
     return min(kernels, key=lambda kernel: median_seconds(kernel, repeats)), 2 * size**3
 
 
-def _mm(dtype: torch.dtype, device, size: int) -> Callable[[], Tensor]:
+def _floats(dtype: torch.dtype, packed: bool, device, size: int) -> Callable[[], Tensor]:
+    """Make torch's product, or oneDNN's of a *packed* matrix, which is faster on some CPUs."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return lambda: torch.mm(a, b)
-
-
-def _packed(dtype: torch.dtype, device, size: int) -> Callable[[], Tensor]:
-    """Make oneDNN's product, which on some CPUs is faster than ``torch.mm`` is."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    if not packed:
+        return lambda: torch.mm(a, b)
     weight = torch.ops.mkldnn._reorder_linear_weight(b)
     return lambda: torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
 
 
-def _int8_mm(device, size: int) -> Callable[[], Tensor]:
+def _int8(device, size: int) -> Callable[[], Tensor]:
     a, b = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
     return lambda: torch._int_mm(a, b)
 
@@ -252,7 +224,7 @@ def _int8_packed(device, size: int) -> Callable[[], Tensor]:
 
 
 _KERNELS: dict[str, list[Callable]] = {
-    "fp32": [partial(_mm, torch.float32), partial(_packed, torch.float32)],
-    "bf16": [partial(_mm, torch.bfloat16), partial(_packed, torch.bfloat16)],
-    "int8": [_int8_mm, _int8_packed],
+    "fp32": [partial(_floats, torch.float32, packed) for packed in (False, True)],
+    "bf16": [partial(_floats, torch.bfloat16, packed) for packed in (False, True)],
+    "int8": [_int8, _int8_packed],
 }

@@ -20,28 +20,30 @@ _SURE = 1e4  # a logit that decides
 
 
 class Forcing:
-    """What a batch must give; ``prescribe`` sets it before each batch."""
+    """What a batch must give."""
 
     def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set the targets' lengths, special tokens counted as in the system's own data, and the passes over them.
+        """Set it, before each batch.
 
-        No *passes* stand for the system's own number. *Shapes:* all (B).
+        Args:
+            ids: of the sentences, *Shapes* of all: (B).
+            lengths: of the targets, special tokens counted as in the system's own data.
+            passes: over the targets; None for the system's own number.
         """
         self.ids, self.lengths, self.passes = ids, lengths, passes
 
 
-class LongestForcing(Forcing):
+class _Longest(Forcing):
     """Gives all sentences of a batch the longest one's length: Hugging Face's generation offers nothing else."""
 
     def __init__(self, config):
         self.config = config
 
     def prescribe(self, ids, lengths, passes):
-        """Set it; shapes as in ``Forcing``."""
         self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
 
 
-class RefinementForcing(Forcing):
+class _Refinement(Forcing):
     """Keeps track of the B' sentences that iterative refinement has not finished.
 
     Attributes:
@@ -57,16 +59,13 @@ class RefinementForcing(Forcing):
         self.usual = generator.max_iter + 1
 
     def prescribe(self, ids, lengths, passes):
-        """Set it; shapes as in ``Forcing``."""
         if passes is None and isinstance(self.model, InsertionTransformerModel):
             # From <s> </s> with one gap, all gaps filled in each pass, and one pass that changes nothing.
             passes = 1 + (lengths - 1).log2().ceil().long()
-        elif passes is None:
-            passes = torch.full_like(lengths, self.usual)
-        super().prescribe(ids, lengths, passes)
-        self.left = passes
+        self.left = torch.full_like(lengths, self.usual) if passes is None else passes
+        self.lengths = lengths
         # fairseq reads it before it calls the model.
-        self.generator.max_iter = int(passes.max()) - 1
+        self.generator.max_iter = int(self.left.max()) - 1
 
     def finish_pass(self):
         """Forget the sentences whose last pass it was."""
@@ -74,30 +73,20 @@ class RefinementForcing(Forcing):
 
 
 def force(model, generator) -> Forcing:
-    """Make a generator of fairseq or ours follow a ``Forcing``.
+    """Make a generator follow a ``Forcing``; ValueError if its lengths cannot be prescribed.
 
-    Raises:
-        ValueError: its lengths cannot be prescribed.
+    An engine without a *model* takes lengths with each call.
     """
+    if isinstance(generator, HuggingFaceGenerator):
+        return _Longest(generator.config)
+    if isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
+        return _force_refinement(model, generator)
     forcing = Forcing()
     if isinstance(generator, NARGenerator):  # takes lengths with a batch
         generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
         _force_end(generator, forcing)
-    elif isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
-        if generator.beam_size > 1:
-            raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
-        forcing = RefinementForcing(model, generator)
-        _force_passes(model, forcing)
-        if isinstance(model, InsertionTransformerModel):
-            _force_insertions(model, forcing)
-        elif isinstance(model, LevenshteinTransformerModel):
-            _force_edits(model, forcing)
-        else:
-            model.decoder.forward_length_prediction = lambda *_, **__: forcing.lengths.clone()
-    elif isinstance(generator, HuggingFaceGenerator):
-        return LongestForcing(generator.config)
-    elif not isinstance(generator, BangGenerator):  # always does the same amount of work
+    elif model is not None and not isinstance(generator, BangGenerator):  # which always does the same amount of work
         raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
     return forcing
 
@@ -116,7 +105,21 @@ def _force_end(generator: SequenceGenerator, forcing: Forcing):
     generator.search.step = step
 
 
-def _force_passes(model, forcing: RefinementForcing):
+def _force_refinement(model, generator: IterativeRefinementGenerator) -> Forcing:
+    if generator.beam_size > 1:
+        raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
+    forcing = _Refinement(model, generator)
+    _force_passes(model, forcing)
+    if isinstance(model, InsertionTransformerModel):
+        _force_insertions(model, forcing)
+    elif isinstance(model, LevenshteinTransformerModel):
+        _force_edits(model, forcing)
+    else:
+        model.decoder.forward_length_prediction = lambda *_, **__: forcing.lengths.clone()
+    return forcing
+
+
+def _force_passes(model, forcing: _Refinement):
     """Make the last pass change nothing, and every earlier one something: iterative refinement stops there."""
     decode = model.forward_decoder
     one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
@@ -138,7 +141,7 @@ def _force_passes(model, forcing: RefinementForcing):
     model.forward_decoder = forward_decoder
 
 
-def _force_insertions(model, forcing: RefinementForcing):
+def _force_insertions(model, forcing: _Refinement):
     """Make the Insertion Transformer fill as many gaps in each pass as bring the length about in time."""
     insert = model.decoder.forward_word_ins
 
@@ -153,7 +156,7 @@ def _force_insertions(model, forcing: RefinementForcing):
     model.decoder.forward_word_ins = forward_word_ins
 
 
-def _force_edits(model, forcing: RefinementForcing):
+def _force_edits(model, forcing: _Refinement):
     """Make the Levenshtein Transformer insert all placeholders in the first pass, then replace a token in each."""
     delete, placeholders = model.decoder.forward_word_del, model.decoder.forward_mask_ins
 

@@ -69,10 +69,10 @@ class Entry:
         for key, choices in {"engine": ENGINES, "group": GROUPS, "precision": PRECISIONS}.items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"{where}: {key} is {short(getattr(self, key))}, expected one of {', '.join(choices)}")
-        for key, kind in {"path": str, "arguments": str, "data": str, "options": dict, "passes": dict}.items():
+        text, table = (str, "text"), (dict, "names or numbers with their values")
+        for key, (kind, expected) in dict(data=text, options=table, path=text, arguments=text, passes=table).items():
             value = getattr(self, key)
             if not isinstance(value, kind) and (value is not None or key in ("data", "options")):
-                expected = "text" if kind is str else "names or numbers with their values"
                 raise ValueError(f"{where}: {key} is {short(value)}, expected {expected}")
 
 
@@ -89,10 +89,7 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
     """Read the systems of a YAML file, and its other settings.
 
     Top level: ``systems``, a list of ``Entry``, and common to all ``data``, ``subset``, ``reference``, ``source``,
-    ``protocol`` and ``metrics``. Files are looked for from the YAML file's folder on.
-
-    Raises:
-        ValueError: the file has no such content; says what is wrong.
+    ``protocol`` and ``metrics``. Files are looked for from the YAML file's folder on. A ValueError says what is wrong.
     """
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
@@ -130,8 +127,7 @@ def _check_keys(given: dict, known: list[str], where: str):
 def read_profile(name: str) -> dict[str, Mapping[int, float]]:
     """Return a known profile, or read a YAML file: ``source`` and ``target``, each a length or lengths with weights.
 
-    Raises:
-        ValueError: it is neither, or a length is not possible.
+    A ValueError says that it is neither, or that a length is not possible.
     """
     if name in PROFILES:
         return PROFILES[name]

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
 from time import sleep
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.scoring.scores import PROTOCOLS, score
 
+# As the paper's tables head them.
 _METRICS = {
     "bleu-1": "BLEU-1",
     "bleu-4": "BLEU-4",
@@ -36,18 +36,14 @@ _METRICS = {
 class Benchmark:
     """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
 
-    Args:
-        entries: the first is what the others' speed is compared with.
-        subset: ``test`` or the like.
-        forced: give every output the length of its reference.
-        threads: of the CPU, for each system; None for torch's default.
+    The speed of the others is compared with that of the first. *forced* gives every output the length of its
+    reference, *threads* of the CPU are for each system (None: torch's default).
     """
 
     def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, threads: int | None = None):
         if threads is not None:
             torch.set_num_threads(threads)
         self.entries, self.subset, self.forced = entries, subset, forced
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.systems: dict[str, System] = {}
         self.errors: dict[str, str] = {}
         self.parameters: dict[str, int] = {}
@@ -55,7 +51,7 @@ class Benchmark:
             self._guard(entry.name, self._load, entry)
 
     def _load(self, entry: Entry):
-        system = load_system(entry, self.device, self.forced)
+        system = load_system(entry, self.forced)
         system.load_data(self.subset)
         if self.systems:
             _check_same_sentences(next(iter(self.systems.values())), system)
@@ -90,12 +86,10 @@ class Benchmark:
     def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
         """Time every system on the same batches, all systems in turn at each.
 
-        So whatever disturbs the machine disturbs all of them alike, and the ratios hold.
-
-        Returns:
-            For JSON: by system, milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and
-            passes a sentence, how many sentences took how many passes, how many times as fast as the first it is, with
-            a 95 % bootstrap interval over batches.
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON: by system,
+        milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and passes a sentence, how
+        many sentences took how many passes, how many times as fast as the first it is, with a 95 % bootstrap interval
+        over batches.
         """
         batches = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}
@@ -117,8 +111,7 @@ class Benchmark:
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 self._guard(name, once, self.systems[name], batch, number >= warm_up)
-        sizes = np.array([len(batch) for batch in batches])
-        first = self.entries[0].name
+        sizes, first = np.array([len(batch) for batch in batches]), self.entries[0].name
         base = np.array(times[first]) if first in self.systems else None
         systems = {}
         for name in self.systems:
@@ -144,8 +137,8 @@ class Benchmark:
 
     def rates(self) -> dict[str, Rates]:
         """Measure what the machine reaches now, in every precision of our own systems."""
-        precisions = set(self._of_ours(lambda system: system.entry.precision).values())
-        return {precision: machine_rates(precision, self.device) for precision in sorted(precisions)}
+        devices = {system.entry.precision: system.device for system in self.systems.values() if system.is_ours}
+        return {precision: machine_rates(precision, devices[precision]) for precision in sorted(devices)}
 
     def floor(self, chosen: np.ndarray, batch_size: int, rates: dict[str, Rates]) -> dict[str, float]:
         """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates.
@@ -154,13 +147,19 @@ class Benchmark:
         """
 
         def least(system: System) -> float:
-            seconds, precision = 0.0, system.entry.precision
-            decoding = system.generator.decoding
-            options: dict[str, Any] = {"decoding": decoding.decoding, "iterations": decoding.passes}
-            options |= {"source_limit": system.model.limits.source, "precision": precision}
+            seconds, precision, decoding = 0.0, system.entry.precision, system.generator.decoding
             for batch in _batches(chosen, batch_size):
-                S, T = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int).tolist()
-                listed = products(system.model.encoder, S, T, len(batch), **options)
+                lengths = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int)
+                listed = products(
+                    system.model.encoder,
+                    source=int(lengths[0]),
+                    target=int(lengths[1]),
+                    batch=len(batch),
+                    precision=precision,
+                    decoding=decoding.decoding,
+                    iterations=decoding.passes,
+                    source_limit=system.model.limits.source,
+                )
                 seconds += floor_seconds(listed, rates[precision])
             return 1000 * seconds / len(chosen)
 
@@ -224,11 +223,9 @@ def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
 
 def _check_same_sentences(first: System, system: System):
     """Refuse data with other sentences than the first system's, whatever the tokens."""
+    sizes = f"{len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}"
     if len(system.dataset) != len(first.dataset):
-        raise ValueError(
-            f"its data has {len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}: all "
-            "systems are timed on the same"
-        )
+        raise ValueError(f"its data has {sizes}: all systems are timed on the same")
     rows = np.unique(np.linspace(0, len(first.dataset) - 1, 20).astype(int))
     alike = 0
     for i in rows:
@@ -241,11 +238,9 @@ def _check_same_sentences(first: System, system: System):
 
 
 def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> dict:
-    """Summarize a system's times for JSON.
+    """Summarize for JSON a system's milliseconds and sentences of each batch, and the *first* one's milliseconds.
 
-    Args:
-        times, first: milliseconds of each batch, by this system and the one to compare with, *Shape:* (batches).
-        sizes: sentences of each batch, *Shape:* (batches).
+    *Shapes:* all (batches).
     """
     each = np.repeat(times / sizes, sizes)
     p90, p99 = np.percentile(each, [90, 99])
@@ -255,9 +250,8 @@ def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> d
         "sentences_per_second": float(1000 * sizes.sum() / times.sum()),
     }
     if first is not None:
-        samples = measuring.resampled(len(times))
         content["speed_up"] = float(first.sum() / times.sum())
-        content["speed_up_interval"] = measuring.interval(first[samples].sum(1) / times[samples].sum(1))
+        content["speed_up_interval"] = measuring.bootstrap_interval(lambda a, b: a.sum(1) / b.sum(1), first, times)
     return content
 
 
@@ -265,7 +259,7 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> i
     """Run one system alone in this process. Returns bytes, None where the machine does not tell."""
     before = measuring.memory_status("VmRSS")
     on_gpu = torch.cuda.is_available()
-    system = load_system(entry, torch.device("cuda" if on_gpu else "cpu"), forced)
+    system = load_system(entry, forced)
     system.load_data(subset)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -288,16 +282,13 @@ def markdown(result: dict) -> str:
     sections = [_summary_table(result)]
     for run in result["runs"]:
         sections += [f"Batches of {run['batch_size']}, {run['sentences']} sentences:", _details(result, run)]
-        if run.get("floor"):
-            medians = {name: run["systems"][name]["milliseconds"]["median"] for name in run["floor"]}
-            lines = [
-                [name, f"{least:.2f}", f"{medians[name]:.2f}", f"{medians[name] / least:.2f}"]
-                for name, least in run["floor"].items()
-            ]
-            sections += [
-                "Over the floor, what the matrix products take at least at the machine's rates:",
-                markdown_table(["Models", "floor, ms", "median, ms", "median ÷ floor"], lines),
-            ]
+        lines = []
+        for name, least in run.get("floor", {}).items():
+            median = run["systems"][name]["milliseconds"]["median"]
+            lines.append([name, f"{least:.2f}", f"{median:.2f}", f"{median / least:.2f}"])
+        if lines:
+            sections.append("Over the floor, what the matrix products take at least at the machine's rates:")
+            sections.append(markdown_table(["Models", "floor, ms", "median, ms", "median ÷ floor"], lines))
     if result.get("rates"):
         rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
         bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
@@ -306,11 +297,10 @@ def markdown(result: dict) -> str:
             f"{bandwidth:.0f} GB/s."
         )
     if result.get("parts"):
-        parts = list(next(iter(result["parts"].values())))
-        lines = [
-            [name, *(f"{spent[part]:.2f}" for part in parts), f"{spent['overhead'] / sum(spent.values()):.1%}"]
-            for name, spent in result["parts"].items()
-        ]
+        parts, lines = list(next(iter(result["parts"].values()))), []
+        for name, spent in result["parts"].items():
+            share = spent["overhead"] / sum(spent.values())
+            lines.append([name, *(f"{spent[part]:.2f}" for part in parts), f"{share:.1%}"])
         sections += ["Milliseconds a sentence by part:", markdown_table(["Models", *parts, "share of overhead"], lines)]
     lengths = "as long as their references" if result["forced_lengths"] else "as long as the systems make them"
     sections.append(
@@ -329,22 +319,23 @@ def _rows(result: dict) -> list[tuple[str, str]]:
 
 def _summary_table(result: dict) -> str:
     """Return the paper's table (group, model, scores, iterations, speed), and what failed."""
-    scores, runs = result.get("scores", {}), result["runs"]
-    metrics = [key for key in _METRICS if any(key in one.get("values", {}) for one in scores.values())]
+    scores, runs = {name: one.get("values", {}) for name, one in result.get("scores", {}).items()}, result["runs"]
+    metrics = [key for key in _METRICS if any(key in values for values in scores.values())]
     heads = ["", "Models", *(_METRICS[key] for key in metrics), "Iter."]
     heads += [f"Speed, batch {run['batch_size']}" for run in runs]
     lines = []
     for group, name in _rows(result):
-        values = scores.get(name, {}).get("values", {})
-        cells = [f"{values[key]:.2f}" if key in values else "" for key in metrics]
-        timed = [run["systems"].get(name) for run in runs]
+        values, timed = scores.get(name, {}), [run["systems"].get(name) for run in runs]
         passes, speeds = "", ["failed"] * len(runs)
         if any(timed):
             passes = f"{next(one['passes_per_sentence'] for one in timed if one):.1f}".removesuffix(".0")
             passes, speeds = "N" if group == "AR" else passes, list(map(_speed, timed, runs))
-        lines.append([group, name, *cells, passes, *speeds])
+        lines.append(
+            [group, name, *(f"{values[key]:.2f}" if key in values else "" for key in metrics), passes, *speeds]
+        )
+    table = markdown_table(heads, lines)
     failures = [f"- {name}: {content['error']}" for name, content in result["described"].items() if "error" in content]
-    return "\n\n".join([markdown_table(heads, lines), *(["Failed:\n\n" + "\n".join(failures)] if failures else [])])
+    return "\n\n".join([table, "Failed:", "\n".join(failures)]) if failures else table
 
 
 def _speed(timed: dict | None, run: dict) -> str:
@@ -369,11 +360,7 @@ def _details(result: dict, run: dict) -> str:
 
 
 def plot(result: dict, metric: str, path: Path):
-    """Draw quality over latency at the first batch size, milliseconds on a logarithmic scale.
-
-    Raises:
-        ValueError: there are no scores of this metric.
-    """
+    """Draw quality over latency at the first batch size; ValueError if there are no scores of this metric."""
     run, scores = result["runs"][0], result.get("scores", {})
     points = [
         (name, group, run["systems"][name]["milliseconds"]["mean"], scores[name]["values"][metric])
@@ -390,11 +377,10 @@ def plot(result: dict, metric: str, path: Path):
         axes.scatter(x, y, marker=marker, color=colour, s=40, label=f"{number}  {name} ({group})")
         axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter("{x:g}")
-    axes.set_xlabel(f"milliseconds a sentence, batches of {run['batch_size']}")
-    axes.set_ylabel(_METRICS.get(metric, metric))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    xlabel = f"milliseconds a sentence, batches of {run['batch_size']}"
+    axes.set(xlabel=xlabel, ylabel=_METRICS.get(metric, metric), axisbelow=True)
     axes.grid(color="0.9", which="both")
-    axes.set_axisbelow(True)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     save_figure(figure, path)

@@ -6,29 +6,24 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from mist_fairseq.experiments.results import processor
 
-RESAMPLES = 1000
 _Result = TypeVar("_Result")
 
 
-def milliseconds(work: Callable[..., _Result], *args, **kwargs) -> tuple[float, _Result]:
+def milliseconds(work: Callable[..., _Result], *args) -> tuple[float, _Result]:
     """Run *work* and return the milliseconds that it took, on a GPU to its end, and its result."""
-    _wait_for_gpu()
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     start = time.perf_counter()
-    result = work(*args, **kwargs)
-    _wait_for_gpu()
+    result = work(*args)
+    wait()
     return 1000 * (time.perf_counter() - start), result
-
-
-def _wait_for_gpu():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -37,25 +32,22 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(milliseconds(work)[0] for _ in range(repeats)) / 1000
 
 
-def resampled(count: int) -> np.ndarray:
-    """Return indices of bootstrap samples of *count* measurements, the same each time. *Shape:* (RESAMPLES, count)."""
-    return np.random.default_rng(1).integers(count, size=(RESAMPLES, count))
+def bootstrap_interval(statistic: Callable[..., np.ndarray], *measured: np.ndarray) -> list[float]:
+    """Return the ends of the middle 95 % of a statistic over 1000 bootstrap samples, the same ones each time.
 
-
-def interval(values: np.ndarray) -> list[float]:
-    """Return the ends of the middle 95 % of what bootstrap samples gave."""
-    return [float(end) for end in np.percentile(values, [2.5, 97.5])]
+    Args:
+        statistic: given samples of each of *measured*, *Shapes:* (1000, count), returns a value for each, (1000).
+        measured: *Shapes:* (count).
+    """
+    samples = np.random.default_rng(1).integers(len(measured[0]), size=(1000, len(measured[0])))
+    return np.percentile(statistic(*(values[samples] for values in measured)), [2.5, 97.5]).tolist()
 
 
 def in_new_process(work: Callable[..., _Result], *args) -> _Result:
     """Run *work* in a process that has done nothing else, with this one's number of threads."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
-
-
-def _with_threads(threads: int, work: Callable[..., Any], *args):
-    torch.set_num_threads(threads)
-    return work(*args)
+    spawn, threads = multiprocessing.get_context("spawn"), (torch.get_num_threads(),)
+    with ProcessPoolExecutor(1, spawn, torch.set_num_threads, threads) as pool:
+        return pool.submit(work, *args).result()
 
 
 def memory_status(field: str) -> int | None:

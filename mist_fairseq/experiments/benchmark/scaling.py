@@ -8,15 +8,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, write_data
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
-from mist_fairseq.experiments.benchmark.systems import System, load_system
+from mist_fairseq.experiments.benchmark.systems import PARTS, System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.markdown import markdown_table
 
@@ -37,8 +36,7 @@ class Work:
         return f"source{self.source}target{self.target}"
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A number of ``Work`` that can change: how it is called, what it is at least, its usual values, what is fixed."""
 
     title: str
@@ -70,18 +68,14 @@ class Axis:
     @property
     def works(self) -> list[Work]:
         """One for each value."""
-        changes: list[dict[str, Any]] = [{self.name: value} for value in self.values]
-        return [replace(self.fixed, **change) for change in changes]
+        return [Work(**{**asdict(self.fixed), self.name: value}) for value in self.values]
 
 
 def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
     """List the axes to measure, of iterations one for each decoding that has them.
 
-    Args:
-        values: by names of ``KINDS``; no values leave an axis out.
-
-    Raises:
-        ValueError: an axis has a single value or an impossible one, or nothing is left to measure.
+    *values* are by names of ``KINDS``; none leave an axis out. A ValueError says that an axis has a single value or an
+    impossible one, or that nothing is left to measure.
     """
     axes = []
     for name, kind in KINDS.items():
@@ -94,52 +88,37 @@ def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
     return axes
 
 
-# -- measurement ------------------------------------------------------------------------------------------------
-
-
 def make_entries(arguments: list[str], folder: Path, precision: str = "fp32", accelerate: str = "auto") -> list[Entry]:
     """List models with random weights, named after their architecture and its other arguments.
 
-    Args:
-        arguments: of each model, what fairseq-train would be given (``--task``, ``--arch``, sizes).
-        folder: where ``write_works`` writes their data.
-        precision, accelerate: of all of them.
-
-    Raises:
-        ValueError: two models are the same.
+    *arguments* are what fairseq-train would be given for each (``--task``, ``--arch``, sizes); data are those that
+    ``write_works`` writes to *folder*. A ValueError says that two models are the same.
     """
-    entries = []
-    for text in arguments:
-        name = re.sub(r"--task[ =]\S+ *|--arch[ =]", "", text).strip() or text
-        options = {"accelerate": accelerate}
-        entries.append(Entry(name, arguments=text, precision=precision, options=options, data=str(folder)))
+    given: dict = {"precision": precision, "options": {"accelerate": accelerate}, "data": str(folder)}
+    names = [re.sub(r"--task[ =]\S+ *|--arch[ =]", "", text).strip() or text for text in arguments]
+    entries = [Entry(name, arguments=text, **given) for name, text in zip(names, arguments)]
     check_names(entries, "--arguments")
     return entries
 
 
 def write_works(folder: Path, axes: list[Axis]):
     """Write random sentences for all works, one split for each pair of lengths; see ``inputs.write_data``."""
-    largest: dict[str, Work] = {}
-    for work in (work for axis in axes for work in axis.works):
-        largest[work.split] = max(work, largest.get(work.split, work), key=lambda one: one.batch)
-    for split, work in largest.items():
+    works = sorted((work for axis in axes for work in axis.works), key=lambda work: work.batch)
+    for split, work in {work.split: work for work in works}.items():  # of equal lengths the largest batch
         write_data(folder, {"source": {work.source: 1}, "target": {work.target: 1}}, work.batch, split)
 
 
 def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     """Load all models, by name, with outputs of prescribed lengths.
 
-    Raises:
-        ValueError: a model is not one of ours, cannot be loaded, or its limits are too low for the axes.
+    A ValueError says that a model is not one of ours, cannot be loaded, or that its limits are too low for the axes.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
-        system = load_system(entry, device, forced=True)
+        system = load_system(entry, forced=True)
         if not system.is_ours:
-            raise ValueError(
-                f"{entry.name}: generates with {type(system.generator).__name__}, expected a model of --task mist"
-            )
+            kind = type(system.generator).__name__
+            raise ValueError(f"{entry.name}: generates with {kind}, expected a model of --task mist")
         for side in ("source", "target"):
             longest = max(getattr(work, side) for axis in axes for work in axis.works)
             limit = getattr(system.model.limits, side)
@@ -156,14 +135,8 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
     """Time all values of an axis and all models in turn, in another order each time.
 
     So whatever disturbs the machine disturbs all of them alike. Each is run twice in its turn, as it is and with
-    clocks around its parts, which on a GPU cost time.
-
-    Returns:
-        For JSON: by model, for each value the milliseconds of a batch (median and quartiles) and the shares of the
-        parts, and the line through the medians.
-
-    Raises:
-        ValueError: a model does not make as many passes as it should.
+    clocks around its parts, which on a GPU cost time. Returns for JSON: by model, for each value the milliseconds of a
+    batch (median and quartiles) and the shares of the parts, and the line through the medians.
     """
     jobs = [(name, work) for name in systems for work in axis.works]
     samples = []
@@ -186,9 +159,9 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
 
 
 def run(system: System, work: Work, sample: dict) -> tuple[float, dict[str, float]]:
-    """Return the milliseconds of a batch, and those of its parts when they are clocked."""
-    options = {"decoding": work.decoding, "iterations": work.iterations}
-    system.generator.decoding = replace(system.generator.decoding, **options)
+    """Return the milliseconds of a batch, and those of its parts when clocked; ValueError if passes are missing."""
+    decoding = system.generator.decoding
+    system.generator.decoding = replace(decoding, decoding=work.decoding, iterations=work.iterations)
     elapsed, hypotheses = milliseconds(system.decode, sample)
     passes = {number for _, number in system.read(sample, hypotheses).values()}
     if passes != {work.iterations}:
@@ -208,10 +181,9 @@ def _point(work: Work, measured: list[tuple[float, dict[str, float]]]) -> dict:
 
 
 def fit_line(values: list[int], times: list[float]) -> dict[str, float]:
-    """Fit the line of least squares, ``intercept + slope * value``, through milliseconds at the values of an axis.
+    """Fit the line of least squares through milliseconds at the values of an axis.
 
-    Returns:
-        ``intercept``, ``slope`` and ``r_squared``, the share of the variance that the line explains.
+    Returns ``intercept``, ``slope`` and ``r_squared``, the share of the variance that the line explains.
     """
     slope, intercept = np.polyfit(values, times, 1)
     left, variance = np.var(times - intercept - slope * np.array(values)), np.var(times)
@@ -224,11 +196,8 @@ def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
     described = {}
     for name, system in systems.items():
         given = {"arguments": system.entry.arguments, "precision": system.entry.precision}
-        described[name] = given | {"engine": type(system.engine).__name__, "parameters": system.parameters}
+        described[name] = given | {"engine": type(system.model.engine).__name__, "parameters": system.parameters}
     return described
-
-
-# -- report -----------------------------------------------------------------------------------------------------
 
 
 def title(axis: str, decoding: str) -> str:
@@ -240,14 +209,11 @@ def markdown(result: dict) -> str:
     """Return the tables of a result of ``scripts/benchmark_scaling.py``."""
     sections = ["# Cost as work grows"]
     for measured in result["axes"]:
-        fixed = [_count(measured["fixed"][key], kind) for key, kind in KINDS.items() if key in measured["fixed"]]
-        fixed += [measured["fixed"]["decoding"]] if measured["axis"] != "iterations" else []
-        sections += [
-            f"## {title(measured['axis'], measured['fixed']['decoding'])}",
-            f"The same everywhere: {', '.join(fixed)}.",
-            _points_table(measured),
-            _lines_table(measured),
-        ]
+        given = measured["fixed"]
+        fixed = [_count(given[key], kind) for key, kind in KINDS.items() if key in given]
+        fixed += [given["decoding"]] if measured["axis"] != "iterations" else []
+        sections += [f"## {title(measured['axis'], given['decoding'])}", f"The same everywhere: {', '.join(fixed)}."]
+        sections += [_points_table(measured), _lines_table(measured)]
     described = ", ".join(
         f"{name} ({content['parameters'] / 1e6:.1f} M parameters, {content['precision']}, {content['engine']})"
         for name, content in result["described"].items()
@@ -267,17 +233,14 @@ def _count(number: int, kind: Kind) -> str:
 
 def _points_table(measured: dict) -> str:
     is_batched = measured["axis"] == "batch"
-    parts = list(next(iter(measured["models"].values()))["points"][0]["shares"])
-    batch_head = ["ms a batch"] if is_batched else []
-    heads = ["Models", KINDS[measured["axis"]].units, *batch_head, "ms a sentence", *parts]
-    lines = []
+    batch_head, lines = ["ms a batch"] if is_batched else [], []
+    heads = ["Models", KINDS[measured["axis"]].units, *batch_head, "ms a sentence", *PARTS]
     for name, model in measured["models"].items():
         for value, point in zip(measured["values"], model["points"]):
             batch = [f"{point['milliseconds']['median']:.2f}"] if is_batched else []
-            largest = max(point["shares"], key=point["shares"].get)
-            shares = {part: f"{share:.0%}" for part, share in point["shares"].items()}
-            shares[largest] = f"**{shares[largest]}**"
-            lines.append([name, str(value), *batch, f"{point['milliseconds_a_sentence']:.2f}", *shares.values()])
+            shares = [point["shares"][part] for part in PARTS]
+            cells = [f"**{share:.0%}**" if share == max(shares) else f"{share:.0%}" for share in shares]
+            lines.append([name, str(value), *batch, f"{point['milliseconds_a_sentence']:.2f}", *cells])
     return markdown_table(heads, lines)
 
 
@@ -294,11 +257,7 @@ def _lines_table(measured: dict) -> str:
 
 
 def plot(result: dict, path: Path):
-    """Draw a panel for each axis: points, the line through them, one colour a model.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
+    """Draw a panel for each axis: points, the line through them, one colour a model; errors as of ``new_figure``."""
     figure = new_figure(12, 10)
     panels = dict(zip(KINDS, figure.subplots(2, 2).flat))
     colours = {name: f"C{number}" for number, name in enumerate(result["described"])}
@@ -314,10 +273,8 @@ def plot(result: dict, path: Path):
             axes.plot(x, line["intercept"] + line["slope"] * x, **style | {"marker": ""}, linewidth=1, alpha=0.7)
             axes.plot(measured["values"], medians, **style | {"linestyle": ""}, markersize=5)
             axes.plot([], [], **style, label=label)  # for the legend
-        axes.set_xlabel(f"n, {KINDS[measured['axis']].units}")
-        axes.set_ylabel("milliseconds a batch")
+        axes.set(xlabel=f"n, {KINDS[measured['axis']].units}", ylabel="milliseconds a batch", axisbelow=True)
         axes.grid(color="0.9")
-        axes.set_axisbelow(True)
         axes.set_ylim(bottom=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
     for name in panels.keys() - {measured["axis"] for measured in result["axes"]}:

@@ -22,12 +22,7 @@ from typing import Any
 from mist_fairseq.experiments.results import processor
 from mist_fairseq.files.markdown import markdown_table
 
-ARMS = {
-    "batches": [],
-    "batches, waiting 5 ms": ["--max-wait", "5"],
-    "one by one": ["--max-batch", "1"],
-}
-
+ARMS = {"batches": [], "batches, waiting 5 ms": ["--max-wait", "5"], "one by one": ["--max-batch", "1"]}
 _WARM_UP = 1.0  # seconds of load that do not count
 _PATIENCE = 60.0  # seconds without an answer, after which a request counts as lost
 
@@ -55,11 +50,7 @@ class Load:
 
 @contextlib.contextmanager
 def started(command: list[str]) -> Iterator[int]:
-    """Start a server, give its port on 127.0.0.1, and end it after the block.
-
-    Raises:
-        ValueError: it did not start, or did not end well.
-    """
+    """Start a server, give its port on 127.0.0.1, and end it after the block; ValueError if one of both fails."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
@@ -79,8 +70,8 @@ def server_command(folder: str | Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "mist_fairseq.serve", str(folder), "--port", "0", *options]
 
 
-def _connect(port: int) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+def _connect(port: int) -> contextlib.closing[http.client.HTTPConnection]:
+    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE))
 
 
 def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[int, Any]:
@@ -91,13 +82,9 @@ def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[in
 
 
 def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list[str]:
-    """Ask for the answer to each text, one after the other.
-
-    Raises:
-        ValueError: the server refuses one; says why.
-    """
+    """Ask for the answer to each text, one after the other; a ValueError says why the server refuses one."""
     answers = []
-    with contextlib.closing(_connect(port)) as connection:
+    with _connect(port) as connection:
         for text in texts:
             status, answer = _generate(connection, {"text": text, **options})
             if status != 200:
@@ -108,65 +95,53 @@ def answer_alone(port: int, texts: list[str | list[str]], options: dict) -> list
 
 def read_metrics(port: int) -> dict[str, float]:
     """Return the server's Prometheus samples, by name and labels."""
-    with contextlib.closing(_connect(port)) as connection:
+    with _connect(port) as connection:
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
 def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
-    """Ask for as long as *seconds*, with so many requests on their way at any time, and check every answer.
+    """Ask a server on 127.0.0.1, with as many clients as *concurrency* says, and check every answer.
+
+    Each client has a connection and one request on its way, and sends none after so many *seconds*.
 
     Args:
-        port: on 127.0.0.1.
         texts, expected: asked for in turn, each client from elsewhere on, and the right answers.
         options: of each request.
-        concurrency: clients, each with a connection of its own.
-        seconds: after which no new request is sent.
 
     Raises:
         OSError: the server takes no connections.
     """
     numbers, start = itertools.count(), time.perf_counter()
+    latencies, wrong, examples = list[float](), list[str](), list[str]()
 
-    def client(first: int) -> Load:
-        load, connection, i = Load(), _connect(port), first * len(texts) // concurrency
-        connection.connect()
-        while time.perf_counter() - start < seconds:
-            i, number = (i + 1) % len(texts), next(numbers)
-            sent = time.perf_counter()
-            try:
-                status, answer = _generate(connection, {"text": texts[i], "id": number, **options})
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                connection.close()  # the next request opens it again
-                status, answer = 0, repr(error)
-            latency = time.perf_counter() - sent
-            output = answer["outputs"][0][0]["text"] if status == 200 else None
-            if output == expected[i] and answer["id"] == number:
-                load.latencies.append(latency)
-                continue
-            if output is None:
-                load.lost += 1
-            elif answer["id"] != number or output in expected:
-                load.swapped += 1
-            else:
-                load.different += 1
-            load.examples.append(f"{texts[i]!r}: {status} {answer}, expected {expected[i]!r}")
-        connection.close()
-        return load
+    def client(first: int):
+        i = first * len(texts) // concurrency
+        with _connect(port) as connection:
+            connection.connect()
+            while time.perf_counter() - start < seconds:
+                i, number = (i + 1) % len(texts), next(numbers)
+                sent = time.perf_counter()
+                try:
+                    status, answer = _generate(connection, {"text": texts[i], "id": number, **options})
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    connection.close()  # the next request opens it again
+                    status, answer = 0, {"error": repr(error)}
+                latency = time.perf_counter() - sent
+                output = answer["outputs"][0][0]["text"] if status == 200 else None
+                if output == expected[i] and answer["id"] == number:
+                    latencies.append(latency)
+                    continue
+                is_swapped = output is not None and (answer["id"] != number or output in expected)
+                wrong.append("lost" if output is None else "swapped" if is_swapped else "different")
+                if len(examples) < 5:
+                    examples.append(f"{texts[i]!r}: {status} {answer}, expected {expected[i]!r}")
 
-    total = Load()
     with ThreadPoolExecutor(concurrency) as pool:
-        for load in pool.map(client, range(concurrency)):
-            total.latencies += load.latencies
-            total.examples += load.examples[: 5 - len(total.examples)]
-            for name in ("lost", "swapped", "different"):
-                setattr(total, name, getattr(total, name) + getattr(load, name))
-    total.seconds = time.perf_counter() - start
-    return total
-
-
-# -- measurements -----------------------------------------------------------------------------------------------
+        list(pool.map(client, range(concurrency)))
+    counts = {kind: wrong.count(kind) for kind in ("lost", "swapped", "different")}
+    return Load(time.perf_counter() - start, latencies, examples=examples[:5], **counts)
 
 
 def measure(
@@ -199,14 +174,15 @@ def summary(load: Load, before: dict[str, float], after: dict[str, float]) -> di
     """Summarize a load for JSON; *before* and *after* are the server's metrics."""
     names = ("mist_batch_texts_count", "mist_batch_texts_sum", "mist_model_seconds_sum")
     batches, texts, busy = (after[name] - before[name] for name in names)
-    percentiles = {}
+    content = {"requests": len(load.latencies), "seconds": load.seconds}
+    content["throughput"] = len(load.latencies) / load.seconds
     if len(load.latencies) > 1:
         cuts = statistics.quantiles(load.latencies, n=100, method="inclusive")
-        percentiles = {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
-    rates = {"throughput": len(load.latencies) / load.seconds, **percentiles}
-    rates |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
+        content |= {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
+    content |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
     saw = asdict(load)
-    return {"requests": len(saw.pop("latencies")), "seconds": saw.pop("seconds")} | rates | saw
+    del saw["latencies"]
+    return content | saw
 
 
 def machine() -> dict:
@@ -217,18 +193,12 @@ def machine() -> dict:
 def markdown(result: dict) -> str:
     """Return the table of a result of ``scripts/benchmark_serving.py``."""
     heads = ["clients", "server", "requests/s", "p50 ms", "p90 ms", "p99 ms", "mean batch", "in the model"]
-    lines = [
-        [
-            str(run["concurrency"]),
-            run["server"],
-            f"{run['throughput']:.1f}",
-            *(f"{run[name]:.1f}" if name in run else "" for name in ("p50_ms", "p90_ms", "p99_ms")),
-            f"{run['mean_batch']:.1f}",
-            f"{run['in_model']:.0%}",
-            f"{run['lost']} / {run['swapped']} / {run['different']}",
-        ]
-        for run in result["runs"]
-    ]
+    lines = []
+    for run in result["runs"]:
+        percentiles = [f"{run[name]:.1f}" if name in run else "" for name in ("p50_ms", "p90_ms", "p99_ms")]
+        cells = [str(run["concurrency"]), run["server"], f"{run['throughput']:.1f}", *percentiles]
+        wrong = f"{run['lost']} / {run['swapped']} / {run['different']}"
+        lines.append([*cells, f"{run['mean_batch']:.1f}", f"{run['in_model']:.0%}", wrong])
     options = ", ".join(f"{name} {value}" for name, value in result["options"].items())
     note = (
         f"{result['model']}, {result['texts']} texts, {options or 'single-pass'}; {result['device']}, {result['cpus']} "

@@ -21,10 +21,9 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
-from mist_fairseq.experiments.benchmark.forced import Forcing, force
+from mist_fairseq.experiments.benchmark.forced import force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
-from mist_fairseq.experiments.benchmark.watching import TimedEngine
 from mist_fairseq.files.torch_files import load_torch_file, plain_values
 from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
@@ -33,16 +32,12 @@ from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import MistModel
 from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
+PARTS = ["source pass", "length", "target pass", "overhead"]
 _PLUGIN = str(Path(__file__).parents[2])
 
 
 class System:
     """A fairseq model that generates as its task does, and the base of the other engines.
-
-    Args:
-        entry: what to load.
-        device: where to.
-        forced: give every output the length of its reference, and ``entry.passes``.
 
     Attributes:
         settle: seconds until its threads leave the processor to others.
@@ -50,7 +45,7 @@ class System:
 
     settle = 0.0
 
-    def __init__(self, entry: Entry, device: torch.device, forced: bool = False):
+    def __init__(self, entry: Entry, device: torch.device, forced: bool):
         self.entry, self.device = entry, device
         # Not the validation of a training that stored its options in the checkpoint.
         overrides = {"data": entry.data_path, "eval_bleu": False, **entry.options}
@@ -81,7 +76,7 @@ class System:
         self._start()
         if isinstance(self.generator, HuggingFaceGenerator):
             self.generator.score = False  # fairseq's beam search has its scores without another pass
-        self.forcing = self._force() if forced else None
+        self.forcing = force(self.model, self.generator) if forced else None
 
     def _start(self):
         """Make ``generator``, as fairseq-generate does."""
@@ -93,29 +88,17 @@ class System:
         self.model.to(self.device).prepare_for_inference_(self.cfg)
         self.generator = self.task.build_generator([self.model], self.cfg.generation)
 
-    def _force(self) -> Forcing:
-        return force(self.model, self.generator)
-
     @property
     def is_ours(self) -> bool:
         """Whether source passes and target passes of an engine make up its time."""
         return isinstance(self.generator, NARGenerator)
 
-    @property
-    def engine(self):
-        """What runs the passes of our own models."""
-        return self.model.engine
-
-    @engine.setter
-    def engine(self, engine):
-        self.model.engine = engine
-
     def time_parts(self, sample: dict) -> dict[str, float]:
-        """Generate, and return the milliseconds of each of ``watching.PARTS``."""
-        engine, timed = self.engine, TimedEngine(self.engine)
-        self.engine = timed
+        """Generate, and return the milliseconds of each of ``PARTS``."""
+        engine, timed = self.model.engine, _TimedEngine(self.model.engine)
+        self.model.engine = timed
         total, _ = milliseconds(self.decode, sample)
-        self.engine = engine
+        self.model.engine = engine
         return timed.spent | {"overhead": total - sum(timed.spent.values())}
 
     def load_data(self, subset: str):
@@ -148,8 +131,7 @@ class System:
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
         """Return by sentence tokens without special ones, and passes over the target, of what ``decode`` gave.
 
-        Raises:
-            ValueError: there are fewer or more outputs than sentences.
+        A ValueError says that there are fewer or more outputs than sentences.
         """
         if len(hypotheses) != len(sample["id"]):
             raise ValueError(f"{len(hypotheses)} outputs for {len(sample['id'])} sentences")
@@ -176,6 +158,36 @@ def _draw(passes: dict[int, float], i: int) -> int:
     return int(np.random.default_rng(i).choice(numbers, p=np.array(weights) / sum(weights)))
 
 
+class EngineAround:
+    """An engine that leaves to another one what it does not do itself."""
+
+    def __init__(self, engine: Any):
+        self.engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+class _TimedEngine(EngineAround):
+    """Adds up the milliseconds of its passes in ``spent``, by ``PARTS``; a batch's lengths are scored once."""
+
+    def __init__(self, engine: Any):
+        super().__init__(engine)
+        self.spent = dict.fromkeys(PARTS, 0.0)
+
+    def encode(self, tokens, lengths):
+        elapsed, state = milliseconds(self.engine.encode, tokens, lengths)
+        if not self.spent["source pass"]:
+            self.spent["length"], _ = milliseconds(lambda: state.length_scores)
+        self.spent["source pass"] += elapsed
+        return state
+
+    def fill(self, tokens, lengths, state):
+        elapsed, filled = milliseconds(self.engine.fill, tokens, lengths, state)
+        self.spent["target pass"] += elapsed
+        return filled
+
+
 class CTranslate2System(System):
     """fairseq's Transformer, converted by CTranslate2's own converter and run by it."""
 
@@ -193,18 +205,22 @@ class CTranslate2System(System):
             if self.entry.path is None:
                 checkpoint = os.path.join(folder, "random.pt")
                 torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
-            _converter(ctranslate2, self.dictionary)(checkpoint, self.entry.data_path, user_dir=_PLUGIN).convert(out)
-        self.generator = ctranslate2.Translator(
-            out,
-            device=self.device.type,
-            compute_type={"fp32": "float32", "bf16": "bfloat16"}.get(self.entry.precision, self.entry.precision),
-            inter_threads=1,
-            intra_threads=torch.get_num_threads(),
-        )
-        self.model = None
+            converter = ctranslate2.converters.FairseqConverter(checkpoint, self.entry.data_path, user_dir=_PLUGIN)
+            load, dictionary = converter._load, self.dictionary
 
-    def _force(self):
-        return Forcing()
+            def load_with_our_special_tokens():
+                with plain_values():
+                    spec = load()
+                spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
+                spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
+                return spec
+
+            converter._load = load_with_our_special_tokens
+            converter.convert(out)
+        precision = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[self.entry.precision]
+        given = {"device": self.device.type, "compute_type": precision, "intra_threads": torch.get_num_threads()}
+        self.generator = ctranslate2.Translator(out, inter_threads=1, **given)
+        self.model = None
 
     def batch(self, indices):
         """Return sources as CTranslate2 takes them, lists of pieces; it appends the final one itself."""
@@ -254,21 +270,6 @@ def _task_options(cfg) -> dict[str, object]:
     return {} if kind is None else vars(kind())
 
 
-def _converter(ctranslate2, dictionary):
-    """Return CTranslate2's own converter, told the names of our special tokens."""
-    base: Any = ctranslate2.converters.FairseqConverter
-
-    class Converter(base):
-        def _load(self):
-            with plain_values():
-                spec = super()._load()
-            spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
-            spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
-            return spec
-
-    return Converter
-
-
 class HuggingFaceSystem(System):
     """fairseq's Transformer in Hugging Face's Marian, which computes the same, by ``generate``."""
 
@@ -279,15 +280,13 @@ class HuggingFaceSystem(System):
         # Sinusoids, of which each side has as many as it needs; they begin behind that of padding.
         sides = [self.model.encoder, self.model.decoder]
         positions = max((side.embed_positions.weights for side in sides), key=len)[pad + 1 :]
+        same = [f"{side}_{name}" for side in ("encoder", "decoder") for name in ("layers", "attention_heads")]
         config = transformers.MarianConfig(
+            **{name: getattr(args, name) for name in same},
             vocab_size=len(dictionary),
             d_model=args.encoder_embed_dim,
-            encoder_layers=args.encoder_layers,
-            decoder_layers=args.decoder_layers,
             encoder_ffn_dim=args.encoder_ffn_embed_dim,
             decoder_ffn_dim=args.decoder_ffn_embed_dim,
-            encoder_attention_heads=args.encoder_attention_heads,
-            decoder_attention_heads=args.decoder_attention_heads,
             max_position_embeddings=len(positions),
             activation_function=args.activation_fn,
             scale_embedding=True,
@@ -329,7 +328,7 @@ class OnnxSystem(System):
         with tempfile.TemporaryDirectory() as folder:
             save_onnx(self.model.released, folder, precisions=[precision] if precision in FILES else list(FILES))
             self.onnx = OnnxGenerator.from_pretrained(folder, precision, torch.get_num_threads())
-        self.engine = self.onnx.engine
+        self.model.engine = self.onnx.engine
         self.model.to("meta")  # its weights are not needed any more, its sizes are
 
     def batch(self, indices):
@@ -345,7 +344,7 @@ class OnnxSystem(System):
         tokens, lengths, target_lengths = sample["arrays"]
         given = self.generator.decoding, self.onnx.tokenizer.special, self.onnx.limits
         forced = {"target_lengths": target_lengths, "stop_unchanged": self.forcing is None}
-        candidates = decode(self.engine, tokens, lengths, *given, **forced)
+        candidates = decode(self.model.engine, tokens, lengths, *given, **forced)
         rows = [ranked[0][0] for ranked in candidates.ranked()]
         ids = [candidates.tokens[row, : candidates.lengths[row]].tolist() for row in rows]
         return list(zip(ids, candidates.steps[rows].tolist()))
@@ -359,17 +358,19 @@ class OnnxSystem(System):
 _CLASSES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": HuggingFaceSystem, "onnx": OnnxSystem}
 
 
-def load_system(entry: Entry, device: torch.device, forced: bool = False) -> System:
-    """Load a system of whichever engine. Args: as ``System``."""
-    return _CLASSES[entry.engine](entry, device, forced)
+def load_system(entry: Entry, forced: bool = False, device: torch.device | None = None) -> System:
+    """Load a system of whichever engine.
+
+    Args:
+        entry: what to load.
+        forced: give every output the length of its reference, and ``entry.passes``.
+        device: where to; by default a GPU if there is one.
+    """
+    return _CLASSES[entry.engine](entry, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"), forced)
 
 
 def training_configuration(entry: Entry):
-    """Return the configuration that fairseq-train makes of a system's arguments.
-
-    Raises:
-        ValueError: it does not take them.
-    """
+    """Return the configuration that fairseq-train makes of a system's arguments; ValueError if it refuses them."""
     parser = options.get_training_parser()
     given = [entry.data_path, "--user-dir", _PLUGIN, *shlex.split(entry.arguments or "")]
     try:

@@ -39,13 +39,10 @@ def write_batches(folder: Path, profile: dict, batch_size: int):
 
 
 class Training:
-    """A model with random weights, fairseq's trainer for it, and its batches.
+    """A model with random weights, fairseq's trainer for it, and its batches; ValueError for arguments it refuses.
 
     Attributes:
         operations: of the matrix products of each batch's update, as ``training_operations`` counts them.
-
-    Raises:
-        ValueError: fairseq-train does not take the arguments.
     """
 
     def __init__(self, setting: Setting, arm: str):
@@ -59,27 +56,20 @@ class Training:
         model = task.build_model(cfg.model)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         task.load_dataset("train")
-        dataset, size = task.dataset("train"), setting.batch_size
-        order = dataset.ordered_indices()
-        batches = [order[at : at + size] for at in range(0, len(order), size)]
-        self.batches = [dataset.collater([dataset[int(i)] for i in batch]) for batch in batches]
-        self.operations = [
-            training_operations(
-                model.encoder,
-                batch["net_input"]["src_lengths"].tolist(),
-                batch["net_input"]["target_lengths"].tolist(),
-                mixing=ARMS[arm] > 0,
-                glancing=cfg.criterion.glancing_ratio > 0,
-                source_limit=task.limits.source,
-            )
-            for batch in self.batches
-        ]
+        dataset, self.batches, self.operations = task.dataset("train"), [], []
+        options = {"mixing": ARMS[arm] > 0, "glancing": cfg.criterion.glancing_ratio > 0}
+        for rows in np.split(dataset.ordered_indices(), _BATCHES):
+            batch = dataset.collater([dataset[int(i)] for i in rows])
+            lengths = [batch["net_input"][name].tolist() for name in ("src_lengths", "target_lengths")]
+            counted = training_operations(model.encoder, *lengths, **options, source_limit=task.limits.source)
+            self.batches.append(batch)
+            self.operations.append(counted)
         self.trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
         self.trainer.lr_step_update()
 
     def update(self, number: int):
         """Do all of an update: losses, gradients, clipping, the optimizer's step."""
-        self.trainer.train_step([self.batches[number % len(self.batches)]])
+        self.trainer.train_step([self.batches[number % _BATCHES]])
 
 
 def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
@@ -98,10 +88,17 @@ def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
             times[arm][number] = measuring.milliseconds(trainings[arm].update, number)[0] / 1000
         rates[number] = product_operations / measuring.median_seconds(product, 3)
     times, rates = {arm: seconds[warm_up:] for arm, seconds in times.items()}, rates[warm_up:]
-    operations = {
-        arm: np.array([training.operations[number % _BATCHES] for number in rounds[warm_up:]], dtype=float)
-        for arm, training in trainings.items()
-    }
+    arms, operations = {}, {}
+    for arm, seconds in times.items():
+        counted = [trainings[arm].operations[number % _BATCHES] for number in rounds[warm_up:]]
+        operations[arm] = np.array(counted, dtype=float)
+        arms[arm] = {
+            "seconds": _median(seconds),
+            "samples_per_second": _median(setting.batch_size / seconds),
+            "operations": float(operations[arm].mean()),
+            "flops": _median(operations[arm] / seconds),
+            "share": _median(operations[arm] / seconds / rates),
+        }
     return {
         "precision": setting.precision,
         "batch_size": setting.batch_size,
@@ -110,23 +107,14 @@ def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
         "product_flops": _median(rates),
         "time_ratio": _median(times[mixing] / times[without]),
         "operations_ratio": float(operations[mixing].sum() / operations[without].sum()),
-        "arms": {
-            arm: {
-                "seconds": _median(times[arm]),
-                "samples_per_second": _median(setting.batch_size / times[arm]),
-                "operations": float(operations[arm].mean()),
-                "flops": _median(operations[arm] / times[arm]),
-                "share": _median(operations[arm] / times[arm] / rates),
-            }
-            for arm in ARMS
-        },
+        "arms": arms,
     }
 
 
 def _median(values: np.ndarray) -> dict[str, float | list[float]]:
     """Return the median with its 95 % bootstrap interval."""
-    medians = np.median(values[measuring.resampled(len(values))], axis=1)
-    return {"median": float(np.median(values)), "interval": measuring.interval(medians)}
+    interval = measuring.bootstrap_interval(lambda samples: np.median(samples, axis=1), values)
+    return {"median": float(np.median(values)), "interval": interval}
 
 
 def measure_memory(setting: Setting) -> dict[str, int | None]:
@@ -154,23 +142,15 @@ def markdown(result: dict) -> str:
     for run in result["runs"]:
         setting = [run["precision"], str(run["batch_size"])]
         for arm, measured in run["arms"].items():
-            low, high = measured["share"]["interval"]
-            memory = run.get("memory", {}).get(arm)
-            lines.append(
-                [
-                    *setting,
-                    arm,
-                    f"{measured['samples_per_second']['median']:.1f}",
-                    f"{measured['flops']['median'] / 1e9:.0f} of {run['product_flops']['median'] / 1e9:.0f}",
-                    f"{measured['share']['median']:.0%} ({low:.0%} - {high:.0%})",
-                    f"{measured['operations'] / 1e12:.3f}",
-                    "" if memory is None else f"{memory / 2**30:.2f} GiB",
-                ]
-            )
-        (low, high), (first, second) = run["time_ratio"]["interval"], run["arms"]
-        time, counted = run["time_ratio"]["median"], run["operations_ratio"]
+            speed, rate, limit = measured["samples_per_second"], measured["flops"], run["product_flops"]
+            (low, high), memory = measured["share"]["interval"], run.get("memory", {}).get(arm)
+            cells = [f"{speed['median']:.1f}", f"{rate['median'] / 1e9:.0f} of {limit['median'] / 1e9:.0f}"]
+            cells += [f"{measured['share']['median']:.0%} ({low:.0%} - {high:.0%})"]
+            cells += [f"{measured['operations'] / 1e12:.3f}", "" if memory is None else f"{memory / 2**30:.2f} GiB"]
+            lines.append([*setting, arm, *cells])
+        (low, high), time, counted = run["time_ratio"]["interval"], run["time_ratio"]["median"], run["operations_ratio"]
         ratio = [f"{time:.3f} ({low:.3f} - {high:.3f})", f"{counted:.3f}", f"{time / counted:.3f}"]
-        ratios.append([*setting, f"{first} / {second}", *ratio])
+        ratios.append([*setting, " / ".join(run["arms"]), *ratio])
     sections = [
         markdown_table(heads, lines),
         "What mixing costs, in time and in operations:",

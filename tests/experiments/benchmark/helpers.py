@@ -26,7 +26,7 @@ def entry(data, arguments, name="system", options=None, **keys) -> Entry:
 def load(entry, forced=False, seed=0):
     """On the CPU, with the same weights for the same seed."""
     torch.manual_seed(seed)
-    system = load_system(entry, torch.device("cpu"), forced)
+    system = load_system(entry, forced, torch.device("cpu"))
     system.load_data("test")
     return system
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from mist_fairseq.experiments.benchmark.equality import PLAIN, compare, is_near_tie, markdown
-from mist_fairseq.experiments.benchmark.watching import Margins
+from mist_fairseq.experiments.benchmark.equality import PLAIN, Margins, compare, is_near_tie, markdown
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.scoring.scores import PROTOCOLS
 from tests.experiments.benchmark.helpers import MIST, entry, load, save_checkpoint
@@ -44,7 +43,7 @@ def test_the_exported_model_against_pytorch(data, checkpoint, decoding):
 
 
 def test_a_difference_is_a_near_tie_only_where_the_model_was_undecided(data):
-    margins = Margins(load(entry(data, MIST, options={"accelerate": "none"})).engine)
+    margins = Margins(load(entry(data, MIST, options={"accelerate": "none"})).model.engine)
     margins.length, margins.passes = 1.0, [torch.tensor([1.0, 1e-5, 1.0]), torch.tensor([1e-5, 1.0, 1.0])]
     first, changed, other = torch.tensor([7, 8, 9]), torch.tensor([7, 5, 9]), torch.tensor([6, 8, 9])
     assert is_near_tie([first], [changed], margins)
@@ -61,7 +60,7 @@ def test_a_difference_is_a_near_tie_only_where_the_model_was_undecided(data):
 def test_margins_of_every_pass(data, decoding):
     options = {"accelerate": "none", "decoding": decoding, "decoding_iterations": 3, "min_length": 8}
     system = load(entry(data, MIST, options=options))
-    margins = system.engine = Margins(system.engine)
+    margins = system.model.engine = Margins(system.model.engine)
     for i in (3, 4):
         sample = system.batch([i])
         _, passes = system.read(sample, system.decode(sample))[i]
@@ -74,7 +73,7 @@ def test_margins_of_every_pass(data, decoding):
 
 def test_margins_are_those_of_the_two_likeliest(data):
     system = load(entry(data, MIST, options={"accelerate": "none", "keep_repeats": True}))
-    margins = system.engine = Margins(system.engine)
+    margins = system.model.engine = Margins(system.model.engine)
     sample = system.batch([3])
     system.decode(sample)
     inputs = sample["net_input"]

@@ -104,13 +104,13 @@ def test_insertions_as_many_as_the_length_needs(data):
 def test_our_own(data, options, passes):
     system = load(entry(data, MIST, options={"keep_repeats": True, **options}), forced=True)
     filled = []
-    fill = system.engine.fill
+    fill = system.model.engine.fill
 
     def watched(tokens, lengths, state):
         filled.append(lengths.tolist())
         return fill(tokens, lengths, state)
 
-    system.engine.fill = watched
+    system.model.engine.fill = watched
     sample = system.batch(range(6))
     system.decode(sample)
     beam = options.get("length_beam", 1)

@@ -14,7 +14,7 @@ from mist_fairseq.experiments.benchmark.scaling import (
     make_axes,
     make_entries,
 )
-from mist_fairseq.experiments.benchmark.watching import PARTS
+from mist_fairseq.experiments.benchmark.systems import PARTS
 from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_scaling.py"
@@ -92,7 +92,7 @@ def test_models_that_cannot_do_it_are_refused(folder, axes):
 def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
     """Shapes of what the engine gets."""
     system = next(iter(systems.values()))
-    engine, seen = system.engine, []
+    engine, seen = system.model.engine, []
     for method in ("encode", "fill"):
         usual = getattr(engine, method)
 

@@ -140,7 +140,7 @@ def test_our_model_keeps_its_weights_in_bf16_and_says_the_same(data):
     inputs = system.batch(range(6))["net_input"]
     lengths, special = torch.tensor([5] * 6), system.dictionary.tokenizer.special
     results = []
-    for engine in (system.engine, PyTorchEngine(plain.model.encoder, special, "bf16", convert=False)):
+    for engine in (system.model.engine, PyTorchEngine(plain.model.encoder, special, "bf16", convert=False)):
         state = engine.encode(inputs["src_tokens"], inputs["src_lengths"])
         results.append((state.length_scores, *engine.fill(torch.full((6, 5), special.mask), lengths, state)))
     for kept, cast in zip(*results):
