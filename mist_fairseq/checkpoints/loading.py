@@ -24,11 +24,9 @@ def untrained_state() -> dict:
 
 
 def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictConfig, int]:
-    """A model, the configuration that it was trained with, and the number of updates.
+    """A checkpoint's model, the configuration that it was trained with, and the number of updates.
 
-    Args:
-        path: of a checkpoint.
-        data: folder with its ``dict.*.txt``, by default the one that it was trained on.
+    Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.

@@ -59,13 +59,9 @@ class SelfAttention(Attention):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Attention, residual and LayerNorm. -> (N, D).
+        """Attention, residual and LayerNorm, for packed rows at *index* of a padded batch. -> (N, D).
 
-        Args:
-            x: packed rows, *Shape:* (N, D).
-            index: their flat positions in a padded batch, *Shape:* (N).
-            mask: True at what is seen, broadcastable to (B, 1, L, L).
-            shape: (B, L) of the padded batch.
+        *Shapes:* (N, D), (N), mask, True at what is seen, broadcastable to (B, 1, L, L), *shape* is (B, L).
         """
         mask = self._mask(x, index, mask, shape)
         return self._attend(x, index, mask, *self._split(self.qkv(x), index, shape))

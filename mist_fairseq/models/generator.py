@@ -51,12 +51,7 @@ def refuse_options(options, refused: Mapping[str, tuple[object, str]], user: str
 
 
 class Generator(ABC):
-    """What a task's ``build_generator`` returns: fairseq's commands call ``generate``.
-
-    Args:
-        model: with ``eval``.
-        pad, eos: ids of the padding and of the last token of source and target.
-    """
+    """What a task's ``build_generator`` returns: fairseq's commands call ``generate``."""
 
     def __init__(self, model, pad: int, eos: int):
         self.model, self.pad, self.eos = model, pad, eos
@@ -83,13 +78,7 @@ class Generator(ABC):
 
 
 class NARGenerator(Generator):
-    """The decodings of ``generate.decoding``.
-
-    Args:
-        models: one ``MistModel``. Its engine runs the passes, or PyTorch if it has none.
-        dictionary: has the tokenizer.
-        decoding: how to generate.
-        options: fairseq's generation options, None for their defaults.
+    """The decodings of ``generate.decoding``, with one ``MistModel`` whose engine, or else PyTorch, runs the passes.
 
     Raises:
         ValueError: there are several models, or an option that cannot work; names it.

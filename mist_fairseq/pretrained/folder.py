@@ -1,7 +1,6 @@
 """Folders of pre-trained encoders, as Hugging Face's ``save_pretrained`` writes them, without executing code.
 
-In a folder are ``config.json``, ``vocab.txt`` and ``model.safetensors`` or ``pytorch_model.bin``. Each family of
-encoders is a file beside this one, and has its place in ``FAMILIES``.
+In a folder are ``config.json``, ``vocab.txt`` and ``model.safetensors`` or ``pytorch_model.bin``.
 """
 
 import logging
@@ -18,9 +17,8 @@ from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.pretrained.bert import BERT
+from mist_fairseq.pretrained.bert import BERT, UNILM
 from mist_fairseq.pretrained.names import Family, convert, their_names
-from mist_fairseq.pretrained.unilm import UNILM
 from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import Tokenizer
 
@@ -129,15 +127,8 @@ def empty_encoder(
 ) -> Encoder:
     """An encoder without memory, on the meta device, for the shapes of its weights.
 
-    Args:
-        folder: of ``config.json``, for messages.
-        sizes: options of the model.
-        vocab_size: V.
-        family: of the weights.
-        weights: those that it is to get; they must have the last of its layers, before it is built of them all.
-
     Raises:
-        ValueError: they do not, or the sizes make no encoder.
+        ValueError: the *weights* that it is to get lack the last of its layers, or the *sizes* make no encoder.
     """
     config, layers = Path(folder) / "config.json", sizes["encoder_layers"]
     for name in their_names(family.names, f"layers.{layers - 1}.ffn_out.bias"):

@@ -22,8 +22,8 @@ from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
 from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, Generator, refuse_options
-from mist_fairseq.pretrained.bang import read_bang
 from mist_fairseq.pretrained.folder import check_vocabulary
+from mist_fairseq.pretrained.mass_and_bang import read_bang
 
 _PRETRAINED_HELP = "folder with vocab.txt of BERT (uncased) and one *.pt of microsoft/BANG: the initial weights"
 _LENGTH_HELP = (
@@ -132,13 +132,8 @@ class BangGenerator(Generator):
     after the pieces are joined what repeats the word before. Here the cut is the same, repeated words collapse as in
     ``NARGenerator`` (a repeated piece inside a word stays), and [PAD], [CLS] and [MASK] are never predicted.
 
-    Args:
-        model: a ``BangNarModel``.
-        dictionary: the tokenizer.
-        options: fairseq's generation options, None for their defaults.
-
     Raises:
-        ValueError: an option cannot work; names it.
+        ValueError: one of fairseq's generation options cannot work; names it.
     """
 
     def __init__(self, model: BangNarModel, dictionary: TokenizerDictionary, options=None):

@@ -48,8 +48,8 @@ class HuggingFaceGenerator(Generator):
         self, model, *, pad: int, eos: int, start: int, longest: int | None = None, options=None, score: bool = True
     ):
         super().__init__(model, pad, eos)
-        unknown = {name: default for name, (default, _) in AUTOREGRESSIVE_OPTIONS.items() if name not in _KNOWN}
-        refused = {name: (default, "leave it") for name, default in unknown.items()}
+        unknown = AUTOREGRESSIVE_OPTIONS.keys() - _KNOWN
+        refused = {name: (AUTOREGRESSIVE_OPTIONS[name][0], "leave it") for name in unknown}
         refuse_options(options, refused, "Hugging Face's beam search")
         beam, nbest = getattr(options, "beam", 5), getattr(options, "nbest", 1)
         if not 1 <= nbest <= beam:

@@ -3,7 +3,13 @@
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 
-from mist_fairseq.pretrained.mass import POSITIONS, PRETRAINED_HELP, TRANSFORMER, check_mass_vocabulary, read_mass
+from mist_fairseq.pretrained.mass_and_bang import (
+    POSITIONS,
+    PRETRAINED_HELP,
+    TRANSFORMER,
+    check_mass_vocabulary,
+    read_mass,
+)
 
 
 @register_model("mass")

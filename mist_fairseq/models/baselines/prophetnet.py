@@ -61,9 +61,7 @@ class ProphetNetModel(BaseFairseqModel):
     def build_model(cls, cfg: ProphetNetConfig, task):
         """Build from the checkpoint's configuration if one is being loaded, from ``--pretrained`` or the options.
 
-        Raises:
-            FileNotFoundError: the folder or its config.json or weights are missing.
-            ValueError: the folder does not fit the data or lacks weights; says what.
+        FileNotFoundError and ValueError say what the folder lacks, and what of it does not fit the data.
         """
         if getattr(task.cfg, "left_pad_target", False):
             raise ValueError("--left-pad-target does not work with ProphetNet: leave it")
@@ -71,13 +69,12 @@ class ProphetNetModel(BaseFairseqModel):
         saved = task.state.state_dict.get(_STATE)
         if saved is not None:
             config = library.ProphetNetConfig.from_dict(json.loads(saved))
-            return cls(library.ProphetNetForConditionalGeneration(config))
-        config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
-        config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
-        task.state.merge_state_dict({_STATE: config.to_json_string()})
-        if cfg.pretrained:
-            return cls(_load(cfg.pretrained, config))
-        return cls(library.ProphetNetForConditionalGeneration(config))
+        else:
+            config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
+            config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
+            task.state.merge_state_dict({_STATE: config.to_json_string()})
+        start_from = cfg.pretrained if saved is None else None
+        return cls(_load(start_from, config) if start_from else library.ProphetNetForConditionalGeneration(config))
 
     def max_positions(self) -> tuple[int, int]:
         """Most tokens of a source and of a target."""
