@@ -108,12 +108,11 @@ def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") ->
 def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
     """Refuse damaged files, and weights that are not those of ``config.json``, before memory is taken for the model.
 
-    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes. The
-    *sizes* are ``read_sizes``'.
+    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes.
 
     Raises:
         FileNotFoundError: there is no weights file.
-        ValueError: a file is damaged, or a weight is missing or of another shape; names it.
+        ValueError: a file is damaged, or a weight is missing or of another shape (names it and both shapes).
     """
     path = find_file(folder, WEIGHTS)
     check_sums(folder, [*find_settings(folder), path.name], "fetch it again")
@@ -145,11 +144,7 @@ def load_pretrained(encoder: Encoder, folder: str):
     """Load a folder's weights into an ``Encoder`` of the folder's sizes.
 
     The masked-LM head may be there or not; without it only the head's own transform starts at random, as does the
-    length classifier. Poolers and other heads are left aside.
-
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: it cannot be read, lacks a weight, or a shape does not fit (names the weight and both shapes).
+    length classifier. Poolers and other heads are left aside. Errors as of ``check_weights``.
     """
     path, own = find_file(folder, WEIGHTS), encoder.state_dict()
     family, state = read_family(folder, read_weights(path))

@@ -78,11 +78,7 @@ def check_mass_vocabulary(folder: str, symbols: list[str]):
 def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_position: int = 0) -> dict[str, Tensor]:
     """MASS's weights under the names of a model of ours or of fairseq's, whose state dict is *own*.
 
-    Args:
-        folder: with the weights.
-        own: for its names and shapes.
-        names: ``ENCODER_DECODER`` or ``TRANSFORMER``.
-        first_position: row of the first position in MASS's tables that the model has.
+    *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on.
 
     Raises:
         FileNotFoundError: there is no weights file.

@@ -58,7 +58,7 @@ def model_card(description: Description, released: Released, cfg: Mapping[str, A
     )
     rows = [["updates", str(updates)]] if updates else []
     for part, names in _SETTINGS.items():
-        values = {name: (cfg.get(part) or {}).get(name) for name in names}
+        values: dict[str, Any] = {name: (cfg.get(part) or {}).get(name) for name in names}
         if values.get("pretrained"):
             values["pretrained"] = Path(values["pretrained"]).name  # not where it was on the machine of the training
         rows += [[part if name == "_name" else name, str(value)] for name, value in values.items() if value is not None]

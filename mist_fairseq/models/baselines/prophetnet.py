@@ -90,10 +90,7 @@ class ProphetNetModel(BaseFairseqModel):
         n streams, the i-th of which predicts each token of the target from those that end i places before it. In
         evaluation there is the first stream alone, and the loss is an ordinary language model's.
 
-        Args:
-            src_tokens: ``X [SEP]``, padded left or right, *Shape:* (B, S).
-            src_lengths: unused.
-            prev_output_tokens: ``[SEP] Y``, right-padded, *Shape:* (B, T).
+        *Shapes:* ``X [SEP]``, padded left or right, (B, S), lengths, not used, ``[SEP] Y``, right-padded, (B, T).
         """
         config = self.huggingface.config
         tokens = right_padded(src_tokens, config.pad_token_id)
@@ -120,11 +117,8 @@ def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, position
     of 2023, in transformers 4.57 still): in training, where later tokens reach earlier ones by it, but not in
     step-by-step generation.
 
-    Args:
-        attention: the layer's self-attention of n streams and H heads.
-        hidden: of the predicting streams, *Shape:* (B, T, n, D).
-        weights, positions: Hugging Face's, for a single step.
-        buckets: of the distances to the main stream and to the stream itself, *Shape:* (B, T, 2 * T).
+    *attention* is of n streams and H heads, *hidden* of the predicting streams, (B, T, n, D), *buckets* of the
+    distances to the main stream and to the stream itself, (B, T, 2 * T).
     """
     if buckets is None:  # a single step
         return type(attention).get_predict_relative_pos_embeddings(attention, hidden, weights, positions, buckets)
@@ -141,7 +135,7 @@ def _ids(dictionary) -> dict[str, int]:
 
 
 def _new_config(cfg: ProphetNetConfig, dictionary):
-    sides = {}
+    sides: dict[str, int] = {}
     for side, layers in (("encoder", cfg.encoder_layers), ("decoder", cfg.decoder_layers)):
         sides |= {f"num_{side}_layers": layers, f"num_{side}_attention_heads": cfg.encoder_attention_heads}
         sides[f"{side}_ffn_dim"] = cfg.encoder_ffn_embed_dim
