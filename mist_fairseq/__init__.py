@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mist_fairseq.hub.mist_generator import MistGenerator
     from mist_fairseq.hub.onnx_generator import OnnxGenerator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["MistGenerator", "OnnxGenerator"]
 
 _MODULES = {"MistGenerator": "mist_fairseq.hub.mist_generator", "OnnxGenerator": "mist_fairseq.hub.onnx_generator"}

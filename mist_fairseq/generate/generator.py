@@ -17,6 +17,18 @@ _WINDOW = 16
 
 Text = str | tuple[str, ...] | list[str]
 Lengths = int | Iterable[int | None] | None
+Yes = Literal[True]
+No = Literal[False]
+One = Literal[1]
+
+
+class Options(DecodingOptions, total=False):
+    """The keyword arguments of ``generate`` that do not change its type."""
+
+    decoding: str | Decoding
+    lengths: Lengths
+    batch_size: int
+    progress: bool | None
 
 
 @dataclass
@@ -75,70 +87,26 @@ class TextGenerator:
     engine: Engine
     stop_unchanged = True
 
+    # A list gives a list, an iterator an iterator; of texts, or of Outputs.
     @overload
     def generate(
-        self,
-        texts: Sequence[Text],
-        *,
-        decoding: str | Decoding = ...,
-        nbest: Literal[1] = ...,
-        lengths: Lengths = ...,
-        return_scores: Literal[False] = ...,
-        batch_size: int = ...,
-        progress: bool | None = ...,
-        **options: Unpack[DecodingOptions],
+        self, texts: Sequence[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
     ) -> list[str]: ...
     @overload
     def generate(
-        self,
-        texts: Sequence[Text],
-        *,
-        decoding: str | Decoding = ...,
-        nbest: Literal[1] = ...,
-        lengths: Lengths = ...,
-        return_scores: Literal[True],
-        batch_size: int = ...,
-        progress: bool | None = ...,
-        **options: Unpack[DecodingOptions],
+        self, texts: Sequence[Text], *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
     ) -> list[Output]: ...
     @overload
     def generate(
-        self,
-        texts: Iterator[Text],
-        *,
-        decoding: str | Decoding = ...,
-        nbest: Literal[1] = ...,
-        lengths: Lengths = ...,
-        return_scores: Literal[False] = ...,
-        batch_size: int = ...,
-        progress: bool | None = ...,
-        **options: Unpack[DecodingOptions],
+        self, texts: Iterator[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
     ) -> Iterator[str]: ...
     @overload
     def generate(
-        self,
-        texts: Iterator[Text],
-        *,
-        decoding: str | Decoding = ...,
-        nbest: Literal[1] = ...,
-        lengths: Lengths = ...,
-        return_scores: Literal[True],
-        batch_size: int = ...,
-        progress: bool | None = ...,
-        **options: Unpack[DecodingOptions],
+        self, texts: Iterator[Text], *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
     ) -> Iterator[Output]: ...
     @overload
     def generate(
-        self,
-        texts: Iterable[Text],
-        *,
-        decoding: str | Decoding = ...,
-        nbest: int = ...,
-        lengths: Lengths = ...,
-        return_scores: bool = ...,
-        batch_size: int = ...,
-        progress: bool | None = ...,
-        **options: Unpack[DecodingOptions],
+        self, texts: Iterable[Text], *, return_scores: bool = ..., nbest: int = ..., **options: Unpack[Options]
     ) -> Any: ...
 
     def generate(

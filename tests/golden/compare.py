@@ -3,8 +3,8 @@
     python -m tests.golden.record exact DIR     # with the code of before
     python -m tests.golden.compare DIR          # with the code of now [--trainings] [--generation] [--only NAME]
 
-Of each training and each engine: whether it is bit-equal, and else the first update or sentence that differs. Ends with
-status 1 where anything differs.
+Of each training and each engine: whether it is bit-equal, and else the first update, or the settings, in which it is
+not. Ends with status 1 where anything differs.
 """
 
 import argparse
@@ -34,16 +34,19 @@ def main():
     if changed:
         print(f"another machine than that of the recordings, so differences may mean nothing: {', '.join(changed)}")
     both = args.trainings == args.generation
-    all_equal = True
+    names, all_equal = [], True
     with tempfile.TemporaryDirectory() as temporary:
         trainings = record.exact_trainings(Path(temporary), args.only) if both or args.trainings else ()
         generation = record.exact_generation(Path(temporary), args.only) if both or args.generation else ()
         for name, content in itertools.chain(trainings, generation):
             expected = json.loads((args.folder / f"{name}.json").read_text())
             found = json.loads(json.dumps(content))
+            names.append(name)
             told = difference(name, found, expected)
             all_equal = all_equal and not told
             print(f"{name}: {told or 'bit-equal'}", flush=True)
+    if names in ([], ["data-bin"]):
+        sys.exit(f"nothing has {args.only!r} in its name")
     sys.exit(not all_equal)
 
 

@@ -8,6 +8,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
 from mist_fairseq.tasks.resuming import Resumes
+from tests.tasks.test_finite import trainer as trainer
 from tests.tasks.test_shards import Numbers
 
 
@@ -46,8 +47,6 @@ def test_other_programs_count_nothing(task, monkeypatch):
     task.set_checkpoint_dict({"best": 1.0, "num_runs": 1})
 
 
-def test_every_worker_reads_the_checkpoint():
+def test_every_worker_reads_the_checkpoint(trainer):
     """torch refuses to unpack one that the first worker sends to the others."""
-    whole = OmegaConf.create({"checkpoint": {"load_checkpoint_on_all_dp_ranks": False}, "task": {"data": ""}})
-    Task(whole.task)
-    assert whole.checkpoint.load_checkpoint_on_all_dp_ranks
+    assert trainer.cfg.checkpoint.load_checkpoint_on_all_dp_ranks
