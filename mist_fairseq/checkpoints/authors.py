@@ -34,20 +34,16 @@ _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"
 def convert_checkpoint(
     checkpoint: str, config: str, out: str, max_source: int = 464, max_target: int = 48, overwrite: bool = False
 ) -> str:
-    """Write a checkpoint for fairseq-generate, and for fairseq-train to start from.
+    """Write a checkpoint for fairseq-generate, and for fairseq-train to start from, and say in a line what it is.
 
     Args:
         checkpoint: the authors' ``ckpt-N/model_state_dict.bin`` or the like.
         config: folder with ``config.json`` and ``vocab.txt`` of the encoder that their training started from.
         out: file to write.
         max_source, max_target: most tokens of a source and of a target in their training, special ones counted.
-        overwrite: replace *out* if it is there.
-
-    Returns:
-        One line that says what was written.
 
     Raises:
-        FileExistsError: *out* is there.
+        FileExistsError: *out* is there, which only *overwrite* replaces.
         FileNotFoundError: the checkpoint, config.json or vocab.txt is missing.
         ValueError: a key is unknown, missing or of a wrong shape (names it), or the limits exceed the model's.
     """
@@ -57,7 +53,7 @@ def convert_checkpoint(
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there or no file")
     dictionary = load_dictionary(str(Path(config) / "vocab.txt"))
-    sizes = {**read_sizes(config), **_AS_RELEASED}
+    sizes: dict[str, Any] = {**read_sizes(config), **_AS_RELEASED}
     weights = _read(checkpoint, config, sizes, len(dictionary))
     task = MistTaskConfig(max_source_positions=max_source, max_target_positions=max_target)
     structured = FairseqConfig(model=MistConfig(**sizes), task=task)

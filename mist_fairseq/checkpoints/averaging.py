@@ -18,13 +18,9 @@ _UPDATES = re.compile(r"checkpoint_\d+_(\d+)\.pt"), "checkpoint_EPOCH_UPDATE.pt"
 
 
 def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bound: int | None = None) -> list[Path]:
-    """The newest checkpoints that fairseq-train kept in a folder, newest first.
+    """The newest *count* checkpoints that fairseq-train kept in a folder, newest first, up to an epoch or update.
 
-    Args:
-        folder: its ``--save-dir``.
-        count: how many.
-        by_updates: ``checkpoint_EPOCH_UPDATE.pt`` rather than ``checkpointEPOCH.pt``.
-        upper_bound: last epoch or update to take.
+    They are ``checkpoint_EPOCH_UPDATE.pt`` if *by_updates*, else ``checkpointEPOCH.pt``.
 
     Raises:
         ValueError: *count* is not positive, or there are fewer.
@@ -45,11 +41,7 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
     """Write a checkpoint with the mean of several checkpoints' weights and the configuration of the first.
 
     It has no optimizer's state: a training that starts from it (``--finetune-from-model``) starts its optimizer and its
-    learning rate anew.
-
-    Args:
-        paths: checkpoints of fairseq-train, loaded without executing code, one at a time.
-        output: file to write.
+    learning rate anew. The checkpoints are loaded without executing code, one at a time.
 
     Raises:
         ValueError: a file is no checkpoint, or differs from the first in vocabulary, limits, names or shapes (names

@@ -7,7 +7,6 @@ from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig
 
 from mist_fairseq.files.torch_files import reason
-from mist_fairseq.models.mist import MistModel
 from mist_fairseq.release.folder import Released
 
 
@@ -24,11 +23,9 @@ def untrained_state() -> dict:
 
 
 def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictConfig, int]:
-    """A model, the configuration that it was trained with, and the number of updates.
+    """A checkpoint's model, the configuration that it was trained with, and the number of updates.
 
-    Args:
-        path: of a checkpoint.
-        data: folder with its ``dict.*.txt``, by default the one that it was trained on.
+    Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -53,7 +50,5 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictC
         raise
     except Exception as error:  # with other options fairseq, OmegaConf and torch have their own
         raise ValueError(f"{path} cannot be loaded: {reason(error)}") from error
-    if not isinstance(models[0], MistModel):
-        raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")
     history = state.get("optimizer_history") or [{}]
     return models[0].released, cfg, history[-1].get("num_updates", 0)

@@ -4,8 +4,7 @@ Both are an encoder over the source and a decoder with cross-attention, post-LN,
 ``EncoderDecoder`` has the two calls of ``Encoder``, ``encode_source`` and ``decode_target``; what its source state
 keeps of the source is the keys and values of each decoder layer's cross-attention.
 
-Dimensions: B sentences, S source and T target positions, D hidden size, H heads, d = D / H, V vocabulary, N real
-positions of a batch.
+Dimensions as in ``mist.encoder``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from mist_fairseq.mist.packing import pack, padding_mask, unpack
 
 # Distances in BANG's self-attention: all from MAX_DISTANCE on share the last of the BUCKETS.
 BUCKETS, MAX_DISTANCE = 32, 128
+Seen = Sequence[Tensor]  # keys and values of the source, (B, H, S, d) each
 
 
 class Attention(nn.Module):
@@ -36,11 +36,11 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def _split(self, rows: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
-        """k projections side by side, (N, k * D), at *index* of a padded batch (B, L) -> k times (B, H, L, d)."""
-        parts = rows.shape[1] // self.output.in_features
-        padded = unpack(rows, index, *shape).view(*shape, parts, self.heads, -1)  # (B, L, k, H, d)
-        return padded.permute(2, 0, 3, 1, 4).unbind(0)
+    def _split(self, rows: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """k projections side by side, (N, k * D), at *index* of the padded batch of *mask* -> k times (B, H, L, d)."""
+        B, L = mask.shape[0], mask.shape[-1]
+        padded = unpack(rows, index, B, L).view(B, L, -1, self.heads, self.output.in_features // self.heads)
+        return padded.permute(2, 0, 3, 1, 4).unbind(0)  # of (B, L, k, H, d)
 
     def _attend(self, x: Tensor, index: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """*Shapes:* (N, D), (N), broadcastable to (B, H, L, K), (B, H, L, d), twice (B, H, K, d) -> (N, D)."""
@@ -58,19 +58,14 @@ class SelfAttention(Attention):
         super().__init__(config)
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Attention, residual and LayerNorm. -> (N, D).
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        """Attention, residual and LayerNorm, for packed rows at *index* of a padded batch. -> (N, D).
 
-        Args:
-            x: packed rows, *Shape:* (N, D).
-            index: their flat positions in a padded batch, *Shape:* (N).
-            mask: True at what is seen, broadcastable to (B, 1, L, L).
-            shape: (B, L) of the padded batch.
+        *Shapes:* (N, D), (N), and the mask, True at what is seen, (B, 1, 1 or L, L).
         """
-        mask = self._mask(x, index, mask, shape)
-        return self._attend(x, index, mask, *self._split(self.qkv(x), index, shape))
+        return self._attend(x, index, self._mask(x, index, mask), *self._split(self.qkv(x), index, mask))
 
-    def _mask(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _mask(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         """The mask, or what is added to the scores, -inf where nothing is seen. -> broadcastable to (B, H, L, L)."""
         return mask
 
@@ -97,8 +92,9 @@ class RelativeSelfAttention(SelfAttention):
         visible = (columns <= columns[:, None]) & real[:, None]  # (B, T, T)
         return relative_position_bucket(distance, 2 * BUCKETS, MAX_DISTANCE).where(visible, BUCKETS)[:, None]
 
-    def _mask(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
-        relative = unpack(self.relative(x), index, *shape).view(*shape, BUCKETS, self.heads).permute(0, 3, 1, 2)
+    def _mask(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        B, T = mask.shape[0], mask.shape[-1]
+        relative = unpack(self.relative(x), index, B, T).view(B, T, BUCKETS, self.heads).permute(0, 3, 1, 2)
         relative = F.pad(relative, (0, 1), value=float("-inf"))  # (B, H, T, BUCKETS + 1)
         return relative.gather(3, mask.expand(-1, self.heads, -1, -1))
 
@@ -111,14 +107,14 @@ class CrossAttention(Attention):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
 
-    def keys_values(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Of the encoder's last hidden states, *Shapes:* (N, D), (N), (B, S) -> twice (B, H, S, d)."""
-        return self._split(self.key_value(source), index, shape)
+    def keys_values(self, source: Tensor, index: Tensor, mask: Tensor) -> Seen:
+        """Of the encoder's last hidden states, *Shapes:* (N, D), (N), (B, 1, 1, S) -> twice (B, H, S, d)."""
+        return self._split(self.key_value(source), index, mask)
 
-    def forward(self, x: Tensor, seen: Sequence[Tensor], index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
-        """As in ``SelfAttention``, with the source's ``keys_values`` and *mask* (B, 1, 1, S) of its real positions."""
-        (query,) = self._split(self.query(x), index, shape)
-        return self._attend(x, index, mask, query, *seen)
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor, seen: Seen, source_mask: Tensor) -> Tensor:
+        """As in ``SelfAttention``, but *seen*, ``keys_values``, where *source_mask* (B, 1, 1, S) is True."""
+        (query,) = self._split(self.query(x), index, mask)
+        return self._attend(x, index, source_mask, query, *seen)
 
 
 class FeedForward(nn.Module):
@@ -170,29 +166,21 @@ class Stack(nn.Module):
         """Add positions; LayerNorm and dropout. *Shapes:* (N or 1, D), (N) -> (N, D)."""
         return F.dropout(self.norm(words + self.positions(positions)), self.dropout, self.training)
 
-    def see(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> list[tuple[Tensor, ...]]:
+    def see(self, source: Tensor, index: Tensor, mask: Tensor) -> list[Seen]:
         """A decoder's keys and values of the source for each layer, as ``CrossAttention.keys_values`` gives them."""
-        return [layer.cross_attention.keys_values(source, index, shape) for layer in self.layers]
+        return [layer.cross_attention.keys_values(source, index, mask) for layer in self.layers]
 
-    def encode(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    def encode(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         """Run an encoder's layers; arguments as of ``SelfAttention``. -> (N, D)."""
         for layer in self.layers:
-            x = layer.ffn(layer.self_attention(x, index, mask, shape))
+            x = layer.ffn(layer.self_attention(x, index, mask))
         return x
 
-    def decode(
-        self,
-        x: Tensor,
-        index: Tensor,
-        mask: Tensor,
-        shape: tuple[int, int],
-        seen: Iterable[Sequence[Tensor]],
-        source_mask: Tensor,
-    ) -> Tensor:
+    def decode(self, x: Tensor, index: Tensor, mask: Tensor, seen: Iterable[Seen], source_mask: Tensor) -> Tensor:
         """Run a decoder's layers over what they ``see``, where *source_mask* (B, 1, 1, S) is True. -> (N, D)."""
         for layer, keys_values in zip(self.layers, seen, strict=True):
-            x = layer.self_attention(x, index, mask, shape)
-            x = layer.ffn(layer.cross_attention(x, keys_values, index, source_mask, shape))
+            x = layer.self_attention(x, index, mask)
+            x = layer.ffn(layer.cross_attention(x, index, mask, keys_values, source_mask))
         return x
 
 
@@ -216,18 +204,17 @@ class EncoderDecoder(nn.Module):
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """As ``Encoder.encode_source``; keys and values are those of each decoder layer's cross-attention."""
-        shape = B, S = tokens.shape[0], tokens.shape[1]
-        mask = padding_mask(lengths, S)[:, None, None]
-        x = self.encoder.encode(self._embed(tokens, index, self.encoder), index, mask, shape)
-        seen = self.decoder.see(x, index, shape)
-        return SourceState([key for key, _ in seen], [value for _, value in seen], unpack(x, index, B, S), lengths)
+        mask = padding_mask(lengths, tokens.shape[1])[:, None, None]
+        x = self.encoder.encode(self._embed(tokens, index, self.encoder), index, mask)
+        seen, hidden = self.decoder.see(x, index, mask), unpack(x, index, *tokens.shape)
+        return SourceState([key for key, _ in seen], [value for _, value in seen], hidden, lengths)
 
     def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """As ``Encoder.decode_target``, but that target positions count from the first."""
         x, mask = self._embed(tokens, index, self.decoder), padding_mask(lengths, tokens.shape[1])[:, None, None]
         source_mask = padding_mask(source.lengths, source.hidden.shape[1])[:, None, None]
         seen = zip(source.keys, source.values, strict=True)
-        return self.decoder.decode(x, index, mask, (tokens.shape[0], tokens.shape[1]), seen, source_mask)
+        return self.decoder.decode(x, index, mask, seen, source_mask)
 
     def keep_in_(self, precision: torch.dtype) -> None:
         """As ``Encoder.keep_in_``."""
@@ -277,14 +264,13 @@ class MaskDecoder(nn.Module):
         Returns:
             The [MASK]s' last hidden states (N, D) and flat positions (N), into B * T.
         """
-        (B, S), T = real_source.shape, real.shape[1]
         index, positions = self._positions(real_source)
         source_mask = real_source[:, None, None]
         x = self.encoder.embed(self.word_embeddings(tokens.flatten()[index]), positions)
-        seen = self.decoder.see(self.encoder.encode(x, index, source_mask, (B, S)), index, (B, S))
+        seen = self.decoder.see(self.encoder.encode(x, index, source_mask), index, source_mask)
         index, positions = self._positions(real)
         x, buckets = self.decoder.embed(self.mask_embedding, positions + 1), RelativeSelfAttention.buckets(real)
-        return self.decoder.decode(x, index, buckets, (B, T), seen, source_mask), index
+        return self.decoder.decode(x, index, buckets, seen, source_mask), index
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the tokens. *Shapes:* (N, D) -> (N, V)."""

@@ -51,12 +51,7 @@ def refuse_options(options, refused: Mapping[str, tuple[object, str]], user: str
 
 
 class Generator(ABC):
-    """What a task's ``build_generator`` returns: fairseq's commands call ``generate``.
-
-    Args:
-        model: with ``eval``.
-        pad, eos: ids of the padding and of the last token of source and target.
-    """
+    """What a task's ``build_generator`` returns: fairseq's commands call ``generate``."""
 
     def __init__(self, model, pad: int, eos: int):
         self.model, self.pad, self.eos = model, pad, eos
@@ -64,11 +59,7 @@ class Generator(ABC):
 
     @torch.no_grad()
     def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs) -> list[list[dict]]:
-        """The hypotheses of a batch; *models* are unused, the generator has its model.
-
-        Raises:
-            ValueError: there are prefixes or constraints; and what ``hypotheses`` raises.
-        """
+        """The hypotheses of a batch, by the generator's own model. Refuses prefixes and constraints."""
         if prefix_tokens is not None or constraints is not None:
             raise ValueError(f"prefixes and constraints do not work with {type(self).__name__}")
         self.model.eval()
@@ -83,16 +74,9 @@ class Generator(ABC):
 
 
 class NARGenerator(Generator):
-    """The decodings of ``generate.decoding``.
+    """The decodings of ``generate.decoding``, with one ``MistModel`` whose engine, or else PyTorch, runs the passes.
 
-    Args:
-        models: one ``MistModel``. Its engine runs the passes, or PyTorch if it has none.
-        dictionary: has the tokenizer.
-        decoding: how to generate.
-        options: fairseq's generation options, None for their defaults.
-
-    Raises:
-        ValueError: there are several models, or an option that cannot work; names it.
+    Several models are refused, and by name options that cannot work.
     """
 
     def __init__(self, models, dictionary: TokenizerDictionary, decoding: Decoding, options=None):
@@ -108,10 +92,8 @@ class NARGenerator(Generator):
     def hypotheses(self, sample: dict) -> list[list[dict]]:
         """Of a batch, which may have ``lengths`` (B) that the outputs are to have, the final [SEP] counted.
 
-        The hypotheses have ``steps``, too, and if it was asked for ``history``.
-
-        Raises:
-            ValueError: a source or an output is to have no tokens.
+        The hypotheses have ``steps``, too, and if it was asked for ``history``. ValueError where a source or an output
+        is to have no tokens.
         """
         inputs, asked = sample["net_input"], sample.get("lengths")
         for what, lengths in (("a source has", inputs["src_lengths"]), ("an output is to have", asked)):
@@ -119,10 +101,17 @@ class NARGenerator(Generator):
                 raise ValueError(f"{what} {int(lengths.min())} tokens, expected at least 1")
         special = self.tokenizer.special
         engine = self.model.engine or PyTorchEngine(self.model.encoder, special, self.model.precision, convert=False)
-        tokens, lengths = engine.asarray(inputs["src_tokens"]), engine.asarray(inputs["src_lengths"])
-        given = {"target_lengths": None if asked is None else engine.asarray(asked)}
-        given["stop_unchanged"] = self.stop_unchanged
-        return self._printed(decode(engine, tokens, lengths, self.decoding, special, self.model.limits, **given))
+        candidates = decode(
+            engine,
+            engine.asarray(inputs["src_tokens"]),
+            engine.asarray(inputs["src_lengths"]),
+            self.decoding,
+            special,
+            self.model.limits,
+            target_lengths=None if asked is None else engine.asarray(asked),
+            stop_unchanged=self.stop_unchanged,
+        )
+        return self._printed(candidates)
 
     def _printed(self, candidates: Candidates) -> list[list[dict]]:
         """As fairseq's commands print them, with a final eos: on empty ones fairseq's BLEU crashes."""
@@ -132,14 +121,8 @@ class NARGenerator(Generator):
 
         def hypothesis(row: int, score: float) -> dict:
             kept = self._kept(tokens[row, : lengths[row]])
-            made = {
-                "tokens": tokens[row, kept],
-                "score": torch.tensor(score, dtype=torch.float64),
-                "positional_scores": scores[row, kept],
-                "steps": steps[row],
-                "attention": None,
-                "alignment": None,
-            }
+            made: dict = {"tokens": tokens[row, kept], "positional_scores": scores[row, kept], "steps": steps[row]}
+            made |= {"score": torch.tensor(score, dtype=torch.float64), "attention": None, "alignment": None}
             if self.retain_history:
                 passes = (step[row, : lengths[row]] for step in history[: steps[row]])
                 made["history"] = [{"tokens": ids[self._kept(ids)]} for ids in passes]

@@ -56,10 +56,8 @@ class MistConfig(FairseqDataclass):
 class MistModel(BaseFairseqModel):
     """An encoder, trained and run as the paper says.
 
-    Args:
-        cfg: sizes and precision.
-        dictionary: has the tokenizer; the checkpoint remembers its fingerprint and refuses another.
-        limits: the task's. A checkpoint brings the limits it was trained with, and sets them here.
+    A checkpoint remembers the fingerprint of its dictionary's tokenizer and refuses another. It brings the limits that
+    it was trained with, and sets them in *limits*, the task's.
     """
 
     architecture = "mist"  # in released folders
@@ -133,10 +131,7 @@ class MistModel(BaseFairseqModel):
     def prepare_for_inference_(self, cfg):
         """Called by fairseq-generate: builds the engine of ``--accelerate`` in the command line's ``--precision``."""
         super().prepare_for_inference_(cfg)
-        self.build_engine_(str(getattr(cfg.task, "accelerate", "auto")), str(cfg.task.precision))
-
-    def build_engine_(self, accelerate: str, precision: str):
-        """Build what generation runs the passes with; errors as of ``engines.build_engine``."""
+        accelerate, precision = str(getattr(cfg.task, "accelerate", "auto")), str(cfg.task.precision)
         self.engine = build_engine(self.encoder, self.dictionary.tokenizer.special, accelerate, precision)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):

@@ -1,10 +1,15 @@
-"""BERT and MiniLM (Hugging Face's ``BertModel`` and ``BertForMaskedLM``)."""
+"""BERT and MiniLM (Hugging Face's ``BertModel`` and ``BertForMaskedLM``), and UniLM.
+
+UniLM is BERT's encoder with query, key and value in one matrix, no bias of the key, and relative position bias.
+"""
 
 import re
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from mist_fairseq.pretrained.names import Family
+from mist_fairseq.pretrained.names import Family, split
 
 
 def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,3 +50,19 @@ BERT = Family(
     prefix="bert.",
     tidy=_tidy,
 )
+
+
+def _tidy_unilm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    tidy = {}
+    for name, tensor in split(_tidy(state), "qkv_linear.", ["query.", "key.", "value."]).items():
+        if name.endswith("self.q_bias"):
+            tidy[name.replace("q_bias", "query.bias")] = tensor.reshape(-1)
+            tidy[name.replace("q_bias", "key.bias")] = torch.zeros_like(tensor).reshape(-1)
+        elif name.endswith("self.v_bias"):
+            tidy[name.replace("v_bias", "value.bias")] = tensor.reshape(-1)
+        else:
+            tidy["encoder." + name if name.startswith("rel_pos_bias.") else name] = tensor
+    return tidy
+
+
+UNILM = replace(BERT, model_types=("bert", "minilm", "unilm"), tidy=_tidy_unilm, mark="qkv_linear")

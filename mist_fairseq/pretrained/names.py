@@ -16,27 +16,16 @@ Names = Mapping[str, str | list[str]]
 
 @dataclass(frozen=True)
 class Family:
-    """What a family of encoders calls its settings and weights.
+    """What a family of encoders calls its settings and weights."""
 
-    Attributes:
-        model_types: its names in ``config.json``.
-        sizes: name in ``config.json`` -> the option of ours; each must be there.
-        optional_sizes: likewise, of what may be there.
-        settings: what else changes a model -> its only supported value, which is also that of a file without it.
-        names: the table.
-        prefix: what the names of encoder weights may begin with, in files, beside what the table has.
-        tidy: makes a state dict, without the prefix, one of the table's names.
-        mark: a part of the names of weights by which the family is known among those of its model types.
-    """
-
-    model_types: tuple[str, ...]
-    sizes: Mapping[str, str]
-    optional_sizes: Mapping[str, str]
-    settings: Mapping[str, object]
-    names: Names
-    prefix: str
-    tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    mark: str = ""
+    model_types: tuple[str, ...]  # its names in config.json
+    sizes: Mapping[str, str]  # name in config.json -> the option of ours; each must be there
+    optional_sizes: Mapping[str, str]  # likewise, of what may be there
+    settings: Mapping[str, object]  # what else changes a model -> its only supported value, which is also the default
+    names: Names  # the table
+    prefix: str  # what the names of encoder weights may begin with, in files, beside what the table has
+    tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # makes a state dict, without prefix, one of these names
+    mark: str = ""  # a part of the names of weights by which the family is known among those of its model types
 
 
 def their_names(names: Names, ours: str) -> list[str]:
@@ -59,14 +48,12 @@ def convert(
     optional: Collection[str] = (),
     ignored: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Our weights from theirs.
+    """Our weights from theirs, of *state*; on the meta device only shapes are compared.
 
     Args:
-        state: theirs by their names; on the meta device only shapes are compared.
+        state, names: theirs by their names, and the table of these.
         own: a state dict of ours, for its names and shapes.
-        names: the family's table.
-        source: where the weights come from, for messages.
-        advice: what to do when they do not fit.
+        source, advice: for messages, where the weights come from, and what to do when they do not fit.
         optional: names of ours that may be missing.
         ignored: names of theirs that may be left over, None for any.
 

@@ -21,16 +21,10 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     The length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with
     its ``tokenizer_config.json``, any other as our ``dict.txt``.
 
-    Args:
-        released: the model, an ``Encoder`` in fp32.
-        folder: to write to; made if it is not there.
-        overwrite: replace files that are there.
-
-    Returns:
-        The names of the files.
+    The folder is made if it is not there; the names of the files are returned.
 
     Raises:
-        FileExistsError: the folder has such files already.
+        FileExistsError: the folder has such files already, which only *overwrite* replaces.
         ValueError: BERT has no such model.
     """
     encoder, tokenizer = released.encoder, released.tokenizer

@@ -32,33 +32,18 @@ generator.generate(["text"], decoding="mist", iterations=3)
 
 @dataclass
 class Description:
-    """What a checkpoint does not know of itself.
+    """What a checkpoint does not know of itself."""
 
-    Attributes:
-        name: title of the card.
-        data: what the model was trained on.
-        licence: identifier of the weights' licence, such as ``mit``.
-        language: of the texts, such as ``en``.
-        notes: a paragraph on intended use and limits.
-        scores: JSON files that ``scripts/compare_decodings.py`` wrote.
-    """
-
-    name: str
-    data: str
-    licence: str
-    language: str = ""
-    notes: str = ""
-    scores: list[str] | None = None
+    name: str  # title of the card
+    data: str  # what the model was trained on
+    licence: str  # identifier of the weights' licence, such as mit
+    language: str = ""  # of the texts, such as en
+    notes: str = ""  # a paragraph on intended use and limits
+    scores: list[str] | None = None  # JSON files that scripts/compare_decodings.py wrote
 
 
 def model_card(description: Description, released: Released, cfg: Mapping[str, Any], updates: int | None = None) -> str:
-    """Markdown with the front matter of Hugging Face's model cards.
-
-    Args:
-        description: what the checkpoint does not know.
-        released: the model.
-        cfg: the configuration of its training.
-        updates: how many there were.
+    """Markdown with the front matter of Hugging Face's model cards; *cfg* and *updates* are those of the training.
 
     Raises:
         ValueError: a file of scores is not what ``scripts/compare_decodings.py`` writes.
@@ -73,7 +58,7 @@ def model_card(description: Description, released: Released, cfg: Mapping[str, A
     )
     rows = [["updates", str(updates)]] if updates else []
     for part, names in _SETTINGS.items():
-        values = {name: (cfg.get(part) or {}).get(name) for name in names}
+        values: dict[str, Any] = {name: (cfg.get(part) or {}).get(name) for name in names}
         if values.get("pretrained"):
             values["pretrained"] = Path(values["pretrained"]).name  # not where it was on the machine of the training
         rows += [[part if name == "_name" else name, str(value)] for name, value in values.items() if value is not None]

@@ -5,6 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
+from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, NARGenerator
 from tests.generate.plain import DECODINGS, LENGTHS, Runner
@@ -33,7 +34,7 @@ def test_hypotheses_are_the_candidates(dictionary, accelerate, decoding, iterati
     """With or without an engine that was built for it."""
     model = tiny_model(dictionary)
     if accelerate:
-        model.build_engine_(accelerate, "fp32")
+        model.engine = build_engine(model.encoder, dictionary.tokenizer.special, accelerate, "fp32")
     tokens, lengths = sources(LENGTHS, dictionary)
     options = dict(decoding=decoding, iterations=iterations)
     options |= {} if asked else {"length_beam": 3, "nbest": 2}

@@ -22,8 +22,8 @@ from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
 from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, Generator, refuse_options
-from mist_fairseq.pretrained.bang import read_bang
 from mist_fairseq.pretrained.folder import check_vocabulary
+from mist_fairseq.pretrained.mass_and_bang import read_bang
 
 _PRETRAINED_HELP = "folder with vocab.txt of BERT (uncased) and one *.pt of microsoft/BANG: the initial weights"
 _LENGTH_HELP = (
@@ -51,11 +51,7 @@ class BangConfig(FairseqDataclass):
 
 @register_model("bang_nar")
 class BangNarModel(MaskDecoder, BaseFairseqModel):
-    """``MaskDecoder`` as a model of fairseq, with the sizes of *cfg* and the special ids of *dictionary*.
-
-    Raises:
-        ValueError: ``--bang-length`` is no number that the model has positions for.
-    """
+    """``MaskDecoder`` as a model of fairseq; ValueError where it has no positions for ``--bang-length``."""
 
     # Without a dataclass in the registry, because fairseq would copy the configuration of an architecture that has its
     # model's name, and --pretrained would stay in what checkpoints store.
@@ -77,12 +73,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg, task):
-        """Build the model; when training starts, with the weights of ``--pretrained``.
-
-        Raises:
-            FileNotFoundError: the folder lacks a file.
-            ValueError: it has another vocabulary than the data, or weights that do not fit; names them.
-        """
+        """Build the model; when training starts, with ``--pretrained``. Errors as of ``read_bang``."""
         model = cls(cfg, task.target_dictionary)
         if cfg.pretrained:
             check_vocabulary(cfg.pretrained, task.target_dictionary.tokenizer)
@@ -97,10 +88,8 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor) -> tuple[Tensor, None]:
         """Predict a token for every [MASK]: logits (B, T, V), zero at padding, and None.
 
-        Args:
-            src_tokens: ``X [SEP]``, padded on either side, *Shape:* (B, S).
-            src_lengths: unused.
-            prev_output_tokens: where it is not padding, a [MASK] is read, *Shape:* (B, T).
+        *Shapes:* ``X [SEP]``, padded on either side, (B, S), lengths, which are not used, and what is not padding
+        where a [MASK] is read, (B, T).
         """
         real = prev_output_tokens.ne(self.pad)
         hidden, index = self.decode(src_tokens, src_tokens.ne(self.pad), real)
@@ -130,15 +119,8 @@ class BangGenerator(Generator):
     BANG's code leaves the output whole, and its ``post_processed_nar.py`` then works on the printed tokens: it drops
     [CLS] and the [SEP]s before the first word, cuts at the next [SEP], and drops what repeats the token before, and
     after the pieces are joined what repeats the word before. Here the cut is the same, repeated words collapse as in
-    ``NARGenerator`` (a repeated piece inside a word stays), and [PAD], [CLS] and [MASK] are never predicted.
-
-    Args:
-        model: a ``BangNarModel``.
-        dictionary: the tokenizer.
-        options: fairseq's generation options, None for their defaults.
-
-    Raises:
-        ValueError: an option cannot work; names it.
+    ``NARGenerator`` (a repeated piece inside a word stays), and [PAD], [CLS] and [MASK] are never predicted. Options
+    that cannot work are refused by name.
     """
 
     def __init__(self, model: BangNarModel, dictionary: TokenizerDictionary, options=None):

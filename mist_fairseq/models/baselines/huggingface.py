@@ -28,28 +28,22 @@ class HuggingFaceGenerator(Generator):
 
     As in fairseq, a sentence is done when it has ``--beam`` finished hypotheses, and a hypothesis' score is its
     log-probability divided by its length to the power of ``--lenpen``. Options that the folder of a model would add
-    (generation_config.json) have no effect.
+    (generation_config.json) have no effect. Options that do not work are refused by name.
 
     Args:
         model: any Hugging Face encoder-decoder model.
         pad, eos, start: ids of the padding, of the last token of source and target, and of the decoder's first input.
         longest: most tokens the decoder takes, None where positions have no limit.
-        options: fairseq's generation options, None for their defaults: ``--beam``, ``--nbest``, ``--lenpen``,
-            ``--unnormalized``, ``--min-len``, ``--max-len-b`` and ``--no-repeat-ngram-size`` count.
-        score: run the decoder once more over the output for its log-probabilities. Without it they are 0, and the
-            time is that of ``generate`` alone.
-
-    Raises:
-        ImportError: transformers is not installed.
-        ValueError: an option does not work; names it.
+        options: fairseq's, None for their defaults: ``--beam``, ``--nbest`` and those of ``_KNOWN`` count.
+        score: run the decoder once more over the output for its log-probabilities; without it they are 0.
     """
 
     def __init__(
         self, model, *, pad: int, eos: int, start: int, longest: int | None = None, options=None, score: bool = True
     ):
         super().__init__(model, pad, eos)
-        unknown = {name: default for name, (default, _) in AUTOREGRESSIVE_OPTIONS.items() if name not in _KNOWN}
-        refused = {name: (default, "leave it") for name, default in unknown.items()}
+        unknown = AUTOREGRESSIVE_OPTIONS.keys() - _KNOWN
+        refused = {name: (AUTOREGRESSIVE_OPTIONS[name][0], "leave it") for name in unknown}
         refuse_options(options, refused, "Hugging Face's beam search")
         beam, nbest = getattr(options, "beam", 5), getattr(options, "nbest", 1)
         if not 1 <= nbest <= beam:

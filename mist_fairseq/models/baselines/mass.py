@@ -3,7 +3,13 @@
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 
-from mist_fairseq.pretrained.mass import POSITIONS, PRETRAINED_HELP, TRANSFORMER, check_mass_vocabulary, read_mass
+from mist_fairseq.pretrained.mass_and_bang import (
+    POSITIONS,
+    PRETRAINED_HELP,
+    TRANSFORMER,
+    check_mass_vocabulary,
+    read_mass,
+)
 
 
 @register_model("mass")
@@ -18,11 +24,7 @@ class MassModel(TransformerModel):
 
     @classmethod
     def build_model(cls, args, task):
-        """Build the model; when training starts, with the weights of ``--pretrained``.
-
-        Raises:
-            ValueError: the task's limit of the source is beyond MASS's positions, or the weights do not fit.
-        """
+        """Build the model; when training starts, with ``--pretrained``. Errors as of ``read_mass``."""
         limit = task.max_positions()[0]
         if limit > POSITIONS:
             raise ValueError(f"--max-source-positions {limit} exceeds MASS's {POSITIONS} positions: lower it")

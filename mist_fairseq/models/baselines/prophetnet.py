@@ -61,9 +61,7 @@ class ProphetNetModel(BaseFairseqModel):
     def build_model(cls, cfg: ProphetNetConfig, task):
         """Build from the checkpoint's configuration if one is being loaded, from ``--pretrained`` or the options.
 
-        Raises:
-            FileNotFoundError: the folder or its config.json or weights are missing.
-            ValueError: the folder does not fit the data or lacks weights; says what.
+        FileNotFoundError and ValueError say what the folder lacks, and what of it does not fit the data.
         """
         if getattr(task.cfg, "left_pad_target", False):
             raise ValueError("--left-pad-target does not work with ProphetNet: leave it")
@@ -71,13 +69,12 @@ class ProphetNetModel(BaseFairseqModel):
         saved = task.state.state_dict.get(_STATE)
         if saved is not None:
             config = library.ProphetNetConfig.from_dict(json.loads(saved))
-            return cls(library.ProphetNetForConditionalGeneration(config))
-        config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
-        config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
-        task.state.merge_state_dict({_STATE: config.to_json_string()})
-        if cfg.pretrained:
-            return cls(_load(cfg.pretrained, config))
-        return cls(library.ProphetNetForConditionalGeneration(config))
+        else:
+            config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
+            config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
+            task.state.merge_state_dict({_STATE: config.to_json_string()})
+        start_from = cfg.pretrained if saved is None else None
+        return cls(_load(start_from, config) if start_from else library.ProphetNetForConditionalGeneration(config))
 
     def max_positions(self) -> tuple[int, int]:
         """Most tokens of a source and of a target."""
@@ -93,10 +90,7 @@ class ProphetNetModel(BaseFairseqModel):
         n streams, the i-th of which predicts each token of the target from those that end i places before it. In
         evaluation there is the first stream alone, and the loss is an ordinary language model's.
 
-        Args:
-            src_tokens: ``X [SEP]``, padded left or right, *Shape:* (B, S).
-            src_lengths: unused.
-            prev_output_tokens: ``[SEP] Y``, right-padded, *Shape:* (B, T).
+        *Shapes:* ``X [SEP]``, padded left or right, (B, S), lengths, not used, ``[SEP] Y``, right-padded, (B, T).
         """
         config = self.huggingface.config
         tokens = right_padded(src_tokens, config.pad_token_id)
@@ -123,11 +117,8 @@ def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, position
     of 2023, in transformers 4.57 still): in training, where later tokens reach earlier ones by it, but not in
     step-by-step generation.
 
-    Args:
-        attention: the layer's self-attention of n streams and H heads.
-        hidden: of the predicting streams, *Shape:* (B, T, n, D).
-        weights, positions: Hugging Face's, for a single step.
-        buckets: of the distances to the main stream and to the stream itself, *Shape:* (B, T, 2 * T).
+    *attention* is of n streams and H heads, *hidden* of the predicting streams, (B, T, n, D), *buckets* of the
+    distances to the main stream and to the stream itself, (B, T, 2 * T).
     """
     if buckets is None:  # a single step
         return type(attention).get_predict_relative_pos_embeddings(attention, hidden, weights, positions, buckets)
@@ -144,7 +135,7 @@ def _ids(dictionary) -> dict[str, int]:
 
 
 def _new_config(cfg: ProphetNetConfig, dictionary):
-    sides = {}
+    sides: dict[str, int] = {}
     for side, layers in (("encoder", cfg.encoder_layers), ("decoder", cfg.decoder_layers)):
         sides |= {f"num_{side}_layers": layers, f"num_{side}_attention_heads": cfg.encoder_attention_heads}
         sides[f"{side}_ffn_dim"] = cfg.encoder_ffn_embed_dim

@@ -1,10 +1,14 @@
-"""MASS (Song et al. 2019), as microsoft/MASS publishes it with ``MASS-summarization/mass/s2s_model.py``, over fairseq.
+"""MASS (Song et al. 2019) and BANG (Qi et al. 2020), as microsoft/MASS and microsoft/BANG publish their weights.
 
-A folder has ``mass-base-uncased.pt``, a state dict, and ``dict.txt``.
+A folder of MASS has ``mass-base-uncased.pt``, a state dict, and ``dict.txt``; the code that they belong to is
+``MASS-summarization/mass/s2s_model.py``, over fairseq. A folder of BANG has BERT's ``vocab.txt`` and one ``*.pt``; all
+forms of BANG have the same names of weights.
 """
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +18,13 @@ from mist_fairseq.pretrained.names import Names, convert, split
 
 logger = logging.getLogger(__name__)
 
-POSITIONS = 512  # of the encoder and of the decoder
+POSITIONS = 512  # of MASS's encoder and of its decoder
 WEIGHTS, VOCABULARY = "mass-base-uncased.pt", "dict.txt"
 PRETRAINED_HELP = f"folder with {WEIGHTS} and {VOCABULARY} of microsoft/MASS: the initial weights"
-ADVICE = "give the checkpoint's sizes, --encoder-layers, --decoder-layers, --encoder-embed-dim and the like"
+_ADVICE = "give the checkpoint's sizes, --encoder-layers, --decoder-layers, --encoder-embed-dim and the like"
 
 
-def encoder_decoder_names(decoder_attention: str) -> Names:
+def _names(decoder_attention: str) -> Names:
     """``EncoderDecoder``'s and fairseq's names, of a decoder whose self-attention is called *decoder_attention*."""
     names: dict[str, str | list[str]] = {"word_embeddings": "encoder.embed_tokens"}
     for side, attention in (("encoder", "self_attn"), ("decoder", decoder_attention)):
@@ -43,15 +47,23 @@ def encoder_decoder_names(decoder_attention: str) -> Names:
     return names
 
 
-ENCODER_DECODER = encoder_decoder_names("self_attn")
+ENCODER_DECODER = _names("self_attn")
 # fairseq's own transformer.
 TRANSFORMER: Names = {
     "encoder.layernorm_embedding": "encoder.emb_layer_norm",
     "decoder.layernorm_embedding": "decoder.emb_layer_norm",
     "decoder.output_projection": "decoder.embed_tokens",
 }
-IGNORED = {"encoder.version", "decoder.version", "decoder.embed_tokens.weight"}
+_BANG = {**_names("ngram_self_attn"), "mask_embedding": "decoder.ngram_input_embed.weight"}
+_IGNORED = {"encoder.version", "decoder.version", "decoder.embed_tokens.weight"}
 _OPTIONAL = {"encoder.version", "decoder.version", "length_head.weight"}
+
+
+class _Meter:
+    """Stands for what fairseq 0.9, BANG's, stores beside the weights: numbers only."""
+
+
+_METERS: list[Any] = [(_Meter, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
 
 
 def check_mass_vocabulary(folder: str, symbols: list[str]):
@@ -64,29 +76,53 @@ def check_mass_vocabulary(folder: str, symbols: list[str]):
 
 
 def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_position: int = 0) -> dict[str, Tensor]:
-    """MASS's weights under the names of a model of ours or of fairseq's.
+    """MASS's weights under the names of a model of ours or of fairseq's, whose state dict is *own*.
 
-    Args:
-        folder: with the weights.
-        own: the model's state dict, for its names and shapes.
-        names: ``ENCODER_DECODER`` or ``TRANSFORMER``.
-        first_position: row of the first position in MASS's tables that the model has.
+    *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on.
 
     Raises:
         FileNotFoundError: there is no weights file.
         ValueError: it cannot be read, lacks a weight, has one too many or one of another shape (names the weight).
     """
     path = find_file(folder, [WEIGHTS])
-    state = tidy(read_weights(path), str(path))
+    state = _read(path)
     state |= {name: table[first_position:] for name, table in state.items() if name.endswith("embed_positions.weight")}
-    converted = convert(state, own, names, str(path), ADVICE, _OPTIONAL, IGNORED)
-    logger.info("loaded %d tensors from %s", len(converted), path)
-    return converted
+    return _convert(state, own, names, path)
 
 
-def tidy(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*. Errors as of ``read_mass``.
+
+    Of the two rows that some files have as ``ngram_input_embed`` the last is the [MASK] of the parallel form; of
+    tables with more positions than ours the first are taken. Both are what BANG's code does.
+    """
+    paths = sorted(Path(folder).glob("*.pt"))
+    if not paths:
+        raise FileNotFoundError(f"--pretrained {folder}: there is no *.pt in it")
+    if len(paths) > 1:
+        raise ValueError(f"--pretrained {folder}: expected one *.pt, found {', '.join(path.name for path in paths)}")
+    with torch.serialization.safe_globals(_METERS):
+        state = _read(paths[0])
+    for side in ("encoder", "decoder"):
+        name = f"{side}.embed_positions.weight"
+        if name in state:
+            state[name] = state[name][: len(own[f"{side}.positions.weight"])]
+    masks = state.get("decoder.ngram_input_embed.weight")
+    if masks is not None and masks.dim() == 2 and 1 <= len(masks) <= 2:
+        state["decoder.ngram_input_embed.weight"] = masks[-1]
+    return _convert(state, own, _BANG, paths[0])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     """Query, key and value apart, which may stand as one ``in_proj_weight``; one table of words, not two."""
+    state = read_weights(path)
     words = [tensor for name, tensor in state.items() if name.endswith("coder.embed_tokens.weight")]
     if len(words) == 2 and not torch.equal(*words):
-        raise ValueError(f"{source}: encoder.embed_tokens.weight and decoder.embed_tokens.weight differ")
+        raise ValueError(f"{path}: encoder.embed_tokens.weight and decoder.embed_tokens.weight differ")
     return split(state, "in_proj_", ["q_proj.", "k_proj.", "v_proj."])
+
+
+def _convert(state: dict[str, Tensor], own: Mapping[str, Tensor], names: Names, path: Path) -> dict[str, Tensor]:
+    converted = convert(state, own, names, str(path), _ADVICE, _OPTIONAL, _IGNORED)
+    logger.info("loaded %d tensors from %s", len(converted), path)
+    return converted
