@@ -27,7 +27,6 @@ import logging
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -129,7 +128,7 @@ def run(args, folder: Path) -> dict:
     if args.floor:
         # The machine may be slower or faster than it was: the mean of both.
         rates = {key: mean_rates([before[key], now]) for key, now in benchmark.rates().items()}
-        result["rates"] = {key: asdict(value) for key, value in rates.items()}
+        result["rates"] = {key: value._asdict() for key, value in rates.items()}
         for size, timed in zip(args.batch_size, runs):
             timed["floor"] = benchmark.floor(chosen, size, rates)
     if args.profile:

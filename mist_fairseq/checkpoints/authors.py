@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from fairseq.dataclass.configs import FairseqConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mist_fairseq.checkpoints.loading import untrained_state
@@ -59,25 +59,21 @@ def convert_checkpoint(
     dictionary = load_dictionary(str(Path(config) / "vocab.txt"))
     sizes = {**read_sizes(config), **_AS_RELEASED}
     weights = _read(checkpoint, config, sizes, len(dictionary))
-    cfg = _configuration(sizes, max_source, max_target)
+    task = MistTaskConfig(max_source_positions=max_source, max_target_positions=max_target)
+    structured = FairseqConfig(model=MistConfig(**sizes), task=task)
+    structured.model._name = structured.task._name = "mist"
+    cfg = OmegaConf.structured(structured)
     model = MistModel(cfg.model, dictionary, PositionLimits(max_source, max_target))
     model.check_limits()
     model.encoder.load_state_dict(weights)
+    stored = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     with whole_file(out) as partial:
-        torch.save(_training_state(cfg, model), partial)
+        torch.save({"args": None, "cfg": stored, "model": model.state_dict(), **untrained_state()}, partial)
     built = model.encoder.config
     return (
         f"{out}: {built.layers} layers of {built.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
         f"{max_source} source and {max_target} target tokens"
     )
-
-
-def _configuration(sizes: dict[str, Any], max_source: int, max_target: int) -> DictConfig:
-    """fairseq's whole configuration with this model and task."""
-    task = MistTaskConfig(max_source_positions=max_source, max_target_positions=max_target)
-    config = FairseqConfig(model=MistConfig(**sizes), task=task)
-    config.model._name, config.task._name = "mist", "mist"
-    return OmegaConf.structured(config)
 
 
 def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) -> dict[str, Tensor]:
@@ -91,15 +87,3 @@ def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) 
     names = {**family.names, "length_head": "embed_length"}
     advice = f"is {config}/config.json that of the encoder which the training started from?"
     return convert(state, own, names, checkpoint, advice, ignored=_UNUSED)
-
-
-def _training_state(cfg: DictConfig, model: MistModel) -> dict:
-    """What fairseq's trainer saves, before the first update."""
-    return {
-        "args": None,
-        "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
-        "model": model.state_dict(),
-        "criterion": None,
-        "task_state": {},
-        **untrained_state(),
-    }

@@ -11,9 +11,10 @@ from mist_fairseq.checkpoints.loading import untrained_state
 from mist_fairseq.files.whole import whole_file
 from mist_fairseq.patches.checkpoint_files import read_checkpoint
 
-# The names of fairseq-train's checkpoints after an epoch, and after an update within one.
-_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
-_UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
+# The names of fairseq-train's checkpoints after an epoch, and after an update within one; what keeps more of them.
+_EPOCHS = re.compile(r"checkpoint(\d+)\.pt"), "checkpointEPOCH.pt", "no --no-epoch-checkpoints"
+_INTERVALS = "--save-interval-updates and --keep-interval-updates"
+_UPDATES = re.compile(r"checkpoint_\d+_(\d+)\.pt"), "checkpoint_EPOCH_UPDATE.pt", _INTERVALS
 
 
 def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bound: int | None = None) -> list[Path]:
@@ -30,16 +31,13 @@ def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bou
     """
     if count < 1:
         raise ValueError(f"{count} checkpoints to average, expected at least 1")
-    pattern, kind = (_UPDATE, "checkpoint_EPOCH_UPDATE.pt") if by_updates else (_EPOCH, "checkpointEPOCH.pt")
+    pattern, kind, advice = _UPDATES if by_updates else _EPOCHS
     matches = [match for path in Path(folder).iterdir() if (match := pattern.fullmatch(path.name))]
     numbered = sorted(((int(match.group(1)), match.string) for match in matches), reverse=True)
     paths = [Path(folder) / name for number, name in numbered if upper_bound is None or number <= upper_bound]
     if len(paths) < count:
-        up_to = "" if upper_bound is None else f" up to {upper_bound}"
-        raise ValueError(
-            f"{folder} has {len(paths)} checkpoints {kind}{up_to}, expected at least {count}: keep more in training "
-            f"({'--save-interval-updates and --keep-interval-updates' if by_updates else 'no --no-epoch-checkpoints'})"
-        )
+        kept = f"{len(paths)} checkpoints {kind}{'' if upper_bound is None else f' up to {upper_bound}'}"
+        raise ValueError(f"{folder} has {kept}, expected at least {count}: keep more in training ({advice})")
     return paths[:count]
 
 
@@ -70,11 +68,10 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
         _check(weights, state, paths[0], path)
         for name in sums:
             sums[name] += state[name].double()
-    model = {
-        name: (sums[name] / len(paths)).to(tensor.dtype) if name in sums else tensor for name, tensor in weights.items()
-    }
+    means = {name: (total / len(paths)).to(weights[name].dtype) for name, total in sums.items()}
+    kept = {name: first.get(name) for name in ("args", "cfg", "criterion", "task_state")}
     with whole_file(output) as partial:
-        torch.save(_without_training(first) | {"model": model}, partial)
+        torch.save({**untrained_state(), **kept, "model": {**weights, **means}}, partial)
 
 
 def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str | Path, path: str | Path):
@@ -94,8 +91,3 @@ def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str |
         # Whole numbers are settings, not weights: position limits, the vocabulary's fingerprint.
         if not tensor.is_floating_point() and not torch.equal(tensor, other[name]):
             raise ValueError(f"{between}{name} is {other[name].tolist()} and {tensor.tolist()}")
-
-
-def _without_training(state: dict) -> dict:
-    """A checkpoint's configuration, with the training state of before the first update."""
-    return {name: state.get(name) for name in ("args", "cfg", "criterion", "task_state")} | untrained_state()

@@ -12,9 +12,11 @@ from mist_fairseq.release.folder import Released
 
 
 def untrained_state() -> dict:
-    """What fairseq's trainer saves of itself before the first update, without an optimizer's state."""
+    """What fairseq's trainer saves before the first update, but for model and options; without an optimizer's state."""
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
     return {
+        "criterion": None,
+        "task_state": {},
         "optimizer_history": [history],
         "extra_state": {"train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}},
         "last_optimizer_state": None,
@@ -39,17 +41,17 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictC
     if data is not None:
         overrides["data"] = data
     state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
-    task = state["cfg"]["task"].get("_name") if state.get("cfg") else None
-    if task != "mist":
-        raise ValueError(f"{path} is of --task {task}: only models of --task mist can be released")
-    folder = utils.split_paths(state["cfg"]["task"].get("data") or "")[0] if state.get("cfg") else ""
+    task = state["cfg"]["task"] if state.get("cfg") else {}
+    if task.get("_name") != "mist":
+        raise ValueError(f"{path} is of --task {task.get('_name')}: only models of --task mist can be released")
+    folder = utils.split_paths(task.get("data") or "")[0]
     if not os.path.isdir(folder):
         raise ValueError(f"no data folder {folder!r}, whose dictionary {path} needs: give the right one (--data)")
     try:
         models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    except (FileNotFoundError, PermissionError):
+        raise
     except Exception as error:  # with other options fairseq, OmegaConf and torch have their own
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
         raise ValueError(f"{path} cannot be loaded: {reason(error)}") from error
     if not isinstance(models[0], MistModel):
         raise ValueError(f"{path} holds a {type(models[0]).__name__}: only models of --task mist can be released")

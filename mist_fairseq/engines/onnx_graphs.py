@@ -39,13 +39,14 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     parts = [f"{part}{i}" for i in range(config.layers) for part in ("key", "value")]
     past = [graph.input(f"past_{name}", np.float32, ["B", heads, "P", D // heads]) for name in parts]
 
-    order, past_order = graph.count(graph.size(tokens, 1)), graph.count(graph.size(past[0], 2))  # (L), (P)
+    past_size = graph.size(past[0], 2)
+    order, past_order = graph.count(graph.size(tokens, 1)), graph.count(past_size)  # (L), (P)
     positions = graph.node("Add", graph.unsqueeze(past_lengths, 1), order)  # (B, L)
     past_real = graph.node("Less", past_order, graph.unsqueeze(past_lengths, 1))  # (B, P)
     real = graph.node("Less", order, graph.unsqueeze(lengths, 1))  # (B, L)
     mask = _mask(graph, encoder, graph.node("Concat", past_real, real, axis=1), positions, past_order, past_real)
     flat = graph.reshape(tokens, -1)  # (B * L)
-    x = _embed(graph, encoder, flat, graph.reshape(positions, -1), graph.size(past[0], 2))
+    x = _embed(graph, encoder, flat, graph.reshape(positions, -1), past_size)
     x = _add_layers(graph, encoder, x, tokens, mask, past)  # (B * L, D)
     _add_length_scores(graph, encoder, x, real, lengths)
 
@@ -102,23 +103,23 @@ def _add_layers(graph: Graph, encoder: Encoder, x: str, tokens: str, mask: str, 
 
     *Shapes:* x (B * L, D), tokens (B, L), mask (B, H or 1, L, K), past (B, H, P, d) each -> (B * L, D).
     """
-    D = encoder.config.hidden_size
-    shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([D]), axis=0)
+    shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
     for i, layer in enumerate(encoder.layers):
         name = f"layers.{i}"
-        joint = graph.linear(x, f"{name}.qkv.weight", layer.qkv.weight)
-        split = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=1, num_outputs=3)
+        joint = graph.node("Reshape", graph.linear(x, f"{name}.qkv.weight", layer.qkv.weight), shape)  # (B, L, 3 * D)
+        split = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=2, num_outputs=3)
         bias = graph.weight(f"{name}.qkv.bias", layer.qkv.bias)
         attended, _, _ = graph.nodes_of(
             "MultiHeadAttention",
             [f"attended{i}", f"key{i}", f"value{i}"],
-            *(graph.node("Reshape", part, shape) for part in split),
-            *(bias, "", mask, *past[2 * i : 2 * i + 2]),
+            *(*split, bias, "", mask, *past[2 * i : 2 * i + 2]),
             num_heads=encoder.config.heads,
             domain=CONTRIBUTED,
         )
         attended = graph.linear(
-            graph.reshape(attended, -1, D), f"{name}.attention_output.weight", layer.attention_output.weight
+            graph.reshape(attended, -1, encoder.config.hidden_size),
+            f"{name}.attention_output.weight",
+            layer.attention_output.weight,
         )
         bias = graph.weight(f"{name}.attention_output.bias", layer.attention_output.bias)
         x = graph.norm(attended, f"{name}.attention_norm", layer.attention_norm, x, bias)

@@ -2,10 +2,10 @@
 
 import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 from mist_fairseq.text.lines import lines_of_file
 
@@ -15,12 +15,7 @@ _LINES = re.MULTILINE | re.ASCII
 
 @dataclass
 class Generation:
-    """What one fairseq-generate printed, in the order of the data.
-
-    Attributes:
-        sources, outputs, references: texts, one a sentence.
-        sentences_per_second: of decoding alone, as fairseq measures it.
-    """
+    """Texts that fairseq-generate printed, in the order of the data, and its own measure of the speed of decoding."""
 
     sources: list[str]
     outputs: list[str]
@@ -29,11 +24,7 @@ class Generation:
 
 
 def read_generation(text: str) -> Generation:
-    """Read the S-, T- and D- lines and the last line of fairseq-generate.
-
-    Raises:
-        ValueError: sentences are missing or the run did not come to its end.
-    """
+    """Read what fairseq-generate printed; a ValueError says if sentences are missing or it did not come to its end."""
     texts: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
     # A D- line has its score before the text.
     for kind, number, line in re.findall(r"^([ST]|D(?=-\d+\t[^\t\n]*\t))-(0|[1-9]\d{0,8})\t(.*)$", text, _LINES):
@@ -53,17 +44,15 @@ def read_generation(text: str) -> Generation:
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
     """Run fairseq-generate in a process of its own, with more of its options; the log gets all that it prints.
 
-    Raises:
-        RuntimeError: it failed; carries the last line it printed.
+    A RuntimeError carries the last line that it printed if it failed.
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # whatever the locale's
-    pipe = {"stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+    env = os.environ | {"PYTHONIOENCODING": "utf-8"}  # whatever the locale's
     with (
         open(log, "w", encoding="utf-8") as file,
-        subprocess.Popen(command, env=environment, stdout=file, **pipe) as process,
+        Popen(command, env=env, stdout=file, stderr=PIPE, encoding="utf-8", errors="replace") as process,
     ):
         messages = _show_progress(process.stderr)
         process.wait()
@@ -93,11 +82,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def read_outputs(path: str | Path) -> list[str]:
-    """Read outputs from a text file with one a line, or from what fairseq-generate printed.
-
-    Raises:
-        ValueError: fairseq-generate did not come to its end, or a line is not UTF-8.
-    """
+    """Read outputs, one a line, or from what fairseq-generate printed; errors as of ``read_generation``, too."""
     lines = read_lines(path)
     kinds = {match[0] if (match := re.match(r"[SD](?=-\d+\t)", line)) else "" for line in lines}
     if {"S", "D"} <= kinds or kinds == {"D"}:  # a text, too, may begin like one of them

@@ -29,7 +29,7 @@ table."""
 
 @dataclass
 class Run:
-    """A result file: its name without the ending, its path in the folder of results, what is in it."""
+    """A result file: its name without the ending, its path in the folder of results, its content."""
 
     name: str
     path: str
@@ -52,16 +52,14 @@ class Run:
 
     def decoding(self, decoding: str = "single-pass", iterations: int = 1) -> dict | None:
         """Return the entry of a decoding; with one iteration every decoding is a single pass."""
-        for entry in self.content["decodings"]:
-            if entry["iterations"] == iterations and (iterations == 1 or entry["decoding"] == decoding):
-                return entry
-        return None
+        same = (entry for entry in self.content["decodings"] if entry["iterations"] == iterations)
+        return next((entry for entry in same if iterations == 1 or entry["decoding"] == decoding), None)
 
     def has(self, **labels) -> bool:
         """Tell whether the run has all these labels."""
         return all(self.content.get(key) == value for key, value in labels.items())
 
-    def equals(self, other: "Run") -> bool:
+    def is_alike(self, other: "Run") -> bool:
         """Tell whether nothing but the arm differs."""
         return self.has(**{key: other.content.get(key) for key in _SAME})
 
@@ -76,7 +74,7 @@ class Answer:
     failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, note: str, entry: dict) -> "Answer":
+    def of(cls, entry: dict, note: str = "") -> "Answer":
         """Read the entry of a decoding."""
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
@@ -94,15 +92,12 @@ class Answer:
         return f"{self.values[metric]:{sign}}{width}" if metric in self.values else ""
 
 
-class Legend(dict):
-    """Reasons and the letters that stand for them in a table."""
+class Legend(dict[str, str]):
+    """The letter of each reason in a table; a reason that is looked up for the first time gets the next one."""
 
-    def letter(self, reason: str) -> str:
-        """Return the letter that stands for the reason: the next one, if it is new."""
-        return self.setdefault(reason, f"({chr(ord('a') + len(self))})")
-
-    def __str__(self) -> str:
-        return "\n".join(f"- {letter} {reason}" for reason, letter in self.items())
+    def __missing__(self, reason: str) -> str:
+        self[reason] = f"({chr(ord('a') + len(self))})"
+        return self[reason]
 
 
 class Report:
@@ -131,14 +126,15 @@ class Report:
     def _table(self, table: dict) -> str:
         legend, first, columns = Legend(), table["rows"][0], table["columns"]
         heads = [title for key, title in _LEFT.items() if key in first] + [column["name"] for column in columns]
-        heads += [f"Speed {legend.letter(self.paper['speed'])}"] if "speed" in first else []
+        heads += [f"Speed {legend[self.paper['speed']]}"] if "speed" in first else []
         lines: list[list[str]] = []
         for row in table["rows"]:
             lines += self._lines(columns, row, legend)
             if "gains" in row:
                 gain = {key: "" for key in ("iterations", "speed") if key in row} | {"name": f"{row['name']}: gain"}
                 lines += self._lines(columns, row | gain | {"values": row["gains"]}, legend, is_gain=True)
-        return f"{table['title']}:\n\n{markdown_table([*heads, 'Ours'], lines)}\n\n{legend}".rstrip()
+        reasons = "\n".join(f"- {letter} {reason}" for reason, letter in legend.items())
+        return f"{table['title']}:\n\n{markdown_table([*heads, 'Ours'], lines)}\n\n{reasons}".rstrip()
 
     def _lines(self, columns, row: dict, legend: Legend, is_gain: bool = False) -> Iterator[list[str]]:
         """Yield the lines of one row: as many as the task with the most answers has."""
@@ -154,7 +150,7 @@ class Report:
                 ours = answer.figure(metric, sign)
                 cells.append(f"{paper:{sign}}" + (f" → {ours} ({answer.values[metric] - paper:+})" if ours else ""))
                 if not ours and metric in answer.failed:
-                    notes[column["task"]] += f", no {column['name']} {legend.letter(answer.failed[metric])}"
+                    notes[column["task"]] += f", no {column['name']} {legend[answer.failed[metric]]}"
             if len(answers) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
             yield [*left, *cells, *speed, "<br>".join(notes.values())]
@@ -174,11 +170,11 @@ class Report:
         for run in runs:
             entry = run.decoding(**decoding)
             if entry and not is_gain:
-                answers.append(Answer.of(run.summary, entry))
+                answers.append(Answer.of(entry, run.summary))
             for base in self.runs if is_gain else []:
                 other = base.decoding(**decoding)
-                if entry and other and base.has(arm="no-mixing") and base.equals(run):
-                    answers.append(Answer.of(run.link, entry).minus(Answer.of(base.link, other)))
+                if entry and other and base.has(arm="no-mixing") and base.is_alike(run):
+                    answers.append(Answer.of(entry, run.link).minus(Answer.of(other, base.link)))
         reasons, why = self.paper["not_run"], row.get("not_run")
         if runs:
             lack = "there is no run without mixing that is otherwise like" if is_gain else "this was not decoded with"
@@ -186,7 +182,7 @@ class Report:
         elif not why and "run" in row:
             why = reasons.get(row["run"].get("init")) or reasons.get(task) or reasons["other"]
         why = (why or reasons["baseline"]).replace("{task}", task)
-        return answers or [Answer(f"not run: {legend.letter(why)}")]
+        return answers or [Answer(f"not run: {legend[why]}")]
 
     def _figure(self) -> Iterator[str]:
         yield "## Figure 2"
@@ -225,13 +221,12 @@ class Report:
             yield "## Beyond the paper: what is mixed in"
         for task in sorted({run.content["task"] for run in beyond}):
             columns = next(table["columns"] for table in tables if table["columns"][0]["task"] == task)
+            alike = [run for run in self.runs if any(run.is_alike(one) and one.has(task=task) for one in beyond)]
             lines = []
-            for run in self.runs:
-                is_alike = any(run.equals(one) and one.has(task=task) for one in beyond)
-                for entry in run.content["decodings"] if is_alike else []:
-                    cells = [Answer.of("", entry).figure(column["metric"]) or "-" for column in columns]
-                    decoding = f"{entry['decoding']} × {entry['iterations']}"
-                    lines.append([run.content["arm"], decoding, *cells, run.summary])
+            for run, entry in [(one, entry) for one in alike for entry in one.content["decodings"]]:
+                cells = [Answer.of(entry).figure(column["metric"]) or "-" for column in columns]
+                decoding = f"{entry['decoding']} × {entry['iterations']}"
+                lines.append([run.content["arm"], decoding, *cells, run.summary])
             heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Run"]
             yield f"{self.paper['tasks'][task]}:\n\n{markdown_table(heads, lines)}"
 
@@ -292,7 +287,7 @@ def _check_run(content: dict, paper: dict):
         if not given or not isinstance(given, str) or (known and given not in known):
             raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
     for entry in content["decodings"]:
-        answer = Answer.of(f"{entry['decoding']} {entry['iterations']}", entry)
+        answer = Answer.of(entry, f"{entry['decoding']} {entry['iterations']}")
         for metric, figure in [*answer.values.items(), *answer.widths.items()]:
             if metric not in METRICS or not figure.is_finite():
                 raise ValueError(f"{metric} is {figure}, expected finite scores of {', '.join(METRICS)}")

@@ -47,21 +47,13 @@ def write_result(path: Path, content: dict, tables: str):
 
 
 def new_figure(width: float, height: float):
-    """Return an empty figure of matplotlib, inches wide and high, that needs no display.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
+    """Return an empty figure, inches wide and high. It needs matplotlib (or ModuleNotFoundError), but no display."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"no module {error.name!r}, which drawing needs: pip install -c constraints.txt -e .[plot]"
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+        install = "pip install -c constraints.txt -e .[plot]"
+        raise ModuleNotFoundError(f"no module {error.name!r}, which drawing needs: {install}") from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure, path: Path):

@@ -8,6 +8,7 @@ Training time is the sum of ``train_wall``, the seconds spent in training steps 
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,10 +27,7 @@ _MARKERS, _DASHES = "os^DvPX", ["-", "--", "-.", ":"]
 
 @dataclass
 class Curve:
-    """A score's course over one training: updates, seconds of training alone and score of each validation.
-
-    *best* is the index of the best score.
-    """
+    """Updates, seconds of training alone and score of each validation of one training; the index of the best score."""
 
     name: str
     updates: list[int]
@@ -37,15 +35,13 @@ class Curve:
     scores: list[float]
     best: int
 
-    def first_reaching(self, score: float, lower_is_better: bool) -> int | None:
-        """Return the index of the first validation that is at least as good as *score*."""
-        return next((i for i, own in enumerate(self.scores) if own == score or (own < score) == lower_is_better), None)
+    def at(self, index: int) -> dict[str, float]:
+        """Return update, score and seconds of a validation."""
+        return {"update": self.updates[index], "score": self.scores[index], "seconds": self.seconds[index]}
 
 
 class TrainingLog:
-    """What the log files of one training say, a resumed training's in the order in which they were written.
-
-    What a resumed training computes again replaces what was there.
+    """What the log files of one training say; what a resumed training computes again replaces what was there.
 
     Attributes:
         scores: validation's figures by update, under names like ``valid_bleu``.
@@ -63,26 +59,23 @@ class TrainingLog:
                 self._read(line)
         for kind, figures in (("training", self.intervals), ("validation", self.scores)):
             if not figures:
-                raise ValueError(
-                    f"{', '.join(paths)}: no {kind} lines. Train with --log-format json, a --log-interval smaller "
-                    "than the number of updates, and validation"
-                )
+                how = "--log-format json, a --log-interval smaller than the number of updates, and validation"
+                raise ValueError(f"{', '.join(paths)}: no {kind} lines. Train with {how}")
 
     def _read(self, line: str):
+        figures = _figures(line)
         if loaded := _LOADED.search(line):
             self._forget_from(int(loaded[1]) + 1)
-            return
-        figures = _figures(line)
-        if "num_updates" in figures and "train_wall" in figures:
+        elif "num_updates" in figures and "train_wall" in figures:
             update = int(figures["num_updates"])
             if 1 <= update <= max(self.intervals, default=0):
                 self._forget_from(update)
             if update >= 1:
                 self.intervals[update] = figures["train_wall"]
-            return
-        for name in figures:
-            if name.endswith("_num_updates") and name != "train_num_updates":
-                self.scores.setdefault(int(figures[name]), {}).update(figures)
+        else:
+            for name in figures:
+                if name.endswith("_num_updates") and name != "train_num_updates":
+                    self.scores.setdefault(int(figures[name]), {}).update(figures)
 
     def _forget_from(self, first: int):
         """Forget what comes from update *first* on, as it will come again."""
@@ -100,11 +93,7 @@ class TrainingLog:
         return total + (update - last) * rate
 
     def curve(self, name: str, metric: str) -> Curve:
-        """Return the course of *metric*, with or without its prefix ``valid_``.
-
-        Raises:
-            ValueError: no validation has it; names those that there are.
-        """
+        """Return the course of *metric*, with or without ``valid_``; if there is none, ValueError names the others."""
         known = {key for figures in self.scores.values() for key in figures}
         key = metric if metric in known else f"valid_{metric}"
         points = {update: self.scores[update][key] for update in sorted(self.scores) if key in self.scores[update]}
@@ -129,14 +118,11 @@ def _figures(line: str) -> dict[str, float]:
         pairs = [(f"{match[1]}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in match[2].split(" | ")]
     else:
         return {}
-    return {name: float(value) for name, value in pairs if name != "epoch" and _is_finite(value)}
-
-
-def _is_finite(value) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (OverflowError, TypeError, ValueError):
-        return False
+    figures = {}
+    for name, value in pairs:
+        with suppress(OverflowError, TypeError, ValueError):  # not every value is a number
+            figures[name] = float(value)
+    return {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}
 
 
 def lower_is_better(metric: str) -> bool:
@@ -147,31 +133,20 @@ def lower_is_better(metric: str) -> bool:
 def summary(curves: list[Curve], metric: str) -> list[dict]:
     """Return for each run its curve and best score, and where it first reaches the first run's best.
 
-    ``reaches`` is None where a run never does; shares are of what the first run took to its best.
-
-    Raises:
-        ValueError: the logs are too fine for their whole seconds.
+    ``reaches`` is None where a run never does; shares are of what the first run took to its best. A ValueError says
+    that the logs are too fine for their whole seconds.
     """
-    first, lower = curves[0], lower_is_better(metric)
-    updates, seconds = first.updates[first.best], first.seconds[first.best]
-    if not seconds:
-        raise ValueError(
-            f"{first.name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval"
-        )
-    rows = []
+    name, goal, rows = curves[0].name, curves[0].at(curves[0].best), []
+    better = min if lower_is_better(metric) else max
+    if not goal["seconds"]:
+        raise ValueError(f"{name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval")
     for curve in curves:
-        row = asdict(curve)
-        row["best"] = {name: row[f"{name}s"][curve.best] for name in ("update", "score")}
-        row["best"]["seconds"] = curve.seconds[curve.best]
-        i, row["reaches"] = curve.first_reaching(first.scores[first.best], lower), None
-        if i is not None:
-            row["reaches"] = {
-                "update": curve.updates[i],
-                "seconds": curve.seconds[i],
-                "share_of_updates": curve.updates[i] / updates,
-                "share_of_seconds": curve.seconds[i] / seconds,
-            }
-        rows.append(row)
+        rows.append(asdict(curve) | {"best": curve.at(curve.best), "reaches": None})
+        reaching = [i for i, score in enumerate(curve.scores) if better(score, goal["score"]) == score]
+        if reaching:
+            update, seconds = curve.updates[reaching[0]], curve.seconds[reaching[0]]
+            shares = {"share_of_updates": update / goal["update"], "share_of_seconds": seconds / goal["seconds"]}
+            rows[-1]["reaches"] = {"update": update, "seconds": seconds, **shares}
     return rows
 
 
@@ -191,33 +166,26 @@ def table(rows: list[dict], metric: str) -> str:
 
 
 def draw(curves: list[Curve], metric: str, out: str):
-    """Write a figure with the score over updates on the left and over training time on the right.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
+    """Write a figure with the score over updates on the left and over training time on the right."""
     figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     longest = max(curve.seconds[-1] for curve in curves)
     unit, size = next((u for u in (("hours", 3600), ("minutes", 60)) if longest >= 2 * u[1]), ("seconds", 1))
     for i, curve in enumerate(curves):
         style = {"color": _COLOURS[i % 7], "marker": _MARKERS[i % 7], "linestyle": _DASHES[i % 4]}
-        style |= {"markersize": 5, "linewidth": 1.8, "label": curve.name}
-        left.plot(curve.updates, curve.scores, **style)
-        right.plot([seconds / size for seconds in curve.seconds], curve.scores, **style)
-    first = curves[0]
-    for axes in (left, right):
+        for axes, places in ((left, curve.updates), (right, [seconds / size for seconds in curve.seconds])):
+            axes.plot(places, curve.scores, **style, markersize=5, linewidth=1.8, label=curve.name)
+    name, best = curves[0].name, curves[0].scores[curves[0].best]
+    for axes, label in ((left, "updates"), (right, f"training time without validation ({unit})")):
         if len(curves) > 1:
-            best = {"color": "0.45", "linewidth": 1, "linestyle": (0, (1, 2)), "label": f"best of {first.name}"}
-            axes.axhline(first.scores[first.best], **best)
+            axes.axhline(best, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"best of {name}")
+        axes.set_xlabel(label, fontsize=12)
         axes.set_xlim(left=0)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     metric = metric.removeprefix("valid_")
     left.set_ylabel(f"{_LABELS.get(metric, metric)} in validation", fontsize=12)
-    left.set_xlabel("updates", fontsize=12)
-    right.set_xlabel(f"training time without validation ({unit})", fontsize=12)
     right.tick_params(labelleft=True)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=11)

@@ -8,7 +8,7 @@ Dimensions: B sentences, S source and T target positions, D hidden size, H heads
 positions of a batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -42,8 +42,8 @@ class Attention(nn.Module):
         padded = unpack(rows, index, *shape).view(*shape, parts, self.heads, -1)  # (B, L, k, H, d)
         return padded.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        """*Shapes:* (N, D), (B, H, L, d), twice (B, H, K, d), broadcastable to (B, H, L, K), (N) -> (N, D)."""
+    def _attend(self, x: Tensor, index: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """*Shapes:* (N, D), (N), broadcastable to (B, H, L, K), (B, H, L, d), twice (B, H, K, d) -> (N, D)."""
         dropout = self.attention_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         attended = self.output(pack(attended.transpose(1, 2).flatten(2), index))
@@ -67,11 +67,10 @@ class SelfAttention(Attention):
             mask: True at what is seen, broadcastable to (B, 1, L, L).
             shape: (B, L) of the padded batch.
         """
-        scores = self._scores(x, index, mask, shape)
-        query, key, value = self._split(self.qkv(x), index, shape)
-        return self._attend(x, query, key, value, scores, index)
+        mask = self._mask(x, index, mask, shape)
+        return self._attend(x, index, mask, *self._split(self.qkv(x), index, shape))
 
-    def _scores(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _mask(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
         """The mask, or what is added to the scores, -inf where nothing is seen. -> broadcastable to (B, H, L, L)."""
         return mask
 
@@ -90,11 +89,7 @@ class RelativeSelfAttention(SelfAttention):
     def buckets(real: Tensor) -> Tensor:
         """The bucket of each distance, and ``BUCKETS`` where nothing is seen: behind a position, or at padding.
 
-        Args:
-            real: where positions are, padded on either side, *Shape:* (B, T).
-
-        Returns:
-            *Shape:* (B, 1, T, T).
+        *Shapes:* where positions are, padded on either side, (B, T) -> (B, 1, T, T).
         """
         columns = torch.arange(real.shape[1], device=real.device)
         # Distances between columns are those between positions.
@@ -102,7 +97,7 @@ class RelativeSelfAttention(SelfAttention):
         visible = (columns <= columns[:, None]) & real[:, None]  # (B, T, T)
         return relative_position_bucket(distance, 2 * BUCKETS, MAX_DISTANCE).where(visible, BUCKETS)[:, None]
 
-    def _scores(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _mask(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
         relative = unpack(self.relative(x), index, *shape).view(*shape, BUCKETS, self.heads).permute(0, 3, 1, 2)
         relative = F.pad(relative, (0, 1), value=float("-inf"))  # (B, H, T, BUCKETS + 1)
         return relative.gather(3, mask.expand(-1, self.heads, -1, -1))
@@ -116,17 +111,14 @@ class CrossAttention(Attention):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
 
-    def keys_values(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def keys_values(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
         """Of the encoder's last hidden states, *Shapes:* (N, D), (N), (B, S) -> twice (B, H, S, d)."""
-        key, value = self._split(self.key_value(source), index, shape)
-        return key, value
+        return self._split(self.key_value(source), index, shape)
 
-    def forward(
-        self, x: Tensor, key: Tensor, value: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]
-    ) -> Tensor:
-        """As in ``SelfAttention``, with keys and values of the source and *mask* (B, 1, 1, S) of its real positions."""
+    def forward(self, x: Tensor, seen: Sequence[Tensor], index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+        """As in ``SelfAttention``, with the source's ``keys_values`` and *mask* (B, 1, 1, S) of its real positions."""
         (query,) = self._split(self.query(x), index, shape)
-        return self._attend(x, query, key, value, mask, index)
+        return self._attend(x, index, mask, query, *seen)
 
 
 class FeedForward(nn.Module):
@@ -165,8 +157,8 @@ class Stack(nn.Module):
         config: EncoderDecoderConfig,
         positions: int,
         layers: int,
-        self_attention: type[SelfAttention] = SelfAttention,
         decoder: bool = False,
+        self_attention: type[SelfAttention] = SelfAttention,
     ):
         super().__init__()
         self.dropout = config.dropout
@@ -178,35 +170,29 @@ class Stack(nn.Module):
         """Add positions; LayerNorm and dropout. *Shapes:* (N or 1, D), (N) -> (N, D)."""
         return F.dropout(self.norm(words + self.positions(positions)), self.dropout, self.training)
 
-    def see(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer's cross-attention; shapes as in ``CrossAttention.keys_values``."""
+    def see(self, source: Tensor, index: Tensor, shape: tuple[int, int]) -> list[tuple[Tensor, ...]]:
+        """A decoder's keys and values of the source for each layer, as ``CrossAttention.keys_values`` gives them."""
         return [layer.cross_attention.keys_values(source, index, shape) for layer in self.layers]
 
-    def forward(
+    def encode(self, x: Tensor, index: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Run an encoder's layers; arguments as of ``SelfAttention``. -> (N, D)."""
+        for layer in self.layers:
+            x = layer.ffn(layer.self_attention(x, index, mask, shape))
+        return x
+
+    def decode(
         self,
         x: Tensor,
         index: Tensor,
         mask: Tensor,
         shape: tuple[int, int],
-        seen: Iterable[tuple[Tensor, Tensor]] = (),
-        source_mask: Tensor | None = None,
+        seen: Iterable[Sequence[Tensor]],
+        source_mask: Tensor,
     ) -> Tensor:
-        """Run the layers.
-
-        Args:
-            x, index, mask, shape: as in the layers' self-attention.
-            seen: a decoder's ``see``.
-            source_mask: True at the source's real positions, *Shape:* (B, 1, 1, S).
-
-        Returns:
-            *Shape:* (N, D).
-        """
-        sources = iter(seen)
-        for layer in self.layers:
+        """Run a decoder's layers over what they ``see``, where *source_mask* (B, 1, 1, S) is True. -> (N, D)."""
+        for layer, keys_values in zip(self.layers, seen, strict=True):
             x = layer.self_attention(x, index, mask, shape)
-            if layer.cross_attention is not None:
-                x = layer.cross_attention(x, *next(sources), index, source_mask, shape)
-            x = layer.ffn(x)
+            x = layer.ffn(layer.cross_attention(x, keys_values, index, source_mask, shape))
         return x
 
 
@@ -229,50 +215,32 @@ class EncoderDecoder(nn.Module):
         self.apply(initialise_as_bert)
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
-        """Run the encoder; the state's keys and values are those of each decoder layer's cross-attention.
-
-        Args:
-            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
-            lengths: real tokens of each, *Shape:* (B).
-            index: flat positions to compute, at least the real ones, *Shape:* (N), into B * S.
-        """
+        """As ``Encoder.encode_source``; keys and values are those of each decoder layer's cross-attention."""
         shape = B, S = tokens.shape[0], tokens.shape[1]
-        x = self.encoder(
-            self._embed(tokens, index, self.encoder), index, padding_mask(lengths, S)[:, None, None], shape
-        )
+        mask = padding_mask(lengths, S)[:, None, None]
+        x = self.encoder.encode(self._embed(tokens, index, self.encoder), index, mask, shape)
         seen = self.decoder.see(x, index, shape)
         return SourceState([key for key, _ in seen], [value for _, value in seen], unpack(x, index, B, S), lengths)
 
     def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
-        """Run the decoder, whose positions see the whole target and source. Target positions count from the first.
-
-        Args:
-            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
-            lengths: real tokens of each, *Shape:* (B).
-            index: flat positions of the real tokens, *Shape:* (N), into B * T.
-            source: the same sentences' source state.
-
-        Returns:
-            Last hidden states at *index*, *Shape:* (N, D).
-        """
+        """As ``Encoder.decode_target``, but that target positions count from the first."""
         x, mask = self._embed(tokens, index, self.decoder), padding_mask(lengths, tokens.shape[1])[:, None, None]
         source_mask = padding_mask(source.lengths, source.hidden.shape[1])[:, None, None]
         seen = zip(source.keys, source.values, strict=True)
-        hidden: Tensor = self.decoder(x, index, mask, tokens.shape, seen, source_mask)
-        return hidden
+        return self.decoder.decode(x, index, mask, (tokens.shape[0], tokens.shape[1]), seen, source_mask)
 
     def keep_in_(self, precision: torch.dtype) -> None:
-        """Convert the weights of matrix products, for inference under autocast to *precision*."""
+        """As ``Encoder.keep_in_``."""
         keep_linear_in_(self, precision)
         self.output_weight = nn.Parameter(self.word_embeddings.weight.detach().to(precision))
 
     def length_logits(self, source: SourceState) -> Tensor:
-        """Scores of each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
+        """As ``Encoder.length_logits``."""
         scores: Tensor = self.length_head(source.hidden, source.lengths)
         return scores
 
     def token_logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the tokens. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
+        """As ``Encoder.token_logits``."""
         return F.linear(hidden, self.word_embeddings.weight if self.output_weight is None else self.output_weight)
 
     def _embed(self, tokens: Tensor, index: Tensor, stack: Stack) -> Tensor:
@@ -295,9 +263,7 @@ class MaskDecoder(nn.Module):
         self.mask_embedding = nn.Parameter(torch.empty(config.hidden_size).normal_(std=0.02))
         # Positions count from 1 in the encoder and from 2 in the decoder.
         self.encoder = Stack(config, config.max_positions + 1, config.encoder_layers)
-        self.decoder = Stack(
-            config, config.max_positions + 2, config.decoder_layers, RelativeSelfAttention, decoder=True
-        )
+        self.decoder = Stack(config, config.max_positions + 2, config.decoder_layers, True, RelativeSelfAttention)
         self.apply(initialise_as_bert)
 
     def decode(self, tokens: Tensor, real_source: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,14 +277,14 @@ class MaskDecoder(nn.Module):
         Returns:
             The [MASK]s' last hidden states (N, D) and flat positions (N), into B * T.
         """
+        (B, S), T = real_source.shape, real.shape[1]
         index, positions = self._positions(real_source)
         source_mask = real_source[:, None, None]
         x = self.encoder.embed(self.word_embeddings(tokens.flatten()[index]), positions)
-        x = self.encoder(x, index, source_mask, real_source.shape)
-        seen = self.decoder.see(x, index, (real_source.shape[0], real_source.shape[1]))
+        seen = self.decoder.see(self.encoder.encode(x, index, source_mask, (B, S)), index, (B, S))
         index, positions = self._positions(real)
-        x = self.decoder.embed(self.mask_embedding, positions + 1)
-        return self.decoder(x, index, RelativeSelfAttention.buckets(real), real.shape, seen, source_mask), index
+        x, buckets = self.decoder.embed(self.mask_embedding, positions + 1), RelativeSelfAttention.buckets(real)
+        return self.decoder.decode(x, index, buckets, (B, T), seen, source_mask), index
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the tokens. *Shapes:* (N, D) -> (N, V)."""

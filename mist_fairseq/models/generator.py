@@ -1,5 +1,6 @@
-"""fairseq's generator: the decodings of ``generate.decoding`` behind fairseq-generate and -interactive."""
+"""What fairseq-generate and -interactive call: fairseq's generators, and the one of ``generate.decoding``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -39,12 +40,9 @@ AUTOREGRESSIVE_OPTIONS = {
 
 
 def refuse_options(options, refused: Mapping[str, tuple[object, str]], user: str):
-    """Raise ValueError if an option of fairseq has another value than its default.
+    """Raise ValueError if one of fairseq's *options* (or None) has another value than its default.
 
-    Args:
-        options: fairseq's generation options, or None.
-        refused: name -> (its default, what to do instead).
-        user: what the option does not work with, for the message.
+    *refused* are name -> (its default, what to do instead), *user* is what they do not work with, for the message.
     """
     for name, (default, instead) in refused.items():
         value = getattr(options, name, default)
@@ -52,8 +50,40 @@ def refuse_options(options, refused: Mapping[str, tuple[object, str]], user: str
             raise ValueError(f"--{name.replace('_', '-')} does not work with {user}: {instead}")
 
 
-class NARGenerator:
-    """What ``task.build_generator`` returns; fairseq calls ``generate``.
+class Generator(ABC):
+    """What a task's ``build_generator`` returns: fairseq's commands call ``generate``.
+
+    Args:
+        model: with ``eval``.
+        pad, eos: ids of the padding and of the last token of source and target.
+    """
+
+    def __init__(self, model, pad: int, eos: int):
+        self.model, self.pad, self.eos = model, pad, eos
+        self.symbols_to_strip_from_output = {eos, pad}
+
+    @torch.no_grad()
+    def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs) -> list[list[dict]]:
+        """The hypotheses of a batch; *models* are unused, the generator has its model.
+
+        Raises:
+            ValueError: there are prefixes or constraints; and what ``hypotheses`` raises.
+        """
+        if prefix_tokens is not None or constraints is not None:
+            raise ValueError(f"prefixes and constraints do not work with {type(self).__name__}")
+        self.model.eval()
+        return self.hypotheses(sample)
+
+    @abstractmethod
+    def hypotheses(self, sample: dict) -> list[list[dict]]:
+        """For each sentence of a batch, with ``net_input`` of ``src_tokens`` (B, S), its hypotheses, best first.
+
+        Each has ``tokens`` with a final ``eos``, ``score``, ``positional_scores``, ``alignment`` and ``attention``.
+        """
+
+
+class NARGenerator(Generator):
+    """The decodings of ``generate.decoding``.
 
     Args:
         models: one ``MistModel``. Its engine runs the passes, or PyTorch if it has none.
@@ -67,61 +97,35 @@ class NARGenerator:
 
     def __init__(self, models, dictionary: TokenizerDictionary, decoding: Decoding, options=None):
         if len(models) != 1:
-            raise ValueError(
-                f"got {len(models)} models: ensembles are not supported; average the checkpoints into one instead"
-            )
+            raise ValueError(f"got {len(models)} models: ensembles are not supported; average the checkpoints instead")
         refuse_options(options, AUTOREGRESSIVE_OPTIONS, "a non-autoregressive model")
-        self.model = models[0]
+        super().__init__(models[0], dictionary.pad(), dictionary.eos())
         self.tokenizer = dictionary.tokenizer
         self.decoding = decoding
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
         self.stop_unchanged = True  # a benchmark may want all passes
-        self.eos = dictionary.eos()
-        self.symbols_to_strip_from_output = {dictionary.eos(), dictionary.pad()}
 
-    @torch.no_grad()
-    def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs) -> list[list[dict]]:
-        """Generate for a batch.
+    def hypotheses(self, sample: dict) -> list[list[dict]]:
+        """Of a batch, which may have ``lengths`` (B) that the outputs are to have, the final [SEP] counted.
 
-        Args:
-            models: unused; the generator has its model.
-            sample: a batch with ``net_input`` of ``src_tokens`` and ``src_lengths``, and perhaps ``lengths`` that the
-                outputs are to have, the final [SEP] counted, *Shape:* (B).
-
-        Returns:
-            For each sentence its hypotheses, best first: dictionaries with ``tokens``, ``score``,
-            ``positional_scores``, ``steps``, ``alignment``, ``attention`` and, if asked for, ``history``.
+        The hypotheses have ``steps``, too, and if it was asked for ``history``.
 
         Raises:
-            ValueError: a source or an output is to have no tokens; or there are prefixes or constraints.
+            ValueError: a source or an output is to have no tokens.
         """
-        if prefix_tokens is not None or constraints is not None:
-            raise ValueError("prefixes and constraints need an autoregressive model")
         inputs, asked = sample["net_input"], sample.get("lengths")
         for what, lengths in (("a source has", inputs["src_lengths"]), ("an output is to have", asked)):
             if lengths is not None and not lengths.is_cuda and lengths.min() < 1:  # a GPU would wait
                 raise ValueError(f"{what} {int(lengths.min())} tokens, expected at least 1")
-        self.model.eval()
         special = self.tokenizer.special
         engine = self.model.engine or PyTorchEngine(self.model.encoder, special, self.model.precision, convert=False)
-        candidates = decode(
-            engine,
-            engine.asarray(inputs["src_tokens"]),
-            engine.asarray(inputs["src_lengths"]),
-            self.decoding,
-            special,
-            self.model.limits,
-            target_lengths=None if asked is None else engine.asarray(asked),
-            stop_unchanged=self.stop_unchanged,
-        )
-        return self._hypotheses(candidates)
+        tokens, lengths = engine.asarray(inputs["src_tokens"]), engine.asarray(inputs["src_lengths"])
+        given = {"target_lengths": None if asked is None else engine.asarray(asked)}
+        given["stop_unchanged"] = self.stop_unchanged
+        return self._printed(decode(engine, tokens, lengths, self.decoding, special, self.model.limits, **given))
 
-    def _hypotheses(self, candidates: Candidates) -> list[list[dict]]:
-        """What fairseq's commands print.
-
-        Like fairseq's other generators', hypotheses end in eos, so they are never empty: fairseq's own BLEU scorer
-        crashes on those.
-        """
+    def _printed(self, candidates: Candidates) -> list[list[dict]]:
+        """As fairseq's commands print them, with a final eos: on empty ones fairseq's BLEU crashes."""
         tokens, scores = torch.as_tensor(candidates.tokens).cpu(), torch.as_tensor(candidates.scores).cpu()
         lengths, steps = candidates.lengths.tolist(), candidates.steps.tolist()
         history = [torch.as_tensor(step).cpu() for step in candidates.history] if self.retain_history else []
@@ -145,6 +149,5 @@ class NARGenerator:
 
     def _kept(self, tokens: torch.Tensor) -> torch.Tensor:
         """Positions of the final text."""
-        return torch.tensor(
-            self.tokenizer.text_positions(tokens.tolist(), self.decoding.keep_repeats), dtype=torch.long
-        )
+        kept = self.tokenizer.text_positions(tokens.tolist(), self.decoding.keep_repeats)
+        return torch.tensor(kept, dtype=torch.long)

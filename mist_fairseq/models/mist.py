@@ -22,19 +22,17 @@ from mist_fairseq.release.folder import Released
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ChoiceEnum(["fp32", "bf16", "int8"])
+_PRETRAINED_HELP = (
+    "folder with config.json, vocab.txt and model.safetensors or pytorch_model.bin of a BERT, MiniLM or UniLM encoder, "
+    "or a model that scripts/export.py wrote; sets the sizes and the initial weights"
+)
 
 
 @dataclass
 class MistConfig(FairseqDataclass):
     """Defaults are ``mist_base``; ``--pretrained`` replaces the sizes by its folder's."""
 
-    pretrained: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "folder with config.json, vocab.txt and model.safetensors or pytorch_model.bin of a BERT, "
-            "MiniLM or UniLM encoder, or a model that scripts/export.py wrote; sets the sizes and the initial weights"
-        },
-    )
+    pretrained: Optional[str] = field(default=None, metadata={"help": _PRETRAINED_HELP})
     encoder_layers: int = field(default=12, metadata={"help": "number of layers"})
     encoder_embed_dim: int = field(default=768, metadata={"help": "hidden size"})
     encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "inner size of the feed-forward network"})
@@ -124,10 +122,7 @@ class MistModel(BaseFairseqModel):
         return self.limits.source, self.limits.target
 
     def check_limits(self):
-        """Refuse limits that the model has no positions or length classes for.
-
-        Not when the model is built: only then may a checkpoint bring the limits it was trained with.
-        """
+        """Refuse limits that the model has no positions for, once a checkpoint may have brought its own."""
         self.encoder.config.check_limits(self.limits)
 
     def autocast(self):
@@ -145,11 +140,7 @@ class MistModel(BaseFairseqModel):
         self.engine = build_engine(self.encoder, self.dictionary.tokenizer.special, accelerate, precision)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        """Load a checkpoint and take over the position limits it was trained with.
-
-        Raises:
-            ValueError: the checkpoint was trained with another vocabulary.
-        """
+        """Load a checkpoint and its position limits; ValueError if it was trained with another vocabulary."""
         fingerprint = state_dict.get("fingerprint")
         if fingerprint is not None and not torch.equal(fingerprint.cpu(), self.fingerprint.cpu()):
             message = (
@@ -159,30 +150,21 @@ class MistModel(BaseFairseqModel):
             logger.error(message)  # fairseq-train itself only says that the architectures do not match
             raise ValueError(message)
         result = super().load_state_dict(state_dict, strict, model_cfg, args)
-        source, target = self.trained_limits.tolist()
-        if (source, target) != (self.limits.source, self.limits.target):
-            logger.warning(
-                "the checkpoint was trained with --max-source-positions %d --max-target-positions %d, "
-                "which replace the given %d and %d",
-                source,
-                target,
-                self.limits.source,
-                self.limits.target,
-            )
-            self.limits.source, self.limits.target = source, target
+        trained, given = self.trained_limits.tolist(), [self.limits.source, self.limits.target]
+        if trained != given:
+            message = "the checkpoint's --max-source-positions %d --max-target-positions %d replace the given %d and %d"
+            logger.warning(message, *trained, *given)
+            self.limits.source, self.limits.target = trained
         return result
 
     def forward(self, objective: Objective, **batch) -> Predictions:
         """The passes of a training step, all in one forward so that DistributedDataParallel sees them.
 
-        Args:
-            objective: what is trained for.
-            batch: the tensors of ``mist.objective.Batch``, by their names.
+        *batch* are the tensors of ``mist.objective.Batch``, by their names.
         """
+        special = self.dictionary.tokenizer.special
         with self.autocast():
-            return objective.predict(
-                self.encoder, Batch(**batch), self.dictionary.tokenizer.special, self.limits.source
-            )
+            return objective.predict(self.encoder, Batch(**batch), special, self.limits.source)
 
 
 @register_model_architecture("mist", "mist_base")

@@ -28,14 +28,10 @@ _METERS: list[Any] = [(_Meter, f"fairseq.meters.{name}") for name in ("AverageMe
 
 
 def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BANG's weights under the names of a ``MaskDecoder``.
+    """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*.
 
     Of the two rows that some files have as ``ngram_input_embed`` the last is the [MASK] of the parallel form; of
     tables with more positions than ours the first are taken. Both are what BANG's code does.
-
-    Args:
-        folder: with the weights.
-        own: the model's state dict, for its names and shapes.
 
     Raises:
         FileNotFoundError: the folder has no ``*.pt``.
@@ -46,10 +42,10 @@ def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not paths:
         raise FileNotFoundError(f"--pretrained {folder}: there is no *.pt in it")
     if len(paths) > 1:
-        names = ", ".join(path.name for path in paths)
-        raise ValueError(f"--pretrained {folder}: expected one *.pt, found {names}")
+        raise ValueError(f"--pretrained {folder}: expected one *.pt, found {', '.join(path.name for path in paths)}")
+    source = str(paths[0])
     with torch.serialization.safe_globals(_METERS):
-        state = tidy(read_weights(paths[0]), str(paths[0]))
+        state = tidy(read_weights(paths[0]), source)
     for side in ("encoder", "decoder"):
         name = f"{side}.embed_positions.weight"
         if name in state:
@@ -57,6 +53,6 @@ def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     masks = state.get("decoder.ngram_input_embed.weight")
     if masks is not None and masks.dim() == 2 and 1 <= len(masks) <= 2:
         state["decoder.ngram_input_embed.weight"] = masks[-1]
-    converted = convert(state, own, NAMES, str(paths[0]), ADVICE, ignored=IGNORED)
-    logger.info("loaded %d tensors from %s", len(converted), paths[0])
+    converted = convert(state, own, NAMES, source, ADVICE, ignored=IGNORED)
+    logger.info("loaded %d tensors from %s", len(converted), source)
     return converted

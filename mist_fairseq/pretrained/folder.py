@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mist_fairseq.files.checksums import check_sums
@@ -34,21 +33,6 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ADVICE = "config.json beside it is that of another model"
 
 
-def find_family(config: Mapping[str, Any], weights: Iterable[str] | None = None) -> Family:
-    """The family of encoders that a ``config.json`` is of, or a ValueError that says which there are.
-
-    Args:
-        config: its content; one without a ``model_type`` is BERT's.
-        weights: the names in the file of weights, which can tell more.
-    """
-    kind = config.get("model_type") or "bert"
-    for family in FAMILIES:
-        if kind in family.model_types and (weights is None or any(family.mark in name for name in weights)):
-            return family
-    known = sorted({name for family in FAMILIES for name in family.model_types})
-    raise ValueError(f"model_type is {kind!r:.60}, expected one of {', '.join(known)}")
-
-
 def find_file(folder: str, names: Sequence[str]) -> Path:
     """The first of the files that a folder has; FileNotFoundError if it has none."""
     for name in names:
@@ -66,6 +50,16 @@ def read_config(folder: str) -> tuple[Path, dict[str, Any]]:
     return path, config
 
 
+def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] | None = None) -> Family:
+    """The family that a ``config.json`` is of, BERT's where it does not say; *weights*, their names, can tell more."""
+    kind = config.get("model_type") or "bert"
+    for family in FAMILIES:
+        if kind in family.model_types and (weights is None or any(family.mark in name for name in weights)):
+            return family
+    known = sorted({name for family in FAMILIES for name in family.model_types})
+    raise ValueError(f"{path}: model_type is {kind!r:.60}, expected one of {', '.join(known)}")
+
+
 def read_sizes(folder: str) -> dict[str, int]:
     """The model options that a pre-trained folder's ``config.json`` asks for.
 
@@ -74,24 +68,16 @@ def read_sizes(folder: str) -> dict[str, int]:
         ValueError: a size is missing or no positive number, or the model is of no family that is known here.
     """
     path, config = read_config(folder)
-    try:
-        family = find_family(config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    family = _find_family(path, config)
     for name, supported in family.settings.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{path}: {name} is {config[name]!r:.60}, and only {supported!r} is supported")
-    sizes = {ours: _whole_number(config.get(theirs), theirs, path, 1) for theirs, ours in family.sizes.items()}
-    for theirs, ours in family.optional_sizes.items():
-        if config.get(theirs) is not None:
-            sizes[ours] = _whole_number(config[theirs], theirs, path, 0)
-    return sizes
-
-
-def _whole_number(value, name: str, path: Path, least: int) -> int:
-    if type(value) is not int or not least <= value < 2**31:
-        raise ValueError(f"{path}: {name} is {value!r:.60}, expected a whole number of at least {least}")
-    return value
+    asked = {theirs: ours for theirs, ours in family.optional_sizes.items() if config.get(theirs) is not None}
+    for theirs in (*family.sizes, *asked):
+        value, least = config.get(theirs), 1 if theirs in family.sizes else 0
+        if type(value) is not int or not least <= value < 2**31:
+            raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected a whole number of at least {least}")
+    return {ours: config[theirs] for theirs, ours in {**family.sizes, **asked}.items()}
 
 
 def find_settings(folder: str | Path) -> list[str]:
@@ -100,18 +86,10 @@ def find_settings(folder: str | Path) -> list[str]:
 
 
 def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
-    """Refuse data that was binarized with another vocabulary than the folder's.
-
-    Args:
-        folder: with one of the files *names*.
-        tokenizer: the data's.
-        names: of files with a vocabulary.
-
-    Returns:
-        The file.
+    """Refuse data whose *tokenizer* has another vocabulary than the folder's, and give the file of the folder's.
 
     Raises:
-        FileNotFoundError: it is missing.
+        FileNotFoundError: the folder has no file of one of the *names*.
         ValueError: the data's vocabulary is another one.
     """
     path = find_file(folder, names)
@@ -132,12 +110,8 @@ def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") ->
 def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
     """Refuse damaged files, and weights that are not those of ``config.json``, before memory is taken for the model.
 
-    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes.
-
-    Args:
-        folder: with the weights.
-        sizes: of ``read_sizes``.
-        vocab_size: V.
+    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes. The
+    *sizes* are ``read_sizes``'.
 
     Raises:
         FileNotFoundError: there is no weights file.
@@ -165,11 +139,10 @@ def empty_encoder(
     Raises:
         ValueError: they do not, or the sizes make no encoder.
     """
-    config = Path(folder) / "config.json"
-    last = f"layers.{sizes['encoder_layers'] - 1}.ffn_out.bias"
-    for name in their_names(family.names, last):
+    config, layers = Path(folder) / "config.json", sizes["encoder_layers"]
+    for name in their_names(family.names, f"layers.{layers - 1}.ffn_out.bias"):
         if name not in weights:
-            raise ValueError(f"{config} is of {sizes['encoder_layers']} layers, but the weights lack {name}")
+            raise ValueError(f"{config} is of {layers} layers, but the weights lack {name}")
     try:
         with torch.device("meta"):
             return Encoder(EncoderConfig(vocab_size, **{OPTION_NAMES[name]: value for name, value in sizes.items()}))
@@ -203,16 +176,14 @@ def _may_lack(own: Iterable[str]) -> set[str]:
 
 def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str, Tensor]]:
     """The family of weights by ``config.json`` and their names, and the weights by its table's names."""
-    family = find_family(read_config(folder)[1], state)
+    family = _find_family(*read_config(folder), state)
     return family, family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
 
 
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32; of a fairseq checkpoint those of the model.
 
-    Args:
-        path: of the file, of which nothing is executed.
-        shapes_only: give tensors on the meta device, which take no memory.
+    Nothing of the file is executed. With *shapes_only* the tensors are on the meta device and take no memory.
 
     Raises:
         ValueError: it is damaged or holds something else than a dictionary of tensors.
@@ -220,16 +191,16 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     state: Any
     if path.suffix == ".safetensors":
         try:
-            state = _read_shapes(path) if shapes_only else load_file(path)
+            with safe_open(path, "pt") as file:
+                state = {name: _read_tensor(file, name, shapes_only) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, TypeError, ValueError) as error:  # of sizes, too
             raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
     else:
         state = load_torch_file(path, mmap=shapes_only)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
-    ):
+    pairs = state.items() if isinstance(state, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in pairs):
         raise ValueError(f"{path} does not hold a dictionary of tensors")
     if shapes_only:
         return {name: tensor.to("meta") for name, tensor in state.items()}
@@ -239,6 +210,5 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
         raise ValueError(f"{path} has tensors of a type that torch does not convert: {error}") from error
 
 
-def _read_shapes(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+def _read_tensor(file, name: str, shape_only: bool) -> Tensor:
+    return torch.empty(file.get_slice(name).get_shape(), device="meta") if shape_only else file.get_tensor(name)

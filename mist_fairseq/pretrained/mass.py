@@ -1,7 +1,6 @@
-"""MASS (Song et al. 2019), as microsoft/MASS publishes it for summarization.
+"""MASS (Song et al. 2019), as microsoft/MASS publishes it with ``MASS-summarization/mass/s2s_model.py``, over fairseq.
 
-A folder has ``mass-base-uncased.pt``, a state dict, and ``dict.txt``; the code that they belong to is
-``MASS-summarization/mass/s2s_model.py``, over fairseq.
+A folder has ``mass-base-uncased.pt``, a state dict, and ``dict.txt``.
 """
 
 import logging
@@ -51,18 +50,15 @@ TRANSFORMER: Names = {
     "decoder.layernorm_embedding": "decoder.emb_layer_norm",
     "decoder.output_projection": "decoder.embed_tokens",
 }
+IGNORED = {"encoder.version", "decoder.version", "decoder.embed_tokens.weight"}
+_OPTIONAL = {"encoder.version", "decoder.version", "length_head.weight"}
 
 
 def check_mass_vocabulary(folder: str, symbols: list[str]):
-    """Refuse data that was binarized with another vocabulary than the folder's ``dict.txt``, lines ``token count``.
-
-    Raises:
-        FileNotFoundError: the folder has no dict.txt.
-        ValueError: its tokens are not the data's *symbols*.
-    """
+    """Refuse data of other *symbols* than those of the folder's ``dict.txt``; errors as of ``check_vocabulary``."""
     path = find_file(folder, [VOCABULARY])
     lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    expected = [line.rpartition(" ")[0] for line in lines]
+    expected = [line.rpartition(" ")[0] for line in lines]  # lines "token count"
     if expected != symbols:
         raise other_vocabulary(path, len(expected), len(symbols), "and the vocab.txt of BERT (uncased)")
 
@@ -82,16 +78,10 @@ def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_positi
     """
     path = find_file(folder, [WEIGHTS])
     state = tidy(read_weights(path), str(path))
-    for name in ("encoder.embed_positions.weight", "decoder.embed_positions.weight"):
-        if name in state:
-            state[name] = state[name][first_position:]
-    optional = {"encoder.version", "decoder.version", "length_head.weight"}
-    converted = convert(state, own, names, str(path), ADVICE, optional, IGNORED)
+    state |= {name: table[first_position:] for name, table in state.items() if name.endswith("embed_positions.weight")}
+    converted = convert(state, own, names, str(path), ADVICE, _OPTIONAL, IGNORED)
     logger.info("loaded %d tensors from %s", len(converted), path)
     return converted
-
-
-IGNORED = {"encoder.version", "decoder.version", "decoder.embed_tokens.weight"}
 
 
 def tidy(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:

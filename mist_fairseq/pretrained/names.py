@@ -42,8 +42,7 @@ class Family:
 def their_names(names: Names, ours: str) -> list[str]:
     """The names of the weights that one of ours is made of."""
     layer = re.search(r"\.(\d+)\.", ours)
-    pattern = re.sub(r"\.\d+\.", ".{}.", ours, count=1)
-    end = ""
+    pattern, end = re.sub(r"\.\d+\.", ".{}.", ours, count=1), ""
     if pattern not in names:
         pattern, dot, kind = pattern.rpartition(".")
         end = dot + kind
@@ -63,7 +62,7 @@ def convert(
     """Our weights from theirs.
 
     Args:
-        state: theirs by their names, on any device; on the meta device only shapes are compared.
+        state: theirs by their names; on the meta device only shapes are compared.
         own: a state dict of ours, for its names and shapes.
         names: the family's table.
         source: where the weights come from, for messages.
@@ -75,8 +74,8 @@ def convert(
         ValueError: a weight is missing, unknown or of another shape; names it and both shapes.
     """
     parts = {name: their_names(names, name) for name in own}
-    missing = {name: [part for part in theirs if part not in state] for name, theirs in parts.items()}
-    lacks = [part for name, theirs in missing.items() if name not in optional for part in theirs]
+    needed = [part for name, theirs in parts.items() if name not in optional for part in theirs]
+    lacks = [part for part in needed if part not in state]
     if lacks:
         raise ValueError(f"{source} lacks {_some(lacks)}, which the model needs: {advice}")
     unknown = sorted(state.keys() - {part for theirs in parts.values() for part in theirs} - set(ignored or ()))
@@ -84,15 +83,13 @@ def convert(
         raise ValueError(f"{source} has {_some(unknown)}, unknown to the model: {advice}")
     converted = {}
     for name, theirs in parts.items():
-        if missing[name]:
+        if not all(part in state for part in theirs):
             continue
         first, *rest = own[name].shape
+        expected = (first // len(theirs), *rest)
         for part in theirs:
-            if state[part].shape != (first // len(theirs), *rest):
-                needed = (first // len(theirs), *rest)
-                raise ValueError(
-                    f"{source}: {part} has shape {tuple(state[part].shape)}, the model needs {needed}: {advice}"
-                )
+            if (shape := tuple(state[part].shape)) != expected:
+                raise ValueError(f"{source}: {part} has shape {shape}, the model needs {expected}: {advice}")
         converted[name] = state[theirs[0]] if len(theirs) == 1 else torch.cat([state[part] for part in theirs])
     return converted
 
@@ -110,11 +107,9 @@ def split(state: Mapping[str, Tensor], fused: str, parts: list[str]) -> dict[str
     """A state dict in which each weight with *fused* in its name is split into as many as there are *parts*."""
     apart: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if fused in name and tensor.dim():
-            names = [name.replace(fused, part) for part in parts]
-            apart |= zip(names, tensor.chunk(len(parts)), strict=False)
-        else:
-            apart[name] = tensor
+        split_here = fused in name and tensor.dim() > 0
+        names = [name.replace(fused, part) for part in parts] if split_here else [name]
+        apart |= zip(names, tensor.chunk(len(parts)) if split_here else [tensor], strict=False)
     return apart
 
 

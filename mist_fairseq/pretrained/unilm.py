@@ -12,11 +12,11 @@ from mist_fairseq.pretrained.names import split
 def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     tidy = {}
     for name, tensor in split(BERT.tidy(state), "qkv_linear.", ["query.", "key.", "value."]).items():
-        if name.endswith(("self.q_bias", "self.v_bias")):
-            layer, projection = name[: -len("q_bias")], {"q": "query", "v": "value"}[name[-len("q_bias")]]
-            tidy[f"{layer}{projection}.bias"] = tensor.reshape(-1)
-            if projection == "query":
-                tidy[f"{layer}key.bias"] = torch.zeros_like(tensor).reshape(-1)
+        if name.endswith("self.q_bias"):
+            tidy[name.replace("q_bias", "query.bias")] = tensor.reshape(-1)
+            tidy[name.replace("q_bias", "key.bias")] = torch.zeros_like(tensor).reshape(-1)
+        elif name.endswith("self.v_bias"):
+            tidy[name.replace("v_bias", "value.bias")] = tensor.reshape(-1)
         else:
             tidy["encoder." + name if name.startswith("rel_pos_bias.") else name] = tensor
     return tidy

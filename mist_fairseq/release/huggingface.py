@@ -8,6 +8,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mist_fairseq.files.exported import text, write_folder
+from mist_fairseq.mist.config import OPTION_NAMES
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT
 from mist_fairseq.pretrained.names import export
@@ -38,18 +39,12 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     if encoder.relative_bias is not None:
         raise ValueError("transformers.BertModel has no relative position bias (UniLM): export with --to folder")
     sizes = encoder.config
+    named = {**BERT.sizes, **{name: name for name in ("source_type_id", "target_type_id")}}  # BERT ignores these two
     config = {
         "model_type": "bert",
         "architectures": ["BertForMaskedLM"],
         "vocab_size": sizes.vocab_size,
-        "hidden_size": sizes.hidden_size,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "intermediate_size": sizes.ffn_size,
-        "max_position_embeddings": sizes.max_positions,
-        "type_vocab_size": sizes.token_types,
-        "source_type_id": sizes.source_type,  # BERT ignores these two, --pretrained reads them
-        "target_type_id": sizes.target_type,
+        **{theirs: getattr(sizes, OPTION_NAMES[option]) for theirs, option in named.items()},
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
         "hidden_dropout_prob": sizes.dropout,
@@ -64,8 +59,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
         settings = {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": tokenizer.settings["lowercase"],
-            "strip_accents": tokenizer.settings["strip_accents"],
-            "tokenize_chinese_chars": tokenizer.settings["tokenize_chinese_chars"],
+            **{name: tokenizer.settings[name] for name in ("strip_accents", "tokenize_chinese_chars")},
             "model_max_length": sizes.max_positions,
         }
         files["tokenizer_config.json"] = text(json.dumps(settings, indent=2) + "\n")
@@ -78,10 +72,8 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
 def _bert_state(encoder: Encoder) -> dict[str, Tensor]:
     """Weights under the names of ``BertForMaskedLM``."""
     own = {name: value for name, value in encoder.state_dict().items() if name != "length_head.weight"}
-    state = {
-        name if name.startswith("cls.") else BERT.prefix + name: value
-        for name, value in export(own, BERT.names).items()
-    }
+    exported = export(own, BERT.names).items()
+    state = {name if name.startswith("cls.") else BERT.prefix + name: value for name, value in exported}
     if encoder.head.weight is not None:  # the decoder's bias is the head's; tied models have it tied, too
         state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
     return state

@@ -11,13 +11,7 @@ from mist_fairseq.release.folder import Released
 
 # Settings of the training that a reader looks for: the part of fairseq's configuration and the names in it.
 _SETTINGS = {
-    "criterion": [
-        "glancing_ratio",
-        "mist_loss_factor",
-        "mist_targets",
-        "length_loss_factor",
-        "label_smoothing",
-    ],
+    "criterion": ["glancing_ratio", "mist_loss_factor", "mist_targets", "length_loss_factor", "label_smoothing"],
     "optimizer": ["_name", "adam_betas", "adam_eps", "weight_decay"],
     "lr_scheduler": ["_name", "warmup_updates", "total_num_update"],
     "optimization": ["lr", "max_update", "clip_norm", "update_freq"],
@@ -27,6 +21,13 @@ _SETTINGS = {
     "task": ["precision"],
     "model": ["pretrained", "dropout", "attention_dropout"],
 }
+
+_USE = """```python
+from mist_fairseq import MistGenerator
+
+generator = MistGenerator.from_pretrained("DIR")  # this folder
+generator.generate(["text"], decoding="mist", iterations=3)
+```"""
 
 
 @dataclass
@@ -64,54 +65,39 @@ def model_card(description: Description, released: Released, cfg: Mapping[str, A
     """
     front = {"license": description.licence, "language": description.language, "library_name": "mist_fairseq"}
     front["pipeline_tag"] = "text2text-generation"
-    lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "---", ""]
-    lines += [f"# {description.name}", ""]
     parameters = sum(parameter.numel() for parameter in released.encoder.parameters())
     introduction = (
         f"A non-autoregressive text generator ({released.architecture}, {parameters / 1e6:.1f} million parameters), "
         "trained with mist_fairseq: *Improving Non-autoregressive Generation with Mixup Training* (MIST). It reads at "
         f"most {released.limits.source} tokens and writes at most {released.limits.target - 1}."
     )
-    lines += [introduction, ""]
-    lines += [description.notes, ""] if description.notes else []
-    lines += ["## Use", "", "```python", "from mist_fairseq import MistGenerator", ""]
-    lines += ['generator = MistGenerator.from_pretrained("DIR")  # this folder']
-    lines += ['generator.generate(["text"], decoding="mist", iterations=3)', "```", ""]
-    lines += ["## Data", "", description.data, ""]
-    lines += ["## Training", ""]
     rows = [["updates", str(updates)]] if updates else []
     for part, names in _SETTINGS.items():
-        for name in names:
-            value = (cfg.get(part) or {}).get(name)
-            if name == "pretrained" and value:
-                value = Path(value).name  # not where it was on the machine of the training
-            if value is not None:
-                rows.append([part if name == "_name" else name, str(value)])
-    lines += [markdown_table(["setting", "value"], rows), ""]
-    lines += ["## Scores", ""]
-    if not description.scores:
-        lines += ["None were given when this model was exported.", ""]
-    for path in description.scores or []:
-        lines += [*_scores(Path(path)), ""]
-    lines += ["## Licence", "", f"The weights: {description.licence}.", ""]
-    return "\n".join(lines)
+        values = {name: (cfg.get(part) or {}).get(name) for name in names}
+        if values.get("pretrained"):
+            values["pretrained"] = Path(values["pretrained"]).name  # not where it was on the machine of the training
+        rows += [[part if name == "_name" else name, str(value)] for name, value in values.items() if value is not None]
+    paragraphs = ["\n".join(["---", *(f"{key}: {value}" for key, value in front.items() if value), "---"])]
+    paragraphs += [f"# {description.name}", introduction, *([description.notes] if description.notes else [])]
+    paragraphs += ["## Use", _USE, "## Data", description.data]
+    paragraphs += ["## Training", markdown_table(["setting", "value"], rows)]
+    scores = [_scores(Path(path)) for path in description.scores or []]
+    paragraphs += ["## Scores", *(scores or ["None were given when this model was exported."])]
+    paragraphs += ["## Licence", f"The weights: {description.licence}."]
+    return "\n\n".join(paragraphs) + "\n"
 
 
-def _scores(path: Path) -> list[str]:
+def _scores(path: Path) -> str:
     """A table of one file of scores, a row for each decoding."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        metrics = list(content["decodings"][0]["values"])
-        rows = [
-            [
-                f"{one['decoding']}, {one['iterations']} iteration{'s' if one['iterations'] > 1 else ''}",
-                *(f"{one['values'][metric]:.2f}" for metric in metrics),
-            ]
-            for one in content["decodings"]
-        ]
+        metrics, rows = list(content["decodings"][0]["values"]), []
+        for one in content["decodings"]:
+            decoding = f"{one['decoding']}, {one['iterations']} iteration{'s' if one['iterations'] > 1 else ''}"
+            rows.append([decoding, *(f"{one['values'][metric]:.2f}" for metric in metrics)])
         about = f"{content.get('data', '')} ({content['subset']} set, protocol {content['protocol']})".strip()
-        return [about, "", markdown_table(["decoding", *metrics], rows), "", f"```\n{content['command']}\n```"]
+        table = markdown_table(["decoding", *metrics], rows)
+        return f"{about}\n\n{table}\n\n```\n{content['command']}\n```"
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} holds no scores that scripts/compare_decodings.py wrote: {type(error).__name__} {error}"
-        ) from error
+        reason = f"{type(error).__name__} {error}"
+        raise ValueError(f"{path} holds no scores that scripts/compare_decodings.py wrote: {reason}") from error

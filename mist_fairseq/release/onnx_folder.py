@@ -7,8 +7,9 @@
 - ``config.json``: version, sizes, position limits.
 - ``SHA256SUMS``: of the files above but ``config.json``, whose content each ``.onnx`` file repeats in its metadata.
 
-A folder of one precision lacks the files of the other. Word embeddings have rows of zeros after the last token, up to a
-multiple of 128.
+On x86 processors without VNNI run the int8 graph with the session option ``session.x64quantprecision`` = 1: without it
+sums of its products saturate in 16 bits. A folder of one precision lacks the files of the other. Word embeddings have
+rows of zeros after the last token, up to a multiple of 128.
 
 The graph uses ONNX Runtime's own operators (``com.microsoft``) on top of opset 18. Dimensions named by letters vary
 from run to run: B sentences, L tokens, P tokens of a past that they see, K = P + L; the candidates of a beam count as

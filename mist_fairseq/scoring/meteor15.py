@@ -20,8 +20,7 @@ INSTALL = "pip install -c constraints.txt -e .[scores]"
 class Meteor15(SummedMetric):
     """METEOR 1.5 in percent, with pycocoevalcap's arguments (``-l en -norm``) and sacrebleu's interface.
 
-    The Java program reports a sentence as counts that add up, and scores any sum of them: so the score of a corpus,
-    and of each bootstrap sample of it, is the program's own.
+    The Java program gives a sentence's counts and scores any sum of them, be it a corpus's or a bootstrap sample's.
 
     Raises:
         ModuleNotFoundError: pycocoevalcap is not installed.

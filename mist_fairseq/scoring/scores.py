@@ -16,34 +16,24 @@ from mist_fairseq.scoring.rouge155 import KINDS, Rouge155, rouge155
 from mist_fairseq.scoring.rouge_l import RougeL
 from mist_fairseq.scoring.steps import apply_steps, lower
 
-
-def _qg_bleu(order: int) -> BLEU:
-    """Return BLEU as in the question-generation script: tokens stand between spaces, no smoothing."""
-    return BLEU(max_ngram_order=order, tokenize="none", smooth_method="none", force=True)
-
-
+# As in the question-generation script: tokens stand between spaces, no smoothing.
+_QG_BLEU = partial(BLEU, tokenize="none", smooth_method="none", force=True)
 METRICS: dict[str, Callable[[], Metric]] = {
-    "sacrebleu": lambda: BLEU(lowercase=True),
-    **{f"bleu-{n}": partial(_qg_bleu, n) for n in (1, 2, 3, 4)},
+    "sacrebleu": partial(BLEU, lowercase=True),
+    **{f"bleu-{n}": partial(_QG_BLEU, max_ngram_order=n) for n in (1, 2, 3, 4)},
     "meteor15": Meteor15,
     "rouge-l": RougeL,
     **{f"rouge155-{kind[-1].lower()}": partial(Rouge155, kind) for kind in KINDS},
 }
 RESAMPLES = 1000
 
-_QUESTION_STEPS = ["lower", "words", "rejoin-quora"]
-_QUESTION_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu"]
-
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a data set is scored.
+    """How a data set is scored: steps for outputs and for references, and metrics, which are names in ``METRICS``.
 
-    Attributes:
-        steps: done to outputs.
-        reference_steps: done to references.
-        metrics: names in ``METRICS``. ``sacrebleu`` is what its command line gives: line by line, without any step.
-        group: outputs with equal sources are one, with all their references, as in the question-generation script.
+    ``sacrebleu`` is what its command line gives: line by line, without any step. With *group*, outputs with equal
+    sources are one, with all their references, as in the question-generation script.
     """
 
     steps: list[str]
@@ -52,30 +42,23 @@ class Protocol:
     group: bool
 
 
+_PENN = ["lower", "words", "rejoin-quora"]
+_QG_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu"]
+_XSUM, _ROUGE = ["lower", "words", "collapse-repeats", "rejoin-xsum"], ["rouge155-1", "rouge155-2", "rouge155-l"]
 PROTOCOLS = {
-    "squad_qg": Protocol([*_QUESTION_STEPS, "collapse-repeats"], _QUESTION_STEPS, _QUESTION_METRICS, True),
-    "quora": Protocol([*_QUESTION_STEPS, "collapse-repeats"], _QUESTION_STEPS, _QUESTION_METRICS, True),
-    "xsum": Protocol(
-        ["lower", "words", "collapse-repeats", "rejoin-xsum"],
-        ["lower"],
-        ["rouge155-1", "rouge155-2", "rouge155-l", "sacrebleu"],
-        False,
-    ),
-    "plain": Protocol(["lower"], ["lower"], list(METRICS), False),
+    **dict.fromkeys(["squad_qg", "quora"], Protocol([*_PENN, "collapse-repeats"], _PENN, _QG_METRICS, group=True)),
+    "xsum": Protocol(_XSUM, ["lower"], [*_ROUGE, "sacrebleu"], group=False),
+    "plain": Protocol(["lower"], ["lower"], list(METRICS), group=False),
 }
 
 
 @dataclass
 class Scores:
-    """The scores of one system.
+    """The scores of one system by metric, and the number of texts, groups counted once.
 
-    Attributes:
-        segments: number of texts scored, groups counted once.
-        values: metric -> score in percent.
-        intervals: metric -> ends of the 95 % confidence interval: of 1,000 bootstrap samples, or ROUGE-1.5.5's own.
-        p_values: metric -> p of the difference to the first system, by paired bootstrap.
-        signatures: metric -> sacrebleu's signature.
-        failed: metric -> why there is no score.
+    *values* are in percent; *failed* says why there is none. *intervals* are the ends of the 95 % confidence interval,
+    of 1,000 bootstrap samples or ROUGE-1.5.5's own. *p_values* are of the difference to the first system, by paired
+    bootstrap. *signatures* are sacrebleu's.
     """
 
     segments: int
@@ -99,10 +82,10 @@ def score(
     metrics: Iterable[str] | None = None,
     confidence: bool = False,
 ) -> dict[str, Scores]:
-    """Score the outputs of one or more systems.
+    """Score the outputs of one or more systems, by name; the others are compared with the first.
 
     Args:
-        systems: name -> outputs, one a reference; the first is what the others are compared with.
+        systems: name -> outputs, one a reference.
         references, sources: lines of the raw target file and, for ``protocol.group``, of the source file.
         protocol, metrics: how, and other metrics than the protocol's.
         confidence: confidence intervals and paired tests, too.
@@ -117,21 +100,19 @@ def score(
     for metric in metrics:
         if metric not in METRICS:
             raise ValueError(f"no metric {metric!r}: there are {', '.join(METRICS)}")
-    for name, outputs in [*systems.items(), *([("source file", sources)] if sources is not None else [])]:
-        if len(outputs) != len(references):
-            raise ValueError(f"{name} has {len(outputs):,} lines but there are {len(references):,} references")
+    for name, lines in [*systems.items(), ("source file", references if sources is None else sources)]:
+        if len(lines) != len(references):
+            raise ValueError(f"{name} has {len(lines):,} lines but there are {len(references):,} references")
     if not references:
         raise ValueError("nothing to score: there are no references")
     if protocol.group and sources is None:
         raise ValueError("outputs with equal sources are scored as one: the sources are needed")
 
-    groups = [[i] for i in range(len(references))]
-    if protocol.group and sources is not None:
-        groups = group_by_source(sources)
+    groups = group_by_source(sources) if protocol.group and sources else [[i] for i in range(len(references))]
     stepped = apply_steps(references, protocol.reference_steps)
     grouped_references = [[stepped[i] for i in group] for group in groups]
-    ready = {name: apply_steps(outputs, protocol.steps) for name, outputs in systems.items()}
-    ready = {name: [outputs[group[-1]] for group in groups] for name, outputs in ready.items()}
+    last = [group[-1] for group in groups]
+    ready = {name: apply_steps([outputs[i] for i in last], protocol.steps) for name, outputs in systems.items()}
     results = {name: Scores(len(groups)) for name in systems}
     for metric in metrics:
         raw = metric == "sacrebleu"
@@ -160,8 +141,7 @@ def _score(
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
-        _, columns = test()
-        (scores,) = [cast(list[Any], column) for title, column in columns.items() if title != "System"]
+        (scores,) = [cast(list[Any], column) for title, column in test()[1].items() if title != "System"]
     else:
         scores = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
     for (system, outputs), one in zip(systems.items(), scores):
@@ -182,15 +162,13 @@ def _score(
 
 def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
     """Return a row a metric, a column a system: score, half the width of its confidence interval, p."""
-    names = list(results)
+    names, columns = list(results), list(results.values())
     width = max(24, *(len(name) + 2 for name in names))
-    rows = [["", *names]]
-    rows += [[metric, *(_cell(result, metric) for result in results.values())] for metric in metrics]
-    rows.append(["texts", *(f"{result.segments:,}" for result in results.values())])
+    rows = [["", *names], *([metric, *(_cell(result, metric) for result in columns)] for metric in metrics)]
+    rows.append(["texts", *(f"{result.segments:,}" for result in columns)])
     lines = [f"{first:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in rows]
-    signatures = results[names[0]].signatures
-    lines += [f"{metric}: {signatures[metric]}" for metric in metrics if metric in signatures]
-    if any(result.p_values for result in results.values()):
+    lines += [f"{metric}: {columns[0].signatures[metric]}" for metric in metrics if metric in columns[0].signatures]
+    if any(result.p_values for result in columns):
         lines.append(f"p: of the difference to {names[0]}, paired bootstrap")
     return "\n".join(lines)
 

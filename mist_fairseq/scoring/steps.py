@@ -73,13 +73,8 @@ def rejoin_xsum(text: str) -> str:
     return text
 
 
-STEPS = {
-    "lower": lower,
-    "words": words,
-    "collapse-repeats": collapse_repeats,
-    "rejoin-quora": rejoin_quora,
-    "rejoin-xsum": rejoin_xsum,
-}
+_FUNCTIONS = (lower, words, collapse_repeats, rejoin_quora, rejoin_xsum)
+STEPS = {function.__name__.replace("_", "-"): function for function in _FUNCTIONS}
 
 
 def apply_steps(texts: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ import sacrebleu
 import torch
 
 from mist_fairseq.experiments.evaluation import read_generation
+from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.scoring.rouge155 import rouge155
 from tests.end_to_end.conftest import LIMITS, SMALL, TRAINING, preprocess, run, start
 from tests.helpers import bert_state, tiny_vocab, write_bert_folder
@@ -38,7 +39,7 @@ def test_training_reports_what_it_does(trained):
         assert re.search(rf"\b({name})\b", log), name
     losses = [float(value) for value in re.findall(r"train_inner .*? loss=([\d.]+)", log)]
     assert len(losses) == 150 and losses[-1] < losses[0] * 0.6
-    state = torch.load(checkpoint)  # safe loading: there is nothing in it but tensors and plain values
+    state = load_torch_file(checkpoint)  # safe loading: there is nothing in it but tensors and plain values
     assert state["cfg"]["model"]["encoder_embed_dim"] == 32 and state["cfg"]["model"]["max_positions"] == 80
 
 
@@ -162,7 +163,7 @@ def test_a_killed_training_resumes_to_the_same_parameters(data, tmp_path):
     log = run("train", *arguments("killed", "--max-source-positions", "40", "--max-target-positions", "30"))
     assert 9 <= int(re.search(r"Loaded checkpoint .* @ (\d+) updates", log).group(1)) <= 15
     assert "trained with --max-source-positions 50 --max-target-positions 20" in log
-    whole, resumed = (torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("whole", "killed"))
+    whole, resumed = (load_torch_file(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("whole", "killed"))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, SMALL
 from tests.end_to_end.warm import start_module
 
@@ -114,7 +115,7 @@ def test_two_workers_glance_as_one(data, tmp_path):
         for sentence, noise in c["noise"].items():
             size = min(len(noise), len(found[sentence]))  # as long as the longest target of the batch
             assert torch.equal(noise[:size], found[sentence][:size])
-    stored = torch.load(tmp_path / "two" / "checkpoint_last.pt", weights_only=True)["model"]
+    stored = load_torch_file(tmp_path / "two" / "checkpoint_last.pt")["model"]
     for name, value in workers[1]["model"].items():
         assert torch.equal(stored[name], value), name
     assert workers[0]["saved"] > 0 and workers[1]["saved"] == 0

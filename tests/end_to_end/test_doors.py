@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mist_fairseq.experiments.evaluation import read_generation
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run, start
 
 BIN = Path(sys.executable).parent
@@ -26,7 +27,7 @@ def shell(*command, fails=False, **options) -> str:
 
 
 def last_state(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    return load_torch_file(folder / "checkpoint_last.pt")
 
 
 # -- fairseq-hydra-train, TensorBoard -----------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_finetune_from_model(averaged, data, bert_folder, tmp_path):
     training = ["--arch", "mist_base", *LIMITS, *TRAINING, "--max-update", "1", "--disable-validation", "--lr", "0"]
     start_from = ["--pretrained", bert_folder, "--finetune-from-model", averaged]
     run("train", data, *training, *start_from, "--no-epoch-checkpoints", "--save-dir", tmp_path)
-    expected, found = torch.load(averaged, weights_only=True), last_state(tmp_path)
+    expected, found = load_torch_file(averaged), last_state(tmp_path)
     for name, value in expected["model"].items():
         assert torch.equal(value, found["model"][name]), name
     assert found["optimizer_history"][-1]["num_updates"] == 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import (
     BASELINE,
     ENVIRONMENT,
@@ -43,7 +44,7 @@ def rare_data(tmp_path_factory, bert_folder) -> Path:
 
 
 def state(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
+    return load_torch_file(path)
 
 
 def tensors(value) -> list[torch.Tensor]:

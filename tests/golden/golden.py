@@ -176,10 +176,7 @@ def generator(name: str):
 
 def onnx_generators(folder: Path) -> Iterator[tuple[str, object]]:
     """Name and generator, without torch, of a folder that was exported to ONNX."""
-    try:
-        from mist_fairseq import OnnxGenerator
-    except ImportError:  # before the redesign; goes with it
-        from mist_fairseq.onnx_runtime import OnnxGenerator
+    from mist_fairseq import OnnxGenerator
 
     for precision in ("fp32", "int8"):
         yield f"onnx, {precision}", OnnxGenerator.from_pretrained(str(folder), precision=precision, threads=1)

@@ -1,6 +1,7 @@
 import pytest
 from fairseq import scoring
 
+import mist_fairseq.tasks  # noqa: F401 (registers the scorers)
 from mist_fairseq.scoring.meteor15 import Meteor15
 from mist_fairseq.scoring.rouge155 import rouge155
 from tests.scoring.conftest import needs_java, needs_perl

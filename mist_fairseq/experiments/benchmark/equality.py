@@ -1,6 +1,7 @@
 """Which outputs an engine or a precision changes, against plain PyTorch in fp32."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class _Compared:
     """A system with a watched engine, and what was counted of its outputs."""
 
     system: System
-    engine: WatchedEngine
+    engine: Any  # a WatchedEngine, plain PyTorch's with Margins
     different: int = 0
     near_ties: int = 0
     texts: list[str] = field(default_factory=list)

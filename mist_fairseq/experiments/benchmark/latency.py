@@ -7,6 +7,7 @@ from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,13 +156,12 @@ class Benchmark:
         def least(system: System) -> float:
             seconds, precision = 0.0, system.entry.precision
             decoding = system.generator.decoding
-            options = {"decoding": decoding.decoding, "iterations": decoding.passes}
+            options: dict[str, Any] = {"decoding": decoding.decoding, "iterations": decoding.passes}
             options |= {"source_limit": system.model.limits.source, "precision": precision}
             for batch in _batches(chosen, batch_size):
-                lengths = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int).tolist()
-                seconds += floor_seconds(
-                    products(system.model.encoder, *lengths, len(batch), **options), rates[precision]
-                )
+                S, T = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int).tolist()
+                listed = products(system.model.encoder, S, T, len(batch), **options)
+                seconds += floor_seconds(listed, rates[precision])
             return 1000 * seconds / len(chosen)
 
         return self._of_ours(least)

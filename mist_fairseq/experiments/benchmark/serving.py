@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mist_fairseq.experiments.results import processor
 from mist_fairseq.files.markdown import markdown_table
@@ -82,7 +83,7 @@ def _connect(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
 
 
-def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[int, dict]:
+def _generate(connection: http.client.HTTPConnection, request: dict) -> tuple[int, Any]:
     """Return status and content of an answer."""
     connection.request("POST", "/generate", json.dumps(request), {"Content-Type": "application/json"})
     response = connection.getresponse()

@@ -25,7 +25,7 @@ from mist_fairseq.experiments.benchmark.forced import Forcing, force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
 from mist_fairseq.experiments.benchmark.watching import TimedEngine
-from mist_fairseq.files.torch_files import load_torch_file
+from mist_fairseq.files.torch_files import load_torch_file, plain_values
 from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers
@@ -260,7 +260,8 @@ def _converter(ctranslate2, dictionary):
 
     class Converter(base):
         def _load(self):
-            spec = super()._load()
+            with plain_values():
+                spec = super()._load()
             spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
             spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
             return spec
@@ -328,7 +329,7 @@ class OnnxSystem(System):
         with tempfile.TemporaryDirectory() as folder:
             save_onnx(self.model.released, folder, precisions=[precision] if precision in FILES else list(FILES))
             self.onnx = OnnxGenerator.from_pretrained(folder, precision, torch.get_num_threads())
-        self.model.engine = self.onnx.engine
+        self.engine = self.onnx.engine
         self.model.to("meta")  # its weights are not needed any more, its sizes are
 
     def batch(self, indices):

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -19,8 +20,8 @@ from tqdm import tqdm
 from mist_fairseq.experiments.results import write_json
 from mist_fairseq.text.tokenizer import SEP
 
-SPLITS = ("train", "valid", "test")
-SIDES = ("src", "tgt")
+SPLITS, SIDES = ("train", "valid", "test"), ("src", "tgt")
+NAMES = [f"{split}.{side}" for split in SPLITS for side in SIDES]
 COUNTS = "counts.json"
 
 # A file without line ends must not be read at once; no real line comes near this many characters.
@@ -38,25 +39,20 @@ class Skipped(Exception):
 def one_line(text: str) -> str:
     """Return the text as it stands in a data file.
 
-    Whitespace and control characters become single spaces, lone surrogates U+FFFD. A ``[SEP]`` in the text is not
-    the special token, as which dictionaries would read it, and becomes ``[ SEP ]``.
+    Whitespace and control characters become single spaces, lone surrogates U+FFFD, and ``[SEP]``, which dictionaries
+    would read as the special token, becomes ``[ SEP ]``.
     """
     text = " ".join(_SURROGATES.sub("\ufffd", _CONTROLS.sub(" ", text)).split())
     return text.replace(SEP, f"{SEP[0]} {SEP[1:-1]} {SEP[-1]}")
 
 
 def text_of(value, what: str) -> str:
-    """Return ``one_line`` of a value that should be a text.
-
-    Raises:
-        Skipped: it is not, or nothing is left of it.
-    """
+    """Return ``one_line`` of a value, or raise Skipped if it is not a text or nothing is left of it."""
     if not isinstance(value, str):
         raise Skipped(f"{what} missing or not a text")
-    line = one_line(value)
-    if not line:
-        raise Skipped(f"empty {what}")
-    return line
+    if line := one_line(value):
+        return line
+    raise Skipped(f"empty {what}")
 
 
 def progress(items: Iterable, path: str, unit: str, total: int | None = None) -> Iterable:
@@ -68,9 +64,7 @@ def progress(items: Iterable, path: str, unit: str, total: int | None = None) ->
 def open_text(path: str) -> Iterator[TextIO]:
     r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the gzip file is damaged, on opening or later.
+    A FileNotFoundError or, on opening or later, a ValueError names a file that is not there or a damaged gzip file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
@@ -97,48 +91,41 @@ def read_json(path: str):
             raise ValueError(f"{path} is truncated or not JSON: {error}") from error
 
 
+@dataclass
 class PairFiles:
-    """The six text files of a data folder while they are written, and the counts.
+    """The six text files of a data folder while they are written, for sources and targets by split, and the counts.
 
-    Attributes:
-        kept: number of pairs written, by split.
-        skipped: number of items left out, by reason.
-        remarks: number of peculiarities in what was kept, by kind.
+    *kept* counts pairs by split, *skipped* what was left out by reason, *remarks* what is odd about the rest by kind.
     """
 
-    def __init__(self, folder: Path):
-        self.kept = dict.fromkeys(SPLITS, 0)
-        self.skipped: Counter[str] = Counter()
-        self.remarks: Counter[str] = Counter()
-        with ExitStack() as stack:
-
-            def opened(name: str) -> TextIO:
-                return stack.enter_context(open(folder / name, "w", encoding="utf-8", newline="\n"))
-
-            self._files = {split: [opened(f"{split}.{side}") for side in SIDES] for split in SPLITS}
-            self.close = stack.pop_all().close
+    files: dict[str, tuple[TextIO, TextIO]]
+    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    skipped: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
 
     def add(self, split: str, source: str, target: str):
         """Write a pair of texts that ``one_line`` made."""
-        for file, text in zip(self._files[split], (source, target)):
+        for file, text in zip(self.files[split], (source, target)):
             file.write(text + "\n")
         self.kept[split] += 1
 
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """Count an item as skipped, under its reason, if it turns out in the block that it is to be left out."""
+        try:
+            yield
+        except Skipped as reason:
+            self.skipped[str(reason)] += 1
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return all counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``."""
-        return {
-            "kept": self.kept,
-            "skipped": dict(sorted(self.skipped.items())),
-            "remarks": dict(sorted(self.remarks.items())),
-        }
+        by_name = {"skipped": self.skipped, "remarks": self.remarks}
+        return {"kept": self.kept} | {group: dict(sorted(counts.items())) for group, counts in by_name.items()}
 
     def table(self) -> str:
         """Return all counts, one a line."""
-        return "\n".join(
-            f"{group:<9}{name:<51}{count:>10,}"
-            for group, counts in self.counts().items()
-            for name, count in counts.items()
-        )
+        rows = [(group, *item) for group, counts in self.counts().items() for item in counts.items()]
+        return "\n".join(f"{group:<9}{name:<51}{count:>10,}" for group, name, count in rows)
 
 
 @contextmanager
@@ -157,11 +144,10 @@ def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
-        files = PairFiles(new)
-        try:
+        with ExitStack() as stack:
+            opened = [stack.enter_context(open(new / name, "w", encoding="utf-8", newline="\n")) for name in NAMES]
+            files = PairFiles(dict(zip(SPLITS, zip(opened[::2], opened[1::2]))))
             yield files
-        finally:
-            files.close()
         if not any(files.kept.values()):
             reasons = ", ".join(f"{reason} ({count:,})" for reason, count in files.skipped.most_common())
             raise ValueError(f"nothing usable in the input; skipped: {reasons or 'nothing'}")
@@ -178,18 +164,14 @@ def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
 
 
 def _check_free(folder: Path, overwrite: bool):
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.is_file():
         raise FileExistsError(f"{folder} is a file, expected a folder: give another --out")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and not overwrite:
         raise FileExistsError(f"{folder} is not empty: give another --out, or --overwrite to replace it")
-    foreign = sorted(names - {COUNTS, *(f"{split}.{side}" for split in SPLITS for side in SIDES)})
-    if foreign:
-        raise FileExistsError(
-            f"{folder} holds {foreign[0]}, which --overwrite would remove: move it away or give another --out"
-        )
+    if foreign := sorted(names - {COUNTS, *NAMES}):
+        what = f"{folder} holds {foreign[0]}, which --overwrite would remove"
+        raise FileExistsError(f"{what}: move it away or give another --out")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser):
@@ -200,8 +182,7 @@ def add_output_arguments(parser: argparse.ArgumentParser):
 
 def run(prepare: Callable[[PairFiles], None], out: str, overwrite: bool):
     """Prepare a folder and print the counts; an error is one line on stderr and exit status 1."""
-    # Termination cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # termination cleans up as Ctrl-C does
     try:
         with data_folder(out, overwrite) as files:
             prepare(files)

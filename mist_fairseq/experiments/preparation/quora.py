@@ -10,7 +10,7 @@ from mist_fairseq.experiments.preparation.files import SPLITS, PairFiles, Skippe
 
 COLUMNS = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
 
-# A line that begins with three numbers is a new row even inside an open quote, so a stray quote spoils one row only.
+# Such a line is a new row even inside an open quote, so that a stray quote spoils one row only.
 _ROW_START = re.compile(r'("?\d+"?\t){3}')
 _MAX_ROW_LINES = 100
 
@@ -22,15 +22,12 @@ _SMALL_GROUP = 10
 def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_size: int, seed: int = 1):
     """Write pairs of duplicates, question1 to question2, in the order of the file.
 
-    For an uncased encoder's sake, questions that differ only in case count as one when they are kept out of other
-    splits. Of training pairs there are fewer if the file has no more.
-
-    Raises:
-        ValueError: the file is another one, or has too few pairs.
+    Questions that differ only in case count as one when splits are drawn. Of training pairs there are fewer if the
+    file has no more; a ValueError says that it has too few for the other splits, or is another file.
     """
     if min(train_size, valid_size, test_size) < 1:
         raise ValueError(f"sizes are {train_size}, {valid_size} and {test_size}, expected at least 1 each")
-    pairs = list(read_pairs(path, files.skipped))
+    pairs = list(read_pairs(path, files))
     questions = [(first.casefold(), second.casefold()) for first, second in pairs]
     for fate, pair in zip(assign_splits(questions, train_size, valid_size, test_size, seed), pairs):
         if fate in SPLITS:
@@ -44,20 +41,13 @@ def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_
 def assign_splits(
     pairs: Sequence[tuple[Hashable, Hashable]], train_size: int, valid_size: int, test_size: int, seed: int
 ) -> list[str]:
-    """Draw a split for every pair of questions such that no question is in two.
+    """Return for every pair train, valid, test, or why it is in none, such that no question is in two of them.
 
     Questions that pairs connect, directly or through others, form a group. The test set and then the validation set
     take whole groups until they are full, and what they do not need of the last one stays unused. Training pairs are
-    drawn from the other groups.
-
-    Returns:
-        For every pair train, valid, test, or the reason why it is in none.
-
-    Raises:
-        ValueError: there are too few pairs.
+    drawn from the other groups. If there are too few pairs, a ValueError says so.
     """
-    groups = _connected(pairs)
-    rng = random.Random(seed)
+    groups, rng = _connected(pairs), random.Random(seed)
     rng.shuffle(groups)
     groups.sort(key=lambda group: max(len(group), _SMALL_GROUP))
     queue = deque(groups)
@@ -95,11 +85,11 @@ def _connected(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def read_pairs(path: str, skipped: Counter) -> Iterator[tuple[str, str]]:
+def read_pairs(path: str, files: PairFiles) -> Iterator[tuple[str, str]]:
     """Yield the two questions of every duplicate, each unordered pair once; count everything else."""
     seen = set()
-    for row in read_rows(path, skipped):
-        try:
+    for row in read_rows(path, files.skipped):
+        with files.skipping():
             if row[5] == "0":
                 raise Skipped("not a duplicate")
             first, second = text_of(row[3], "question"), text_of(row[4], "question")
@@ -107,19 +97,12 @@ def read_pairs(path: str, skipped: Counter) -> Iterator[tuple[str, str]]:
                 raise Skipped("twice the same question")
             if (pair := frozenset((first, second))) in seen:
                 raise Skipped("pair seen before")
-        except Skipped as reason:
-            skipped[str(reason)] += 1
-        else:
             seen.add(pair)
             yield first, second
 
 
 def read_rows(path: str, skipped: Counter) -> Iterator[list[str]]:
-    """Yield the well-formed rows, six fields each, the last 0 or 1; count the malformed ones.
-
-    Raises:
-        ValueError: the first line is not the header.
-    """
+    """Yield the well-formed rows, six fields each, the last 0 or 1; count the malformed ones, check the header."""
     lines = read_lines(path)
     header = next(lines, "")
     if header.strip().replace('"', "").split("\t") != COLUMNS:

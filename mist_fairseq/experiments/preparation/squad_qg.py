@@ -2,7 +2,6 @@
 
 import random
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,24 +19,19 @@ from mist_fairseq.text.tokenizer import SEP
 
 
 def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] = (), seed: int = 1):
-    """Write one pair for every question with an answer, the first of its answers.
+    """Write one pair for every question with an answer, the first of its answers, in the official JSON files.
 
-    Args:
-        files: where to.
-        train, dev: the official JSON files.
-        split_lists: a folder with Du et al. 2017's doclist-{train,dev,test}.txt, or three such files in this order:
-            the articles of both JSON files go where their titles are listed. Without, the setting of Zhao et al.
-            2018: *train* is for training, and the pairs of *dev* are divided at random into halves, the smaller
-            for validation and the larger for testing. Pairs are drawn one by one, so a passage may be in both.
-        seed: of the random halves.
+    With *split_lists*, as ``read_split_lists`` takes them (Du et al. 2017), articles go where their titles are listed.
+    Without, *train* is for training, and *dev* is divided at random by *seed* into halves, the smaller for validation
+    and the larger for testing (Zhao et al. 2018). Pairs are drawn one by one, so a passage may be in both.
     """
     if split_lists:
         _prepare_by_title(files, (train, dev), read_split_lists(split_lists))
         return
     for article in read_articles(train):
-        for pair in read_pairs(article, files.skipped, files.remarks):
+        for pair in read_pairs(article, files):
             files.add("train", *pair)
-    pairs = [pair for article in read_articles(dev) for pair in read_pairs(article, files.skipped, files.remarks)]
+    pairs = [pair for article in read_articles(dev) for pair in read_pairs(article, files)]
     is_test = [False] * (len(pairs) // 2) + [True] * (len(pairs) - len(pairs) // 2)
     random.Random(seed).shuffle(is_test)
     for pair, tests in zip(pairs, is_test):
@@ -52,16 +46,16 @@ def _prepare_by_title(files: PairFiles, paths: Sequence[str], listed: dict[str, 
         if title not in listed:
             files.skipped["article in no list"] += 1
             continue
-        for pair in read_pairs(article, files.skipped, files.remarks):
+        for pair in read_pairs(article, files):
             files.add(listed[title], *pair)
     files.remarks.update(f"listed but in no file: {title}" for title in missing)
 
 
 def read_split_lists(paths: Sequence[str]) -> dict[str, str]:
-    """Map every listed title, as ``title_key`` gives it, to train, valid or test.
+    """Map every title, as ``title_key`` gives it, to the split in whose list it is.
 
-    Raises:
-        ValueError: there is neither one folder nor three files, or a title is in two lists.
+    *paths* is a folder with doclist-{train,dev,test}.txt or three such files in this order, one title a line. A
+    ValueError says that it is something else, or that a title is in two lists.
     """
     if len(paths) == 1:
         paths = [str(Path(paths[0]) / f"doclist-{name}.txt") for name in ("train", "dev", "test")]
@@ -82,11 +76,7 @@ def title_key(title: str) -> str:
 
 
 def read_articles(path: str) -> Iterator[dict]:
-    """Yield the articles.
-
-    Raises:
-        ValueError: the file is truncated, not JSON, or without articles.
-    """
+    """Yield the articles; a ValueError names a file that is truncated, not JSON, or without articles."""
     content = read_json(path)
     articles = content.get("data") if isinstance(content, dict) else None
     if not articles or not isinstance(articles, list):
@@ -95,28 +85,26 @@ def read_articles(path: str) -> Iterator[dict]:
         yield article if isinstance(article, dict) else {}
 
 
-def read_pairs(article: dict, skipped: Counter, remarks: Counter) -> Iterator[tuple[str, str]]:
+def read_pairs(article: dict, files: PairFiles) -> Iterator[tuple[str, str]]:
     """Yield (source, target) of every usable question; count the others, and what is odd about the usable ones."""
-    for paragraph in _list_in(article, "paragraphs", skipped):
-        questions = _list_in(paragraph, "qas", skipped)
+    for paragraph in _list_in(article, "paragraphs", files):
+        questions = _list_in(paragraph, "qas", files)
         context = paragraph.get("context") if questions else ""
         passage = one_line(context) if isinstance(context, str) else ""
         for question in questions:
-            try:
-                yield _pair(context, passage, question, remarks)
-            except Skipped as reason:
-                skipped[str(reason)] += 1
+            with files.skipping():
+                yield _pair(context, passage, question, files)
 
 
-def _list_in(record, key: str, skipped: Counter) -> list:
+def _list_in(record, key: str, files: PairFiles) -> list:
     entries = record.get(key) if isinstance(record, dict) else None
     if isinstance(entries, list):
         return entries
-    skipped[f"no list of {key}"] += 1
+    files.skipped[f"no list of {key}"] += 1
     return []
 
 
-def _pair(context: str, passage: str, question, remarks: Counter) -> tuple[str, str]:
+def _pair(context: str, passage: str, question, files: PairFiles) -> tuple[str, str]:
     if not passage:
         raise Skipped("empty passage")
     if not isinstance(question, dict):
@@ -131,5 +119,5 @@ def _pair(context: str, passage: str, question, remarks: Counter) -> tuple[str, 
         raise Skipped("answer not in the passage")
     start = answer.get("answer_start")
     if not isinstance(start, int) or not context.startswith(text, start):
-        remarks["answer offset does not match"] += 1
+        files.remarks["answer offset does not match"] += 1
     return f"{one_line(text)} {SEP} {passage}", target

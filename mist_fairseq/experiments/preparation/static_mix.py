@@ -8,12 +8,7 @@ from mist_fairseq.text.tokenizer import SEP
 
 
 def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
-    """Write the originals and, for training, each once more as ``Y_p [SEP] X`` with the same target.
-
-    Args:
-        files: where to.
-        data: folder of raw text.
-        pseudo_targets: a trained model's output for each training source.
+    """Write the originals in *data* and each training pair once more, with ``pseudo target [SEP] source`` as source.
 
     Raises:
         ValueError: not as many pseudo targets as training pairs, unequal numbers of lines, or one that is not UTF-8.
@@ -21,16 +16,12 @@ def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
     texts = {split: [list(lines_of_file(data / f"{split}.{side}")) for side in SIDES] for split in SPLITS}
     for split, (sources, targets) in texts.items():
         if len(sources) != len(targets):
-            raise ValueError(
-                f"{data / split}.src has {len(sources):,} lines and {data / split}.tgt has {len(targets):,}, expected "
-                "as many"
-            )
+            lines = f"{data / split}.src has {len(sources):,} lines and {data / split}.tgt has {len(targets):,}"
+            raise ValueError(f"{lines}, expected as many")
         for source, target in zip(sources, targets):
             files.add(split, source, target)
     if files.kept["train"] != len(pseudo_targets):
-        raise ValueError(
-            f"{len(pseudo_targets):,} pseudo targets but {files.kept['train']:,} training pairs in {data}: "
-            "the binarized data must come from this folder"
-        )
+        numbers = f"{len(pseudo_targets):,} pseudo targets but {files.kept['train']:,} training pairs"
+        raise ValueError(f"{numbers} in {data}: the binarized data must come from this folder")
     for pseudo, source, target in zip(pseudo_targets, *texts["train"]):
         files.add("train", f"{pseudo} {SEP} {source}", target)

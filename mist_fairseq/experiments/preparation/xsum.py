@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mist_fairseq.experiments.preparation.files import (
-    SPLITS,
     PairFiles,
     Skipped,
     open_text,
@@ -16,7 +15,7 @@ from mist_fairseq.experiments.preparation.files import (
     text_of,
 )
 
-_KEYS = ("train", "validation", "test")
+_KEYS = {"train": "train", "valid": "validation", "test": "test"}
 _SECTION = re.compile(r"^\[SN\]([A-Z-]+)\[SN\][ \t\r]*$", re.MULTILINE)
 
 # Lines of the web page around the article; the distributions as JSON lines are without them as well.
@@ -27,21 +26,17 @@ _WEB_PAGE |= {"LinkedIn", "Copy this link", "These are external links and will o
 def prepare_documents(files: PairFiles, documents: str, split: str):
     """Write the articles of a folder of ``ID.summary`` files, as a JSON file maps train, validation and test to ids.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: the split file is something else.
+    A FileNotFoundError names a folder that is not there, a ValueError a split file that is something else.
     """
     if not Path(documents).is_dir():
         raise FileNotFoundError(f"{documents} is not a folder")
     ids = read_json(split)
-    if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in _KEYS):
+    if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in _KEYS.values()):
         raise ValueError(f'{split} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
-    for name, key in zip(SPLITS, _KEYS):
+    for name, key in _KEYS.items():
         for identifier in progress(ids[key], key, "documents", len(ids[key])):
-            try:
+            with files.skipping():
                 files.add(name, *_read_document(Path(documents, f"{identifier}.summary")))
-            except Skipped as reason:
-                files.skipped[str(reason)] += 1
 
 
 def _read_document(path: Path) -> tuple[str, str]:
@@ -59,12 +54,10 @@ def _read_document(path: Path) -> tuple[str, str]:
 
 def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
     """Write what three files (train, valid, test) hold, ``{"document": ..., "summary": ...}`` a line, plain or .gz."""
-    for split, path in zip(SPLITS, paths):
+    for split, path in zip(_KEYS, paths):
         for line in filter(str.strip, read_lines(path)):
-            try:
+            with files.skipping():
                 files.add(split, *_read_record(line))
-            except Skipped as reason:
-                files.skipped[str(reason)] += 1
 
 
 def _read_record(line: str) -> tuple[str, str]:

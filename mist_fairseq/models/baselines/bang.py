@@ -21,28 +21,23 @@ from mist_fairseq.mist.encoder_decoder import MaskDecoder
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
-from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, refuse_options
+from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, Generator, refuse_options
 from mist_fairseq.pretrained.bang import read_bang
 from mist_fairseq.pretrained.folder import check_vocabulary
+
+_PRETRAINED_HELP = "folder with vocab.txt of BERT (uncased) and one *.pt of microsoft/BANG: the initial weights"
+_LENGTH_HELP = (
+    "number of [MASK]s that generation reads, so most tokens of an output, its [SEP] counted; by default, as in BANG's "
+    "code, what the longest source of the batch has"
+)
 
 
 @dataclass
 class BangConfig(FairseqDataclass):
     """Defaults are BANG-base."""
 
-    pretrained: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "folder with vocab.txt of BERT (uncased) and one *.pt of microsoft/BANG: the initial weights"
-        },
-    )
-    bang_length: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "number of [MASK]s that generation reads, so most tokens of an output, its [SEP] counted; by "
-            "default, as in BANG's code, what the longest source of the batch has"
-        },
-    )
+    pretrained: Optional[str] = field(default=None, metadata={"help": _PRETRAINED_HELP})
+    bang_length: Optional[int] = field(default=None, metadata={"help": _LENGTH_HELP})
     encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
     decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
     encoder_embed_dim: int = field(default=768, metadata={"help": "hidden size of encoder and decoder"})
@@ -56,11 +51,7 @@ class BangConfig(FairseqDataclass):
 
 @register_model("bang_nar")
 class BangNarModel(MaskDecoder, BaseFairseqModel):
-    """``MaskDecoder`` as a model of fairseq.
-
-    Args:
-        cfg: sizes and the number of [MASK]s.
-        dictionary: of source and target, for the special ids.
+    """``MaskDecoder`` as a model of fairseq, with the sizes of *cfg* and the special ids of *dictionary*.
 
     Raises:
         ValueError: ``--bang-length`` is no number that the model has positions for.
@@ -73,8 +64,8 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         length, limit = cfg.bang_length, cfg.max_positions
         if length is not None and not 1 <= length <= limit:
             raise ValueError(f"--bang-length is {length}, expected a number from 1 to --max-positions {limit}")
-        names = {option: size for option, size in ENCODER_DECODER_OPTION_NAMES.items() if size != "length_classes"}
-        sizes = {size: getattr(cfg, option) for option, size in names.items()}
+        names = ENCODER_DECODER_OPTION_NAMES.items()
+        sizes = {size: getattr(cfg, option) for option, size in names if size != "length_classes"}
         super().__init__(EncoderDecoderConfig(len(dictionary), max_positions=limit, **sizes))
         self.length, self.limit, self.pad = length, limit, dictionary.pad()
         self.never_predicted = dictionary.tokenizer.special.never_predicted
@@ -96,8 +87,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         if cfg.pretrained:
             check_vocabulary(cfg.pretrained, task.target_dictionary.tokenizer)
             model.load_state_dict(read_bang(cfg.pretrained, model.state_dict()))
-            # In what checkpoints store: these need the folder no more.
-            cfg.pretrained = None
+            cfg.pretrained = None  # in what checkpoints store: these need the folder no more
         return model
 
     def max_positions(self) -> tuple[int, int]:
@@ -105,15 +95,12 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         return self.limit, self.limit
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor) -> tuple[Tensor, None]:
-        """Predict a token for every [MASK].
+        """Predict a token for every [MASK]: logits (B, T, V), zero at padding, and None.
 
         Args:
             src_tokens: ``X [SEP]``, padded on either side, *Shape:* (B, S).
             src_lengths: unused.
             prev_output_tokens: where it is not padding, a [MASK] is read, *Shape:* (B, T).
-
-        Returns:
-            Logits (B, T, V), zero at padding, and None.
         """
         real = prev_output_tokens.ne(self.pad)
         hidden, index = self.decode(src_tokens, src_tokens.ne(self.pad), real)
@@ -125,7 +112,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         return logits.log_softmax(-1) if log_probs else logits.softmax(-1)
 
     def build_generator(self, dictionary: TokenizerDictionary, args) -> "BangGenerator":
-        """What the task's ``build_generator`` returns. *args* are fairseq's generation options, or None."""
+        """Called by the task's ``build_generator``."""
         return BangGenerator(self, dictionary, args)
 
 
@@ -137,7 +124,7 @@ def bang_nar(args):
             setattr(args, option.name, option.default)
 
 
-class BangGenerator:
+class BangGenerator(Generator):
     """Fills a fixed number of [MASK]s in one pass and cuts at the first [SEP].
 
     BANG's code leaves the output whole, and its ``post_processed_nar.py`` then works on the printed tokens: it drops
@@ -158,34 +145,18 @@ class BangGenerator:
         refused = {name: (default, "leave it") for name, (default, _) in AUTOREGRESSIVE_OPTIONS.items()}
         refused["nbest"] = (1, "it gives one output")
         refuse_options(options, refused, "BANG's single parallel pass")
-        self.model = model
+        super().__init__(model, dictionary.pad(), dictionary.eos())
         self.tokenizer = dictionary.tokenizer
-        self.eos = dictionary.eos()
-        self.symbols_to_strip_from_output = {dictionary.eos(), dictionary.pad()}
 
-    @torch.no_grad()
-    def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs) -> list[list[dict]]:
-        """Generate for a batch.
-
-        Args:
-            models: unused; the generator has its model.
-            sample: a batch with ``net_input`` of ``src_tokens``.
-
-        Returns:
-            For each sentence one hypothesis in a list: ``tokens`` ending in [SEP], ``positional_scores``, their
-            log-probabilities, 0 for a [SEP] that was not predicted; ``score``, the mean log-probability up to the
-            [SEP]; ``steps``, ``alignment`` and ``attention``.
-        """
-        if prefix_tokens is not None or constraints is not None:
-            raise ValueError("prefixes and constraints need an autoregressive model")
-        self.model.eval()
+    def hypotheses(self, sample: dict) -> list[list[dict]]:
+        """One of each sentence; a [SEP] that was not predicted counts 0 in the log-probabilities."""
         tokens, scores = self._fill(sample["net_input"]["src_tokens"])
         return [[self._hypothesis(*row)] for row in zip(tokens.cpu(), scores.cpu())]
 
     def _fill(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]. *Shape:* (B, S) -> tokens and their log-probabilities, (B, T)."""
         masks = src_tokens.new_ones(len(src_tokens), self.model.length or src_tokens.shape[1], dtype=torch.bool)
-        hidden, _ = self.model.decode(src_tokens, src_tokens.ne(self.model.pad), masks)
+        hidden, _ = self.model.decode(src_tokens, src_tokens.ne(self.pad), masks)
         tokens = src_tokens.new_empty(len(hidden))
         scores = hidden.new_empty(len(hidden), dtype=torch.float32)
         for rows in row_chunks(hidden):
@@ -194,7 +165,7 @@ class BangGenerator:
         return tokens.view_as(masks), scores.view(masks.shape)
 
     def _hypothesis(self, tokens: Tensor, scores: Tensor) -> dict:
-        """*Shapes:* (T), (T)."""
+        """*Shapes:* (T), (T). The score is the mean log-probability up to the [SEP] that ends the sentence."""
         ends = (tokens == self.eos).tolist()
         first = ends.index(False) if False in ends else 0
         end = ends.index(True, first) if True in ends[first:] else len(ends)
@@ -202,11 +173,6 @@ class BangGenerator:
         tokens, scores = F.pad(tokens, (0, 1), value=self.eos), F.pad(scores, (0, 1))
         kept = self.tokenizer.text_positions(tokens[first : end + 1].tolist(), keep_repeats=False)
         positions = first + torch.tensor(kept)
-        return {
-            "tokens": tokens[positions],
-            "score": scores[: end + 1].sum() / min(end + 1, len(ends)),
-            "positional_scores": scores[positions],
-            "steps": 1,
-            "alignment": None,
-            "attention": None,
-        }
+        score = scores[: end + 1].sum() / min(end + 1, len(ends))
+        made = {"tokens": tokens[positions], "score": score, "positional_scores": scores[positions]}
+        return {**made, "steps": 1, "alignment": None, "attention": None}

@@ -3,13 +3,7 @@
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 
-from mist_fairseq.pretrained.mass import (
-    POSITIONS,
-    PRETRAINED_HELP,
-    TRANSFORMER,
-    check_mass_vocabulary,
-    read_mass,
-)
+from mist_fairseq.pretrained.mass import POSITIONS, PRETRAINED_HELP, TRANSFORMER, check_mass_vocabulary, read_mass
 
 
 @register_model("mass")
@@ -38,8 +32,7 @@ class MassModel(TransformerModel):
         if args.pretrained:
             check_mass_vocabulary(args.pretrained, task.source_dictionary.tokenizer.symbols)
             model.load_state_dict(read_mass(args.pretrained, model.state_dict(), TRANSFORMER), strict=False)
-            # The configuration that checkpoints store: a checkpoint needs the folder no more.
-            args.pretrained = None
+            args.pretrained = None  # in what checkpoints store: these need the folder no more
         return model
 
 

@@ -1,8 +1,7 @@
 """ProphetNet (Qi et al. 2020), an autoregressive baseline of the paper: Hugging Face's model as one of fairseq's.
 
-The released weights are Hugging Face's, fairseq has no such model, and an autoregressive baseline is not what this
-repository is for: so this wraps ``ProphetNetForConditionalGeneration`` rather than writing it anew. Needs the extra
-``huggingface``. The vocabulary is that of BERT-uncased, and the folder's ``prophetnet.tokenizer`` a ``vocab.txt``.
+Needs the extra ``huggingface``. The vocabulary is that of BERT-uncased, and the folder's ``prophetnet.tokenizer`` a
+``vocab.txt``.
 """
 
 import json
@@ -24,19 +23,17 @@ logger = logging.getLogger(__name__)
 
 # In the task's state, which fairseq saves with each checkpoint and loads before it builds the checkpoint's model.
 _STATE = "prophetnet"
+_PRETRAINED_HELP = (
+    "Hugging Face folder with config.json, prophetnet.tokenizer and model.safetensors or pytorch_model.bin; sets the "
+    "sizes and the initial weights"
+)
 
 
 @dataclass
 class ProphetNetConfig(FairseqDataclass):
     """Defaults are prophetnet-large-uncased; ``--pretrained`` replaces the sizes by its folder's."""
 
-    pretrained: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "Hugging Face folder with config.json, prophetnet.tokenizer and model.safetensors or "
-            "pytorch_model.bin; sets the sizes and the initial weights"
-        },
-    )
+    pretrained: Optional[str] = field(default=None, metadata={"help": _PRETRAINED_HELP})
     encoder_layers: int = field(default=12, metadata={"help": "number of encoder layers"})
     decoder_layers: int = field(default=12, metadata={"help": "number of decoder layers"})
     encoder_embed_dim: int = field(default=1024, metadata={"help": "hidden size"})
@@ -51,11 +48,7 @@ class ProphetNetConfig(FairseqDataclass):
 
 @register_model("prophetnet", dataclass=ProphetNetConfig)
 class ProphetNetModel(BaseFairseqModel):
-    """Hugging Face's ProphetNet as a model of fairseq.
-
-    Args:
-        huggingface: the model that is wrapped; its relative positions are repaired in place.
-    """
+    """Hugging Face's ProphetNet as a model of fairseq; its relative positions are repaired in place."""
 
     def __init__(self, huggingface: Any):
         super().__init__()
@@ -80,24 +73,21 @@ class ProphetNetModel(BaseFairseqModel):
             config = library.ProphetNetConfig.from_dict(json.loads(saved))
             return cls(library.ProphetNetForConditionalGeneration(config))
         config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            setattr(config, name, getattr(cfg, name))
+        config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
         task.state.merge_state_dict({_STATE: config.to_json_string()})
         if cfg.pretrained:
             return cls(_load(cfg.pretrained, config))
         return cls(library.ProphetNetForConditionalGeneration(config))
 
     def max_positions(self) -> tuple[int, int]:
-        """Most tokens of a source and of a target.
-
-        Positions are counted from behind the padding's id, and those of a target from one further on.
-        """
+        """Most tokens of a source and of a target."""
         config = self.huggingface.config
+        # Positions are counted from behind the padding's id, and those of a target from one further on.
         most = config.max_position_embeddings - config.pad_token_id - 1
         return most, most - 1
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor) -> Tensor:
-        """Logits of the next tokens; in training those of all n predicting streams, one behind the other.
+        """Logits of the next tokens (B, T, V); in training of all n predicting streams, one behind the other.
 
         With ``get_targets`` fairseq's criterions then compute ProphetNet's loss, future n-gram prediction: the sum over
         n streams, the i-th of which predicts each token of the target from those that end i places before it. In
@@ -105,20 +95,13 @@ class ProphetNetModel(BaseFairseqModel):
 
         Args:
             src_tokens: ``X [SEP]``, padded left or right, *Shape:* (B, S).
-            src_lengths: unused; part of fairseq's signature.
+            src_lengths: unused.
             prev_output_tokens: ``[SEP] Y``, right-padded, *Shape:* (B, T).
-
-        Returns:
-            *Shape:* (n * B, T, V) in training, (B, T, V) in evaluation.
         """
         config = self.huggingface.config
         tokens = right_padded(src_tokens, config.pad_token_id)
-        output = self.huggingface(
-            input_ids=tokens,
-            attention_mask=tokens.ne(config.pad_token_id).long(),
-            decoder_input_ids=prev_output_tokens,
-            use_cache=False,
-        )
+        mask = tokens.ne(config.pad_token_id).long()
+        output = self.huggingface(tokens, attention_mask=mask, decoder_input_ids=prev_output_tokens, use_cache=False)
         if self.training and config.ngram > 1 and not config.disable_ngram_loss:
             return torch.cat([output.logits, *output.logits_ngram.unbind(1)])
         return output.logits
@@ -129,19 +112,12 @@ class ProphetNetModel(BaseFairseqModel):
 
     def build_generator(self, dictionary, options) -> HuggingFaceGenerator:
         """Called by the task's ``build_generator``."""
-        config = self.huggingface.config
-        return HuggingFaceGenerator(
-            self.huggingface,
-            pad=config.pad_token_id,
-            eos=config.eos_token_id,
-            start=config.decoder_start_token_id,
-            longest=self.max_positions()[1],
-            options=options,
-        )
+        pad, sep, longest = dictionary.pad(), dictionary.eos(), self.max_positions()[1]
+        return HuggingFaceGenerator(self.huggingface, pad=pad, eos=sep, start=sep, longest=longest, options=options)
 
 
 def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, positions: Tensor, buckets: Tensor | None):
-    """Relative position bias of the predicting streams, in place of Hugging Face's own function.
+    """Relative position bias (B, n, H, T, 2 * T) of the predicting streams, in place of Hugging Face's own function.
 
     That one mixes up heads, streams and positions wherever there is more than one position (since pull request 21870
     of 2023, in transformers 4.57 still): in training, where later tokens reach earlier ones by it, but not in
@@ -150,13 +126,10 @@ def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, position
     Args:
         attention: the layer's self-attention of n streams and H heads.
         hidden: of the predicting streams, *Shape:* (B, T, n, D).
-        weights, positions: needed for a single step, where there are no *buckets* and Hugging Face is right.
+        weights, positions: Hugging Face's, for a single step.
         buckets: of the distances to the main stream and to the stream itself, *Shape:* (B, T, 2 * T).
-
-    Returns:
-        *Shape:* (B, n, H, T, 2 * T).
     """
-    if buckets is None:
+    if buckets is None:  # a single step
         return type(attention).get_predict_relative_pos_embeddings(attention, hidden, weights, positions, buckets)
     bias = attention.relative_pos_embeddings(hidden).unflatten(-1, (attention.num_buckets, attention.num_attn_heads))
     bias = bias.permute(0, 2, 4, 1, 3)  # (B, n, H, T, buckets)
@@ -166,23 +139,21 @@ def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, position
 def _ids(dictionary) -> dict[str, int]:
     """[SEP] ends a text and is the decoder's first input, as in the released model and in fairseq."""
     sep = dictionary.eos()
-    return {"pad_token_id": dictionary.pad(), "eos_token_id": sep, "decoder_start_token_id": sep}
+    ids = {"pad_token_id": dictionary.pad(), "eos_token_id": sep, "decoder_start_token_id": sep}
+    return {"vocab_size": len(dictionary), **ids}
 
 
 def _new_config(cfg: ProphetNetConfig, dictionary):
-    heads, ffn = cfg.encoder_attention_heads, cfg.encoder_ffn_embed_dim
+    sides = {}
+    for side, layers in (("encoder", cfg.encoder_layers), ("decoder", cfg.decoder_layers)):
+        sides |= {f"num_{side}_layers": layers, f"num_{side}_attention_heads": cfg.encoder_attention_heads}
+        sides[f"{side}_ffn_dim"] = cfg.encoder_ffn_embed_dim
     return import_transformers().ProphetNetConfig(
-        vocab_size=len(dictionary),
         hidden_size=cfg.encoder_embed_dim,
-        num_encoder_layers=cfg.encoder_layers,
-        num_decoder_layers=cfg.decoder_layers,
-        num_encoder_attention_heads=heads,
-        num_decoder_attention_heads=heads,
-        encoder_ffn_dim=ffn,
-        decoder_ffn_dim=ffn,
         max_position_embeddings=cfg.max_positions,
         ngram=cfg.ngram,
         bos_token_id=dictionary.eos(),
+        **sides,
         **_ids(dictionary),
     )
 
@@ -194,19 +165,14 @@ def _read_config(folder: str, dictionary):
         raise ValueError(f"{path}: model_type is {values.get('model_type')!r:.60}, expected 'prophetnet'")
     vocabulary = check_vocabulary(folder, dictionary.tokenizer, ["prophetnet.tokenizer", "vocab.txt"])
     config = import_transformers().ProphetNetConfig.from_dict(values)
-    for name, expected in {"vocab_size": len(dictionary), **_ids(dictionary)}.items():
+    for name, expected in _ids(dictionary).items():
         if getattr(config, name) != expected:
             raise ValueError(f"{path}: {name} is {getattr(config, name)!r:.60}, but by {vocabulary} it is {expected}")
     return config
 
 
 def _load(folder: str, config) -> nn.Module:
-    """The folder's model, read without executing code; its shapes are compared before memory is taken for it.
-
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: it cannot be read, or a weight is missing or has another shape (names it).
-    """
+    """The folder's model, read without executing code; its shapes are compared before memory is taken for it."""
     path, library = find_file(folder, WEIGHTS), import_transformers()
     state = read_weights(path)
     if not any(name.startswith("prophetnet.") for name in state):  # of a model without a head, which is tied
@@ -222,9 +188,8 @@ def _load(folder: str, config) -> nn.Module:
         raise ValueError(f"{path.with_name('config.json')}: {error}") from error
     tied = {name for name in own if name.endswith(("word_embeddings.weight", "lm_head.weight"))}
     convert(state, own, {}, str(path), "config.json beside it is that of another model", tied)
-    model, report = library.ProphetNetForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=state, output_loading_info=True
-    )
+    load = library.ProphetNetForConditionalGeneration.from_pretrained
+    model, report = load(None, config=config, state_dict=state, output_loading_info=True)
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks {', '.join(sorted(report['missing_keys'])[:3])}")
     logger.info("loaded %s; left aside: %s", path, ", ".join(sorted(report["unexpected_keys"])) or "nothing")

@@ -81,6 +81,6 @@ def test_margins_are_those_of_the_two_likeliest(data):
     with torch.no_grad():
         index = torch.arange(inputs["src_tokens"].numel())
         source = system.model.encoder.encode_source(inputs["src_tokens"], inputs["src_lengths"], index)
-        best = system.model.encoder.length_head(source)[0].sort(descending=True).values
+        best = system.model.encoder.length_logits(source)[0].sort(descending=True).values
     assert margins.length == pytest.approx(float(best[0] - best[1]))
     assert len(margins.passes) == 1 and (margins.passes[0] >= 0).all() and margins.passes[0].ndim == 1

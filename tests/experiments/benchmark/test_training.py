@@ -91,7 +91,7 @@ def test_shares_are_of_the_same_rounds(tmp_path, monkeypatch):
     round_ = []
     monkeypatch.setattr(training, "fastest_product", lambda *_, **__: (None, PRODUCT))
     monkeypatch.setattr(
-        training, "milliseconds", lambda _, number: (round_.append(number) or 1000 * (1 + number % 2), None)
+        training.measuring, "milliseconds", lambda _, number: (round_.append(number) or 1000 * (1 + number % 2), None)
     )
     monkeypatch.setattr(training.measuring, "median_seconds", lambda *_: 1e-3 * (1 + round_[-1] % 2))
     for actual in time_training(Setting(SIZES, "fp32", 2, str(tmp_path)), updates=5)["arms"].values():

@@ -1,8 +1,8 @@
 import json
-from collections import Counter
 
 import pytest
 
+from mist_fairseq.experiments.preparation.files import PairFiles
 from mist_fairseq.experiments.preparation.squad_qg import read_articles, read_pairs, read_split_lists, title_key
 from tests.experiments.preparation import pairs, run_script
 
@@ -29,9 +29,8 @@ def numbered(title, number):
 
 
 def read(*paragraphs):
-    skipped, remarks = Counter(), Counter()
-    actual = list(read_pairs({"paragraphs": list(paragraphs)}, skipped, remarks))
-    return actual, skipped, remarks
+    files = PairFiles({})
+    return list(read_pairs({"paragraphs": list(paragraphs)}, files)), files.skipped, files.remarks
 
 
 def test_pairs_are_answer_aware():
@@ -84,8 +83,8 @@ def test_odd_questions_are_counted():
         "empty passage": 2,
         "no list of qas": 2,
     }
-    skipped = Counter()
-    assert list(read_pairs({"title": "x"}, skipped, Counter())) == [] and skipped == {"no list of paragraphs": 1}
+    files = PairFiles({})
+    assert list(read_pairs({"title": "x"}, files)) == [] and files.skipped == {"no list of paragraphs": 1}
 
 
 def test_halves_of_the_dev_file(tmp_path, monkeypatch, capsys):
@@ -167,7 +166,5 @@ def test_invalid_unicode_is_replaced(tmp_path):
     path = tmp_path / "a.json"
     write(path, ("A", paragraph("a \ud83d\ude00 b QQ \ud800 in 1066", question("When?", ("1066", 14)))))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"QQ", b"\xff\xff"))
-    ((source, _),) = [
-        pair for article in read_articles(str(path)) for pair in read_pairs(article, Counter(), Counter())
-    ]
+    ((source, _),) = [pair for article in read_articles(str(path)) for pair in read_pairs(article, PairFiles({}))]
     assert source.replace("?", "\ufffd") == "1066 [SEP] a \U0001f600 b \ufffd\ufffd \ufffd in 1066"
