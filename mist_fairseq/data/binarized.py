@@ -19,9 +19,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, ind
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.files.whole import whole_file
 
-_MAGIC = MMapIndexedDataset.Index._HDR_MAGIC
-_HEADER = struct.Struct("<QBQ")  # version, type of the ids, number of sentences
-_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32, 10: np.uint64}
+_HEADER = 26  # bytes of an index before the sizes
 _SIGNATURE, _DIGITS = "mist_fairseq crc32", 16
 _LINE = re.compile(rf"{_SIGNATURE} ([0-9a-f]{{8}}) ([0-9a-f]{{8}}) ([0-9a-f]{{{_DIGITS}}}|-) (.+)\n")
 _CHUNK, _LONGEST_LINE = 1 << 22, 1 << 12
@@ -64,7 +62,8 @@ def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool 
 
 
 def _check_shard(prefix: str, index: str, data: str, dictionary: TokenizerDictionary):
-    kind, sizes, pointers, end = _read_index(index)
+    kind, sizes, pointers = _read_index(index)
+    end = _HEADER + sizes.nbytes + pointers.nbytes
     with open(index, "rb") as file:
         file.seek(end)
         line = file.read(_LONGEST_LINE)
@@ -88,22 +87,18 @@ def _check_shard(prefix: str, index: str, data: str, dictionary: TokenizerDictio
             )
 
 
-def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray, int]:
-    """Type of the ids, sizes and places (in bytes) of the sentences, and where the file ends for fairseq."""
-    start = len(_MAGIC) + _HEADER.size
-    with open(path, "rb") as file:
-        head = file.read(start)
-    if len(head) < start or not head.startswith(_MAGIC):
-        raise ValueError(f"{path} is damaged, or no index of fairseq-preprocess's --dataset-impl mmap: {AGAIN}")
-    version, code, count = _HEADER.unpack(head[len(_MAGIC) :])
-    end = start + 12 * count
-    if version != 1 or code not in _TYPES or end > os.path.getsize(path):
+def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray]:
+    """Type of the ids, sizes and places (in bytes) of the sentences."""
+    try:
+        index = MMapIndexedDataset.Index(path)
+        kind, sizes, pointers = np.dtype(index.dtype), index.sizes.copy(), index._pointers.copy()
+    except (AssertionError, AttributeError, KeyError, OverflowError, ValueError, struct.error) as error:
         raise ValueError(
-            f"{path} is damaged: version {version}, type {code}, {count:,} sentences in {os.path.getsize(path):,} "
-            f"bytes. {AGAIN}"
-        )
-    sizes = np.fromfile(path, np.int32, count, offset=start)
-    return np.dtype(_TYPES[code]), sizes, np.fromfile(path, np.int64, count, offset=start + 4 * count), end
+            f"{path} is damaged, or no index of fairseq-preprocess's --dataset-impl mmap: {AGAIN}"
+        ) from error
+    if kind.kind not in "iu":
+        raise ValueError(f"{path} is damaged: its token ids are of {kind}. {AGAIN}")
+    return kind, sizes, pointers
 
 
 def _compare(line: bytes, source: str, index: str, end: int | None, data: str, dictionary: TokenizerDictionary):

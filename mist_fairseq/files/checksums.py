@@ -28,10 +28,7 @@ def write_sums(folder: str | Path, names: Iterable[str]):
 def check_sums(folder: str | Path, names: Iterable[str], advice: str):
     """Compare files with the ``SHA256SUMS`` beside them. A folder without that file is not checked.
 
-    Args:
-        folder: the folder.
-        names: the files to check.
-        advice: for the message, what to do about a damaged file.
+    *advice* is for the message: what to do about a damaged file.
 
     Raises:
         FileNotFoundError: a file is missing.

@@ -17,17 +17,10 @@ def write_folder(
 ) -> list[str]:
     """Write files, their checksums and, last, ``config.json``: a folder that is only half written has none.
 
-    Args:
-        folder: the folder to write to; made if it is not there.
-        config: the content of ``config.json``.
-        files: for each file's name a function that writes it to a path.
-        overwrite: replace files that are there.
-
-    Returns:
-        The names of the files.
+    *files* has for each file's name a function that writes it to a path. Returns the names of all files.
 
     Raises:
-        FileExistsError: the folder has such files already.
+        FileExistsError: the folder has such files already, and *overwrite* is off.
     """
     path, names = Path(folder), [CONFIG, *files, SUMS]
     there = [name for name in names if (path / name).exists()]
@@ -51,14 +44,10 @@ def text(content: str) -> Callable[[Path], object]:
 
 
 def read_config(folder: str | Path, kind: str, version: int, files: list[str], advice: str) -> dict:
-    """The ``config.json`` of an exported folder, after a look at all of its files.
+    """The ``config.json`` of an exported folder, whose ``format`` and version must be *kind* and *version*.
 
-    Args:
-        folder: the folder.
-        kind: its ``format``.
-        version: the version of that format.
-        files: other files that must be there, with the right checksums.
-        advice: for the message, what to do with a folder of another kind.
+    *files* are the others that must be there, with the right checksums. *advice* is for the message: what to do with a
+    folder of another kind.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.

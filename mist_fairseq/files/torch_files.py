@@ -14,21 +14,21 @@ _MOST_SHARING = 4  # tied weights share their memory, two or three at a time
 
 
 def load_torch_file(path: str | Path, mmap: bool = False):
-    """The content of a file of ``torch.save``, on the CPU.
+    """The content of a file of ``torch.save``, on the CPU: tensors, plain values, and the ``Namespace`` of options.
 
-    torch makes nothing but tensors and plain values of it, and the ``Namespace`` in which fairseq's older checkpoints
-    keep their options. Each part of a file in today's format (since torch 1.6) has a CRC-32, which is compared.
-
-    Args:
-        path: the file.
-        mmap: leave tensors on disk until they are used; only for today's format.
+    Each part of a file in today's format (since torch 1.6) has a CRC-32, which is compared; with *mmap* such a file's
+    tensors stay on disk until they are used.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ValueError: the file is damaged, or holds something else; names it.
+        ValueError: the file is damaged, compressed, or holds something else; names it.
     """
     try:
-        is_archive = check_parts(path)
+        if not Path(path).is_file() and Path(path).exists():  # reading a pipe would wait for ever
+            raise ValueError("it is no file")
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            _check_parts(path)
         with plain_values():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
     except (FileNotFoundError, PermissionError):
@@ -38,36 +38,21 @@ def load_torch_file(path: str | Path, mmap: bool = False):
 
 
 def plain_values():
-    """Context in which torch accepts ``argparse.Namespace`` in the files that it loads."""
+    """Context in which torch accepts ``argparse.Namespace``, fairseq's older options, in the files that it loads."""
     return torch.serialization.safe_globals([argparse.Namespace])
 
 
-def check_parts(path: str | Path) -> bool:
-    """Compare the checksums of an archive's parts.
-
-    Returns:
-        Whether the file is an archive, as torch writes since 1.6. Older files have no checksums.
-
-    Raises:
-        ValueError: a part is damaged or compressed.
-    """
-    if not Path(path).is_file() and Path(path).exists():  # reading a pipe would wait for ever
-        raise ValueError("it is no file")
-    if not zipfile.is_zipfile(path):
-        return False
+def _check_parts(path: str | Path):
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("it is compressed, which torch.save never does")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
-    return True
 
 
 def check_shapes(build: Callable[[], nn.Module], layers: int, tensors: Mapping[str, Tensor], source: str):
-    """Compare tensors with the model that they are for, before that model takes memory.
-
-    The model is built on torch's meta device, where tensors have a shape and no memory.
+    """Compare tensors with the model that they are for, on torch's meta device, where it takes no memory.
 
     Args:
         build: builds the model from its configuration.
@@ -108,11 +93,10 @@ def _check_memory(tensors: Mapping[str, Tensor], source: str):
 
 def reason(error: Exception) -> str:
     """What torch says, in a line, without its advice to execute the code."""
-    text = str(error)
-    code = re.search(r"GLOBAL (\S+)", text)
+    code = re.search(r"GLOBAL (\S+)", str(error))
     if code:
         return f"loading it would run code ({code.group(1)})"
     if isinstance(error, KeyError):
         return f"there is no {error} in it"
-    lines = text.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:_LONGEST_REASON] if lines else type(error).__name__

@@ -25,22 +25,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".tmp")
     if partial.is_symlink():  # through which another file would be written
         partial.unlink()
-    with open(partial, "ab") as held:
-        _lock(held, path)
+    with open(partial, "ab") as held:  # the lock of a killed process is gone with it
+        try:
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{path} is being written by another process: wait for its end, or choose another file"
+            raise BlockingIOError(error.errno, message) from error
         try:
             yield partial
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-
-
-def _lock(file, path: Path):
-    """Keep other processes from writing *path* while *file* is open. The lock of a killed process is gone with it."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        message = f"{path} is being written by another process: wait for its end, or choose another file"
-        raise BlockingIOError(error.errno, message) from error

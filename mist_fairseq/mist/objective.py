@@ -13,6 +13,7 @@ Equation 2 adds the losses up. Dimensions as in ``mist.encoder``.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,7 @@ class Batch:
         return self.target_tokens.flatten().index_select(0, self.target_index)
 
 
-@dataclass
-class Predictions:
+class Predictions(NamedTuple):  # fairseq's search for a NaN looks into tuples only
     """What the passes of one batch predict.
 
     Attributes:

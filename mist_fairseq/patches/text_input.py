@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,7 @@ def install_interactive():
 
 
 def _multiprocess_dataset(
-    cls,
-    input_file: str,
-    dataset_impl: str,
-    binarizer: Binarizer,
-    output_prefix: str,
-    vocab_size: int | None = None,
-    num_workers: int = 1,
+    cls, input_file: str, dataset_impl: str, binarizer: Binarizer, output_prefix: str, vocab_size=None, num_workers=1
 ) -> BinarizeSummary:
     """Binarize a file as fairseq does, after counting its lines and, of a source, those of its target.
 
@@ -65,11 +60,7 @@ def _multiprocess_dataset(
             input_file, dataset_impl, binarizer, output_prefix, vocab_size=vocab_size, num_workers=num_workers
         )
     count = _check(input_file, output_prefix)
-    if num_workers <= 1:
-        summary = _binarize(binarizer, input_file, 0, count, output_prefix, dataset_impl, vocab_size)
-        write_checksums(output_prefix, binarizer.dict)
-        return summary
-    size = -(-count // num_workers)
+    size = -(-count // max(num_workers, 1))
     parts = [
         (binarizer, input_file, start, start + size, f"{output_prefix}.pt{start}", dataset_impl, vocab_size)
         for start in range(0, count, size)
@@ -79,8 +70,8 @@ def _multiprocess_dataset(
     builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
     gc.collect()  # or a worker may: an ONNX Runtime session would then wait for threads that a forked process lacks
     try:
-        with ProcessPoolExecutor(len(parts)) as pool:
-            for one in pool.map(_binarize, *zip(*parts)):
+        with ProcessPoolExecutor(len(parts)) if num_workers > 1 else nullcontext() as pool:
+            for one in (pool.map if pool else map)(_binarize, *zip(*parts)):
                 summary.merge(one)
         for prefix in prefixes:
             builder.merge_file_(prefix)
@@ -109,9 +100,7 @@ def _check(path: str, output_prefix: str) -> int:
     return count
 
 
-def _binarize(
-    binarizer: Binarizer, path: str, start: int, end: int, output_prefix: str, dataset_impl: str, vocab_size: int | None
-) -> BinarizeSummary:
+def _binarize(binarizer, path, start, end, output_prefix, dataset_impl, vocab_size) -> BinarizeSummary:
     """Binarize lines *start* up to, not including, *end*, counted from 0."""
     builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
     summary = BinarizeSummary()
@@ -140,11 +129,5 @@ def _read_data(self, path: str, dictionary):
 def _buffered_read(input: str, buffer_size: int) -> Iterator[list[str]]:
     """Give *buffer_size* lines of a file, or of stdin for ``-``, at a time, with the spaces around them."""
     lines = decoded(sys.stdin.buffer, "stdin") if input == "-" else lines_of_file(input)
-    buffer = []
-    for line in lines:
-        buffer.append(line)
-        if len(buffer) >= buffer_size:
-            yield buffer
-            buffer = []
-    if buffer:
+    while buffer := list(islice(lines, max(buffer_size, 1))):
         yield buffer

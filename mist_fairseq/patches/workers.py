@@ -12,10 +12,8 @@ from fairseq.distributed import utils as distributed_utils
 
 def install():
     """Replace ``call_main``."""
-    distributed_utils.call_main = _checked_start(distributed_utils.call_main)
+    call_main = distributed_utils.call_main
 
-
-def _checked_start(call_main):
     @functools.wraps(call_main)
     def call_main_with_workers(cfg, main, **kwargs):
         options = cfg.distributed_training
@@ -28,4 +26,4 @@ def _checked_start(call_main):
             )
         return call_main(cfg, main, **kwargs)
 
-    return call_main_with_workers
+    distributed_utils.call_main = call_main_with_workers

@@ -4,7 +4,8 @@ import argparse
 import logging
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Optional
 
 import sacrebleu
@@ -12,7 +13,7 @@ from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import ARCH_MODEL_REGISTRY
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, open_dict
 
 from mist_fairseq.data.dataset import MistDataset, load_pair
@@ -24,11 +25,12 @@ from mist_fairseq.models.generator import NARGenerator
 from mist_fairseq.models.mist import PRECISIONS, MistModel
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
-from mist_fairseq.tasks.over_tokenizers import OverTokenizers, check_same
-from mist_fairseq.tasks.validation import bleu_counts, log_scores
+from mist_fairseq.tasks.base import TokenizerTask, check_same
+from mist_fairseq.tasks.validation import bleu_counts
 
 logger = logging.getLogger(__name__)
 
+_SAME = {option.name: option.metadata for option in fields(Decoding)}  # the help texts of what is the same there
 _WORD = re.compile(r"\w+|[^\w\s]")  # validation scores words and punctuation marks apart
 
 
@@ -64,29 +66,20 @@ class MistTaskConfig(FairseqDataclass):
     eval_rouge: bool = field(default=False, metadata={"help": "validate with ROUGE-L on generated text"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log one output of each validation batch"})
     decoding: ChoiceEnum(list(DECODINGS)) = field(  # type: ignore[valid-type]
-        default="single-pass", metadata={"help": "how to generate"}
+        default="single-pass", metadata=_SAME["decoding"]
     )
-    decoding_iterations: Optional[int] = field(
-        default=None, metadata={"help": "passes over the target; by default 1 for single-pass, else 3"}
-    )
+    decoding_iterations: Optional[int] = field(default=None, metadata=_SAME["iterations"])
     length_beam: int = field(default=1, metadata={"help": "decode this many of the likeliest lengths, keep the best"})
-    min_length: int = field(default=1, metadata={"help": "fewest tokens before the final [SEP]"})
-    max_length: Optional[int] = field(
-        default=None, metadata={"help": "most tokens before the final [SEP]; by default what the model was trained for"}
-    )
-    keep_repeats: bool = field(default=False, metadata={"help": "do not collapse directly repeated words"})
+    min_length: int = field(default=1, metadata=_SAME["min_length"])
+    max_length: Optional[int] = field(default=None, metadata=_SAME["max_length"])
+    keep_repeats: bool = field(default=False, metadata=_SAME["keep_repeats"])
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
 
 
 @register_task("mist", dataclass=MistTaskConfig)
-class MistTask(OverTokenizers, FairseqTask):
-    """Fine-tunes a BERT-like encoder for non-autoregressive generation, and generates with it.
-
-    Args:
-        cfg: the command line.
-        dictionary: tokenizer of source and target.
-    """
+class MistTask(TokenizerTask):
+    """Fine-tunes a BERT-like encoder for non-autoregressive generation, and generates with it."""
 
     def __init__(self, cfg: MistTaskConfig, dictionary: TokenizerDictionary):
         super().__init__(cfg)
@@ -96,8 +89,6 @@ class MistTask(OverTokenizers, FairseqTask):
             if cfg[name] < 3:
                 raise ValueError(f"--{name.replace('_', '-')} is {cfg[name]}, expected at least 3")
         self.limits = PositionLimits(cfg.max_source_positions, cfg.max_target_positions)
-
-    # -- dictionary -----------------------------------------------------------------------------------------
 
     @classmethod
     def setup_task(cls, cfg: MistTaskConfig, **kwargs):
@@ -128,17 +119,8 @@ class MistTask(OverTokenizers, FairseqTask):
         logger.info("dictionary: %s types", f"{len(source):,}")
         return cls(cfg, source)
 
-    @property
-    def source_dictionary(self):
-        """The tokenizer."""
-        return self.dictionary
-
-    @property
-    def target_dictionary(self):
-        """The tokenizer."""
-        return self.dictionary
-
-    # -- data -----------------------------------------------------------------------------------------------
+    # Of source and of target: the tokenizer.
+    source_dictionary = target_dictionary = property(lambda self: self.dictionary)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load one split, for instance ``train``.
@@ -152,17 +134,11 @@ class MistTask(OverTokenizers, FairseqTask):
                 raise ValueError("--precision int8 is for generation: train with fp32 or bf16")
             self.model.check_limits()  # a resumed checkpoint has brought its own by now
         source, target = load_pair(self.cfg, self.dictionary, split, epoch, combine)
-        dataset = MistDataset(
-            source,
-            source.sizes,
-            target,
-            None if target is None else target.sizes,
-            self.dictionary,
-            self.limits,
-            shuffle=split == self.cfg.train_subset,
-        )
+        is_train = split == self.cfg.train_subset
+        sizes = None if target is None else target.sizes
+        dataset = MistDataset(source, source.sizes, target, sizes, self.dictionary, self.limits, shuffle=is_train)
         sources, targets = dataset.truncated()
-        if split == self.cfg.train_subset or sources or targets:
+        if is_train or sources or targets:
             logger.info(
                 "%s: %s of %s sources are cut to %d tokens, %s targets to %d (for the loss only)",
                 *(split, f"{sources:,}", f"{len(dataset):,}", self.limits.source, f"{targets:,}", self.limits.target),
@@ -179,8 +155,6 @@ class MistTask(OverTokenizers, FairseqTask):
         """The limits of source and target."""
         return self.limits.source, self.limits.target
 
-    # -- model and generator --------------------------------------------------------------------------------
-
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
         kind = ARCH_MODEL_REGISTRY.get(cfg._name)
@@ -189,55 +163,40 @@ class MistTask(OverTokenizers, FairseqTask):
                 f"{cfg._name} is no architecture of --task mist: take another --arch, or the model's own --task"
             )
         start_from = None if from_checkpoint else cfg.pretrained
-        released = start_from and is_released(start_from)
+        released = bool(start_from) and is_released(start_from)
         if start_from:
             if released:
                 sizes = released_sizes(start_from, kind.architecture, self.dictionary.tokenizer)
             else:
                 sizes = kind.pretrained_sizes(start_from, self.dictionary)
             logger.info("sizes of %s: %s", start_from, sizes)
-            # In place: this is the configuration that checkpoints will store.
             with open_dict(cfg):
-                for name, size in sizes.items():
-                    cfg[name] = size
-        model = super().build_model(cfg, from_checkpoint)
-        if start_from and released:
-            load_released(model.encoder, start_from)
+                cfg.update(sizes)  # in place: this is the configuration that checkpoints will store
+        self.model = super().build_model(cfg, from_checkpoint)
+        if released:
+            load_released(self.model.encoder, start_from)
         elif start_from:
-            model.load_pretrained(start_from)
-        self.model = model
+            self.model.load_pretrained(start_from)
         if self.cfg.eval_bleu or self.cfg.eval_rouge:
-            self.generator = self.build_generator([model], None)
-        return model
+            self.generator = self.build_generator([self.model], None)
+        return self.model
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        """The non-autoregressive generator.
-
-        Args:
-            models: one model.
-            args: fairseq's generation options, or None for their defaults.
+        """The generator of one model; *args* are fairseq's generation options, or None for their defaults.
 
         Raises:
             ValueError: an option cannot work for a non-autoregressive model; names it.
         """
         if prefix_allowed_tokens_fn is not None or (extra_gen_cls_kwargs or {}).get("lm_model") is not None:
             raise ValueError("constrained decoding and language-model fusion need an autoregressive model")
-        return NARGenerator(
-            models,
-            self.dictionary,
-            Decoding(
-                decoding=str(self.cfg.decoding),
-                iterations=self.cfg.decoding_iterations,
-                length_beam=self.cfg.length_beam,
-                nbest=getattr(args, "nbest", 1),
-                min_length=self.cfg.min_length,
-                max_length=self.cfg.max_length,
-                keep_repeats=self.cfg.keep_repeats,
-            ),
-            args,
+        names = ("length_beam", "min_length", "max_length", "keep_repeats")
+        decoding = Decoding(
+            decoding=str(self.cfg.decoding),
+            iterations=self.cfg.decoding_iterations,
+            nbest=getattr(args, "nbest", 1),
+            **{name: getattr(self.cfg, name) for name in names},
         )
-
-    # -- validation -----------------------------------------------------------------------------------------
+        return NARGenerator(models, self.dictionary, decoding, args)
 
     def valid_step(self, sample, model, criterion):
         """Losses; with ``--eval-bleu`` the n-gram counts of generated text, with ``--eval-rouge`` its ROUGE-L."""
@@ -258,20 +217,7 @@ class MistTask(OverTokenizers, FairseqTask):
 
     def _generate_text(self, sample, model) -> tuple[list[str], list[str]]:
         """Outputs and uncut references of a batch, as fairseq-generate would print them."""
-        strip = self.generator.symbols_to_strip_from_output
-        hypotheses = [
-            self.dictionary.string(hypotheses[0]["tokens"], extra_symbols_to_ignore=strip)
-            for hypotheses in self.inference_step(self.generator, [model], sample)
-        ]
-        references = [
-            self.dictionary.string(
-                utils.strip_pad(row, self.dictionary.pad()), escape_unk=True, extra_symbols_to_ignore=strip
-            )
-            for row in sample["target"].cpu()
-        ]
-        return hypotheses, references
-
-    def reduce_metrics(self, logging_outputs, criterion):
-        """Log the criterion's figures, and BLEU and ROUGE-L over all validation batches."""
-        super().reduce_metrics(logging_outputs, criterion)
-        log_scores(logging_outputs)
+        string = partial(self.dictionary.string, extra_symbols_to_ignore=self.generator.symbols_to_strip_from_output)
+        outputs = [best["tokens"] for best, *_ in self.inference_step(self.generator, [model], sample)]
+        references = [utils.strip_pad(row, self.dictionary.pad()) for row in sample["target"].cpu()]
+        return list(map(string, outputs)), [string(row, escape_unk=True) for row in references]

@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from fairseq.data import BaseWrapperDataset, LanguagePairDataset, PrependTokenDataset
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
 from mist_fairseq.data.dataset import AllBatches, load_pair, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.tasks.over_tokenizers import OverTokenizers, check_same
-from mist_fairseq.tasks.validation import bleu_counts, log_scores
+from mist_fairseq.tasks.base import TokenizerTask, check_same
+from mist_fairseq.tasks.validation import bleu_counts
+
+_LIMIT = {"help": "most source tokens, special ones counted; longer ones are cut"}
 
 
 class PairDataset(AllBatches, LanguagePairDataset):
@@ -43,7 +45,7 @@ class _Cut(BaseWrapperDataset):
         return np.minimum(self.dataset.sizes, self.limit)
 
 
-class _Translates(OverTokenizers):
+class _Translates(TokenizerTask):
     """What both tasks change in fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
 
     _starts_with_bos: bool
@@ -51,8 +53,7 @@ class _Translates(OverTokenizers):
     def __init__(self, cfg, src_dict: TokenizerDictionary, tgt_dict: TokenizerDictionary):
         check_same(src_dict, tgt_dict, cfg)
         super().__init__(cfg, src_dict, tgt_dict)
-        # fairseq saves it with each checkpoint.
-        self.state.merge_state_dict({"dictionary": src_dict.fingerprint()})
+        self.state.merge_state_dict({"dictionary": src_dict.fingerprint()})  # fairseq saves it with each checkpoint
 
     def load_state_dict(self, state_dict):
         """Refuse a checkpoint with another vocabulary than the data's."""
@@ -76,51 +77,32 @@ class _Translates(OverTokenizers):
             source = PrependTokenDataset(source, self.src_dict.bos())
             target = target and PrependTokenDataset(target, self.tgt_dict.bos())
         self.datasets[split] = PairDataset(
-            source,
-            source.sizes,
-            self.src_dict,
-            target,
-            None if target is None else target.sizes,
-            self.tgt_dict,
+            *(source, source.sizes, self.src_dict),
+            *(target, None if target is None else target.sizes, self.tgt_dict),
             left_pad_source=self.cfg.left_pad_source,
             left_pad_target=self.cfg.left_pad_target,
             shuffle=split == self.cfg.train_subset,
         )
 
-    def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
+    def build_generator(self, models, args, *others, **options):
         """The generator of the model if it has one, otherwise fairseq's. Args: as fairseq's."""
         own = getattr(models[0], "build_generator", None)
         if own is not None:
             return own(self.target_dictionary, args)
-        generator = super().build_generator(
-            models,
-            args,
-            seq_gen_cls=seq_gen_cls,
-            extra_gen_cls_kwargs=extra_gen_cls_kwargs,
-            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-        )
-        if self.cfg.eval_bleu:
-            for model in models:
-                if hasattr(model, "set_beam_size"):
-                    # Undo what fairseq told BART's attention, to keep one of every --beam sources: it would in
-                    # training, too.
-                    model.set_beam_size(1)
-                    model.encoder.__dict__.pop("reorder_encoder_out", None)
+        generator = super().build_generator(models, args, *others, **options)
+        for model in models:
+            if self.cfg.eval_bleu and hasattr(model, "set_beam_size"):
+                # Undo what fairseq told BART's attention, to keep one of every --beam sources, also in training.
+                model.set_beam_size(1)
+                model.encoder.__dict__.pop("reorder_encoder_out", None)
         return generator
-
-    def reduce_metrics(self, logging_outputs, criterion):
-        """Log the criterion's figures and BLEU, as plain numbers that load without executing code."""
-        FairseqTask.reduce_metrics(self, logging_outputs, criterion)
-        log_scores(logging_outputs)
 
 
 @dataclass
 class MistTranslationConfig(TranslationConfig):
     """fairseq's, with the paper's limit of the source."""
 
-    max_source_positions: int = field(
-        default=464, metadata={"help": "most source tokens, special ones counted; longer ones are cut"}
-    )
+    max_source_positions: int = field(default=464, metadata=_LIMIT)
 
 
 @register_task("mist_translation", dataclass=MistTranslationConfig)
@@ -134,9 +116,7 @@ class MistTranslationTask(_Translates, TranslationTask):
 class MistTranslationLevenshteinConfig(TranslationLevenshteinConfig):
     """fairseq's, with the paper's limit of the source."""
 
-    max_source_positions: int = field(
-        default=464, metadata={"help": "most source tokens, special ones counted; longer ones are cut"}
-    )
+    max_source_positions: int = field(default=464, metadata=_LIMIT)
 
 
 @register_task("mist_translation_lev", dataclass=MistTranslationLevenshteinConfig)
@@ -149,6 +129,5 @@ class MistTranslationLevenshteinTask(_Translates, TranslationLevenshteinTask):
         """Losses, and with ``--eval-bleu``, which fairseq's task ignores, the n-gram counts of generated text."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self.cfg.eval_bleu:
-            bleu = self._inference_with_bleu(self.sequence_generator, sample, model)
-            logging_output.update(bleu_counts(bleu))
+            logging_output.update(bleu_counts(self._inference_with_bleu(self.sequence_generator, sample, model)))
         return loss, sample_size, logging_output

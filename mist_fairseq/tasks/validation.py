@@ -4,14 +4,15 @@ import sacrebleu
 from fairseq.logging import metrics
 from sacrebleu.metrics.bleu import BLEUScore
 
-BLEU_ORDER = 4
+_ORDERS = range(4)
 
 
 def bleu_counts(bleu: BLEUScore) -> dict[str, int]:
     """What ``log_scores`` adds up of a batch: n-gram counts and lengths, under fairseq's names."""
-    counts = {f"_bleu_counts_{n}": bleu.counts[n] for n in range(BLEU_ORDER)}
-    totals = {f"_bleu_totals_{n}": bleu.totals[n] for n in range(BLEU_ORDER)}
-    return {**counts, **totals, "_bleu_sys_len": bleu.sys_len, "_bleu_ref_len": bleu.ref_len}
+    counts = {f"_bleu_counts_{n}": bleu.counts[n] for n in _ORDERS} | {
+        f"_bleu_totals_{n}": bleu.totals[n] for n in _ORDERS
+    }
+    return {**counts, "_bleu_sys_len": bleu.sys_len, "_bleu_ref_len": bleu.ref_len}
 
 
 def log_scores(logging_outputs: list[dict]):
@@ -32,13 +33,8 @@ def _bleu(meters) -> float:
     def total(name):
         return int(meters[f"_bleu_{name}"].sum)
 
-    bleu = sacrebleu.BLEU.compute_bleu(
-        correct=[total(f"counts_{n}") for n in range(BLEU_ORDER)],
-        total=[total(f"totals_{n}") for n in range(BLEU_ORDER)],
-        sys_len=total("sys_len"),
-        ref_len=total("ref_len"),
-        smooth_method="exp",
-    )
+    counts, totals = ([total(f"{kind}_{n}") for n in _ORDERS] for kind in ("counts", "totals"))
+    bleu = sacrebleu.BLEU.compute_bleu(counts, totals, total("sys_len"), total("ref_len"), smooth_method="exp")
     return round(float(bleu.score), 2)
 
 

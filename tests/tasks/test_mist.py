@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from pycocoevalcap.rouge.rouge import Rouge
 
 import mist_fairseq.tasks
-from mist_fairseq.criterions.mist_loss import MistLoss
+from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
+from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
 from tests.helpers import bert_state, tiny_config, tiny_dictionary, tiny_vocab, write_bert_folder
 
@@ -68,12 +69,12 @@ def test_validation_bleu_is_sacrebleu_on_text(tmp_path):
     logs, hypotheses, references = [], [], []
     for ids in ([0, 1], [2, 3]):
         sample = dataset.collater([dataset[i] for i in ids])
-        logs.append(task.valid_step(sample, model, MistLoss(task, 0.5, 1.0, 1.0, 0.1))[2])
+        logs.append(task.valid_step(sample, model, MistLoss(MistLossConfig(), task))[2])
         for i, best in zip(ids, task.inference_step(task.generator, [model], sample)):
             hypotheses.append(task.dictionary.string(best[0]["tokens"]))
             references.append(LINES[i][1])
     with metrics.aggregate(new_root=True) as logged:
-        task.reduce_metrics(logs, MistLoss(task, 0.5, 1.0, 1.0, 0.1))
+        task.reduce_metrics(logs, MistLoss(MistLossConfig(), task))
     expected = sacrebleu.corpus_bleu(hypotheses, [references]).score
     assert logged.get_smoothed_values()["bleu"] == pytest.approx(expected, abs=0.01)
     assert all(not torch.is_tensor(value) for log in logs for name, value in log.items() if "_bleu" in name)
@@ -88,9 +89,9 @@ def test_validation_rouge_is_coco_captions(tmp_path):
     texts = iter([["is it?", "the way"], ["why who"]])
     task._generate_text = lambda sample, model: (next(texts), [LINES[i][1] for i in sample["id"]])
     samples = [dataset.collater([dataset[i] for i in ids]) for ids in ([0, 1], [2])]
-    logs = [task.valid_step(sample, model, MistLoss(task, 0.5, 1.0, 1.0, 0.1))[2] for sample in samples]
+    logs = [task.valid_step(sample, model, MistLoss(MistLossConfig(), task))[2] for sample in samples]
     with metrics.aggregate(new_root=True) as logged:
-        task.reduce_metrics(logs, MistLoss(task, 0.5, 1.0, 1.0, 0.1))
+        task.reduce_metrics(logs, MistLoss(MistLossConfig(), task))
     outputs = [["is it ?"], ["the way"], ["why who"]]
     references = [[" ".join(re.findall(r"\w+|\S", LINES[i][1]))] for i in range(3)]
     expected, _ = Rouge().compute_score(dict(enumerate(references)), dict(enumerate(outputs)))
@@ -156,9 +157,9 @@ def test_training_in_int8_is_refused(tmp_path):
 
 
 def test_the_generator_gets_the_options(tmp_path):
-    task = make_task(write_data(tmp_path), precision="bf16", decoding="mist", decoding_iterations=2)
+    task = make_task(write_data(tmp_path), decoding="mist", decoding_iterations=2)
     generator = task.build_generator([make_model(task)[0]], None)
-    assert (generator.precision, generator.decoding, generator.iterations) == ("bf16", "mist", 2)
+    assert generator.decoding == Decoding("mist", iterations=2, length_beam=1)
 
 
 def test_guessed_lengths_are_refused_but_not_in_a_checkpoint(tmp_path):

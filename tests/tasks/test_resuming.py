@@ -4,21 +4,20 @@ import sys
 
 import fairseq_cli.train
 import pytest
-from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
-from mist_fairseq.tasks.resuming import Resumes
+from mist_fairseq.tasks.base import TokenizerTask
 from tests.tasks.test_finite import trainer as trainer
 from tests.tasks.test_shards import Numbers
 
 
-class Task(Resumes, FairseqTask):
+class Task(TokenizerTask):
     pass
 
 
 @pytest.fixture
 def task():
-    return Task(OmegaConf.create({}))
+    return Task(OmegaConf.create({"train_subset": "train"}))
 
 
 def test_shuffling_begins_where_it_is_asked_for(task):

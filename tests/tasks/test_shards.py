@@ -1,10 +1,9 @@
 import pytest
 import torch
 from fairseq.data import FairseqDataset
-from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
-from mist_fairseq.tasks.shards import CountsAllBatches
+from mist_fairseq.tasks.base import TokenizerTask
 
 
 class Numbers(FairseqDataset):
@@ -26,7 +25,7 @@ class Numbers(FairseqDataset):
         return {"id": torch.tensor(samples), "nsentences": len(samples)} if samples else {}
 
 
-class Task(CountsAllBatches, FairseqTask):
+class Task(TokenizerTask):
     pass
 
 
@@ -59,6 +58,6 @@ def test_a_batch_of_no_sentences_leaves_no_trace(nsentences, size, gradient):
             loss.backward()
 
     task = Task(OmegaConf.create({}))
-    _, found, logged = task.train_step({"nsentences": nsentences}, model, criterion, Optimizer(), 0)
+    _, found, logged = task.train_step({"id": None, "nsentences": nsentences}, model, criterion, Optimizer(), 0)
     assert found == size and logged["ntokens"] == size and model.bias.grad == gradient
     assert (logged["loss"] == 0) == (nsentences == 0)

@@ -1,0 +1,161 @@
+"""What all tasks of mist_fairseq have in common."""
+
+import logging
+import math
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+from fairseq.tasks import FairseqTask
+from omegaconf import DictConfig
+from torch import distributed
+
+from mist_fairseq.data.dictionary import load_dictionary
+from mist_fairseq.patches.text_input import install_interactive
+from mist_fairseq.tasks.validation import log_scores
+
+logger = logging.getLogger(__name__)
+
+PREPROCESS = (
+    "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
+    "--joined-dictionary --srcdict FILE, a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
+)
+
+
+class TokenizerTask(FairseqTask):
+    """Stands before fairseq's class among the bases of a task. Arguments and results of methods are fairseq's.
+
+    - The dictionary is a tokenizer, the same for source and target.
+    - Training and validation stop at a NaN or infinite loss or gradient, and name the sentences. fairseq stops at
+      gradients only, without saying where they come from. The losses are read where fairseq has just waited for the
+      gradients' norm, so a GPU does not wait a second time.
+    - No batch of the training is empty. Where an epoch cannot be dealt out evenly to several workers, fairseq gives the
+      last ones an empty batch. A worker whose update (``--update-freq``) ends with it then reports a sample size of
+      zero for the whole update, while the gradients of its other batches count: the update is too large. In place of an
+      empty batch stands a sentence that does not count.
+    - A training that is killed and goes on ends like one that was left alone: what fairseq forgets is kept.
+    """
+
+    def __init__(self, cfg, *args, **kwargs):
+        super().__init__(cfg, *args, **kwargs)
+        self._batches = []  # sentences' ids and loss of each batch since the last update
+        install_interactive()
+        whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
+        if whole is not None and "checkpoint" in whole:
+            # By default the first worker reads the checkpoint and sends it to the others, and torch since 2.6 refuses
+            # to unpack what they get.
+            whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
+
+    @classmethod
+    def load_dictionary(cls, filename):
+        """Read a ``vocab.txt``, a SentencePiece model or a saved dictionary."""
+        return load_dictionary(filename)
+
+    @classmethod
+    def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
+        """Refuse to count a vocabulary from data."""
+        raise ValueError(PREPROCESS)
+
+    def get_batch_iterator(self, dataset, *args, **kwargs):
+        """Batches of a data set; none of the training is empty."""
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        # A data loader kept for the next epoch would go on as it began: after --curriculum, without shuffling.
+        iterator.reuse_dataloader = False
+        if dataset is self.datasets.get(self.cfg.train_subset):
+            iterator.collate_fn = partial(_collate, dataset)
+        return iterator
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
+        """Forward and backward of a batch; nothing comes of one without sentences."""
+        failure = sys.exception()
+        # While fairseq handles this error it runs the batches again, to log the first module with a NaN.
+        runs_again = isinstance(failure, FloatingPointError)
+        if isinstance(failure, FloatingPointError) and self._batches:
+            failure.args = (self._explain(failure, update_num),)
+            logger.error(failure)
+            self._batches.clear()
+        is_empty = sample["nsentences"] == 0
+        loss, sample_size, logging_output = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad or is_empty, **kwargs
+        )
+        if not runs_again:
+            self._batches.append((sample["id"], loss.detach()))
+        if is_empty:
+            sample_size, logging_output = 0, {key: 0 * value for key, value in logging_output.items()}
+        return loss, sample_size, logging_output
+
+    def optimizer_step(self, optimizer, model, update_num):
+        """Learn from the gradients.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite; fairseq treats it like a NaN gradient.
+        """
+        losses = [loss for _, loss in self._batches]  # none where this worker ran out of memory and others did not
+        if losses and not torch.stack(losses).isfinite().all():
+            raise FloatingPointError("the loss is not finite")
+        self._batches.clear()
+        super().optimizer_step(optimizer, model, update_num)
+
+    def _explain(self, failure: FloatingPointError, update_num: int) -> str:
+        """The message of *failure*, with the sentences of the update."""
+        worker = f", worker {distributed.get_rank()}" if distributed.is_initialized() else ""
+        losses = [(sorted(ids.tolist()), float(loss)) for ids, loss in self._batches]
+        wrong = [loss for loss in losses if not math.isfinite(loss[1])]
+        cause = "; ".join(f"the loss is {loss} in the batch of the sentences {ids}" for ids, loss in wrong)
+        if not wrong:
+            cause = f"the losses are finite, of the sentences {[number for ids, _ in losses for number in ids]}"
+            cause += "; another worker's may not be" if worker else ""
+        return (
+            f"{failure} at update {update_num + 1}{worker}: {cause} (lines of the training data, counted from 0). "
+            "Nothing of this update was learnt: look at the sentences, or lower --lr, and go on from checkpoint_last.pt"
+        )
+
+    def valid_step(self, sample, model, criterion):
+        """Loss of a batch of the validation.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite; fairseq could not tell which checkpoint is the best.
+        """
+        result = super().valid_step(sample, model, criterion)
+        loss = float(result[0])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in the batch of the sentences {sorted(sample['id'].tolist())} (lines of the "
+                "validation data, counted from 0): look at them, or go on from a checkpoint before with a lower --lr"
+            )
+        return result
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """Log the criterion's figures, and BLEU and ROUGE-L over all validation batches."""
+        FairseqTask.reduce_metrics(self, logging_outputs, criterion)
+        log_scores(logging_outputs)
+
+    def get_checkpoint_dict(self) -> dict:
+        """What fairseq saves: the best validation, and the number of validations since then, for ``--patience``."""
+        counter = _patience_counter()
+        return {type(self).__name__: {name: getattr(counter, name, None) for name in ("best", "num_runs")}}
+
+    def set_checkpoint_dict(self, state: dict):
+        """Take over what ``get_checkpoint_dict`` gave, where training goes on."""
+        counter = _patience_counter()
+        if counter is not None:
+            counter.best, counter.num_runs = state["best"], state["num_runs"]
+
+
+def _collate(dataset, samples: list) -> dict:
+    return dataset.collater(samples) if samples else {**dataset.collater([dataset[0]]), "nsentences": 0}
+
+
+def _patience_counter():
+    """fairseq's function that counts for ``--patience``, with the count in its attributes; None in other programs."""
+    # python -m fairseq_cli.train is the first module, fairseq-train the second.
+    modules = map(sys.modules.get, ("__main__", "fairseq_cli.train"))
+    return next(filter(None, (getattr(module, "should_stop_early", None) for module in modules)), None)
+
+
+def check_same(source, target, cfg):
+    """Refuse a source dictionary that differs from the target's; *cfg* is the task's configuration."""
+    if source != target:
+        names = f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt"
+        raise ValueError(f"{names} of {cfg.data} differ. One is damaged, or {PREPROCESS}")
