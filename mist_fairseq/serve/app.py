@@ -17,27 +17,23 @@ from starlette.routing import Route
 
 import mist_fairseq
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
-from mist_fairseq.generate.generator import Source, TextGenerator
+from mist_fairseq.generate.generator import Output, Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits, option
-from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, answer_json, explain, shown
+from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, explain, shown
 from mist_fairseq.serve.metrics import Metrics
 from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unless
 
-_QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
-
 
 def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAPI:
-    """Make an ASGI application. ``app.state.batcher`` is its ``Batcher``.
+    """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do.
 
-    Args:
-        generator: answers. The model is called in one thread, the tokenizer in several.
-        limits: what requests may ask for.
+    ``app.state.batcher`` is its ``Batcher``.
     """
     limits = limits or Limits()
     metrics = Metrics()
     batcher = Batcher(generator.generate_sources, limits, metrics)
-    page = _page()
+    page, policy = _page()
 
     @contextlib.asynccontextmanager
     async def lifespan(_):
@@ -85,32 +81,25 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         try:
             body = GenerateRequest.model_validate(content)
             decoding = body.make_decoding()
-            if check(body, decoding, limits) <= _QUICK:
-                sources = read(body, decoding, generator)
-            else:
-                sources = await asyncio.to_thread(read, body, decoding, generator)
+            _check_limits(body, decoding, limits)
+            sources = await asyncio.to_thread(_read, body, decoding, generator)
         except (TypeError, ValueError) as problem:
             raise HTTPException(422, explain(problem, content)) from problem
         outputs = await unless(client_leaves(request), batcher.submit(sources, decoding))
         if outputs is None:
             raise ClientDisconnect
         metrics.texts.inc(len(sources))
-        answers = [[answer_json(output, body.details) for output in ranked] for ranked in outputs]
+        names = [each.name for each in fields(Output) if body.details or each.name in ("text", "score")]
+        answers = [[{name: getattr(output, name) for name in names} for output in ranked] for ranked in outputs]
         return JSONResponse({"id": body.id, "outputs": answers})
 
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
-    app.add_middleware(Guard, metrics=metrics, paths=paths, policy=_policy(page), batcher=batcher)
+    app.add_middleware(Guard, metrics=metrics, paths=paths, policy=policy, batcher=batcher)
     return app
 
 
-def check(body: GenerateRequest, decoding: Decoding, limits: Limits) -> int:
-    """Check a request against the limits, and count the characters of its texts.
-
-    A limit named ``max_`` and an option of ``Decoding`` holds for that option, given or by default.
-
-    Raises:
-        ValueError: a value is over its limit; names both.
-    """
+def _check_limits(body: GenerateRequest, decoding: Decoding, limits: Limits):
+    """A limit named ``max_`` and an option of ``Decoding`` holds for that option, given or by default."""
 
     def within(what: str, value, limit: str):
         most = getattr(limits, limit, None)
@@ -122,20 +111,13 @@ def check(body: GenerateRequest, decoding: Decoding, limits: Limits) -> int:
             within(each.name, getattr(given, each.name), f"max_{each.name}")
     texts = body.all_texts()
     within("the number of texts", len(texts), "max_texts")
-    total = 0
     for i, text in enumerate(texts):
         characters = len(text) if isinstance(text, str) else sum(map(len, text))
         within(f"the number of characters of texts[{i}]", characters, "max_characters")
-        total += characters
-    return total
 
 
-def read(body: GenerateRequest, decoding: Decoding, generator: TextGenerator) -> list[Source]:
-    """Tokenize a request's texts.
-
-    Raises:
-        TypeError, ValueError: a text is empty, or a length cannot be; says which.
-    """
+def _read(body: GenerateRequest, decoding: Decoding, generator: TextGenerator) -> list[Source]:
+    """Tokenize a request's texts, of which none may be empty."""
     sources = list(generator.read(body.all_texts(), body.lengths, decoding))
     for i, source in enumerate(sources):
         if generator.is_empty(source):
@@ -143,27 +125,23 @@ def read(body: GenerateRequest, decoding: Decoding, generator: TextGenerator) ->
     return sources
 
 
-def _page() -> str:
-    """The page, which offers every decoding."""
+def _page() -> tuple[str, str]:
+    """The page, and a Content-Security-Policy under which only the page's own script and style run."""
     page = importlib.resources.files("mist_fairseq.serve").joinpath("page.html").read_text(encoding="utf-8")
-    return page.replace("<!-- decodings -->", "".join(f"<option>{name}</option>" for name in DECODINGS))
-
-
-def _policy(page: str) -> str:
-    """A Content-Security-Policy under which only the page's own script and style run."""
+    page = page.replace("<!-- decodings -->", "".join(f"<option>{name}</option>" for name in DECODINGS))
 
     def digest(element: str) -> str:
         (content,) = re.findall(f"<{element}>(.*?)</{element}>", page, flags=re.DOTALL)
         return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode()
 
-    return (
+    policy = (
         f"default-src 'none'; script-src 'sha256-{digest('script')}'; style-src 'sha256-{digest('style')}'; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+    return page, policy
 
 
 async def _explain(_, problem: Exception) -> JSONResponse:
-    """Answer with what is wrong."""
     if isinstance(problem, HTTPException):
         return JSONResponse({"error": problem.detail}, problem.status_code, problem.headers)
     return JSONResponse({"error": "an error inside the server; its log says which"}, 500)

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY = {"Retry-After": "1"}  # seconds
 
+_Generate = Callable[[list[Source], Decoding], list[list[Output]]]  # TextGenerator.generate_sources
+
 
 @dataclass(eq=False)
 class _Item:
@@ -31,10 +33,8 @@ class _Item:
     arrived: float
     answer: asyncio.Future
 
-    @property
-    def kind(self) -> tuple:
-        """Is equal for texts that may share a batch."""
-        return self.decoding, self.source.length is not None
+    def may_join(self, other: "_Item") -> bool:
+        return self.decoding == other.decoding and (self.source.length is None) == (other.source.length is None)
 
 
 class Batcher:
@@ -46,19 +46,12 @@ class Batcher:
 
     An asynchronous context manager: leaving it refuses new texts and finishes those that wait.
 
-    Args:
-        generate: ``TextGenerator.generate_sources``; is called in one thread.
-        limits: the sizes of a batch and of the queue, and how long a text waits.
-        metrics: show the queue and the batches.
-
     Attributes:
         running: the number of texts in the model now.
         closing: is set once new texts are refused.
     """
 
-    def __init__(
-        self, generate: Callable[[list[Source], Decoding], list[list[Output]]], limits: Limits, metrics: Metrics
-    ):
+    def __init__(self, generate: _Generate, limits: Limits, metrics: Metrics):
         self._generate, self._limits, self._metrics = generate, limits, metrics
         self.running = 0
         self._queue: list[_Item] = []
@@ -91,9 +84,7 @@ class Batcher:
             raise HTTPException(503, "the server is shutting down", _RETRY)
 
     async def submit(self, sources: list[Source], decoding: Decoding) -> list[list[Output]]:
-        """The outputs of each source, as ``generate`` gives them.
-
-        When the caller is cancelled its texts that have not started are dropped.
+        """The outputs of each source. When the caller is cancelled its texts that have not started are dropped.
 
         Raises:
             HTTPException: new texts are refused, these do not fit into the queue, or the model failed for one of them.
@@ -119,8 +110,6 @@ class Batcher:
         removed = set(items)
         self._queue = [item for item in self._queue if item not in removed]
 
-    # -- the worker -----------------------------------------------------------------------------------------
-
     async def _work(self):
         while self._queue or not self.closing.is_set():
             batch, wait = self._next_batch()
@@ -138,7 +127,7 @@ class Batcher:
             return [], 0
         oldest = self._queue[0]
         capacity = max(1, self._limits.max_batch // oldest.decoding.width)
-        alike = [item for item in self._queue if item.kind == oldest.kind]
+        alike = [item for item in self._queue if item.may_join(oldest)]
         # The sort is stable: of two texts of one length the older comes first.
         alike.sort(key=lambda item: abs(len(item.source.ids) - len(oldest.source.ids)))
         if self.closing.is_set() or len(alike) >= capacity:

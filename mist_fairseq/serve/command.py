@@ -27,13 +27,8 @@ _KEEP_ALIVE = 75  # seconds, more than a proxy in front keeps an idle connection
 def load_generator(folder: str, **options: Any) -> TextGenerator:
     """Load the model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
 
-    Args:
-        folder: as ``save_pretrained`` or the ONNX export writes it.
-        options: ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
-
-    Raises:
-        OSError: the folder or a file of it cannot be read.
-        ValueError: a file or an option is wrong; says which.
+    *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
+    An OSError or ValueError says which file or option is wrong.
     """
     if options.get("threads", 1) < 1:
         raise ValueError(f"--threads is {options['threads']}, expected a whole number of at least 1")
@@ -55,25 +50,12 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that ends with status 0 once requests in flight are answered, and at once on a second signal.
-
-    Args:
-        app: made by ``create_app``.
-        limits: the app's.
-    """
+    """Uvicorn that ends with status 0 once requests in flight are answered, and at once on a second signal."""
 
     def __init__(self, app, limits: Limits):
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            ws="none",
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=limits.max_shutdown,  # type: ignore[arg-type] # fractions work, too
-        )
-        super().__init__(config)
+        logging: Any = dict(log_config=None, log_level="warning", access_log=False)
+        times: Any = dict(timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=limits.max_shutdown)
+        super().__init__(uvicorn.Config(app, ws="none", server_header=False, **logging, **times))
         self._batcher = app.state.batcher
 
     async def startup(self, sockets: list[socket.socket] | None = None):
@@ -92,11 +74,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens from now on: who connects while the model is loaded waits.
-
-    Raises:
-        OSError: the address cannot be had; says which.
-    """
+    """A socket that listens from now on: who connects while the model is loaded waits. An OSError names the address."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
@@ -104,12 +82,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
-    """Serve until a SIGTERM or SIGINT.
-
-    Args:
-        arguments: of the command line, by default the process'.
-        generator: in place of the folder's model.
-    """
+    """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m mist_fairseq.serve", description="Serve a model over HTTP.")
     parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")

@@ -1,7 +1,7 @@
 """The JSON of requests and answers, made from ``Decoding``, the options of generation, and ``Output``, an answer."""
 
 from dataclasses import fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model, model_validator
 
@@ -9,7 +9,6 @@ from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.generate.generator import Output
 
 _SHOWN = 3  # so many errors of one request are named; there may be thousands
-_BRIEF = ("text", "score")  # what an answer has without details
 
 
 def shown(value: object) -> str:
@@ -39,9 +38,8 @@ _Lengths = Annotated[
     int | list[int | None] | None, _described("length", "a whole number, or a list with one or null for each text")
 ]
 
-_types = get_type_hints(Decoding)
 _options: Any = {
-    option.name: (_types[option.name], Field(option.default, description=option.metadata.get("help")))
+    option.name: (option.type, Field(option.default, description=option.metadata["help"]))
     for option in fields(Decoding)
 }
 _Options: Any = create_model("_Options", **_options)
@@ -77,20 +75,13 @@ class GenerateResponse(BaseModel):
     """Answers to all texts, in their order."""
 
     id: str | int | None = Field(description="The request's.")
-    outputs: list[list[Output]] = Field(
-        description="Of each text nbest answers, best first; without details they have only text and score."
-    )
+    outputs: list[list[Output]] = Field(description="Of each text nbest, best first; text and score, or all details.")
 
 
 class Error(BaseModel):
     """What was wrong; the body of every answer whose status is not 200."""
 
     error: str
-
-
-def answer_json(output: Output, details: bool) -> dict[str, Any]:
-    """One answer, as far as the request asks for it."""
-    return {each.name: getattr(output, each.name) for each in fields(output) if details or each.name in _BRIEF}
 
 
 def explain(problem: Exception, content: dict) -> str:

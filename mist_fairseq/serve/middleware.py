@@ -44,8 +44,6 @@ async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[
         raise HTTPException(400, "the body is empty, expected a JSON object")
     try:
         content = json.loads(body)
-    except json.JSONDecodeError as error:
-        raise HTTPException(400, f"the body is not JSON: {error.msg} at character {error.pos}") from error
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]  # advice to programmers follows
         raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from error
@@ -87,12 +85,8 @@ async def unless(event: Coroutine, work: Coroutine[None, None, _Result]) -> _Res
 class Guard:
     """Middleware that counts and times requests, and tells browsers to trust nothing but the page itself.
 
-    Args:
-        app: answers.
-        metrics: count.
-        paths: are counted each for itself, all others together.
-        policy: the Content-Security-Policy.
-        batcher: once it is closing, answers say that their connection ends.
+    Each of the *paths* is counted for itself, all others together. *policy* is the Content-Security-Policy. Once the
+    batcher is closing, answers say that their connection ends.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], policy: str, batcher: Batcher):

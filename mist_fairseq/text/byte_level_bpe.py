@@ -6,7 +6,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from mist_fairseq.mist.config import SpecialTokens
-from mist_fairseq.text.tokenizer import LibraryTokenizer
+from mist_fairseq.text.tokenizer import LibraryTokenizer, number_symbols
 
 PAD, UNK, CLS, SEP, MASK = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
 
@@ -27,24 +27,17 @@ def byte_level_bpe_tokenizer(
         source: what errors call the file.
 
     Raises:
-        ValueError: a special symbol or a byte is missing, two tokens or numbers are the same, or a merge makes no
-            token.
+        ValueError: a special symbol or byte is missing, a token or number stands twice, or a merge makes no token.
     """
-    ids = {symbol: index for index, symbol in enumerate(symbols)}
-    if missing := [name for name in (CLS, PAD, SEP, UNK, MASK) if name not in ids]:
-        raise ValueError(f"{source} has no {', '.join(missing)}: BART's dict.txt is needed")
-    if len(ids) != len(symbols):
-        raise ValueError(f"{source} has {len(symbols)} tokens but only {len(ids)} different ones")
+    ids = number_symbols(symbols, (CLS, PAD, SEP, UNK, MASK), source, "BART's dict.txt")
     character_of = byte_characters()
     if any(type(number) is not int or not 0 <= number < 2**32 for number in encoder.values()):
         raise ValueError(f"encoder.json of {source} has a token without a number")
     if len(set(encoder.values())) < len(encoder):
         raise ValueError(f"encoder.json of {source} has a number twice")
     if absent := sorted(set(character_of.values()) - encoder.keys()):
-        raise ValueError(
-            f"encoder.json of {source} has no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}: "
-            "GPT-2's is needed"
-        )
+        missing = f"no token for {len(absent)} of the 256 bytes, such as {absent[0]!r}"
+        raise ValueError(f"encoder.json of {source} has {missing}: GPT-2's is needed")
     pairs = [tuple(merge.split(" ")) for merge in merges]
     for pair in pairs:
         if len(pair) != 2 or not encoder.keys() >= {*pair, "".join(pair)}:

@@ -23,34 +23,23 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def join_words(words: list[str]) -> str:
-    """Join words and single punctuation marks to text.
-
-    Args:
-        words: as BERT's basic tokenizer splits them.
-
-    Returns:
-        The text; without punctuation marks just the words with single spaces.
-    """
+    """Join words and punctuation marks, as BERT's basic tokenizer splits them, to text."""
     words = _merge_bracket_words(words)
+    places = list(enumerate(zip(["", *words], words, [*words[1:], ""])))
+    last_closing = {  # the last place where each kind of apostrophe may close a quotation
+        word: i
+        for i, (before, word, after) in places
+        if word in _APOSTROPHES and before.lower() not in _ELIDED and after.lower() not in _CONTRACTED
+    }
     text = ""
     glue = True  # nothing is put between the previous word and the next
     open_quotes: set[str] = set()
-    last_closing = _last_closing(words)
-    for i, (before, word, after) in enumerate(zip(["", *words], words, [*words[1:], ""])):
+    for i, (before, word, after) in places:
         closes_later = i + 2 <= last_closing.get(word, -1)
         left, right = _attachment(before, word, after, closes_later, open_quotes)
         text += word if glue or left else " " + word
         glue = right
     return text
-
-
-def _last_closing(words: list[str]) -> dict[str, int]:
-    """Find the last place where each kind of apostrophe may close a quotation."""
-    return {
-        word: i
-        for i, (before, word, after) in enumerate(zip(["", *words], words, [*words[1:], ""]))
-        if word in _APOSTROPHES and before.lower() not in _ELIDED and after.lower() not in _CONTRACTED
-    }
 
 
 def _attachment(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
@@ -90,9 +79,7 @@ def _joins_period(before: str, after: str) -> bool:
 
 
 def _apostrophe(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
-    if after.lower() in _CONTRACTED and before and before[-1].isalnum():
-        return True, True
-    if before.lower() in _ELIDED and after:
+    if (after.lower() in _CONTRACTED and before and before[-1].isalnum()) or (before.lower() in _ELIDED and after):
         return True, True
     if word in (before, after):  # '' closes what `` opened
         return word == before or bool(before), word == after
@@ -102,20 +89,15 @@ def _apostrophe(before: str, word: str, after: str, closes_later: bool, open_quo
     if closes_later:
         open_quotes.add(word)
         return False, True
-    if not before:
-        return False, True
-    return True, False  # a plural's genitive: "the students' books"
+    return bool(before), not before  # behind a word a plural's genitive: "the students' books"
 
 
 def _merge_bracket_words(words: list[str]) -> list[str]:
     """Make one word of ``-lrb-`` and its like, which are the Penn Treebank's brackets."""
     merged: list[str] = []
-    i = 0
-    while i < len(words):
-        if words[i] == "-" and i + 2 < len(words) and words[i + 2] == "-" and words[i + 1].lower() in _BRACKET_WORDS:
-            merged.append("".join(words[i : i + 3]))
-            i += 3
+    for word in words:
+        if word == "-" and merged[-2:-1] == ["-"] and merged[-1].lower() in _BRACKET_WORDS:
+            merged[-2:] = [f"-{merged[-1]}-"]
         else:
-            merged.append(words[i])
-            i += 1
+            merged.append(word)
     return merged

@@ -28,9 +28,8 @@ def load_tokenizer(filename: str | Path) -> Tokenizer:
     """
     path = Path(filename)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no dictionary at {path}: give a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
-        )
+        expected = "a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
+        raise FileNotFoundError(f"no dictionary at {path}: give {expected}")
     data = path.read_bytes()
     try:
         text = data.decode("utf-8")
@@ -42,9 +41,8 @@ def load_tokenizer(filename: str | Path) -> Tokenizer:
         return _load_saved(text, str(path))
     if re.match(r"\d+ \d+\n", text):
         return _load_bart(path)
-    return wordpiece_tokenizer(
-        list(lines_of_file(path)), **_read_casing(path.with_name("tokenizer_config.json")), source=str(path)
-    )
+    casing = _read_casing(path.with_name("tokenizer_config.json"))
+    return wordpiece_tokenizer(list(lines_of_file(path)), **casing, source=str(path))
 
 
 def _load_saved(text: str, source: str) -> Tokenizer:
@@ -67,21 +65,20 @@ def _load_saved(text: str, source: str) -> Tokenizer:
 
 def _read_casing(config: Path) -> dict[str, Any]:
     """Read what a ``tokenizer_config.json`` says about casing and the like, or the defaults where it says nothing."""
-    given = read_json(config) if config.is_file() else {}
-    if not isinstance(given, dict):
-        raise ValueError(f"{config} is a {type(given).__name__}, expected an object with settings")
+    settings: dict[str, Any] = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    given = _read_object(config) if config.is_file() else {}
+    for name, default in settings.items():
+        settings[name] = given.get(name, default)
+        if settings[name] is not default and not isinstance(settings[name], bool):
+            raise ValueError(f"{config}: {name} is {settings[name]!r:.60}, expected true or false")
+    return {"lowercase": settings.pop("do_lower_case"), **settings}
 
-    def setting(name: str, default: bool | None) -> bool | None:
-        value = given.get(name, default)
-        if value is default or isinstance(value, bool):
-            return value
-        raise ValueError(f"{config}: {name} is {value!r:.60}, expected true or false")
 
-    return {
-        "lowercase": setting("do_lower_case", True),
-        "strip_accents": setting("strip_accents", None),
-        "tokenize_chinese_chars": setting("tokenize_chinese_chars", True),
-    }
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is a {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def _load_bart(path: Path) -> Tokenizer:
@@ -92,10 +89,8 @@ def _load_bart(path: Path) -> Tokenizer:
     """
     encoder, merges = path.with_name("encoder.json"), path.with_name("vocab.bpe")
     if missing := [file.name for file in (encoder, merges) if not file.is_file()]:
-        raise FileNotFoundError(
-            f"{path} is BART's dictionary, whose tokens are numbers of GPT-2's BPE: put GPT-2's "
-            f"{' and '.join(missing)} beside it (fairseq's gpt2_bpe folder)"
-        )
+        advice = f"put GPT-2's {' and '.join(missing)} beside it (fairseq's gpt2_bpe folder)"
+        raise FileNotFoundError(f"{path} is BART's dictionary, whose tokens are numbers of GPT-2's BPE: {advice}")
     symbols = [CLS, PAD, SEP, UNK]
     for number, line in enumerate(lines_of_file(path), start=1):
         match = _TOKEN_AND_COUNT.fullmatch(line)
@@ -104,7 +99,4 @@ def _load_bart(path: Path) -> Tokenizer:
         symbols.append(match[1])
     if MASK not in symbols:
         symbols.append(MASK)
-    tokens = read_json(encoder)
-    if not isinstance(tokens, dict):
-        raise ValueError(f"{encoder} is a {type(tokens).__name__}, expected an object of tokens with their numbers")
-    return byte_level_bpe_tokenizer(symbols, tokens, list(lines_of_file(merges))[1:], source=str(path))
+    return byte_level_bpe_tokenizer(symbols, _read_object(encoder), list(lines_of_file(merges))[1:], source=str(path))

@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model (Kudo and Richardson 2018), ids unchanged; ``sentencepiece_tokenizer`` makes one.
-
-    Attributes:
-        processor: the model.
-    """
+    """A SentencePiece model (Kudo and Richardson 2018), ids unchanged; ``sentencepiece_tokenizer`` makes one."""
 
     processor: "SentencePieceProcessor"
 
@@ -56,16 +52,13 @@ def sentencepiece_tokenizer(model: bytes, source: str = "sp.model") -> SentenceP
         raise ValueError(f"{source} is not a SentencePiece model: {error}") from error
     mask = symbols.index(MASK) if MASK in symbols else -1
     if mask >= 0 and not processor.IsControl(mask):
-        raise ValueError(
-            f"{source} has [MASK] as an ordinary piece, so text could contain it: train the model with "
-            "--control_symbols=[MASK] or without it"
-        )
+        advice = "train the model with --control_symbols=[MASK] or without it"
+        raise ValueError(f"{source} has [MASK] as an ordinary piece, so text could contain it: {advice}")
     ids = {UNK: processor.unk_id(), CLS: processor.bos_id(), SEP: processor.eos_id(), PAD: processor.pad_id()}
-    for name, index in [*ids.items(), (MASK, mask)]:
-        ids[name] = index
-        if index < 0:
-            ids[name] = len(symbols)
-            symbols.append(name)
+    ids[MASK] = mask
+    for name in [name for name, index in ids.items() if index < 0]:
+        ids[name] = len(symbols)
+        symbols.append(name)
     return SentencePieceTokenizer(
         processor=processor,
         symbols=symbols,

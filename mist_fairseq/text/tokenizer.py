@@ -61,11 +61,7 @@ class Tokenizer:
         return hashlib.sha256(self._saved().encode("utf-8")).hexdigest()
 
     def save(self, f: str | Path | TextIO) -> None:
-        """Write a file that loads as an equal tokenizer.
-
-        Args:
-            f: a path, whose folder is made if need be, or a text file open for writing.
-        """
+        """Write what loads as an equal tokenizer: to a path, whose folder is made, or to an open text file."""
         if isinstance(f, str | Path):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
             Path(f).write_bytes(self._saved().encode("utf-8"))
@@ -80,28 +76,19 @@ class Tokenizer:
         return self._encode_text(_SURROGATES.sub("\ufffd", text))
 
     def decode(self, ids: list[int], unknown: str | None = None, keep_sep: bool = False) -> str:
-        """Give readable text on one line, without [PAD], [CLS] and [SEP].
+        """Give readable text on one line, without [PAD], [CLS] and, unless *keep_sep*, [SEP].
 
-        Args:
-            ids: of tokens.
-            unknown: stands for an unknown token, by default as the vocabulary writes it.
-            keep_sep: leave [SEP] in the text.
+        *unknown* stands for an unknown token, which by default looks as the vocabulary writes it.
         """
         unknown = self.symbols[self.special.unk] if unknown is None else unknown
         dropped = {self.special.pad, self.special.cls} | (set() if keep_sep else {self.special.sep})
         return without_controls(self._join([index for index in ids if index not in dropped], unknown))
 
     def collapse_repeats(self, ids: list[int]) -> list[int]:
-        """Drop [SEP]s and directly repeated words.
+        """Positions, increasing, of what is left of a generated sequence without [SEP]s and directly repeated words.
 
         "the the cat" becomes "the cat", as in the authors' scoring. Words compare by their ids; marks that
         text doubles on purpose, as in "c++", stay.
-
-        Args:
-            ids: a generated sequence.
-
-        Returns:
-            Increasing positions into *ids* of what is left.
         """
         words: list[list[int]] = []
         for position, index in enumerate(ids):
@@ -120,12 +107,7 @@ class Tokenizer:
         return kept
 
     def text_positions(self, ids: list[int], keep_repeats: bool) -> list[int]:
-        """Positions of a generated sequence that are its text: no [SEP] but a final one.
-
-        Args:
-            ids: not empty.
-            keep_repeats: leave directly repeated words.
-        """
+        """Positions of a generated sequence, not empty, that are its text: no [SEP] but a final one."""
         sep = self.special.sep
         every = [position for position, index in enumerate(ids) if index != sep]
         kept = every if keep_repeats else self.collapse_repeats(ids)
@@ -164,6 +146,20 @@ class LibraryTokenizer(Tokenizer):
 
     def _join(self, ids: list[int], unknown: str) -> str:
         return self.join([unknown if index == self.special.unk else self.pieces[index] for index in ids])
+
+
+def number_symbols(symbols: list[str], names: tuple[str, ...], source: str, needed: str) -> dict[str, int]:
+    """The id of each symbol.
+
+    Raises:
+        ValueError: one of the special *names* is missing, where *needed* is what to give instead; or one stands twice.
+    """
+    ids = {symbol: index for index, symbol in enumerate(symbols)}
+    if missing := [name for name in names if name not in ids]:
+        raise ValueError(f"{source} has no {', '.join(missing)}: {needed} is needed")
+    if len(ids) != len(symbols):
+        raise ValueError(f"{source} has {len(symbols)} tokens but only {len(ids)} different ones")
+    return ids
 
 
 def without_controls(text: str) -> str:

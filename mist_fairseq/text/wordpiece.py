@@ -5,7 +5,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.text.detokenize import join_words
-from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, LibraryTokenizer
+from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, LibraryTokenizer, number_symbols
 
 
 def wordpiece_tokenizer(
@@ -15,32 +15,22 @@ def wordpiece_tokenizer(
     tokenize_chinese_chars: bool = True,
     source: str = "vocab.txt",
 ) -> LibraryTokenizer:
-    """Build BERT's tokenizer over a ``vocab.txt``, ids unchanged (Devlin et al. 2018).
+    """Build BERT's tokenizer over the lines of a ``vocab.txt``, ids unchanged (Devlin et al. 2018).
 
-    Args:
-        symbols: lines of ``vocab.txt``.
-        lowercase, strip_accents, tokenize_chinese_chars: as in BERT's ``tokenizer_config.json``;
-            ``strip_accents=None`` follows *lowercase*.
-        source: what errors call the file.
+    The settings are those of BERT's ``tokenizer_config.json``; ``strip_accents=None`` follows *lowercase*. *source* is
+    what errors call the file.
 
     Raises:
         ValueError: a special token is missing, or a line stands twice.
     """
-    ids = {symbol: index for index, symbol in enumerate(symbols)}
-    if missing := [name for name in (PAD, UNK, CLS, SEP, MASK) if name not in ids]:
-        raise ValueError(
-            f"{source} has no {', '.join(missing)}: a masked-LM vocabulary (BERT's vocab.txt, one token a "
-            "line) or a SentencePiece model is needed"
-        )
-    if len(ids) != len(symbols):
-        raise ValueError(f"{source} has {len(symbols)} lines but only {len(ids)} different tokens")
+    needed = "a masked-LM vocabulary (BERT's vocab.txt, one token a line) or a SentencePiece model"
+    ids = number_symbols(symbols, (PAD, UNK, CLS, SEP, MASK), source, needed)
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=100))
     # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
-    clean = dict(clean_text=True, handle_chinese_chars=tokenize_chinese_chars, strip_accents=False, lowercase=False)
-    fold = dict(clean_text=False, handle_chinese_chars=False, strip_accents=strip_accents, lowercase=lowercase)
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.BertNormalizer(**clean), normalizers.NFC(), normalizers.BertNormalizer(**fold)]
-    )
+    casing = {"lowercase": lowercase, "strip_accents": strip_accents}
+    clean = normalizers.BertNormalizer(True, tokenize_chinese_chars, strip_accents=False, lowercase=False)
+    fold = normalizers.BertNormalizer(clean_text=False, handle_chinese_chars=False, **casing)
+    backend.normalizer = normalizers.Sequence([clean, normalizers.NFC(), fold])
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return LibraryTokenizer(
         backend=backend,
@@ -50,12 +40,7 @@ def wordpiece_tokenizer(
         symbols=symbols,
         special=SpecialTokens(ids[PAD], ids[UNK], ids[CLS], ids[SEP], ids[MASK]),
         starts_word=[not _continues(symbol) for symbol in symbols],
-        settings={
-            "type": "wordpiece",
-            "lowercase": lowercase,
-            "strip_accents": strip_accents,
-            "tokenize_chinese_chars": tokenize_chinese_chars,
-        },
+        settings={"type": "wordpiece", **casing, "tokenize_chinese_chars": tokenize_chinese_chars},
         content="".join(symbol + "\n" for symbol in symbols),
     )
 

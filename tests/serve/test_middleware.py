@@ -18,8 +18,8 @@ LEFT = 'mist_requests_total{path="/generate",status="499"}'
     "body, message",
     [
         ("", "the body is empty"),
-        ("{", "the body is not JSON: Expecting property name"),
-        ('{"text": "how"', "the body is not JSON: Expecting ',' delimiter at character 14"),
+        ("{", "the body is not JSON in UTF-8: Expecting property name"),
+        ('{"text": "how"', "the body is not JSON in UTF-8: Expecting ',' delimiter: line 1 column 15"),
         (b'{"text": "\xe9t\xe9"}', "the body is not JSON in UTF-8: 'utf-8' codec can't decode byte 0xe9 in"),
         (gzip.compress(b"{}", mtime=0), "the body is not JSON in UTF-8: 'utf-8' codec can't decode byte 0x8b"),
         ("[" * 100_000, "the body is not JSON in UTF-8: maximum recursion depth"),

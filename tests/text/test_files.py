@@ -71,7 +71,7 @@ def test_casing_comes_from_the_tokenizer_config(tmp_path):
     [
         ("\n".join(s for s in tiny_vocab() if s != MASK), r"has no \[MASK\]"),
         ("the 12\nof 11\n", r"has no \[PAD\]"),
-        ("\n".join([*tiny_vocab(), "the"]), "different tokens"),
+        ("\n".join([*tiny_vocab(), "the"]), "different ones"),
         ("#mist_fairseq dictionary 1\n{}\n", "damaged"),
         ('#mist_fairseq dictionary 1\n{"type": "bpe"}\n', "unknown type 'bpe'"),
         ('#mist_fairseq dictionary 1\n{"type": "sentencepiece"}\nAAAA\n', "not a SentencePiece model"),
