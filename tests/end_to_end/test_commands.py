@@ -162,7 +162,7 @@ def test_a_killed_training_resumes_to_the_same_parameters(data, tmp_path):
     assert process.returncode == -signal.SIGKILL
     log = run("train", *arguments("killed", "--max-source-positions", "40", "--max-target-positions", "30"))
     assert 9 <= int(re.search(r"Loaded checkpoint .* @ (\d+) updates", log).group(1)) <= 15
-    assert "trained with --max-source-positions 50 --max-target-positions 20" in log
+    assert "--max-source-positions 50 --max-target-positions 20 replace the given 40 and 30" in log
     whole, resumed = (load_torch_file(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("whole", "killed"))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name

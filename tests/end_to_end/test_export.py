@@ -94,7 +94,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, trained, released, data):
     for i, content in enumerate((b"", b"text", whole[: len(whole) // 2])):
         path = tmp_path / f"{i}.pt"
         path.write_bytes(content)
-        assert "is damaged or no checkpoint of fairseq" in export(path, "--data", data, "--to", "folder", *out)
+        assert "is damaged or is no file of plain tensors" in export(path, "--data", data, "--to", "folder", *out)
     torch.save({"model": {}}, tmp_path / "other.pt")
     assert "no checkpoint of fairseq" in export(tmp_path / "other.pt", "--data", data, "--to", "folder", *out)
     assert "is a folder: --to folder needs a checkpoint" in export(released, "--to", "folder", *out)
