@@ -9,7 +9,9 @@ what it has already written of the same file.
 import argparse
 import ast
 import functools
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,10 +27,11 @@ from mist_fairseq.files.torch_files import check_shapes, load_torch_file, plain_
 from mist_fairseq.files.whole import whole_file
 from mist_fairseq.models.mist import MistModel
 
-# Parts of an expression that call nothing and take no memory: words, paths, literals, JSON, lists that are added up.
-_HARMLESS = (ast.Expression, ast.Load, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.Set, ast.Dict)
-_HARMLESS += (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.unaryop, ast.boolop, ast.cmpop)
-_HARMLESS += (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.MatMult, ast.BitOr, ast.BitAnd)
+# Texts in which eval() finds nothing to call: words, numbers and paths; and lists of numbers, repeated and added up, as
+# fairseq's convolutional models have them.
+_WORDS = re.compile(r"[\w\s.,:;/@+~=|&!?#%-]*")
+_NUMBERS = r"\[[\d\s,()]*\](?: \* \d{1,3})?"
+_LISTS = re.compile(rf"{_NUMBERS}(?: \+ {_NUMBERS})*")
 _LONGEST_OPTION = 10_000  # characters
 _EMBEDDINGS = "encoder.word_embeddings.weight"  # in the weights of our models
 _FOLDERS = ("data", "save_dir")  # never evaluated, and a folder may be called run(2)
@@ -121,24 +124,21 @@ def _texts(value, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text would run nothing under eval(): no expression at all, or one of harmless parts."""
+    """Whether a text would run nothing under eval(): a word, number, path, literal, JSON, or no expression at all."""
     if len(text) > _LONGEST_OPTION:
         return False
+    if _WORDS.fullmatch(text) or _LISTS.fullmatch(text):
+        return True
     try:
-        tree = ast.parse(text.lstrip(" 	"), mode="eval")  # eval() leaves out these spaces, too
+        ast.literal_eval(text)
     except SyntaxError:
-        return True  # eval() would refuse it
-    except (ValueError, RecursionError, MemoryError):
-        return False
-    return all(isinstance(node, _HARMLESS) and not _multiplies(node) for node in ast.walk(tree))
-
-
-def _multiplies(node: ast.AST) -> bool:
-    """Whether a part of an expression is a product, but for a list that is repeated at most 999 times."""
-    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
-        return False
-    times = node.right.value if isinstance(node.right, ast.Constant) else None
-    return not (isinstance(node.left, ast.List) and isinstance(times, int) and times < 1000)
+        return True  # eval() would refuse it, too
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        try:
+            json.loads(text)  # true, false and null are no literals
+        except (ValueError, RecursionError):
+            return False
+    return True
 
 
 def _our_model(architecture) -> Any:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Optional
+from typing import Any, Optional
 
 import sacrebleu
 from fairseq import utils
@@ -84,7 +84,7 @@ class MistTask(TokenizerTask):
     def __init__(self, cfg: MistTaskConfig, dictionary: TokenizerDictionary):
         super().__init__(cfg)
         self.dictionary = dictionary
-        self.model = None
+        self.model: Any = None
         for name in ("max_source_positions", "max_target_positions"):
             if cfg[name] < 3:
                 raise ValueError(f"--{name.replace('_', '-')} is {cfg[name]}, expected at least 3")
@@ -162,7 +162,7 @@ class MistTask(TokenizerTask):
             raise ValueError(
                 f"{cfg._name} is no architecture of --task mist: take another --arch, or the model's own --task"
             )
-        start_from = None if from_checkpoint else cfg.pretrained
+        start_from: str = "" if from_checkpoint else cfg.pretrained or ""
         released = bool(start_from) and is_released(start_from)
         if start_from:
             if released:
