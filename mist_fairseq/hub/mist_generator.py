@@ -47,8 +47,7 @@ class MistGenerator(TextGenerator, nn.Module):
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
         super().__init__()
-        self.encoder = encoder.eval()
-        self.tokenizer, self.limits = tokenizer, limits
+        self.encoder, self.tokenizer, self.limits = encoder.eval(), tokenizer, limits
         self.precision, self.accelerate = precision, accelerate
         self._build_engine()
 
@@ -67,8 +66,7 @@ class MistGenerator(TextGenerator, nn.Module):
         Args:
             folder: a released model, which ``scripts/export.py`` wrote; or a folder of checkpoints.
             checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``. Needs fairseq.
-            data_name_or_path: for a checkpoint the folder of its ``dict.*.txt``; seen from *folder* if it begins with
-                a dot, as in fairseq.
+            data_name_or_path: the folder of a checkpoint's ``dict.*.txt``; seen from *folder* if it begins with a dot.
             precision, accelerate: as of the class.
 
         Raises:
@@ -80,16 +78,14 @@ class MistGenerator(TextGenerator, nn.Module):
         else:
             from mist_fairseq.checkpoints.loading import load_checkpoint
 
-            data = Path(data_name_or_path)
-            data = Path(folder) / data if str(data_name_or_path).startswith(".") else data
+            data = Path(folder if str(data_name_or_path).startswith(".") else "", data_name_or_path)
             released, _, _ = load_checkpoint(str(Path(folder) / checkpoint_file), str(data))
         return cls(released.encoder, released.tokenizer, released.limits, precision, accelerate)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        device: torch.device = next(self.parameters()).device
-        return device
+        return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> "MistGenerator":
         """Nothing: it only generates, without dropout."""

@@ -19,13 +19,7 @@ from mist_fairseq.text.tokenizer import Tokenizer
 
 
 class OnnxGenerator(TextGenerator):
-    """A model in ONNX and its tokenizer behind ``generate``, which several threads may call at the same time.
-
-    Args:
-        engine: what runs the model.
-        tokenizer: of source and target.
-        limits: of the model.
-    """
+    """A model in ONNX and its tokenizer behind ``generate``, which several threads may call at the same time."""
 
     _origin: tuple[str, str, int | None]
 
@@ -34,12 +28,7 @@ class OnnxGenerator(TextGenerator):
 
     @classmethod
     def from_pretrained(cls, folder: str, precision: str = "fp32", threads: int | None = None) -> "OnnxGenerator":
-        """Load an exported folder.
-
-        Args:
-            folder: what ``scripts/export.py --to onnx`` wrote.
-            precision: ``fp32`` or ``int8``.
-            threads: of the CPU, by default one for each core.
+        """Load what ``scripts/export.py --to onnx`` wrote, in ``fp32`` or ``int8``, by default with a thread a core.
 
         Raises:
             FileNotFoundError: a file is missing.

@@ -24,6 +24,8 @@ from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse
 from mist_fairseq.serve.metrics import Metrics
 from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unless
 
+_QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
+
 
 def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAPI:
     """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do.
@@ -81,8 +83,10 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         try:
             body = GenerateRequest.model_validate(content)
             decoding = body.make_decoding()
-            _check_limits(body, decoding, limits)
-            sources = await asyncio.to_thread(_read, body, decoding, generator)
+            if _check_limits(body, decoding, limits) <= _QUICK:
+                sources = _read(body, decoding, generator)
+            else:
+                sources = await asyncio.to_thread(_read, body, decoding, generator)
         except (TypeError, ValueError) as problem:
             raise HTTPException(422, explain(problem, content)) from problem
         outputs = await unless(client_leaves(request), batcher.submit(sources, decoding))
@@ -98,8 +102,8 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
     return app
 
 
-def _check_limits(body: GenerateRequest, decoding: Decoding, limits: Limits):
-    """A limit named ``max_`` and an option of ``Decoding`` holds for that option, given or by default."""
+def _check_limits(body: GenerateRequest, decoding: Decoding, limits: Limits) -> int:
+    """Check a request, and count its characters. A ``max_`` limit of an option holds for its default, too."""
 
     def within(what: str, value, limit: str):
         most = getattr(limits, limit, None)
@@ -111,9 +115,10 @@ def _check_limits(body: GenerateRequest, decoding: Decoding, limits: Limits):
             within(each.name, getattr(given, each.name), f"max_{each.name}")
     texts = body.all_texts()
     within("the number of texts", len(texts), "max_texts")
-    for i, text in enumerate(texts):
-        characters = len(text) if isinstance(text, str) else sum(map(len, text))
-        within(f"the number of characters of texts[{i}]", characters, "max_characters")
+    characters = [len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts]
+    for i, number in enumerate(characters):
+        within(f"the number of characters of texts[{i}]", number, "max_characters")
+    return sum(characters)
 
 
 def _read(body: GenerateRequest, decoding: Decoding, generator: TextGenerator) -> list[Source]:

@@ -100,11 +100,10 @@ class Batcher:
         self._changed.set()
         try:
             return await asyncio.gather(*(item.answer for item in items))
-        except BaseException:
+        finally:
             for item in items:
                 item.answer.cancel()
             self._remove(items)
-            raise
 
     def _remove(self, items: list[_Item]):
         removed = set(items)

@@ -21,8 +21,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: no module {error.name!r}, which the server needs: pip install -c constraints.txt -e .[serve]")
 
-_KEEP_ALIVE = 75  # seconds, more than a proxy in front keeps an idle connection
-
 
 def load_generator(folder: str, **options: Any) -> TextGenerator:
     """Load the model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
@@ -53,9 +51,10 @@ class Server(uvicorn.Server):
     """Uvicorn that ends with status 0 once requests in flight are answered, and at once on a second signal."""
 
     def __init__(self, app, limits: Limits):
-        logging: Any = dict(log_config=None, log_level="warning", access_log=False)
-        times: Any = dict(timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=limits.max_shutdown)
-        super().__init__(uvicorn.Config(app, ws="none", server_header=False, **logging, **times))
+        logs: Any = dict(log_config=None, log_level="warning", access_log=False)
+        # A proxy in front is to close an idle connection first: nginx does after 60 seconds.
+        times: Any = dict(timeout_keep_alive=75, timeout_graceful_shutdown=limits.max_shutdown)
+        super().__init__(uvicorn.Config(app, ws="none", server_header=False, **logs, **times))
         self._batcher = app.state.batcher
 
     async def startup(self, sockets: list[socket.socket] | None = None):

@@ -75,7 +75,9 @@ class GenerateResponse(BaseModel):
     """Answers to all texts, in their order."""
 
     id: str | int | None = Field(description="The request's.")
-    outputs: list[list[Output]] = Field(description="Of each text nbest, best first; text and score, or all details.")
+    outputs: list[list[Output]] = Field(
+        description="Of each text nbest answers, best first; without details they have only text and score."
+    )
 
 
 class Error(BaseModel):

@@ -17,7 +17,6 @@ _ELIDED = frozenset(["o", "l", "d", "y", "c", "j", "qu"])
 _BRACKET_WORDS = frozenset(["lrb", "rrb", "lsb", "rsb", "lcb", "rcb"])
 _AFTER_PERIOD = frozenset("com org net edu gov js io co uk html php tech sc ed".split())  # "x.com", "b.tech"
 
-_NUMBER = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"\d{3}")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -47,9 +46,9 @@ def _attachment(before: str, word: str, after: str, closes_later: bool, open_quo
     if word == ".":
         return True, _joins_period(before, after)
     if word == ",":
-        return True, bool(_NUMBER.fullmatch(before) and _THOUSANDS.fullmatch(after))
+        return True, before.isdecimal() and bool(_THOUSANDS.fullmatch(after))
     if word == ":":
-        return True, bool(_NUMBER.fullmatch(before) and _NUMBER.fullmatch(after)) or after == "/"
+        return True, (before.isdecimal() and after.isdecimal()) or after == "/"
     if word in _APOSTROPHES:
         return _apostrophe(before, word, after, closes_later, open_quotes)
     if word == '"':
@@ -71,7 +70,7 @@ def _attachment(before: str, word: str, after: str, closes_later: bool, open_quo
 
 def _joins_period(before: str, after: str) -> bool:
     """Say whether a period stands inside a number, an abbreviation or an address: "3.5", "u.s.a.", "example.com"."""
-    if _NUMBER.fullmatch(before) and _NUMBER.match(after):
+    if before.isdecimal() and after[:1].isdecimal():
         return True
     if len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after):
         return True

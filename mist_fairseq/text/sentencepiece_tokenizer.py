@@ -22,14 +22,12 @@ class SentencePieceTokenizer(Tokenizer):
         return list(zip(self.processor.EncodeAsPieces(text), self.processor.EncodeAsIds(text)))
 
     def _join(self, ids: list[int], unknown: str) -> str:
-        pieces = []
-        for index in ids:
+        pieces = [self.symbols[index] for index in ids]
+        for i, index in enumerate(ids):
             if index == self.special.unk:
-                pieces.append(f" {unknown} ")  # spaced as SentencePiece spaces its own mark
+                pieces[i] = f" {unknown} "  # spaced as SentencePiece spaces its own mark
             elif index >= self.processor.GetPieceSize() or self.processor.IsControl(index):
-                pieces.append(f" {self.symbols[index]} ")  # SentencePiece itself would decode it to nothing
-            else:
-                pieces.append(self.symbols[index])
+                pieces[i] = f" {pieces[i]} "  # SentencePiece itself would decode it to nothing
         return " ".join(self.processor.DecodePieces(pieces).split())
 
 

@@ -91,10 +91,8 @@ class Tokenizer:
         text doubles on purpose, as in "c++", stay.
         """
         words: list[list[int]] = []
-        for position, index in enumerate(ids):
-            if index == self.special.sep:
-                continue
-            if not words or self.starts_word[index]:
+        for position in self._without_sep(ids):
+            if not words or self.starts_word[ids[position]]:
                 words.append([])
             words[-1].append(position)
         kept: list[int] = []
@@ -108,10 +106,11 @@ class Tokenizer:
 
     def text_positions(self, ids: list[int], keep_repeats: bool) -> list[int]:
         """Positions of a generated sequence, not empty, that are its text: no [SEP] but a final one."""
-        sep = self.special.sep
-        every = [position for position, index in enumerate(ids) if index != sep]
-        kept = every if keep_repeats else self.collapse_repeats(ids)
-        return [*kept, len(ids) - 1] if ids[-1] == sep else kept
+        kept = self._without_sep(ids) if keep_repeats else self.collapse_repeats(ids)
+        return [*kept, len(ids) - 1] if ids[-1] == self.special.sep else kept
+
+    def _without_sep(self, ids: list[int]) -> list[int]:
+        return [position for position, index in enumerate(ids) if index != self.special.sep]
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:
         raise NotImplementedError
