@@ -26,6 +26,7 @@ from mist_fairseq.files.whole import whole_file
 from mist_fairseq.models.mist import MistModel
 
 # Parts of an expression that call nothing and take no memory: words, paths, literals, JSON, lists that are added up.
+_HARMLESS: tuple[type, ...]
 _HARMLESS = (ast.Expression, ast.Load, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.Set, ast.Dict)
 _HARMLESS += (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.unaryop, ast.boolop, ast.cmpop)
 _HARMLESS += (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.MatMult, ast.BitOr, ast.BitAnd)

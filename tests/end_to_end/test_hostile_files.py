@@ -38,7 +38,6 @@ from tests.end_to_end.warm import run_module
 from tests.helpers import (
     bert_state,
     renew_sums,
-    tiny_config,
     tiny_dictionary,
     tiny_model,
     tiny_released,
@@ -135,7 +134,7 @@ def test_code_in_folders(evil, tmp_path):
     """In place of each file of a pre-trained, a released and an ONNX folder."""
     dictionary = tiny_dictionary()
     bert = write_bert_folder(tmp_path / "bert", bert_state(len(tiny_vocab())))
-    save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
+    save_folder(tiny_model(dictionary).released, str(tmp_path / "released"), "")
     save_onnx(tiny_released(dictionary), str(tmp_path / "onnx"))
 
     def pretrained():
@@ -338,7 +337,7 @@ def test_sizes_of_folders(changes, tmp_path):
         str(tmp_path),
         lambda: convert_checkpoint(str(checkpoint), str(bert), str(tmp_path / "out.pt")),
     )
-    save_folder(tiny_model(dictionary), tiny_config(), str(tmp_path / "released"), "")
+    save_folder(tiny_model(dictionary).released, str(tmp_path / "released"), "")
     config = json.loads((tmp_path / "released" / "config.json").read_text())
     names = {
         "num_hidden_layers": "encoder_layers",
@@ -363,7 +362,7 @@ def test_sizes_of_folders(changes, tmp_path):
     ],
 )
 def test_released_folders_of_no_model(changes, message, tmp_path):
-    save_folder(tiny_model(), tiny_config(), str(tmp_path), "")
+    save_folder(tiny_model().released, str(tmp_path), "")
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     for name, value in changes.items():
@@ -375,7 +374,7 @@ def test_released_folders_of_no_model(changes, message, tmp_path):
 
 
 def test_released_weights_of_another_type(tmp_path):
-    save_folder(tiny_model(), tiny_config(), str(tmp_path), "")
+    save_folder(tiny_model().released, str(tmp_path), "")
     path = tmp_path / "model.safetensors"
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
