@@ -172,14 +172,14 @@ class MistTask(TokenizerTask):
             logger.info("sizes of %s: %s", start_from, sizes)
             with open_dict(cfg):
                 cfg.update(sizes)  # in place: this is the configuration that checkpoints will store
-        self.model = super().build_model(cfg, from_checkpoint)
+        self.model = model = super().build_model(cfg, from_checkpoint)
         if released:
-            load_released(self.model.encoder, start_from)
+            load_released(model.encoder, start_from)
         elif start_from:
-            self.model.load_pretrained(start_from)
+            model.load_pretrained(start_from)
         if self.cfg.eval_bleu or self.cfg.eval_rouge:
-            self.generator = self.build_generator([self.model], None)
-        return self.model
+            self.generator = self.build_generator([model], None)
+        return model
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """The generator of one model; *args* are fairseq's generation options, or None for their defaults.
