@@ -38,7 +38,7 @@ class OnnxState:
 
 @register("onnxruntime", ("fp32", "int8"), encoder_only=True)
 class OnnxEngine:
-    """Runs the graph of ``engines.onnx_graphs``, with as many threads as torch has.
+    """Runs the graph of ``engines.onnx_encoder``, with as many threads as torch has.
 
     Args:
         encoder: whose weights to take; later changes of them go unnoticed.
@@ -52,7 +52,7 @@ class OnnxEngine:
     def __init__(self, encoder: Any, special: SpecialTokens, precision: str):
         import torch
 
-        from mist_fairseq.engines.onnx_graphs import encoder_graph
+        from mist_fairseq.engines.onnx_encoder import encoder_graph
 
         weight = encoder.word_embeddings.weight
         if weight.device.type != "cpu":

@@ -74,7 +74,7 @@ def save_onnx(
         FileExistsError: the folder has such files already.
         ValueError: the model is of another architecture, or the package onnx is not installed.
     """
-    from mist_fairseq.engines.onnx_graphs import encoder_graph
+    from mist_fairseq.engines.onnx_encoder import encoder_graph
     from mist_fairseq.mist.encoder import Encoder
 
     encoder = released.encoder

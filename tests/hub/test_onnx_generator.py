@@ -16,7 +16,7 @@ import pytest
 
 from mist_fairseq import MistGenerator, OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx
-from tests.engines.test_onnx_graphs import VARIANTS, released_of
+from tests.engines.test_onnx_encoder import VARIANTS, released_of
 from tests.generate.plain import DECODINGS
 from tests.helpers import tiny_generator, tiny_released
 

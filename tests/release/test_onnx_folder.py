@@ -13,7 +13,7 @@ from mist_fairseq import OnnxGenerator
 from mist_fairseq.engines.onnx_runtime import start_session
 from mist_fairseq.release.folder import save_folder
 from mist_fairseq.release.onnx_folder import FILES, save_onnx
-from tests.engines.test_onnx_graphs import engine_of, inputs, run
+from tests.engines.test_onnx_encoder import engine_of, inputs, run
 from tests.helpers import renew_sums, tiny_encoder_decoder, tiny_released
 
 NAMES = ["config.json", "model.onnx", "model.bin", "model.int8.onnx", "model.int8.bin", "dict.txt", "SHA256SUMS"]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mist_fairseq.engines.graph import CONTRIBUTED, Graph
+from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.layers import relative_position_bucket

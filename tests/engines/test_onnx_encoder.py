@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.engines.graph import Graph
-from mist_fairseq.engines.onnx_graphs import likeliest
+from mist_fairseq.engines.onnx_builder import Graph
+from mist_fairseq.engines.onnx_encoder import likeliest
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from tests.helpers import sources, targets, tiny_released

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.engines.graph import Graph
+from mist_fairseq.engines.onnx_builder import Graph
 from mist_fairseq.engines.onnx_runtime import start_session
 
 
