@@ -22,9 +22,7 @@ from tests.end_to_end.damage import damages, read_data, survive
 from tests.helpers import (
     bert_state,
     plain,
-    tiny_config,
     tiny_dictionary,
-    tiny_model,
     tiny_released,
     tiny_vocab,
     write_bert_folder,
@@ -82,7 +80,7 @@ def test_pretrained_folders(tmp_path, name):
 def test_released_folders(tmp_path, name):
     dictionary = tiny_dictionary()
     for seed, folder in enumerate(("folder", "other")):
-        save_folder(tiny_model(dictionary, seed=seed), tiny_config(), str(tmp_path / folder), "")
+        save_folder(tiny_released(dictionary, seed=seed), str(tmp_path / folder), "")
 
     def load():
         model = load_folder(str(tmp_path / "folder"))

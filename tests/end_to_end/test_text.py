@@ -15,13 +15,12 @@ from mist_fairseq.checkpoints.loading import load_checkpoint
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.evaluation import read_generation, read_lines
 from mist_fairseq.generate.decoding import DECODINGS
-from mist_fairseq.hub.mist_generator import MistGenerator
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS, score
 from tests.awkward import LONGEST, NOT_UTF8, PIECES, as_file, is_one_line, long_texts, shown, texts
 from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, preprocess, run
-from tests.helpers import tiny_dictionary, tiny_model, tiny_vocab
+from tests.helpers import tiny_dictionary, tiny_generator, tiny_released, tiny_vocab
 from tests.serve.helpers import FakeGenerator, serving
 from tests.text.helpers import write_bart_dictionary
 
@@ -193,9 +192,9 @@ def test_interactive_answers_line_by_line(trained, raw, generated, sides):
 
 
 def test_generator_answers_as_fairseq_generate(trained, generated, sides):
-    model, _, _ = load_checkpoint(str(trained.checkpoint), str(trained.data))
+    released, _, _ = load_checkpoint(str(trained.checkpoint), str(trained.data))
     given = sides["test"][0]
-    answers = MistGenerator(model).generate(given, decoding="mist", iterations=2)
+    answers = tiny_generator(released, accelerate="auto").generate(given, decoding="mist", iterations=2)
     expected = read_generation(generated.read_text(encoding="utf-8")).outputs
     different = [text for text, answer, output in zip(given, answers, expected, strict=True) if answer != output]
     # fairseq-generate has something to say to an empty text, too, and [SEP] in a text is a mark to it.
@@ -204,11 +203,14 @@ def test_generator_answers_as_fairseq_generate(trained, generated, sides):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_python_interfaces_answer_text_by_text(kind, vocabularies, tmp_path):
-    model = tiny_model(load_dictionary(str(vocabularies[kind])))
-    save_onnx(model, str(tmp_path / "onnx"))
+    released = tiny_released(load_dictionary(str(vocabularies[kind])))
+    save_onnx(released, str(tmp_path / "onnx"))
     given = [*texts(150), *LONG]
     answers = []
-    for generator in (MistGenerator(model), OnnxGenerator.from_pretrained(tmp_path / "onnx", threads=1)):
+    for generator in (
+        tiny_generator(released, accelerate="auto"),
+        OnnxGenerator.from_pretrained(tmp_path / "onnx", threads=1),
+    ):
         for decoding in DECODINGS:
             outputs = generator.generate(given, decoding=decoding, return_scores=True)
             assert len(outputs) == len(given) and all(is_one_line(output.text) for output in outputs)

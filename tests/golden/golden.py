@@ -102,9 +102,16 @@ def describe(tensor: torch.Tensor) -> dict:
 
 
 def binarized_checksums(data: Path) -> dict[str, str]:
-    """Of what fairseq-preprocess wrote; whole numbers, the same on every machine."""
-    names = sorted(path for path in data.iterdir() if path.suffix in (".bin", ".idx", ".txt"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
+    """Of what fairseq-preprocess wrote; whole numbers, the same on every machine.
+
+    Version 0.1 wrote the line of the ``.crc32`` to the end of the ``.idx``.
+    """
+    sums = {}
+    for path in sorted(path for path in data.iterdir() if path.suffix in (".bin", ".idx", ".txt")):
+        line = path.with_suffix(".crc32")
+        content = path.read_bytes() + (line.read_bytes() if path.suffix == ".idx" and line.exists() else b"")
+        sums[path.name] = hashlib.sha256(content).hexdigest()
+    return sums
 
 
 # -- generation ---------------------------------------------------------------------------------------------------
