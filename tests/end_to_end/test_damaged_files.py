@@ -83,8 +83,8 @@ def test_released_folders(tmp_path, name):
         save_folder(tiny_released(dictionary, seed=seed), str(tmp_path / folder), "")
 
     def load():
-        model = load_folder(str(tmp_path / "folder"))
-        return plain(model.state_dict()), model.dictionary, model.limits
+        released = load_folder(str(tmp_path / "folder"))
+        return plain(released.state()), released.tokenizer.fingerprint(), released.limits
 
     others = [(tmp_path / "other" / name).read_bytes()] if name in ("model.safetensors", "SHA256SUMS") else [b"{}"]
     assert survive(tmp_path / "folder" / name, others, load) > 100
