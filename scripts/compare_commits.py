@@ -140,7 +140,7 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
     training = ["--arch", "mist_base", *SMALL, "--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "1e-5"]
     training += ["--batch-size", "16", "--max-update", str(args.updates), "--num-workers", "0", "--log-format", "json"]
     training += ["--log-interval", "1", "--disable-validation", "--no-epoch-checkpoints", "--restore-file", "none"]
-    for _ in range(3):
+    for _ in range(max(1, args.rounds // 3)):
         walls = []
         for i, commit in enumerate(commits):
             saved = str(folder / f"saved{i}")
@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
                 name = f"Python, {kind}, {precision}, {decoding}, batch {batch}"
                 times.setdefault(name, []).append(tuple(taken[id(commit)] for commit in commits))
     for precision in ("fp32", "int8"):
-        for _ in range(3):
+        for _ in range(max(1, args.rounds // 3)):
             speeds = [
                 commit.run(
                     *("-m", "fairseq_cli.generate", data, *PLUGIN, "--path", checkpoint, "--batch-size", "16"),
