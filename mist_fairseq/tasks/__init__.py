@@ -41,10 +41,7 @@ def _register():
         raise ImportError(f"{_INSTALL} (this is {getattr(fairseq, '__version__', 'one without a version')})")
 
     import mist_fairseq.criterions.mist_loss
-    import mist_fairseq.models.baselines.bang
-    import mist_fairseq.models.baselines.mass
-    import mist_fairseq.models.baselines.nat_mass
-    import mist_fairseq.models.baselines.prophetnet
+    import mist_fairseq.models.baselines
     import mist_fairseq.models.mist
     import mist_fairseq.optim.bert_adamw
     import mist_fairseq.scoring.scorers
