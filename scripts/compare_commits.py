@@ -42,9 +42,10 @@ def generator(kind, precision):
         )
     return made[kind, precision]
 for line in sys.stdin:
-    kind, precision, decoding, batch, texts = json.loads(line)
+    kind, precision, decoding, batch, texts, warms_up = json.loads(line)
     run = lambda: generator(kind, precision).generate(texts, decoding=decoding, batch_size=batch, lengths=13)
-    run()
+    if warms_up:
+        run()
     start = time.perf_counter()
     run()
     print(json.dumps(time.perf_counter() - start), flush=True)
@@ -159,12 +160,13 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
         *(("exported", "fp32"), ("exported", "int8")),
     ):
         for decoding, batch in (("single-pass", 1), ("single-pass", 16), ("mist", 1), ("mask-predict", 16)):
-            case = kind, precision, decoding, batch, lines[: args.sentences]
+            name = f"Python, {kind}, {precision}, {decoding}, batch {batch}"
             for turn in range(args.rounds):
+                case = kind, precision, decoding, batch, lines[: args.sentences], turn == 0
                 order = commits if turn % 2 else commits[::-1]
                 taken = {id(commit): commit.seconds(case) for commit in order}
-                name = f"Python, {kind}, {precision}, {decoding}, batch {batch}"
                 times.setdefault(name, []).append(tuple(taken[id(commit)] for commit in commits))
+            print(f"{statistics.median(a / b for a, b in times[name]):.3f}  {name}", flush=True)
     for precision in ("fp32", "int8"):
         for _ in range(max(1, args.rounds // 3)):
             speeds = [
