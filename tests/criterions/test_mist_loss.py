@@ -64,7 +64,7 @@ def train_one_worker(rank, folder):
 def test_two_workers_give_the_gradients_of_one(tmp_path, dictionary):
     model, other = (training_model(dictionary) for _ in range(2))
     criterion()(model, batch(SOURCES, TARGETS, dictionary))[0].backward()
-    torch.multiprocessing.spawn(train_one_worker, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(train_one_worker, (str(tmp_path),), nprocs=2, start_method="fork")
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name, parameter in other.named_parameters():

@@ -3,8 +3,6 @@
 import io
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,20 +29,6 @@ def command_line(command, *arguments) -> list[str]:
     """One of fairseq's commands with the plugin, as a module and its arguments."""
     plugin = ["--user-dir", "mist_fairseq", "--task", "mist", "--no-progress-bar"]
     return [f"fairseq_cli.{command}", *map(str, arguments), *plugin]
-
-
-def start(command, *arguments, **options):
-    """Start a command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", *command_line(command, *arguments)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **options,
-    )
 
 
 def run(command, *arguments, text="", fails=False) -> str:

@@ -1,16 +1,14 @@
 """The commands as a user types them."""
 
 import re
-import signal
 
 import pytest
 import sacrebleu
-import torch
 
 from mist_fairseq.experiments.evaluation import read_generation
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.scoring.rouge155 import rouge155
-from tests.end_to_end.conftest import LIMITS, SMALL, TRAINING, preprocess, run, start
+from tests.end_to_end.conftest import LIMITS, SMALL, TRAINING, preprocess, run
 from tests.helpers import bert_state, tiny_vocab, write_bert_folder
 from tests.scoring.conftest import needs_perl
 
@@ -142,30 +140,6 @@ def test_sentencepiece_from_random_weights(text, sentencepiece_model, tmp_path):
     path = tmp_path / "checkpoints" / "checkpoint_last.pt"
     result = read_generation(run("generate", tmp_path / "bin", "--path", path, "--cpu", "--precision", "bf16"))
     assert result.sources[0] == (text / "test.src").read_text().split("\n")[0]  # case and all
-
-
-def test_a_killed_training_resumes_to_the_same_parameters(data, tmp_path):
-    """SIGKILL after a checkpoint; the limits of the resuming command line differ and do not matter."""
-
-    def arguments(name, *more):
-        saving = ["--save-interval-updates", "9", "--no-epoch-checkpoints", "--save-dir", tmp_path / name]
-        common = [data, "--arch", "mist_tiny", *SMALL, *TRAINING, "--max-update", "25", "--disable-validation"]
-        return [*common, *saving, *more]
-
-    run("train", *arguments("whole", *LIMITS))
-    process = start("train", *arguments("killed", *LIMITS))
-    for line in process.stdout:
-        if "num_updates=15" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    log = run("train", *arguments("killed", "--max-source-positions", "40", "--max-target-positions", "30"))
-    assert 9 <= int(re.search(r"Loaded checkpoint .* @ (\d+) updates", log).group(1)) <= 15
-    assert "--max-source-positions 50 --max-target-positions 20 replace the given 40 and 30" in log
-    whole, resumed = (load_torch_file(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("whole", "killed"))
-    for name, value in whole.items():
-        assert torch.equal(value, resumed[name]), name
 
 
 def test_bad_input_is_refused_in_one_line(text, data, trained, bert_folder, sentencepiece_model, tmp_path):

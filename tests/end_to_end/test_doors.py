@@ -1,10 +1,8 @@
 """fairseq's other commands and options, as docs/fairseq.md has them."""
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,13 @@ import torch
 
 from mist_fairseq.experiments.evaluation import read_generation
 from mist_fairseq.files.torch_files import load_torch_file
-from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run, start
-
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, command_line, run
+from tests.end_to_end.warm import environment, start_module
 
 
 def shell(*command, fails=False, **options) -> str:
     """Run a command of the repository and give back what it printed."""
-    options = {"cwd": ROOT, "env": ENVIRONMENT, "text": True, "timeout": 300, "capture_output": True} | options
+    options = {"cwd": ROOT, "env": environment(), "text": True, "timeout": 300, "capture_output": True} | options
     result = subprocess.run(list(map(str, command)), **options)
     assert (result.returncode != 0) == fails, result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -101,7 +97,7 @@ def test_validate_gives_the_log_of_the_training(trained, data):
 def averaged(trained, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("averaged") / "averaged.pt"
     inputs = [trained[0], trained[0].with_name("checkpoint_last.pt")]
-    printed = shell(sys.executable, "scripts/average_checkpoints.py", "--inputs", *inputs, "--output", output)
+    printed = shell("python", "scripts/average_checkpoints.py", "--inputs", *inputs, "--output", output)
     assert f"{output}: the mean of" in printed
     return output
 
@@ -134,15 +130,23 @@ def test_shards_are_the_whole(averaged, data, text, tmp_path):
     decoding = ["--decoding", "mist", "--decoding-iterations", "3"]
     common = [data, "--path", averaged, "--cpu", *decoding]
     scored = ["generate", *common, "--batch-size", "6", "--scoring", "sacrebleu"]
-    shards = [
-        start(
-            *scored, "--distributed-world-size", "2", "--distributed-rank", r, "--results-path", tmp_path / f"out/{r}"
+    shards = []
+    for rank in range(2):
+        shard = [
+            "--distributed-world-size",
+            "2",
+            "--distributed-rank",
+            rank,
+            "--results-path",
+            tmp_path / f"out/{rank}",
+        ]
+        shards.append(
+            start_module(command_line(*scored, *shard), str(ROOT), ENVIRONMENT, str(tmp_path / f"{rank}.log"))
         )
-        for r in range(2)
-    ]
-    for process in shards:
-        assert process.wait(300) == 0, process.communicate()[0]
     whole = run(*scored)
+    for rank, process in enumerate(shards):
+        process.join(300)
+        assert process.exitcode == 0, (tmp_path / f"{rank}.log").read_text()
 
     def of_sentences(text):
         return sorted(re.findall(r"^[STHDP]-.*", text, re.MULTILINE))

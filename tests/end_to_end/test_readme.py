@@ -1,17 +1,16 @@
 """The examples of the README's section "Doors", as they stand there, on a small model."""
 
-import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.warm import environment
 
 RUN = "examples/quickstart/run"  # where the quickstart leaves what the examples use
 
@@ -35,10 +34,8 @@ def run_folder(tmp_path_factory, trained, data) -> Path:
 def start(code: str, folder: Path, **options) -> subprocess.Popen:
     """One example in this environment, without its installations."""
     lines = [line for line in code.replace(RUN, str(folder)).splitlines() if not line.startswith("pip install")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     command = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, **options)
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, **options)
 
 
 def run(code: str, folder: Path) -> str:

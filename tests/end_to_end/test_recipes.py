@@ -4,21 +4,19 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.warm import environment
 from tests.helpers import WORDS
 
 
 def shell(*arguments, fails=False) -> str:
     """Run a script of the repository from another folder and give back what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, "KEEP_VENV": "1"}
-    done = subprocess.run(
-        [str(argument) for argument in arguments], cwd="/", env=environment, capture_output=True, text=True, timeout=300
-    )
+    options = {"env": {**environment(), "KEEP_VENV": "1"}, "cwd": "/", "timeout": 300}
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, **options)
     output = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, output
     return output
@@ -34,9 +32,9 @@ def test_an_environment_is_kept_if_asked_for(tmp_path, keep, installs):
     python.parent.mkdir()
     python.write_text('#!/bin/sh\necho "$@" > "$VENV/called"\n')
     python.chmod(0o755)
-    environment = {**os.environ, "VENV": str(tmp_path), "KEEP_VENV": keep}
+    variables = {**os.environ, "VENV": str(tmp_path), "KEEP_VENV": keep}
     script = f"set -euo pipefail; source {ROOT}/scripts/setup_env.sh scores; command -v python; echo $PYTHON"
-    done = subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script], env=variables, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-2:] == [str(python)] * 2
     called = tmp_path / "called"
     assert called.exists() == installs
@@ -96,7 +94,7 @@ def test_generate_and_score(out):
     assert f"{single['values']['rouge-l']:.2f}" in printed and len(re.findall("^output", printed, re.MULTILINE)) == 5
     # scripts/score.py finds the same from the same files.
     generated = out / "static-mixing/generated/generate-test-single-pass.txt"
-    score = [sys.executable, ROOT / "scripts/score.py", generated, "--protocol", "quora", "--json", out / "scores.json"]
+    score = ["python", ROOT / "scripts/score.py", generated, "--protocol", "quora", "--json", out / "scores.json"]
     shell(
         *score,
         "--source",
@@ -118,7 +116,7 @@ def test_latency_side_by_side(out):
     }
     given = [item for name, path in systems.items() for item in ("--system", f"{name}={path}")]
     given += ["--system", f"b x 3={systems['b']}:decoding=mist,decoding_iterations=3"]
-    script = [sys.executable, ROOT / "scripts/benchmark_latency.py", out / "data-bin", *given]
+    script = ["python", ROOT / "scripts/benchmark_latency.py", out / "data-bin", *given]
     printed = shell(*script, "--sentences", "6", "--batch-size", "2", "--no-memory", "--out", out / "latency.json")
     result = json.loads((out / "latency.json").read_text())
     (run,) = result["runs"]
@@ -163,7 +161,7 @@ def test_changed_data_is_noticed(out, tmp_path):
 
 
 def test_static_mixing_needs_a_model(out, tmp_path):
-    script = [sys.executable, ROOT / "scripts/make_static_mix.py", "--data", out / "data", "--out", tmp_path / "mixed"]
+    script = ["python", ROOT / "scripts/make_static_mix.py", "--data", out / "data", "--out", tmp_path / "mixed"]
     message = shell(*script, "--binarized", out / "data-bin", "--path", tmp_path / "none.pt", fails=True)
     log = tmp_path / "mixed.generate.txt"
     assert "error: fairseq-generate failed" in message and str(log) in message and "none.pt" in log.read_text()

@@ -14,7 +14,7 @@ from tests.end_to_end.warm import start_module
 from tests.helpers import plain
 
 UPDATES = 60
-KILLS = 20
+KILLS = 8
 
 
 def arguments(data: Path, folder: Path, limits=LIMITS) -> list:
@@ -35,7 +35,7 @@ def outcome(folder: Path):
     return plain(state["model"]), plain(state["last_optimizer_state"]), history, iterator, best
 
 
-def test_killed_twenty_times(data, tmp_path):
+def test_killed_eight_times(data, tmp_path):
     run("train", *arguments(data, tmp_path / "whole"))
     expected = outcome(tmp_path / "whole")
     assert expected[2]["num_updates"] == UPDATES
@@ -61,6 +61,7 @@ def test_killed_twenty_times(data, tmp_path):
         found = re.search(r"Loaded checkpoint .* @ (\d+) updates", log)
         if found:
             assert int(found.group(1)) >= resumed[-1], "an older checkpoint than the time before"
+            assert "--max-source-positions 50 --max-target-positions 20 replace the given 40 and" in log
             resumed.append(int(found.group(1)))
         elif process.exitcode == 0:
             assert resumed == [0]

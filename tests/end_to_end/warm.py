@@ -1,19 +1,28 @@
-"""A warm start for fairseq's commands: processes forked from one that has imported torch and fairseq already.
+"""A warm start: commands are forked from a process that has imported torch and fairseq already.
 
 The plugin is not imported beforehand: ``--user-dir`` does that, as ever.
 """
 
+import json
 import logging
 import multiprocessing
 import os
 import runpy
+import shutil
+import socket
+import socketserver
 import sys
 import tempfile
+import threading
+from functools import cache
+from multiprocessing import reduction
+from pathlib import Path
 
-_COMMANDS = ("preprocess", "train", "generate", "interactive", "validate")
+_COMMANDS = ("preprocess", "train", "hydra-train", "generate", "interactive", "validate")
+_MODULES = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in _COMMANDS}
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["sacrebleu", "torch._dynamo", *(f"fairseq_cli.{name}" for name in _COMMANDS)])
+_forks.set_forkserver_preload(["sacrebleu", "torch._dynamo", *_MODULES.values()])
 
 
 def run_module(line: list[str], folder: str, environment: dict[str, str], text: str = "", timeout: float = 300):
@@ -32,17 +41,34 @@ def run_module(line: list[str], folder: str, environment: dict[str, str], text: 
 
 def start_module(line: list[str], folder: str, environment: dict[str, str], output: str, text: str = os.devnull):
     """Start ``python -m LINE`` from a folder, with files for what it reads and what it prints."""
-    process = _forks.Process(target=_run, args=(line, folder, environment, output, text))
+    with open(text) as given, open(output, "a") as printed:
+        return _start(line, folder, environment, given.fileno(), printed.fileno(), printed.fileno())
+
+
+class _Stream:
+    """An open file that a forked process gets."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __reduce__(self):
+        return _received, (reduction.DupFd(self.number),)
+
+
+def _received(duplicate) -> int:
+    return duplicate.detach()
+
+
+def _start(line: list[str], folder: str, environment: dict[str, str], *streams: int):
+    process = _forks.Process(target=_run, args=(line, folder, environment, *map(_Stream, streams)))
     process.start()
     return process
 
 
-def _run(line: list[str], folder: str, environment: dict[str, str], output: str, text: str):
-    for name, flags, streams in ((text, os.O_RDONLY, (0,)), (output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, (1, 2))):
-        file = os.open(name, flags, 0o666)
-        for stream in streams:
-            os.dup2(file, stream)
-        os.close(file)
+def _run(line: list[str], folder: str, environment: dict[str, str], *streams: int):
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # multiprocessing had closed it  # noqa: SIM115
     multiprocessing.set_start_method(None, force=True)  # Linux's own, for processes that the command starts
     os.chdir(folder)
@@ -51,10 +77,15 @@ def _run(line: list[str], folder: str, environment: dict[str, str], output: str,
     logging.getLogger().handlers.clear()  # the command's own set-up counts, not that of the imports before
     sys.modules.pop(line[0], None)
     sys.argv = list(line)
-    sys.path[0] = folder
+    sys.executable = environment.get("WARM_PYTHON", sys.executable)
     status = 0
     try:
-        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
+        if line[0].endswith(".py"):
+            sys.path[0] = str(Path(line[0]).resolve().parent)
+            runpy.run_path(line[0], run_name="__main__")
+        else:
+            sys.path[0] = folder
+            runpy.run_module(line[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
@@ -65,3 +96,54 @@ def _run(line: list[str], folder: str, environment: dict[str, str], output: str,
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+# -- for shell scripts --------------------------------------------------------------------------------------------
+
+# A command that asks the process of the tests, over a socket, to run it with its own three streams.
+_COMMAND = """#!{python} -IS
+import json, os, socket, sys
+line = {line} + sys.argv[1:]
+if line[0] == "-m" and line[1].startswith("fairseq_cli."):
+    line = line[1:]
+elif not line[0].endswith(".py"):
+    os.execv({python!r}, [{python!r}, *line])
+with socket.socket(socket.AF_UNIX) as tests:
+    tests.connect({address!r})
+    socket.send_fds(tests, [b"x"], [0, 1, 2])
+    tests.sendall(json.dumps([line, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
+    sys.exit(int(tests.makefile().readline()))
+"""
+
+
+class _Request(socketserver.BaseRequestHandler):
+    def handle(self):
+        _, streams, *_ = socket.recv_fds(self.request, 1, 3)
+        process = _start(*json.loads(self.request.makefile().readline()), *streams)
+        for stream in streams:
+            os.close(stream)
+        process.join()
+        self.request.sendall(b"%d\n" % process.exitcode)
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Variables for our scripts: this virtual environment once more, with a warm Python and commands of fairseq."""
+    folder = Path(tempfile.mkdtemp(prefix="warm"))
+    (folder / "bin").mkdir()
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
+    (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
+    server = socketserver.ThreadingUnixStreamServer(str(folder / "socket"), _Request)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    warm = {"python": [], **{name: ["-m", module] for name, module in _MODULES.items()}}
+    for command in Path(sys.executable).parent.iterdir():
+        if command.name not in warm:
+            (folder / "bin" / command.name).symlink_to(command)
+    for name, line in warm.items():
+        path = folder / "bin" / name
+        path.write_text(_COMMAND.format(python=sys.executable, line=line, address=str(folder / "socket")))
+        path.chmod(0o755)
+    python = str(folder / "bin" / "python")
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "VENV": str(folder), "WARM_PYTHON": python}
