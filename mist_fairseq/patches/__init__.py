@@ -13,10 +13,23 @@
 Everything else that differs from fairseq is a class of ours behind fairseq's own extension points.
 """  # noqa: E501
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
 
-def install():
-    """Replace all of them."""
-    from mist_fairseq.patches import checkpoint_files, text_input, workers
 
-    for module in (checkpoint_files, text_input, workers):
-        module.install()
+def replaces(owner: Any, name: str) -> Callable[[Callable], Callable]:
+    """Put a function in the place of *owner*'s function *name*, which it gets as its first argument."""
+    fairseqs = getattr(owner, name)
+
+    def replace(ours: Callable) -> Callable:
+        @functools.wraps(fairseqs)
+        def function(*args, **kwargs):
+            return ours(fairseqs, *args, **kwargs)
+
+        unbound = isinstance(inspect.getattr_static(owner, name), staticmethod | classmethod)
+        setattr(owner, name, staticmethod(function) if unbound else function)
+        return ours
+
+    return replace
