@@ -34,7 +34,7 @@ _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"
 def convert_checkpoint(
     checkpoint: str, config: str, out: str, max_source: int = 464, max_target: int = 48, overwrite: bool = False
 ) -> str:
-    """Write a checkpoint for fairseq-generate, and for fairseq-train to start from, and say in a line what it is.
+    """Write a checkpoint for fairseq-generate and fairseq-train, and say in a line what it is.
 
     Args:
         checkpoint: the authors' ``ckpt-N/model_state_dict.bin`` or the like.
@@ -45,7 +45,7 @@ def convert_checkpoint(
     Raises:
         FileExistsError: *out* is there, which only *overwrite* replaces.
         FileNotFoundError: the checkpoint, config.json or vocab.txt is missing.
-        ValueError: a key is unknown, missing or of a wrong shape (names it), or the limits exceed the model's.
+        ValueError: a key is unknown, missing or of a wrong shape, or the limits exceed the model's.
     """
     if os.path.exists(out) and not overwrite:
         raise FileExistsError(f"{out} is there already: choose another file or give --overwrite")
