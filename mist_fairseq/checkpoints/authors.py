@@ -39,11 +39,10 @@ def convert_checkpoint(
     Args:
         checkpoint: the authors' ``ckpt-N/model_state_dict.bin`` or the like.
         config: folder with ``config.json`` and ``vocab.txt`` of the encoder that their training started from.
-        out: file to write.
+        out: file to write; FileExistsError if it is there, which only *overwrite* replaces.
         max_source, max_target: most tokens of a source and of a target in their training, special ones counted.
 
     Raises:
-        FileExistsError: *out* is there, which only *overwrite* replaces.
         FileNotFoundError: the checkpoint, config.json or vocab.txt is missing.
         ValueError: a key is unknown, missing or of a wrong shape, or the limits exceed the model's.
     """

@@ -39,9 +39,7 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
     It has no optimizer's state: a training goes on from it with ``--finetune-from-model``, its learning rate anew.
 
     Raises:
-        ValueError: a file is no checkpoint, or differs from the first in vocabulary, limits, names or shapes (names
-            the file and the difference); or *output* is one of *paths*.
-        OSError: a file cannot be read or written.
+        ValueError: a file is no checkpoint, or is *output*, or differs from the first in more than weights; names it.
     """
     if Path(output).resolve() in {Path(path).resolve() for path in paths}:
         raise ValueError(f"{output} is one of the checkpoints to average: choose another file to write")

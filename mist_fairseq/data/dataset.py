@@ -18,9 +18,7 @@ from mist_fairseq.mist.packing import real_positions
 def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):
     """Load binarized source and target of one split; the target is None where there is none.
 
-    Args:
-        cfg: of a task, with its data folders, languages and name of the training split, which alone comes in shards.
-        dictionary, split, epoch, combine: of both, and as of a task's ``load_dataset``.
+    *cfg* is a task's: its data folders, languages and the name of the training split, which alone comes in shards.
 
     Raises:
         FileNotFoundError: the split is not there.
@@ -39,10 +37,7 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     if len(source) == 0:
         raise ValueError(f"{paths[0]} has no lines")
     if target is not None and len(source) != len(target):
-        raise ValueError(
-            f"{paths[0]} has {len(source):,} lines and {paths[1]} has {len(target):,}: "
-            "line i of one must belong to line i of the other"
-        )
+        raise ValueError(f"{paths[0]} has {len(source):,} lines and {paths[1]} has {len(target):,}, expected as many")
     return source, target
 
 
@@ -92,11 +87,6 @@ class MistDataset(AllBatches):
         return np.maximum(*self.size(index))
 
     num_tokens_vec = num_tokens
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """``num_tokens`` of all pairs."""
-        return self.num_tokens(slice(None))
 
     def truncated(self) -> tuple[int, int]:
         """How many sources and targets are longer than the limits."""

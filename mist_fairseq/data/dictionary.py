@@ -1,8 +1,7 @@
 """fairseq dictionaries that have a tokenizer: BERT's WordPiece, SentencePiece, or the byte-level BPE of BART.
 
-fairseq turns text into ids only through ``Dictionary.encode_line`` and ids into text only through
-``Dictionary.string``. A dictionary that has a tokenizer therefore takes raw text in and gives readable text
-out at every fairseq command.
+fairseq turns text into ids only by ``Dictionary.encode_line`` and ids into text only by ``Dictionary.string``, so with
+such a dictionary every fairseq command takes raw text in and gives readable text out.
 """
 
 import torch
@@ -47,8 +46,8 @@ class TokenizerDictionary(Dictionary):
         """Tokenize a line of raw text; the ids are an IntTensor, *Shape:* (number of tokens + append_eos).
 
         A literal ``[SEP]`` is the special token; other literal specials are plain text. fairseq's arguments keep their
-        meaning, except that *line_tokenizer* and *add_if_not_exist* have no effect: the dictionary has a tokenizer and
-        never grows. *consumer* is called with (text, id) of every token, an unknown one's text being the original.
+        meaning, but for *line_tokenizer* and *add_if_not_exist*, which have no effect. *consumer* is called with (text,
+        id) of every token, an unknown one's text being the original.
         """
         tokens: list[tuple[str, int]] = []
         for text in line.split(SEP):

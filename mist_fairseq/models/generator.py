@@ -87,9 +87,9 @@ class NARGenerator(Generator):
         self.stop_unchanged = True  # a benchmark may want all passes
 
     def hypotheses(self, sample: dict) -> list[list[dict]]:
-        """Of a batch, which may have ``lengths`` (B) that the outputs are to have, the final [SEP] counted.
+        """Of a batch, which may have ``lengths`` (B), not 0, that outputs are to have, the final [SEP] counted.
 
-        The hypotheses have ``steps``, too, and if asked for ``history``. ValueError where a length is 0.
+        The hypotheses have ``steps``, too, and if asked for ``history``.
         """
         inputs, asked = sample["net_input"], sample.get("lengths")
         for what, lengths in (("a source has", inputs["src_lengths"]), ("an output is to have", asked)):

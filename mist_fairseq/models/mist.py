@@ -158,10 +158,7 @@ class MistModel(BaseFairseqModel):
         return result
 
     def forward(self, objective: Objective, **batch) -> Predictions:
-        """The passes of a training step, all in one forward so that DistributedDataParallel sees them.
-
-        *batch* are the tensors of ``mist.objective.Batch``, by their names.
-        """
+        """All passes of a training step, for DistributedDataParallel to see; *batch* are the tensors of ``Batch``."""
         special, device = self.dictionary.tokenizer.special, self.trained_limits.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             return objective.predict(self.encoder, Batch(**batch), special, self.limits.source)

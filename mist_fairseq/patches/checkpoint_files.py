@@ -1,10 +1,4 @@
-"""fairseq's reading, writing and copying of checkpoints.
-
-By itself fairseq runs some options of a checkpoint as Python, and builds a model of whatever size its options ask for.
-It copies ``checkpoint_last.pt`` into its place piece by piece, so that a training that is killed meanwhile cannot go on
-("PytorchStreamReader failed finding central directory"). And where a disk is full for a moment, it tries again behind
-what it has already written of the same file.
-"""
+"""fairseq's reading, writing and copying of checkpoints; the package says what goes wrong without."""
 
 import argparse
 import ast

@@ -1,8 +1,6 @@
-r"""How fairseq's commands read text files, where the dictionary is one of ours.
+r"""How fairseq's commands read text files, where the dictionary is one of ours: by ``mist_fairseq.text.lines``.
 
-By itself fairseq ends a line at a lone \r, too, so a source and its target get different numbers of lines; and what is
-not UTF-8 ends in a traceback that names neither file nor line. The rule of ``mist_fairseq.text.lines`` is followed
-instead. Other dictionaries are read as ever.
+By itself fairseq ends a line at a lone \r, too, and does not say which file and line are not UTF-8.
 """
 
 import gc
@@ -39,13 +37,8 @@ def install_interactive():
 def _multiprocess_dataset(
     fairseqs, input_file: str, dataset_impl: str, binarizer, output_prefix: str, vocab_size=None, num_workers=1
 ) -> BinarizeSummary:
-    """Binarize a file as fairseq does, after counting its lines and, of a source, those of its target.
-
-    A worker that fails or dies ends the command; fairseq would wait for a dead one.
-
-    Raises:
-        ValueError: a file is empty or not UTF-8, or source and target have different numbers of lines.
-    """
+    """Binarize a file as fairseq does, after counting its lines and, of a source, those of its target."""
+    # A worker that fails or dies ends the command; fairseq would wait for a dead one.
     if not isinstance(getattr(binarizer, "dict", None), TokenizerDictionary):
         return fairseqs(input_file, dataset_impl, binarizer, output_prefix, vocab_size, num_workers)
     count = _check(input_file, output_prefix)

@@ -1,8 +1,4 @@
-"""fairseq's start of workers.
-
-With ``--distributed-init-method`` fairseq starts one worker for each GPU. Where there is no GPU it starts none, trains
-nothing and ends with status 0.
-"""
+"""fairseq's start of workers, one for each GPU that there is."""
 
 import torch
 from fairseq.distributed import utils as distributed_utils

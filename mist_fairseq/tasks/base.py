@@ -53,17 +53,12 @@ class TokenizerTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
-        """The task, with the dictionaries that fairseq-preprocess left beside the data.
-
-        Raises:
-            ValueError: there is no data folder, or source and target have different dictionaries.
-        """
+        """The task, with the dictionary that fairseq-preprocess left beside the data; ValueError if it is not there."""
         folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
         if not os.path.isdir(folder):
             raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
-        if cfg.source_lang is None or cfg.target_lang is None:
-            source, target = data_utils.infer_language_pair(folder)
-            cfg.source_lang, cfg.target_lang = cfg.source_lang or source, cfg.target_lang or target
+        source, target = data_utils.infer_language_pair(folder)
+        cfg.source_lang, cfg.target_lang = cfg.source_lang or source, cfg.target_lang or target
         if cfg.source_lang is None or cfg.target_lang is None:
             raise ValueError(f"cannot tell source from target in {folder}: give --source-lang and --target-lang")
         names = [f"dict.{lang}.txt" for lang in (cfg.source_lang, cfg.target_lang)]

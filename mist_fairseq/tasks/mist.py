@@ -108,9 +108,7 @@ class MistTask(TokenizerTask):
         """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
         kind = ARCH_MODEL_REGISTRY.get(cfg._name)
         if kind is None or not issubclass(kind, MistModel):  # fairseq would build any, of any size
-            raise ValueError(
-                f"{cfg._name} is no architecture of --task mist: take another --arch, or the model's own --task"
-            )
+            raise ValueError(f"{cfg._name} is no architecture of --task mist: take another --arch or --task")
         start_from: str = "" if from_checkpoint else cfg.pretrained or ""
         released = start_from and is_released(start_from)
         if start_from:

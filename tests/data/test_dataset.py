@@ -36,7 +36,7 @@ def test_long_ones_are_cut_and_never_dropped(dictionary):
     assert dataset.truncated() == (2, 2)
     indices, dropped = dataset.filter_indices_by_size(dataset.ordered_indices(), (10, 6))
     assert len(indices) == 3 and len(dropped) == 0
-    assert dataset.size(2) == (10, 6) and dataset.sizes.tolist() == [10, 10, 10]
+    assert dataset.size(2) == (10, 6) and dataset.num_tokens(np.arange(3)).tolist() == [10, 10, 10]
 
 
 def test_collater_ships_lengths_and_flat_positions(dictionary):

@@ -52,7 +52,6 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         sizes = {size: getattr(cfg, name) for name, size in names if size != "length_classes"}
         super().__init__(EncoderDecoderConfig(len(dictionary), max_positions=limit, **sizes))
         self.length, self.limit, self.pad = length, limit, dictionary.pad()
-        self.never_predicted = dictionary.tokenizer.special.never_predicted
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -71,8 +70,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor) -> tuple[Tensor, None]:
         """Predict a token for every [MASK]: logits (B, T, V), zero at padding, and None.
 
-        *Shapes:* ``X [SEP]``, padded on either side, (B, S), lengths, not used, and anything but padding for each
-        [MASK], (B, T).
+        *Shapes:* ``X [SEP]``, padded on either side, (B, S), unused, and anything but padding for each [MASK], (B, T).
         """
         real = prev_output_tokens.ne(self.pad)
         hidden, index = self.decode(src_tokens, src_tokens.ne(self.pad), real)
@@ -116,7 +114,7 @@ class BangGenerator(Generator):
         scores = hidden.new_empty(len(hidden), dtype=torch.float32)
         for rows in row_chunks(hidden):
             logits = self.model.token_logits(hidden[rows])
-            tokens[rows], scores[rows] = likeliest_with_scores(logits, self.model.never_predicted)
+            tokens[rows], scores[rows] = likeliest_with_scores(logits, self.tokenizer.special.never_predicted)
         return tokens.view_as(masks), scores.view(masks.shape)
 
     def _hypothesis(self, tokens: Tensor, scores: Tensor) -> dict:

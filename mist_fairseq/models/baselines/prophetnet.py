@@ -57,10 +57,7 @@ class ProphetNetModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: ProphetNetConfig, task):
-        """Build from the checkpoint's configuration if one is being loaded, from ``--pretrained`` or the options.
-
-        FileNotFoundError and ValueError say what the folder lacks, and what of it does not fit the data.
-        """
+        """Build with the configuration of the checkpoint that is loaded, of ``--pretrained``, or of the options."""
         if getattr(task.cfg, "left_pad_target", False):
             raise ValueError("--left-pad-target does not work with ProphetNet: leave it")
         library, dictionary = import_transformers(), task.target_dictionary
@@ -132,15 +129,14 @@ def _ids(dictionary) -> dict[str, int]:
 
 
 def _new_config(cfg: ProphetNetConfig, dictionary):
-    heads, ffn_size = cfg.encoder_attention_heads, cfg.encoder_ffn_embed_dim
     return import_transformers().ProphetNetConfig(
         hidden_size=cfg.encoder_embed_dim,
         num_encoder_layers=cfg.encoder_layers,
         num_decoder_layers=cfg.decoder_layers,
-        num_encoder_attention_heads=heads,
-        num_decoder_attention_heads=heads,
-        encoder_ffn_dim=ffn_size,
-        decoder_ffn_dim=ffn_size,
+        num_encoder_attention_heads=cfg.encoder_attention_heads,
+        num_decoder_attention_heads=cfg.encoder_attention_heads,
+        encoder_ffn_dim=cfg.encoder_ffn_embed_dim,
+        decoder_ffn_dim=cfg.encoder_ffn_embed_dim,
         max_position_embeddings=cfg.max_positions,
         ngram=cfg.ngram,
         bos_token_id=dictionary.eos(),

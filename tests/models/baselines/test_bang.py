@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
-from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from omegaconf import OmegaConf
 
 from mist_fairseq.models.baselines.bang import BangConfig, BangGenerator, BangNarModel
@@ -146,22 +145,7 @@ def test_loss_counts_the_target_and_its_sep(model, dictionary):
 # -- weights ------------------------------------------------------------------------------------------------
 
 
-class _Fairseq09:
-    """Pickles fairseq's meters under the names that they had in fairseq 0.9."""
-
-    def __enter__(self):
-        self.module = sys.modules["fairseq.meters"]
-        old = ModuleType("fairseq.meters")
-        for kind in (AverageMeter, TimeMeter, StopwatchMeter):
-            setattr(old, kind.__name__, type(kind.__name__, (), {"__module__": "fairseq.meters"}))
-        sys.modules["fairseq.meters"] = old
-        return old
-
-    def __exit__(self, *_):
-        sys.modules["fairseq.meters"] = self.module
-
-
-def test_all_layouts_give_the_same_weights(tmp_path, dictionary, model):
+def test_all_layouts_give_the_same_weights(tmp_path, dictionary, model, monkeypatch):
     """A bare state dict, in half precision, a checkpoint of fairseq 0.9; attention apart or as one matrix; two rows."""
     expected = model.state_dict()
     state = bang_state()
@@ -174,11 +158,15 @@ def test_all_layouts_give_the_same_weights(tmp_path, dictionary, model):
         "rows": {**state, "decoder.ngram_input_embed.weight": torch.cat([mask + 1, mask])},
         "positions": {**state, "encoder.embed_positions.weight": F.pad(positions, (0, 0, 0, 9))},
     }
-    with _Fairseq09() as meters:
-        train_meters = {name: getattr(meters, name)() for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")}
-        for meter in train_meters.values():
-            meter.sum = 1.5
-        write_folder(tmp_path / "meters", {**checkpoint, "extra_state": {"train_meters": train_meters}})
+    old = ModuleType("fairseq.meters")  # the names that meters had in fairseq 0.9
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fairseq.meters", old)
+        meters = {}
+        for name in ("AverageMeter", "TimeMeter", "StopwatchMeter"):
+            setattr(old, name, type(name, (), {"__module__": "fairseq.meters"}))
+            meters[name] = getattr(old, name)()
+            meters[name].sum = 1.5
+        write_folder(tmp_path / "meters", {**checkpoint, "extra_state": {"train_meters": meters}})
     for name, layout in layouts.items():
         write_folder(tmp_path / name, layout)
     for name in ["meters", *layouts]:
