@@ -64,10 +64,9 @@ def convert_checkpoint(
     stored = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     with whole_file(out) as partial:
         torch.save({"args": None, "cfg": stored, "model": model.state_dict(), **untrained_state()}, partial)
-    built = model.encoder.config
     return (
-        f"{out}: {built.layers} layers of {built.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
-        f"{max_source} source and {max_target} target tokens"
+        f"{out}: {sizes['encoder_layers']} layers of {sizes['encoder_embed_dim']}, {len(dictionary):,} vocabulary "
+        f"entries, at most {max_source} source and {max_target} target tokens"
     )
 
 
@@ -79,6 +78,5 @@ def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) 
         raise ValueError(f"{checkpoint}: cls.predictions.decoder.bias differs from cls.predictions.bias")
     family, state = read_family(config, state)
     own = empty_encoder(config, sizes, vocab_size, family, state).state_dict()
-    names = {**family.names, "length_head": "embed_length"}
     advice = f"is {config}/config.json that of the encoder which the training started from?"
-    return convert(state, own, names, checkpoint, advice, ignored=_UNUSED)
+    return convert(state, own, {**family.names, "length_head": "embed_length"}, checkpoint, advice, ignored=_UNUSED)

@@ -178,5 +178,4 @@ def mist_small(args):
 @register_model_architecture("mist", "mist_tiny")
 def mist_tiny(args):
     """3 layers, 128 wide, 4 heads: for the quickstart and tests."""
-    sizes = dict(encoder_layers=3, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4)
-    set_defaults(args, **sizes)
+    set_defaults(args, encoder_layers=3, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4)

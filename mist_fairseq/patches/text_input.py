@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,21 +44,17 @@ def _multiprocess_dataset(
     count = _check(input_file, output_prefix)
     size = -(-count // max(num_workers, 1))
     starts = range(0, count, size)
-    prefixes = [f"{output_prefix}.pt{start}" for start in starts]
     binarize = partial(_binarize, binarizer, input_file, size, dataset_impl, vocab_size)
     summary = BinarizeSummary()
     builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
     gc.collect()  # or a worker may: an ONNX Runtime session would then wait for threads that a forked process lacks
-    try:
+    with TemporaryDirectory(dir=os.path.dirname(output_prefix)) as folder:
+        prefixes = [os.path.join(folder, str(start)) for start in starts]
         with ProcessPoolExecutor(len(starts)) if num_workers > 1 else nullcontext() as pool:
             for one in (pool.map if pool else map)(binarize, starts, prefixes):
                 summary.merge(one)
         for prefix in prefixes:
             builder.merge_file_(prefix)
-    finally:
-        for prefix in prefixes:
-            for path in (data_file_path(prefix), index_file_path(prefix)):
-                Path(path).unlink(missing_ok=True)
     builder.finalize(index_file_path(output_prefix))
     write_checksums(output_prefix, binarizer.dict)
     return summary

@@ -76,7 +76,6 @@ class MistTask(TokenizerTask):
                 raise ValueError(f"--{name.replace('_', '-')} is {cfg[name]}, expected at least 3")
         self.limits = PositionLimits(cfg.max_source_positions, cfg.max_target_positions)
 
-    # Of source and of target: the tokenizer.
     source_dictionary = target_dictionary = property(lambda self: self.dictionary)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
@@ -129,12 +128,11 @@ class MistTask(TokenizerTask):
 
     def build_generator(self, models, args, **_):
         """The generator of one model; *args* are fairseq's options, of which those that cannot work are refused."""
-        names = ("length_beam", "min_length", "max_length", "keep_repeats")
         decoding = Decoding(
             decoding=str(self.cfg.decoding),
             iterations=self.cfg.decoding_iterations,
             nbest=getattr(args, "nbest", 1),
-            **{name: getattr(self.cfg, name) for name in names},
+            **{name: self.cfg[name] for name in ("length_beam", "min_length", "max_length", "keep_repeats")},
         )
         return NARGenerator(models, self.dictionary, decoding, args)
 

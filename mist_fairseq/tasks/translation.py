@@ -36,8 +36,7 @@ class _Translates(TokenizerTask):
 
     def __init__(self, cfg, src_dict: TokenizerDictionary, tgt_dict: TokenizerDictionary):
         super().__init__(cfg, src_dict, tgt_dict)
-        # fairseq saves it with each checkpoint.
-        self.state.merge_state_dict({"dictionary": src_dict.tokenizer.fingerprint()})
+        self.state.merge_state_dict({"dictionary": src_dict.tokenizer.fingerprint()})  # goes into each checkpoint
 
     def load_state_dict(self, state_dict):
         """Refuse a checkpoint with another vocabulary than the data's."""

@@ -31,7 +31,7 @@ class HuggingFaceGenerator(Generator):
     those that the folder of a model would add (generation_config.json) have no effect.
 
     Args:
-        model: any Hugging Face encoder-decoder model.
+        model: any encoder-decoder of Hugging Face's.
         pad, eos, start: ids of the padding, of the last token of source and target, and of the decoder's first input.
         longest: most tokens the decoder takes, None where positions have no limit.
         options: fairseq's, None for their defaults: ``--beam``, ``--nbest`` and those of ``_KNOWN`` count.
