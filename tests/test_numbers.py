@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from fairseq.data import ListDataset
 
 from mist_fairseq.data.dataset import MistDataset
 from mist_fairseq.generate.decoding import Decoding
@@ -45,7 +46,7 @@ def test_training_equals_a_plain_loop(dictionary, shapes, ratio):
         [random.choices(range(40, len(dictionary)), k=size - 1) + [dictionary.eos()] for size in side]
         for side in zip(*lengths, strict=True)
     ]
-    data = [item for side in rows for item in ([torch.tensor(row) for row in side], [len(row) for row in side])]
+    data = [ListDataset([torch.tensor(row) for row in side], [len(row) for row in side]) for side in rows]
     dataset = MistDataset(*data, dictionary, PositionLimits(*limits))
     pairs = Batch(**dataset.collater([dataset[i] for i in range(len(dataset))])["net_input"])
     assert pairs.src_lengths.max() == limits[0] and pairs.target_lengths.max() == limits[1]

@@ -34,18 +34,17 @@ _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"
 def convert_checkpoint(
     checkpoint: str, config: str, out: str, max_source: int = 464, max_target: int = 48, overwrite: bool = False
 ) -> str:
-    """Write a checkpoint for fairseq-generate, and for fairseq-train to start from, and say in a line what it is.
+    """Write a checkpoint for fairseq-generate and fairseq-train, and say in a line what it is.
 
     Args:
         checkpoint: the authors' ``ckpt-N/model_state_dict.bin`` or the like.
         config: folder with ``config.json`` and ``vocab.txt`` of the encoder that their training started from.
-        out: file to write.
+        out: file to write; FileExistsError if it is there, which only *overwrite* replaces.
         max_source, max_target: most tokens of a source and of a target in their training, special ones counted.
 
     Raises:
-        FileExistsError: *out* is there, which only *overwrite* replaces.
         FileNotFoundError: the checkpoint, config.json or vocab.txt is missing.
-        ValueError: a key is unknown, missing or of a wrong shape (names it), or the limits exceed the model's.
+        ValueError: a key is unknown, missing or of a wrong shape, or the limits exceed the model's.
     """
     if os.path.exists(out) and not overwrite:
         raise FileExistsError(f"{out} is there already: choose another file or give --overwrite")
@@ -65,10 +64,9 @@ def convert_checkpoint(
     stored = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     with whole_file(out) as partial:
         torch.save({"args": None, "cfg": stored, "model": model.state_dict(), **untrained_state()}, partial)
-    built = model.encoder.config
     return (
-        f"{out}: {built.layers} layers of {built.hidden_size}, {len(dictionary):,} vocabulary entries, at most "
-        f"{max_source} source and {max_target} target tokens"
+        f"{out}: {sizes['encoder_layers']} layers of {sizes['encoder_embed_dim']}, {len(dictionary):,} vocabulary "
+        f"entries, at most {max_source} source and {max_target} target tokens"
     )
 
 
@@ -80,6 +78,5 @@ def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) 
         raise ValueError(f"{checkpoint}: cls.predictions.decoder.bias differs from cls.predictions.bias")
     family, state = read_family(config, state)
     own = empty_encoder(config, sizes, vocab_size, family, state).state_dict()
-    names = {**family.names, "length_head": "embed_length"}
     advice = f"is {config}/config.json that of the encoder which the training started from?"
-    return convert(state, own, names, checkpoint, advice, ignored=_UNUSED)
+    return convert(state, own, {**family.names, "length_head": "embed_length"}, checkpoint, advice, ignored=_UNUSED)

@@ -1,10 +1,10 @@
 """The mean of several checkpoints' weights."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from fairseq import checkpoint_utils
 from torch import Tensor
 
 from mist_fairseq.checkpoints.loading import untrained_state
@@ -12,25 +12,21 @@ from mist_fairseq.files.whole import whole_file
 from mist_fairseq.patches.checkpoint_files import read_checkpoint
 
 # The names of fairseq-train's checkpoints after an epoch, and after an update within one; what keeps more of them.
-_EPOCHS = re.compile(r"checkpoint(\d+)\.pt"), "checkpointEPOCH.pt", "no --no-epoch-checkpoints"
+_EPOCHS = r"checkpoint(\d+)\.pt", "checkpointEPOCH.pt", "no --no-epoch-checkpoints"
 _INTERVALS = "--save-interval-updates and --keep-interval-updates"
-_UPDATES = re.compile(r"checkpoint_\d+_(\d+)\.pt"), "checkpoint_EPOCH_UPDATE.pt", _INTERVALS
+_UPDATES = r"checkpoint_\d+_(\d+)\.pt", "checkpoint_EPOCH_UPDATE.pt", _INTERVALS
 
 
 def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bound: int | None = None) -> list[Path]:
     """The newest *count* checkpoints that fairseq-train kept in a folder, newest first, up to an epoch or update.
 
-    They are ``checkpoint_EPOCH_UPDATE.pt`` if *by_updates*, else ``checkpointEPOCH.pt``.
-
-    Raises:
-        ValueError: *count* is not positive, or there are fewer.
+    They are ``checkpoint_EPOCH_UPDATE.pt`` if *by_updates*, else ``checkpointEPOCH.pt``; ValueError if there are fewer.
     """
     if count < 1:
         raise ValueError(f"{count} checkpoints to average, expected at least 1")
     pattern, kind, advice = _UPDATES if by_updates else _EPOCHS
-    matches = [match for path in Path(folder).iterdir() if (match := pattern.fullmatch(path.name))]
-    numbered = sorted(((int(match.group(1)), match.string) for match in matches), reverse=True)
-    paths = [Path(folder) / name for number, name in numbered if upper_bound is None or number <= upper_bound]
+    numbered = checkpoint_utils.checkpoint_paths(str(folder), pattern, keep_match=True)
+    paths = [Path(path) for path, number in numbered if upper_bound is None or number <= upper_bound]
     if len(paths) < count:
         kept = f"{len(paths)} checkpoints {kind}{'' if upper_bound is None else f' up to {upper_bound}'}"
         raise ValueError(f"{folder} has {kept}, expected at least {count}: keep more in training ({advice})")
@@ -40,16 +36,11 @@ def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bou
 def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
     """Write a checkpoint with the mean of several checkpoints' weights and the configuration of the first.
 
-    It has no optimizer's state: a training that starts from it (``--finetune-from-model``) starts its optimizer and its
-    learning rate anew. The checkpoints are loaded without executing code, one at a time.
+    It has no optimizer's state: a training goes on from it with ``--finetune-from-model``, its learning rate anew.
 
     Raises:
-        ValueError: a file is no checkpoint, or differs from the first in vocabulary, limits, names or shapes (names
-            the file and the difference); or *output* is one of *paths*.
-        OSError: a file cannot be read or written.
+        ValueError: a file is no checkpoint, or is *output*, or differs from the first in more than weights; names it.
     """
-    if not paths:
-        raise ValueError("no checkpoints to average")
     if Path(output).resolve() in {Path(path).resolve() for path in paths}:
         raise ValueError(f"{output} is one of the checkpoints to average: choose another file to write")
     first = read_checkpoint(paths[0])
@@ -70,8 +61,7 @@ def _check(first: dict[str, Tensor], other: dict[str, Tensor], first_path: str |
     """Refuse weights of different names, shapes, types or settings."""
     between = f"{path} and {first_path} cannot be averaged: "
     for one, another, where in ((first, other, path), (other, first, first_path)):
-        missing = sorted(one.keys() - another.keys())
-        if missing:
+        if missing := sorted(one.keys() - another.keys()):
             raise ValueError(f"{between}{where} has no {', '.join(missing[:3])} ({len(missing)} missing in all)")
     if "fingerprint" in first and not torch.equal(first["fingerprint"], other["fingerprint"]):
         raise ValueError(f"{between}they were trained with different vocabularies")

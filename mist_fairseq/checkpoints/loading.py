@@ -29,8 +29,7 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictC
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the checkpoint is damaged, there is no such data folder, its vocabulary is another one, or the model
-            is not of ``--task mist``.
+        ValueError: it is damaged, not of ``--task mist`` or of another vocabulary, or there is no such data folder.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")

@@ -33,21 +33,11 @@ class MistLossConfig(FairseqDataclass):
 
 @register_criterion("mist_loss", dataclass=MistLossConfig)
 class MistLoss(FairseqCriterion):
-    """The paper's loss, a sum over target tokens; the sample size is their number.
-
-    Args:
-        cfg: the options.
-        task: fairseq's.
-    """
+    """The paper's loss, a sum over target tokens; the sample size is their number."""
 
     def __init__(self, cfg: MistLossConfig, task):
         super().__init__(task)
         self.objective = Objective(**{name.name: getattr(cfg, name.name) for name in fields(Objective)})
-
-    @classmethod
-    def build_criterion(cls, cfg: MistLossConfig, task):
-        """Called by the task's ``build_criterion``."""
-        return cls(cfg, task)
 
     def forward(self, model, sample, reduce=True):
         """Returns loss (a sum), sample size (target tokens) and logging outputs (sums)."""
@@ -69,10 +59,9 @@ class MistLoss(FairseqCriterion):
         for key in ("loss", "nat_loss", "mist_loss", "length_loss", "nll_loss"):
             if any(key in log for log in logging_outputs):
                 metrics.log_scalar(key, total(key) / tokens / math.log(2), tokens, round=3)
-        metrics.log_scalar("revealed", total("revealed") / tokens, tokens, round=3)
-        metrics.log_scalar("accuracy", total("correct") / tokens, tokens, round=3)
-        if any("mist_correct" in log for log in logging_outputs):
-            metrics.log_scalar("mist_accuracy", total("mist_correct") / tokens, tokens, round=3)
+        for name, key in (("revealed", "revealed"), ("accuracy", "correct"), ("mist_accuracy", "mist_correct")):
+            if any(key in log for log in logging_outputs):
+                metrics.log_scalar(name, total(key) / tokens, tokens, round=3)
         metrics.log_scalar("length_accuracy", total("length_correct") / sentences, sentences, round=3)
 
     @staticmethod

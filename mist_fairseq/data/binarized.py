@@ -30,23 +30,19 @@ AGAIN = "run fairseq-preprocess again"
 def write_checksums(prefix: str, dictionary: TokenizerDictionary):
     """Write the ``.crc32`` of a ``.bin`` and ``.idx``; *prefix* is their path without these endings."""
     sums = f"{_crc32(data_file_path(prefix)):08x} {_crc32(index_file_path(prefix)):08x}"
-    line = f"{_SIGNATURE} {sums} {dictionary.fingerprint()[:_DIGITS]} {_side(prefix)}\n"
+    line = f"{_SIGNATURE} {sums} {dictionary.tokenizer.fingerprint()[:_DIGITS]} {_side(prefix)}\n"
     with whole_file(f"{prefix}.crc32") as partial:
         partial.write_text(line, encoding="utf-8")
 
 
 def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):
-    """Refuse data that is damaged or belongs to another vocabulary.
+    """Refuse data that is damaged, of another side or vocabulary, or of a format without such checks, by a ValueError.
 
     Args:
         prefix: path without ``.bin`` and ``.idx``. Nothing is checked where these files are missing.
         dictionary: the dictionary of the token ids.
         combine: check further shards, too; their prefixes end in 1, 2, ...
         impl: the format, by default that of the files.
-
-    Raises:
-        ValueError: the data is damaged, of another side, of a format that has no such checks, or has ids beyond the
-            dictionary; names the file.
     """
     for number in itertools.count() if combine else [0]:
         shard = prefix + (str(number) if number else "")
@@ -109,7 +105,7 @@ def _compare(line: bytes, source: str, index: str, end: int | None, data: str, d
     for path, until, written in ((data, None, match.group(1)), (index, end, match.group(2))):
         if f"{_crc32(path, until):08x}" != written:
             raise ValueError(f"{path} is not as fairseq-preprocess wrote it (checksums differ): {AGAIN}")
-    if match.group(3) not in ("-", dictionary.fingerprint()[:_DIGITS]):
+    if match.group(3) not in ("-", dictionary.tokenizer.fingerprint()[:_DIGITS]):
         raise ValueError(f"{index} was written with another vocabulary than that of the dictionary beside it: {AGAIN}")
     side = _side(index.removesuffix(".idx"))
     if match.group(4) != side:

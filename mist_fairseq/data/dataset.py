@@ -18,10 +18,7 @@ from mist_fairseq.mist.packing import real_positions
 def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):
     """Load binarized source and target of one split; the target is None where there is none.
 
-    Args:
-        cfg: of a task, with its data folders, languages and name of the training split, which alone comes in shards.
-        dictionary: of both.
-        split, epoch, combine: as of a task's ``load_dataset``.
+    *cfg* is a task's: its data folders, languages and the name of the training split, which alone comes in shards.
 
     Raises:
         FileNotFoundError: the split is not there.
@@ -33,28 +30,26 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     paths = [prefix + lang for lang in (cfg.source_lang, cfg.target_lang)]
     for path in paths:
         check_binarized(path, dictionary, combine, cfg.dataset_impl)
-    source, target = (
-        data_utils.load_indexed_dataset(path, dictionary, cfg.dataset_impl, combine=combine) for path in paths
-    )
+    load = data_utils.load_indexed_dataset
+    source, target = (load(path, dictionary, cfg.dataset_impl, combine=combine) for path in paths)
     if source is None:
         raise FileNotFoundError(f"no data at {paths[0]}: run fairseq-preprocess with --{split}pref")
     if len(source) == 0:
         raise ValueError(f"{paths[0]} has no lines")
     if target is not None and len(source) != len(target):
-        raise ValueError(
-            f"{paths[0]} has {len(source):,} lines and {paths[1]} has {len(target):,}: "
-            "line i of one must belong to line i of the other"
-        )
+        raise ValueError(f"{paths[0]} has {len(source):,} lines and {paths[1]} has {len(target):,}, expected as many")
     return source, target
 
 
 def random_order(count: int, shuffle: bool = True) -> np.ndarray:
-    """Give the numbers up to *count*, shuffled or not, the same each time.
-
-    Not by numpy's global generator: fairseq seeds that with the epoch in which it builds the batches, so that a resumed
-    training would get other ones than an uninterrupted one.
-    """
+    """Give the numbers up to *count*, shuffled or not, the same each time."""
+    # Not by numpy's generator, which fairseq seeds with the epoch: a resumed training would get other batches.
     return np.random.default_rng(1).permutation(count) if shuffle else np.arange(count)
+
+
+def cut(tokens: Tensor, limit: int) -> Tensor:
+    """At most *limit* tokens, with the last of all, [SEP], at the end."""
+    return tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]])
 
 
 class AllBatches(FairseqDataset):
@@ -71,27 +66,15 @@ class MistDataset(AllBatches):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
     Args:
-        source: token ids ending in [SEP], as fairseq-preprocess writes them.
-        source_sizes: their lengths, *Shape:* (number of sentences).
-        target, target_sizes: likewise, or None.
+        source, target: data sets of token ids ending in [SEP], as fairseq-preprocess writes them; no target is None.
         dictionary: gives the special ids.
         limits: most tokens of each, read at every use: a resumed checkpoint may set them after the data is loaded.
         shuffle: order sentences of equal lengths at random.
     """
 
-    def __init__(
-        self,
-        source,
-        source_sizes,
-        target,
-        target_sizes,
-        dictionary: TokenizerDictionary,
-        limits: PositionLimits,
-        shuffle: bool = False,
-    ):
+    def __init__(self, source, target, dictionary: TokenizerDictionary, limits: PositionLimits, shuffle: bool = False):
         self.source, self.target = source, target
-        self._source_sizes = np.asarray(source_sizes)
-        self._target_sizes = np.asarray([] if target is None else target_sizes)
+        self._source_sizes, self._target_sizes = (np.asarray(side.sizes if side else []) for side in (source, target))
         self.dictionary, self.limits, self.shuffle = dictionary, limits, shuffle
 
     def size(self, index):
@@ -105,22 +88,13 @@ class MistDataset(AllBatches):
 
     num_tokens_vec = num_tokens
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """``num_tokens`` of all pairs."""
-        return self.num_tokens(slice(None))
-
     def truncated(self) -> tuple[int, int]:
         """How many sources and targets are longer than the limits."""
         sources, targets = self._source_sizes + 1 > self.limits.source, self._target_sizes > self.limits.target
         return int(sources.sum()), int(targets.sum())
 
     def ordered_indices(self):
-        """Order by source length alone.
-
-        Sorted by target length too, all targets of a batch would have one length, and each batch would pull the
-        length classifier towards its own. Targets are packed, so their different lengths cost little.
-        """
+        """Order by source length alone: targets of one length would pull the length classifier towards it."""
         order = random_order(len(self), self.shuffle)
         return order[np.argsort(self.size(order)[0], kind="stable")]
 
@@ -133,35 +107,25 @@ class MistDataset(AllBatches):
 
     def __getitem__(self, index):
         source = torch.cat([torch.tensor([self.dictionary.bos()]), self.source[index].long()])
-        item = {"id": index, "source": self._cut(source, self.limits.source)}
+        item = {"id": index, "source": cut(source, self.limits.source)}
         if self.target is not None:
             item["target"] = self.target[index].long()
-            item["cut_target"] = self._cut(item["target"], self.limits.target)
+            item["cut_target"] = cut(item["target"], self.limits.target)
         return item
-
-    def _cut(self, tokens: Tensor, limit: int) -> Tensor:
-        if len(tokens) <= limit:
-            return tokens
-        return torch.cat([tokens[: limit - 1], torch.tensor([self.dictionary.eos()])])
 
     def collater(self, samples):
         """Make a batch: ``net_input`` holds the model's arguments, ``target`` the uncut references.
 
         *Shapes:* src_tokens (B, S), src_lengths (B), target_tokens (B, T), target_lengths and ids (B), and the flat
-        positions of what is to be computed: src_index, target_index and mixed_index, the last over the width of
-        ``mix_source``. Masks never depend on token values.
+        positions to compute: src_index, target_index and mixed_index, the last over the width of ``mix_source``.
         """
         if not samples:
             return {}
+        ids = torch.tensor([sample["id"] for sample in samples])
         src_tokens, src_lengths = self._pad(samples, "source")
         inputs = {"src_tokens": src_tokens, "src_lengths": src_lengths}
-        batch: dict[str, Any] = {
-            "id": torch.tensor([sample["id"] for sample in samples]),
-            "nsentences": len(samples),
-            "ntokens": int(src_lengths.sum()),
-            "net_input": inputs,
-            "target": None,
-        }
+        batch: dict[str, Any] = {"id": ids, "nsentences": len(samples), "net_input": inputs, "target": None}
+        batch["ntokens"] = int(src_lengths.sum())
         if self.target is not None:
             target_tokens, target_lengths = self._pad(samples, "cut_target")
             S, T, limit = src_tokens.shape[1], target_tokens.shape[1], self.limits.source
@@ -172,7 +136,7 @@ class MistDataset(AllBatches):
             inputs |= {
                 "target_tokens": target_tokens,
                 "target_lengths": target_lengths,
-                "ids": batch["id"],
+                "ids": ids,
                 "src_index": real_positions(src_lengths, S),
                 "target_index": real_positions(target_lengths, T),
                 "mixed_index": real_positions(mixed_lengths, min(S + T + 1, limit)),

@@ -1,8 +1,7 @@
 """fairseq dictionaries that have a tokenizer: BERT's WordPiece, SentencePiece, or the byte-level BPE of BART.
 
-fairseq turns text into ids only through ``Dictionary.encode_line`` and ids into text only through
-``Dictionary.string``. A dictionary that has a tokenizer therefore takes raw text in and gives readable text
-out at every fairseq command.
+fairseq turns text into ids only by ``Dictionary.encode_line`` and ids into text only by ``Dictionary.string``, so with
+such a dictionary every fairseq command takes raw text in and gives readable text out.
 """
 
 import torch
@@ -13,11 +12,7 @@ from mist_fairseq.text.tokenizer import SEP, Tokenizer
 
 
 class TokenizerDictionary(Dictionary):
-    """A tokenizer behind fairseq's interface; ``bos`` is [CLS] and ``eos`` is [SEP].
-
-    Args:
-        tokenizer: the vocabulary, and what encodes and decodes.
-    """
+    """A tokenizer behind fairseq's interface; ``bos`` is [CLS] and ``eos`` is [SEP]."""
 
     def __init__(self, tokenizer: Tokenizer):
         symbols, special = tokenizer.symbols, tokenizer.special
@@ -32,20 +27,12 @@ class TokenizerDictionary(Dictionary):
         """Id of [MASK]."""
         return self.tokenizer.special.mask
 
-    def never_predicted(self) -> list[int]:
-        """Ids that no target contains: [PAD], [CLS] and [MASK]."""
-        return list(self.tokenizer.special.never_predicted)
-
-    def fingerprint(self) -> str:
-        """As of ``Tokenizer``."""
-        return self.tokenizer.fingerprint()
-
     def save(self, f):
         """As of ``Tokenizer``."""
         self.tokenizer.save(f)
 
     def __eq__(self, other):
-        return isinstance(other, TokenizerDictionary) and self.fingerprint() == other.fingerprint()
+        return isinstance(other, TokenizerDictionary) and self.tokenizer.fingerprint() == other.tokenizer.fingerprint()
 
     def add_symbol(self, word, n=1, overwrite=False):
         """Return the id of *word*; the vocabulary is fixed, so an unknown one raises ValueError."""
@@ -59,14 +46,13 @@ class TokenizerDictionary(Dictionary):
         """Tokenize a line of raw text; the ids are an IntTensor, *Shape:* (number of tokens + append_eos).
 
         A literal ``[SEP]`` is the special token; other literal specials are plain text. fairseq's arguments keep their
-        meaning, except that *line_tokenizer* and *add_if_not_exist* have no effect: the dictionary has a tokenizer and
-        never grows. *consumer* is called with (text, id) of every token, an unknown one's text being the original.
+        meaning, but for *line_tokenizer* and *add_if_not_exist*, which have no effect. *consumer* is called with (text,
+        id) of every token, an unknown one's text being the original.
         """
-        tokens = []
-        for i, text in enumerate(line.split(SEP)):
-            if i > 0:
-                tokens.append((SEP, self.eos()))
-            tokens.extend(self.tokenizer.encode(text))
+        tokens: list[tuple[str, int]] = []
+        for text in line.split(SEP):
+            tokens += [*self.tokenizer.encode(text), (SEP, self.eos())]
+        tokens.pop()  # behind the last text
         if consumer is not None:
             for token in tokens:
                 consumer(*token)
@@ -87,14 +73,11 @@ class TokenizerDictionary(Dictionary):
         include_eos=False,
         separator=" ",
     ) -> str:
-        """Give readable text of ids; fairseq's arguments keep their meaning.
+        """Give readable text of ids, *Shape:* (T), or of (B, T) as B lines; a list of ids will do.
 
-        Args:
-            tensor: ids, *Shape:* (T), or (B, T) for B lines joined by newlines; a list of ids will do.
-            bpe_symbol: any of fairseq's ``--post-process`` names; pieces are joined whichever is given.
-            escape_unk: write the unknown token as ``<[UNK]>``, so that it matches no hypothesis.
-            extra_symbols_to_ignore: ids to leave out beside [PAD], [CLS] and, without *include_eos*, [SEP].
-            unk_string, separator: stand for the unknown token, and between words.
+        fairseq's arguments keep their meaning: *escape_unk* writes an unknown token as ``<[UNK]>``, *unk_string* as
+        that. Pieces are joined whichever *bpe_symbol* is given. [PAD] and [CLS] are left out, [SEP] unless
+        *include_eos*, and *extra_symbols_to_ignore*.
         """
         if torch.is_tensor(tensor) and tensor.dim() == 2:
             arguments = (bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)

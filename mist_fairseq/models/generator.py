@@ -1,7 +1,7 @@
 """What fairseq-generate and -interactive call: fairseq's generators, and the one of ``generate.decoding``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import torch
 
@@ -39,15 +39,15 @@ AUTOREGRESSIVE_OPTIONS = {
 }
 
 
-def refuse_options(options, refused: Mapping[str, tuple[object, str]], user: str):
-    """Raise ValueError if one of fairseq's *options* (or None) has another value than its default.
+def refuse_options(options, user: str, known: Collection[str] = (), advice: str | None = None):
+    """Raise ValueError if fairseq's *options* (or None) set one of ``AUTOREGRESSIVE_OPTIONS`` that is not *known*.
 
-    *refused* are name -> (its default, what to do instead), *user* is what they do not work with, for the message.
+    *user* is what it does not work with, *advice* what to do in place of what stands there, for the message.
     """
-    for name, (default, instead) in refused.items():
+    for name, (default, instead) in AUTOREGRESSIVE_OPTIONS.items():
         value = getattr(options, name, default)
-        if value is not None and value != default:
-            raise ValueError(f"--{name.replace('_', '-')} does not work with {user}: {instead}")
+        if name not in known and value is not None and value != default:
+            raise ValueError(f"--{name.replace('_', '-')} does not work with {user}: {advice or instead}")
 
 
 class Generator(ABC):
@@ -74,15 +74,12 @@ class Generator(ABC):
 
 
 class NARGenerator(Generator):
-    """The decodings of ``generate.decoding``, with one ``MistModel`` whose engine, or else PyTorch, runs the passes.
-
-    Several models are refused, and by name options that cannot work.
-    """
+    """The decodings of ``generate.decoding``, with one ``MistModel`` whose engine, or else PyTorch, runs the passes."""
 
     def __init__(self, models, dictionary: TokenizerDictionary, decoding: Decoding, options=None):
         if len(models) != 1:
             raise ValueError(f"got {len(models)} models: ensembles are not supported; average the checkpoints instead")
-        refuse_options(options, AUTOREGRESSIVE_OPTIONS, "a non-autoregressive model")
+        refuse_options(options, "a non-autoregressive model")
         super().__init__(models[0], dictionary.pad(), dictionary.eos())
         self.tokenizer = dictionary.tokenizer
         self.decoding = decoding
@@ -90,10 +87,9 @@ class NARGenerator(Generator):
         self.stop_unchanged = True  # a benchmark may want all passes
 
     def hypotheses(self, sample: dict) -> list[list[dict]]:
-        """Of a batch, which may have ``lengths`` (B) that the outputs are to have, the final [SEP] counted.
+        """Of a batch, which may have ``lengths`` (B), not 0, that outputs are to have, the final [SEP] counted.
 
-        The hypotheses have ``steps``, too, and if it was asked for ``history``. ValueError where a source or an output
-        is to have no tokens.
+        The hypotheses have ``steps``, too, and if asked for ``history``.
         """
         inputs, asked = sample["net_input"], sample.get("lengths")
         for what, lengths in (("a source has", inputs["src_lengths"]), ("an output is to have", asked)):

@@ -28,27 +28,37 @@ _PRETRAINED_HELP = (
 )
 
 
+def option(default: Any, text: str) -> Any:
+    """A field of a configuration, with its help text."""
+    return field(default=default, metadata={"help": text})
+
+
+def set_defaults(args: Any, **defaults):
+    """Set the options that the command line did not."""
+    for name, default in defaults.items():
+        if not hasattr(args, name):
+            setattr(args, name, default)
+
+
 @dataclass
 class MistConfig(FairseqDataclass):
     """Defaults are ``mist_base``; ``--pretrained`` replaces the sizes by its folder's."""
 
-    pretrained: Optional[str] = field(default=None, metadata={"help": _PRETRAINED_HELP})
-    encoder_layers: int = field(default=12, metadata={"help": "number of layers"})
-    encoder_embed_dim: int = field(default=768, metadata={"help": "hidden size"})
-    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "inner size of the feed-forward network"})
-    encoder_attention_heads: int = field(default=12, metadata={"help": "number of attention heads"})
-    max_positions: int = field(default=512, metadata={"help": "positions the model knows, source and target together"})
-    token_types: int = field(default=2, metadata={"help": "number of token types"})
-    source_type_id: int = field(default=0, metadata={"help": "token type of the source"})
-    target_type_id: int = field(default=1, metadata={"help": "token type of the target"})
-    rel_pos_bins: int = field(default=0, metadata={"help": "buckets of UniLM's relative position bias; 0: none"})
-    max_rel_pos: int = field(default=128, metadata={"help": "distance from which on all share the last bucket"})
-    length_classes: int = field(default=512, metadata={"help": "classes of the length classifier"})
-    untie_head: bool = field(
-        default=False, metadata={"help": "let the output matrix start as a copy of the word embeddings, not share them"}
-    )
-    dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings and sub-layers"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
+    pretrained: Optional[str] = option(None, _PRETRAINED_HELP)
+    encoder_layers: int = option(12, "number of layers")
+    encoder_embed_dim: int = option(768, "hidden size")
+    encoder_ffn_embed_dim: int = option(3072, "inner size of the feed-forward network")
+    encoder_attention_heads: int = option(12, "number of attention heads")
+    max_positions: int = option(512, "positions the model knows, source and target together")
+    token_types: int = option(2, "number of token types")
+    source_type_id: int = option(0, "token type of the source")
+    target_type_id: int = option(1, "token type of the target")
+    rel_pos_bins: int = option(0, "buckets of UniLM's relative position bias; 0: none")
+    max_rel_pos: int = option(128, "distance from which on all share the last bucket")
+    length_classes: int = option(512, "classes of the length classifier")
+    untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
+    dropout: float = option(0.1, "dropout of embeddings and sub-layers")
+    attention_dropout: float = option(0.1, "dropout of attention weights")
     precision: PRECISIONS = II("task.precision")  # type: ignore[valid-type]
 
 
@@ -123,11 +133,6 @@ class MistModel(BaseFairseqModel):
         """Refuse limits that the model has no positions for, once a checkpoint may have brought its own."""
         self.encoder.config.check_limits(self.limits)
 
-    def autocast(self):
-        """Context in which matrix products run in the model's precision."""
-        enabled = self.precision == "bf16"
-        return torch.autocast(self.trained_limits.device.type, dtype=torch.bfloat16, enabled=enabled)
-
     def prepare_for_inference_(self, cfg):
         """Called by fairseq-generate: builds the engine of ``--accelerate`` in the command line's ``--precision``."""
         super().prepare_for_inference_(cfg)
@@ -153,12 +158,9 @@ class MistModel(BaseFairseqModel):
         return result
 
     def forward(self, objective: Objective, **batch) -> Predictions:
-        """The passes of a training step, all in one forward so that DistributedDataParallel sees them.
-
-        *batch* are the tensors of ``mist.objective.Batch``, by their names.
-        """
-        special = self.dictionary.tokenizer.special
-        with self.autocast():
+        """All passes of a training step, for DistributedDataParallel to see; *batch* are the tensors of ``Batch``."""
+        special, device = self.dictionary.tokenizer.special, self.trained_limits.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             return objective.predict(self.encoder, Batch(**batch), special, self.limits.source)
 
 
@@ -170,14 +172,10 @@ def mist_base(args):
 @register_model_architecture("mist", "mist_small")
 def mist_small(args):
     """12 layers, 384 wide, 12 heads: the paper's BERT-small (MiniLM)."""
-    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 384)
-    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 1536)
+    set_defaults(args, encoder_embed_dim=384, encoder_ffn_embed_dim=1536)
 
 
 @register_model_architecture("mist", "mist_tiny")
 def mist_tiny(args):
     """3 layers, 128 wide, 4 heads: for the quickstart and tests."""
-    args.encoder_layers = getattr(args, "encoder_layers", 3)
-    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 128)
-    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 512)
-    args.encoder_attention_heads = getattr(args, "encoder_attention_heads", 4)
+    set_defaults(args, encoder_layers=3, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4)

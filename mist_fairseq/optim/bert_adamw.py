@@ -23,17 +23,12 @@ class BertAdamWConfig(FairseqDataclass):
 
 @register_optimizer("bert_adamw", dataclass=BertAdamWConfig)
 class BertAdamW(FairseqOptimizer):
-    """Biases, LayerNorm weights and other vectors do not decay; fairseq's adam cannot exclude them.
-
-    Raises:
-        ValueError: there are no matrices to tell from vectors, because ``--fp16`` flattened the parameters.
-    """
+    """Biases, LayerNorm weights and other vectors do not decay; ValueError if ``--fp16`` flattened the parameters."""
 
     def __init__(self, cfg: BertAdamWConfig, params):
         super().__init__(cfg)
         params = list(params)
-        matrices = [p for p in params if p.dim() >= 2]
-        vectors = [p for p in params if p.dim() < 2]
+        matrices, vectors = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
         if not matrices:
             raise ValueError(
                 "bert_adamw got flattened parameters and cannot tell matrices from biases: use --precision bf16 "

@@ -1,14 +1,7 @@
-"""fairseq's reading, writing and copying of checkpoints.
-
-By itself fairseq runs some options of a checkpoint as Python, and builds a model of whatever size its options ask for.
-It copies ``checkpoint_last.pt`` into its place piece by piece, so that a training that is killed meanwhile cannot go on
-("PytorchStreamReader failed finding central directory"). And where a disk is full for a moment, it tries again behind
-what it has already written of the same file.
-"""
+"""fairseq's reading, writing and copying of checkpoints; the package says what goes wrong without."""
 
 import argparse
 import ast
-import functools
 import json
 import os
 import re
@@ -26,6 +19,7 @@ from torch import Tensor, nn
 from mist_fairseq.files.torch_files import check_shapes, load_torch_file, plain_values, reason
 from mist_fairseq.files.whole import whole_file
 from mist_fairseq.models.mist import MistModel
+from mist_fairseq.patches import replaces
 
 # Texts in which eval() finds nothing to call: words, numbers and paths; and lists of numbers, repeated and added up, as
 # fairseq's convolutional models have them.
@@ -35,16 +29,6 @@ _LISTS = re.compile(rf"{_NUMBERS}(?: \+ {_NUMBERS})*")
 _LONGEST_OPTION = 10_000  # characters
 _EMBEDDINGS = "encoder.word_embeddings.weight"  # in the weights of our models
 _FOLDERS = ("data", "save_dir")  # never evaluated, and a folder may be called run(2)
-
-
-def install():
-    """Replace ``load_checkpoint_to_cpu``, ``torch_persistent_save`` and ``PathManager.copy``."""
-    checkpoint_utils.load_checkpoint_to_cpu = _checked_load(checkpoint_utils.load_checkpoint_to_cpu)
-    checkpoint_utils.torch_persistent_save = _whole_save(checkpoint_utils.torch_persistent_save)
-    PathManager.copy = staticmethod(_whole_copy(PathManager.copy))
-
-
-# -- reading --------------------------------------------------------------------------------------------------------
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -61,23 +45,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _checked_load(load):
-    @functools.wraps(load)
-    def load_checkpoint_to_cpu(path, arg_overrides=None, load_on_all_ranks=False):
-        try:
-            content = read_checkpoint(PathManager.get_local_path(path))
-        except ValueError as error:
-            raise ValueError(f"{error}{_undamaged_neighbour(Path(path))}") from error
-        _check_options(content, path)
-        try:
-            with plain_values():
-                state = load(path, arg_overrides, load_on_all_ranks)
-        except Exception as error:  # from what a checkpoint lacks fairseq and OmegaConf make nearly any error
-            raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {reason(error)}") from error
-        _check_sizes((state["cfg"] or {}).get("model"), content["model"], path)
-        return state
-
-    return load_checkpoint_to_cpu
+@replaces(checkpoint_utils, "load_checkpoint_to_cpu")
+def _load_checkpoint_to_cpu(load, path, arg_overrides=None, load_on_all_ranks=False):
+    try:
+        content = read_checkpoint(PathManager.get_local_path(path))
+    except ValueError as error:
+        raise ValueError(f"{error}{_undamaged_neighbour(Path(path))}") from error
+    _check_options(content, path)
+    try:
+        with plain_values():
+            state = load(path, arg_overrides, load_on_all_ranks)
+    except Exception as error:  # from what a checkpoint lacks fairseq and OmegaConf make nearly any error
+        raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {reason(error)}") from error
+    _check_sizes((state["cfg"] or {}).get("model"), content["model"], path)
+    return state
 
 
 def _undamaged_neighbour(path: Path) -> str:
@@ -93,11 +74,7 @@ def _undamaged_neighbour(path: Path) -> str:
 
 
 def _check_options(content: dict[str, Any], path: str):
-    """Refuse options that fairseq might run as code: it evaluates some, in each architecture others.
-
-    Raises:
-        ValueError: an option is no plain value, or refers to others ("${...}"), which OmegaConf puts into each other.
-    """
+    """Refuse options that fairseq might run as code, or that refer to others, which OmegaConf puts into each other."""
     config = content.get("cfg")
     for name, text in _texts([content.get("args"), config]):
         if "${" in text:
@@ -124,7 +101,7 @@ def _texts(value, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text would run nothing under eval(): a word, number, path, literal, JSON, or no expression at all."""
+    """Whether eval() of a text runs nothing: of a word, number, path, literal, JSON, or no expression at all."""
     if len(text) > _LONGEST_OPTION:
         return False
     if _WORDS.fullmatch(text) or _LISTS.fullmatch(text):
@@ -166,36 +143,27 @@ def _check_sizes(options, weights: dict[str, Tensor], path: str):
     check_shapes(lambda: nn.ModuleDict({"encoder": kind.build_encoder(cfg, vocab_size)}), layers, tensors, path)
 
 
-# -- writing --------------------------------------------------------------------------------------------------------
+@replaces(checkpoint_utils, "torch_persistent_save")
+def _torch_persistent_save(save, obj, filename, async_write=False):
+    if async_write or not isinstance(filename, str) or PathManager.path_requires_pathmanager(filename):
+        return save(obj, filename, async_write=async_write)
+    with whole_file(filename) as partial, open(partial, "wb") as file:
+        try:
+            torch.save(obj, file)
+        except RuntimeError as error:
+            cause = error.__context__
+            if isinstance(cause, OSError):  # such as a full disk, of which torch's own message says nothing
+                raise OSError(cause.errno, cause.strerror, filename) from error
+            raise
+    return None
 
 
-def _whole_save(save):
-    @functools.wraps(save)
-    def torch_persistent_save(obj, filename, async_write=False):
-        if async_write or not isinstance(filename, str) or PathManager.path_requires_pathmanager(filename):
-            return save(obj, filename, async_write=async_write)
-        with whole_file(filename) as partial, open(partial, "wb") as file:
-            try:
-                torch.save(obj, file)
-            except RuntimeError as error:
-                cause = error.__context__
-                if isinstance(cause, OSError):  # such as a full disk, of which torch's own message says nothing
-                    raise OSError(cause.errno, cause.strerror, filename) from error
-                raise
-        return None
-
-    return torch_persistent_save
-
-
-def _whole_copy(copy):
-    @functools.wraps(copy)
-    def whole_copy(src_path, dst_path, overwrite=False):
-        if PathManager.path_requires_pathmanager(dst_path):  # not on this machine's disks
-            return copy(src_path, dst_path, overwrite=overwrite)
-        if os.path.exists(dst_path) and not overwrite:
-            raise FileExistsError(f"{dst_path} is there already")
-        with whole_file(dst_path) as partial:
-            shutil.copyfile(src_path, partial)
-        return True
-
-    return whole_copy
+@replaces(PathManager, "copy")
+def _copy(copy, src_path, dst_path, overwrite=False):
+    if PathManager.path_requires_pathmanager(dst_path):  # not on this machine's disks
+        return copy(src_path, dst_path, overwrite=overwrite)
+    if os.path.exists(dst_path) and not overwrite:
+        raise FileExistsError(f"{dst_path} is there already")
+    with whole_file(dst_path) as partial:
+        shutil.copyfile(src_path, partial)
+    return True

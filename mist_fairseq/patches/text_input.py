@@ -1,8 +1,6 @@
-r"""How fairseq's commands read text files, where the dictionary is one of ours.
+r"""How fairseq's commands read text files, where the dictionary is one of ours: by ``mist_fairseq.text.lines``.
 
-By itself fairseq ends a line at a lone \r, too, so a source and its target get different numbers of lines; and what is
-not UTF-8 ends in a traceback that names neither file nor line. The rule of ``mist_fairseq.text.lines`` is followed
-instead. Other dictionaries are read as ever.
+By itself fairseq ends a line at a lone \r, too, and does not say which file and line are not UTF-8.
 """
 
 import gc
@@ -11,27 +9,20 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer
+from fairseq.binarizer import BinarizeSummary, FileBinarizer
 from fairseq.data import indexed_dataset
 from fairseq.data.indexed_dataset import IndexedRawTextDataset, data_file_path, index_file_path
 
 from mist_fairseq.data.binarized import write_checksums
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.patches import replaces
 from mist_fairseq.text.lines import count_lines, decoded, lines_of_file
-
-_fairseqs_multiprocess_dataset = FileBinarizer.multiprocess_dataset
-_fairseqs_read_data = IndexedRawTextDataset.read_data
-
-
-def install():
-    """Replace ``FileBinarizer.multiprocess_dataset`` and ``IndexedRawTextDataset.read_data``."""
-    FileBinarizer.multiprocess_dataset = classmethod(_multiprocess_dataset)
-    IndexedRawTextDataset.read_data = _read_data
 
 
 def install_interactive():
@@ -42,43 +33,28 @@ def install_interactive():
             module.buffered_read = _buffered_read
 
 
-# -- fairseq-preprocess -------------------------------------------------------------------------------------------
-
-
+@replaces(FileBinarizer, "multiprocess_dataset")
 def _multiprocess_dataset(
-    cls, input_file: str, dataset_impl: str, binarizer: Binarizer, output_prefix: str, vocab_size=None, num_workers=1
+    fairseqs, input_file: str, dataset_impl: str, binarizer, output_prefix: str, vocab_size=None, num_workers=1
 ) -> BinarizeSummary:
-    """Binarize a file as fairseq does, after counting its lines and, of a source, those of its target.
-
-    A worker that fails or dies ends the command; fairseq would wait for a dead one.
-
-    Raises:
-        ValueError: a file is empty or not UTF-8, or source and target have different numbers of lines.
-    """
+    """Binarize a file as fairseq does, after counting its lines and, of a source, those of its target."""
+    # A worker that fails or dies ends the command; fairseq would wait for a dead one.
     if not isinstance(getattr(binarizer, "dict", None), TokenizerDictionary):
-        return _fairseqs_multiprocess_dataset(
-            input_file, dataset_impl, binarizer, output_prefix, vocab_size=vocab_size, num_workers=num_workers
-        )
+        return fairseqs(input_file, dataset_impl, binarizer, output_prefix, vocab_size, num_workers)
     count = _check(input_file, output_prefix)
     size = -(-count // max(num_workers, 1))
-    parts = [
-        (binarizer, input_file, start, start + size, f"{output_prefix}.pt{start}", dataset_impl, vocab_size)
-        for start in range(0, count, size)
-    ]
-    prefixes = [part[4] for part in parts]
+    starts = range(0, count, size)
+    binarize = partial(_binarize, binarizer, input_file, size, dataset_impl, vocab_size)
     summary = BinarizeSummary()
     builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
     gc.collect()  # or a worker may: an ONNX Runtime session would then wait for threads that a forked process lacks
-    try:
-        with ProcessPoolExecutor(len(parts)) if num_workers > 1 else nullcontext() as pool:
-            for one in (pool.map if pool else map)(_binarize, *zip(*parts)):
+    with TemporaryDirectory(dir=os.path.dirname(output_prefix)) as folder:
+        prefixes = [os.path.join(folder, str(start)) for start in starts]
+        with ProcessPoolExecutor(len(starts)) if num_workers > 1 else nullcontext() as pool:
+            for one in (pool.map if pool else map)(binarize, starts, prefixes):
                 summary.merge(one)
         for prefix in prefixes:
             builder.merge_file_(prefix)
-    finally:
-        for prefix in prefixes:
-            for path in (data_file_path(prefix), index_file_path(prefix)):
-                Path(path).unlink(missing_ok=True)
     builder.finalize(index_file_path(output_prefix))
     write_checksums(output_prefix, binarizer.dict)
     return summary
@@ -100,30 +76,26 @@ def _check(path: str, output_prefix: str) -> int:
     return count
 
 
-def _binarize(binarizer, path, start, end, output_prefix, dataset_impl, vocab_size) -> BinarizeSummary:
-    """Binarize lines *start* up to, not including, *end*, counted from 0."""
+def _binarize(binarizer, path, size, dataset_impl, vocab_size, start, output_prefix) -> BinarizeSummary:
+    """Binarize *size* lines from line *start* on, counted from 0."""
     builder = indexed_dataset.make_builder(data_file_path(output_prefix), impl=dataset_impl, vocab_size=vocab_size)
     summary = BinarizeSummary()
-    for line in islice(lines_of_file(path), start, end):
+    for line in islice(lines_of_file(path), start, start + size):
         builder.add_item(binarizer.binarize_line(line, summary))
     builder.finalize(index_file_path(output_prefix))
     return summary
 
 
-def _read_data(self, path: str, dictionary):
+@replaces(IndexedRawTextDataset, "read_data")
+def _read_data(fairseqs, self, path: str, dictionary):
     """Read the text of ``--dataset-impl raw``."""
     if not isinstance(dictionary, TokenizerDictionary):
-        _fairseqs_read_data(self, path, dictionary)
+        fairseqs(self, path, dictionary)
         return
     self.lines = list(lines_of_file(path))
-    self.tokens_list = [
-        dictionary.encode_line(line, append_eos=self.append_eos, reverse_order=self.reverse_order).long()
-        for line in self.lines
-    ]
+    options = {"append_eos": self.append_eos, "reverse_order": self.reverse_order}
+    self.tokens_list = [dictionary.encode_line(line, **options).long() for line in self.lines]
     self.sizes = np.array([len(tokens) for tokens in self.tokens_list])
-
-
-# -- fairseq-interactive ------------------------------------------------------------------------------------------
 
 
 def _buffered_read(input: str, buffer_size: int) -> Iterator[list[str]]:

@@ -1,29 +1,19 @@
-"""fairseq's start of workers.
-
-With ``--distributed-init-method`` fairseq starts one worker for each GPU. Where there is no GPU it starts none, trains
-nothing and ends with status 0.
-"""
-
-import functools
+"""fairseq's start of workers, one for each GPU that there is."""
 
 import torch
 from fairseq.distributed import utils as distributed_utils
 
+from mist_fairseq.patches import replaces
 
-def install():
-    """Replace ``call_main``."""
-    call_main = distributed_utils.call_main
 
-    @functools.wraps(call_main)
-    def call_main_with_workers(cfg, main, **kwargs):
-        options = cfg.distributed_training
-        starts = options.distributed_init_method is not None and not options.distributed_no_spawn
-        if starts and torch.cuda.device_count() == 0:
-            raise ValueError(
-                "--distributed-init-method without --distributed-no-spawn starts one worker for each GPU, and there is "
-                "no GPU: start each worker with --distributed-no-spawn and its --distributed-rank, or use "
-                "scripts/train_cpu_workers.sh"
-            )
-        return call_main(cfg, main, **kwargs)
-
-    distributed_utils.call_main = call_main_with_workers
+@replaces(distributed_utils, "call_main")
+def _call_main(call_main, cfg, main, **kwargs):
+    options = cfg.distributed_training
+    starts = options.distributed_init_method is not None and not options.distributed_no_spawn
+    if starts and torch.cuda.device_count() == 0:
+        raise ValueError(
+            "--distributed-init-method without --distributed-no-spawn starts one worker for each GPU, and there is no "
+            "GPU: start each worker with --distributed-no-spawn and its --distributed-rank, or use "
+            "scripts/train_cpu_workers.sh"
+        )
+    return call_main(cfg, main, **kwargs)

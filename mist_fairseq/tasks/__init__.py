@@ -5,32 +5,12 @@
 
 import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-_INSTALL = (
-    "mist_fairseq needs fairseq 0.12.3 or newer for this: pip install ve-fairseq==0.12.3, or install a current "
-    "checkout of fairseq"
-)
-
-
-@contextmanager
-def _root_logging_kept() -> Iterator[None]:
-    """Keep fairseq from configuring the root logger while it is imported.
-
-    By itself it gives the root logger a handler and the level DEBUG, through ``logging.basicConfig``. That does nothing
-    where there is a handler.
-    """
-    handler = logging.NullHandler()
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
+_INSTALL = "mist_fairseq needs fairseq 0.12.3 or newer: pip install ve-fairseq==0.12.3, or a current checkout of it"
 
 
 def _register():
-    """Import all that registers itself with fairseq, and replace the functions that ``patches`` lists."""
+    """Import all that registers itself with fairseq or replaces a function of it."""
     try:
         import fairseq
         from fairseq.tasks import FairseqTask
@@ -44,13 +24,19 @@ def _register():
     import mist_fairseq.models.baselines
     import mist_fairseq.models.mist
     import mist_fairseq.optim.bert_adamw
+    import mist_fairseq.patches.checkpoint_files
+    import mist_fairseq.patches.text_input
+    import mist_fairseq.patches.workers
     import mist_fairseq.scoring.scorers
     import mist_fairseq.tasks.mist
     import mist_fairseq.tasks.translation  # noqa: F401
-    from mist_fairseq import patches
-
-    patches.install()
 
 
-with _root_logging_kept():
+# While it is imported fairseq gives the root logger a handler and the level DEBUG, by ``logging.basicConfig``, which
+# does nothing where there is a handler.
+_handler = logging.NullHandler()
+logging.getLogger().addHandler(_handler)
+try:
     _register()
+finally:
+    logging.getLogger().removeHandler(_handler)

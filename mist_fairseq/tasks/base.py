@@ -2,22 +2,29 @@
 
 import logging
 import math
+import os
 import sys
 from functools import partial
 from typing import Any
 
+import sacrebleu
 import torch
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig
+from sacrebleu.metrics.bleu import BLEUScore
 from torch import distributed
 
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.patches.text_input import install_interactive
-from mist_fairseq.tasks.validation import log_scores
 
 logger = logging.getLogger(__name__)
 
-PREPROCESS = (
+_KINDS, _ORDERS = ("counts", "totals"), range(4)  # of n-grams
+
+_PREPROCESS = (
     "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
     "--joined-dictionary --srcdict FILE, a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
 )
@@ -27,13 +34,11 @@ class TokenizerTask(FairseqTask):
     """Stands before fairseq's class among the bases of a task. Arguments and results of methods are fairseq's.
 
     - The dictionary is a tokenizer, the same for source and target.
-    - Training and validation stop at a NaN or infinite loss or gradient, and name the sentences. fairseq stops at
-      gradients only, without saying where they come from. The losses are read where fairseq has just waited for the
-      gradients' norm, so a GPU does not wait a second time.
-    - No batch of the training is empty. Where an epoch cannot be dealt out evenly to several workers, fairseq gives the
-      last ones an empty batch. A worker whose update (``--update-freq``) ends with it then reports a sample size of
-      zero for the whole update, while the gradients of its other batches count: the update is too large. In place of an
-      empty batch stands a sentence that does not count.
+    - Training and validation stop at a NaN or infinite loss or gradient, and name the sentences; fairseq stops at
+      gradients only. Losses are read where fairseq has just waited for the gradients' norm: a GPU waits once.
+    - No batch of the training is empty. fairseq gives one to workers for whom an epoch has no more, and one whose
+      update (``--update-freq``) ends with it reports a sample size of zero for all of the update, whose gradients
+      count: it is too large. Here a sentence that does not count stands in its place.
     - A training that is killed and goes on ends like one that was left alone: what fairseq forgets is kept.
     """
 
@@ -43,19 +48,32 @@ class TokenizerTask(FairseqTask):
         install_interactive()
         whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
         if whole is not None and "checkpoint" in whole:
-            # By default the first worker reads the checkpoint and sends it to the others, and torch since 2.6 refuses
-            # to unpack what they get.
+            # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
 
     @classmethod
-    def load_dictionary(cls, filename):
-        """Read a ``vocab.txt``, a SentencePiece model or a saved dictionary."""
-        return load_dictionary(filename)
+    def setup_task(cls, cfg, **kwargs):
+        """The task, with the dictionary that fairseq-preprocess left beside the data; ValueError if it is not there."""
+        folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
+        if not os.path.isdir(folder):
+            raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
+        source, target = data_utils.infer_language_pair(folder)
+        cfg.source_lang, cfg.target_lang = cfg.source_lang or source, cfg.target_lang or target
+        if cfg.source_lang is None or cfg.target_lang is None:
+            raise ValueError(f"cannot tell source from target in {folder}: give --source-lang and --target-lang")
+        names = [f"dict.{lang}.txt" for lang in (cfg.source_lang, cfg.target_lang)]
+        source, target = (load_dictionary(os.path.join(folder, name)) for name in names)
+        if source != target:
+            raise ValueError(f"{' and '.join(names)} of {cfg.data} differ. One is damaged, or {_PREPROCESS}")
+        logger.info("dictionary: %s types", f"{len(source):,}")
+        return cls(cfg, source, target)
+
+    load_dictionary = staticmethod(load_dictionary)
 
     @classmethod
     def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
         """Refuse to count a vocabulary from data."""
-        raise ValueError(PREPROCESS)
+        raise ValueError(_PREPROCESS)
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
         """Batches of a data set; none of the training is empty."""
@@ -86,11 +104,7 @@ class TokenizerTask(FairseqTask):
         return loss, sample_size, logging_output
 
     def optimizer_step(self, optimizer, model, update_num):
-        """Learn from the gradients.
-
-        Raises:
-            FloatingPointError: a loss is NaN or infinite; fairseq treats it like a NaN gradient.
-        """
+        """Learn from the gradients; FloatingPointError, as fairseq's of gradients, where a loss is NaN or infinite."""
         losses = [loss for _, loss in self._batches]  # none where this worker ran out of memory and others did not
         if losses and not torch.stack(losses).isfinite().all():
             raise FloatingPointError("the loss is not finite")
@@ -112,11 +126,7 @@ class TokenizerTask(FairseqTask):
         )
 
     def valid_step(self, sample, model, criterion):
-        """Loss of a batch of the validation.
-
-        Raises:
-            FloatingPointError: the loss is NaN or infinite; fairseq could not tell which checkpoint is the best.
-        """
+        """Loss of a batch; FloatingPointError if it is not finite: fairseq could not tell which checkpoint is best."""
         result = super().valid_step(sample, model, criterion)
         loss = float(result[0])
         if not math.isfinite(loss):
@@ -127,9 +137,16 @@ class TokenizerTask(FairseqTask):
         return result
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """Log the criterion's figures, and BLEU and ROUGE-L over all validation batches."""
+        """Log the criterion's figures, and BLEU and ROUGE-L over all batches of a validation that have their counts."""
         FairseqTask.reduce_metrics(self, logging_outputs, criterion)
-        log_scores(logging_outputs)
+        names = {name for log in logging_outputs for name in log if name.startswith(("_bleu_", "_rouge_l_"))}
+        for name in sorted(names):
+            # Plain numbers: a checkpoint with numpy arrays among its metrics would not load safely.
+            metrics.log_scalar_sum(name, sum(float(log.get(name, 0)) for log in logging_outputs))
+        if "_bleu_sys_len" in names:
+            metrics.log_derived("bleu", _bleu)
+        if "_rouge_l_sum" in names:
+            metrics.log_derived("rouge_l", _rouge_l)
 
     def get_checkpoint_dict(self) -> dict:
         """What fairseq saves: the best validation, and the number of validations since then, for ``--patience``."""
@@ -138,9 +155,27 @@ class TokenizerTask(FairseqTask):
 
     def set_checkpoint_dict(self, state: dict):
         """Take over what ``get_checkpoint_dict`` gave, where training goes on."""
-        counter = _patience_counter()
-        if counter is not None:
+        if (counter := _patience_counter()) is not None:
             counter.best, counter.num_runs = state["best"], state["num_runs"]
+
+
+def bleu_counts(bleu: BLEUScore) -> dict[str, int]:
+    """What ``reduce_metrics`` adds up of a batch: n-gram counts and lengths, under fairseq's names."""
+    counts = {f"_bleu_{kind}_{n}": getattr(bleu, kind)[n] for kind in _KINDS for n in _ORDERS}
+    return {**counts, "_bleu_sys_len": bleu.sys_len, "_bleu_ref_len": bleu.ref_len}
+
+
+def _bleu(meters) -> float:
+    """Corpus BLEU from summed n-gram counts."""
+    counts, totals = ([int(meters[f"_bleu_{kind}_{n}"].sum) for n in _ORDERS] for kind in _KINDS)
+    outputs, references = (int(meters[f"_bleu_{side}_len"].sum) for side in ("sys", "ref"))
+    bleu = sacrebleu.BLEU.compute_bleu(counts, totals, outputs, references, smooth_method="exp")
+    return round(float(bleu.score), 2)
+
+
+def _rouge_l(meters) -> float:
+    """Mean ROUGE-L of the sentences, in percent."""
+    return round(100 * meters["_rouge_l_sum"].sum / meters["_rouge_l_count"].sum, 2)
 
 
 def _collate(dataset, samples: list) -> dict:
@@ -152,10 +187,3 @@ def _patience_counter():
     # python -m fairseq_cli.train is the first module, fairseq-train the second.
     modules = map(sys.modules.get, ("__main__", "fairseq_cli.train"))
     return next(filter(None, (getattr(module, "should_stop_early", None) for module in modules)), None)
-
-
-def check_same(source, target, cfg):
-    """Refuse a source dictionary that differs from the target's; *cfg* is the task's configuration."""
-    if source != target:
-        names = f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt"
-        raise ValueError(f"{names} of {cfg.data} differ. One is damaged, or {PREPROCESS}")

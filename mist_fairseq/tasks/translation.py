@@ -1,20 +1,17 @@
 """fairseq's translation tasks over our dictionaries: the baselines read the data that ``--task mist`` reads."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from fairseq.data import BaseWrapperDataset, LanguagePairDataset, PrependTokenDataset
+from fairseq.data import LanguagePairDataset, PrependTokenDataset, TruncateDataset
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
-from mist_fairseq.data.dataset import AllBatches, load_pair, random_order
+from mist_fairseq.data.dataset import AllBatches, cut, load_pair, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.tasks.base import TokenizerTask, check_same
-from mist_fairseq.tasks.validation import bleu_counts
-
-_LIMIT = {"help": "most source tokens, special ones counted; longer ones are cut"}
+from mist_fairseq.models.mist import option
+from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
 
 
 class PairDataset(AllBatches, LanguagePairDataset):
@@ -27,33 +24,19 @@ class PairDataset(AllBatches, LanguagePairDataset):
         return order[np.argsort(self.src_sizes[order], kind="stable")]
 
 
-class _Cut(BaseWrapperDataset):
-    """Sentences of at most *limit* tokens; one that is longer ends in *eos* where it is cut."""
-
-    def __init__(self, dataset, limit: int, eos: int):
-        super().__init__(dataset)
-        self.limit, self.eos = limit, eos
+class _Cut(TruncateDataset):
+    """Sentences of at most so many tokens; one that is longer keeps its [SEP]."""
 
     def __getitem__(self, index):
-        tokens = self.dataset[index]
-        if len(tokens) <= self.limit:
-            return tokens
-        return torch.cat([tokens[: self.limit - 1], tokens.new_tensor([self.eos])])
-
-    @property
-    def sizes(self):
-        return np.minimum(self.dataset.sizes, self.limit)
+        return cut(self.dataset[index], self.truncation_length)
 
 
 class _Translates(TokenizerTask):
     """What both tasks change in fairseq's: the dictionary, the cut of long sources, BLEU on readable text."""
 
-    _starts_with_bos: bool
-
     def __init__(self, cfg, src_dict: TokenizerDictionary, tgt_dict: TokenizerDictionary):
-        check_same(src_dict, tgt_dict, cfg)
         super().__init__(cfg, src_dict, tgt_dict)
-        self.state.merge_state_dict({"dictionary": src_dict.fingerprint()})  # fairseq saves it with each checkpoint
+        self.state.merge_state_dict({"dictionary": src_dict.tokenizer.fingerprint()})  # goes into each checkpoint
 
     def load_state_dict(self, state_dict):
         """Refuse a checkpoint with another vocabulary than the data's."""
@@ -65,15 +48,11 @@ class _Translates(TokenizerTask):
         super().load_state_dict(state_dict)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
-        """Load one split; sources are cut to ``--max-source-positions``, as the mist task's are.
-
-        Raises:
-            FileNotFoundError: the split is not there.
-            ValueError: source and target have different numbers of lines.
-        """
+        """Load one split; sources are cut, as the mist task's are. Errors as of ``load_pair``."""
         source, target = load_pair(self.cfg, self.src_dict, split, epoch, combine)
-        source = _Cut(source, self.cfg.max_source_positions - self._starts_with_bos, self.src_dict.eos())
-        if self._starts_with_bos:
+        starts_with_bos = isinstance(self, TranslationLevenshteinTask)
+        source = _Cut(source, self.cfg.max_source_positions - starts_with_bos)
+        if starts_with_bos:
             source = PrependTokenDataset(source, self.src_dict.bos())
             target = target and PrependTokenDataset(target, self.tgt_dict.bos())
         self.datasets[split] = PairDataset(
@@ -83,6 +62,13 @@ class _Translates(TokenizerTask):
             left_pad_target=self.cfg.left_pad_target,
             shuffle=split == self.cfg.train_subset,
         )
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """Build the model; when training starts, with the weights of ``--pretrained`` if it leaves them to the task."""
+        model = super().build_model(cfg, from_checkpoint)
+        if hasattr(model, "load_pretrained") and cfg.pretrained and not from_checkpoint:
+            model.load_pretrained(cfg.pretrained, self.src_dict)
+        return model
 
     def build_generator(self, models, args, *others, **options):
         """The generator of the model if it has one, otherwise fairseq's. Args: as fairseq's."""
@@ -100,34 +86,28 @@ class _Translates(TokenizerTask):
 
 @dataclass
 class MistTranslationConfig(TranslationConfig):
-    """fairseq's, with the paper's limit of the source."""
+    """fairseq's, with the paper's limit."""
 
-    max_source_positions: int = field(default=464, metadata=_LIMIT)
+    max_source_positions: int = option(464, "most source tokens, special ones counted; longer ones are cut")
 
 
 @register_task("mist_translation", dataclass=MistTranslationConfig)
 class MistTranslationTask(_Translates, TranslationTask):
     """``translation`` over our dictionaries: the autoregressive baselines. Args: as fairseq's."""
 
-    _starts_with_bos = False
-
 
 @dataclass
-class MistTranslationLevenshteinConfig(TranslationLevenshteinConfig):
-    """fairseq's, with the paper's limit of the source."""
-
-    max_source_positions: int = field(default=464, metadata=_LIMIT)
+class MistTranslationLevenshteinConfig(MistTranslationConfig, TranslationLevenshteinConfig):
+    """fairseq's, with the same limit."""
 
 
 @register_task("mist_translation_lev", dataclass=MistTranslationLevenshteinConfig)
 class MistTranslationLevenshteinTask(_Translates, TranslationLevenshteinTask):
     """``translation_lev`` over our dictionaries: fairseq's NAR and semi-NAR baselines. Args: as fairseq's."""
 
-    _starts_with_bos = True
-
     def valid_step(self, sample, model, criterion):
         """Losses, and with ``--eval-bleu``, which fairseq's task ignores, the n-gram counts of generated text."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self.cfg.eval_bleu:
-            logging_output.update(bleu_counts(self._inference_with_bleu(self.sequence_generator, sample, model)))
+            logging_output |= bleu_counts(self._inference_with_bleu(self.sequence_generator, sample, model))
         return loss, sample_size, logging_output

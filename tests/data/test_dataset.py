@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from fairseq.data import ListDataset
 
 from mist_fairseq.data.dataset import MistDataset
 from mist_fairseq.models.mist import PositionLimits
@@ -11,12 +12,10 @@ def make(dictionary, lengths, limits=(10, 6), **options):
     """Pairs of X [SEP] and Y [SEP] whose tokens count up."""
     eos = dictionary.eos()
 
-    def lines(side):
-        return [torch.tensor([*range(40, 40 + pair[side] - 1), eos], dtype=torch.int32) for pair in lengths]
+    def lines(sizes):
+        return ListDataset([torch.tensor([*range(40, 40 + size - 1), eos], dtype=torch.int32) for size in sizes], sizes)
 
-    source, target = lines(0), lines(1)
-    sizes = np.array(lengths)
-    return MistDataset(source, sizes[:, 0], target, sizes[:, 1], dictionary, PositionLimits(*limits), **options)
+    return MistDataset(*map(lines, zip(*lengths)), dictionary, PositionLimits(*limits), **options)
 
 
 def test_items_have_the_papers_form(dictionary):
@@ -37,7 +36,7 @@ def test_long_ones_are_cut_and_never_dropped(dictionary):
     assert dataset.truncated() == (2, 2)
     indices, dropped = dataset.filter_indices_by_size(dataset.ordered_indices(), (10, 6))
     assert len(indices) == 3 and len(dropped) == 0
-    assert dataset.size(2) == (10, 6) and dataset.sizes.tolist() == [10, 10, 10]
+    assert dataset.size(2) == (10, 6) and dataset.num_tokens(np.arange(3)).tolist() == [10, 10, 10]
 
 
 def test_collater_ships_lengths_and_flat_positions(dictionary):
@@ -54,7 +53,7 @@ def test_collater_ships_lengths_and_flat_positions(dictionary):
 
 
 def test_sources_alone(dictionary):
-    dataset = MistDataset([torch.tensor([dictionary.eos()])], [1], None, None, dictionary, PositionLimits(10, 6))
+    dataset = MistDataset(ListDataset([torch.tensor([dictionary.eos()])], [1]), None, dictionary, PositionLimits(10, 6))
     batch = dataset.collater([dataset[0]])
     assert batch["target"] is None and batch["net_input"]["src_tokens"].tolist() == [
         [dictionary.bos(), dictionary.eos()]

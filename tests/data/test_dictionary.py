@@ -20,7 +20,7 @@ def test_fairseqs_interface(bert, dictionary, tmp_path):
     assert bert.index("no such token") == bert.unk()
     bert.save(str(tmp_path / "dict.src.txt"))
     for other in (load_dictionary(str(tmp_path / "dict.src.txt")), pickle.loads(pickle.dumps(bert))):
-        assert other == bert and other.fingerprint() == bert.fingerprint()
+        assert other == bert
     assert bert != dictionary
 
 

@@ -34,17 +34,11 @@ def folder(tmp_path_factory):
     model = BARTModel.build_model(args, Namespace(source_dictionary=dictionary, target_dictionary=dictionary))
     for parameter in model.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
+    history = {"criterion_name": "CrossEntropyCriterion", "optimizer_name": "FairseqAdam", "num_updates": 500000}
     checkpoint = {
         "args": args,
         "model": model.state_dict(),
-        "optimizer_history": [
-            {
-                "criterion_name": "CrossEntropyCriterion",
-                "optimizer_name": "FairseqAdam",
-                "lr_scheduler_state": {"best": 1.0},
-                "num_updates": 500000,
-            }
-        ],
+        "optimizer_history": [{**history, "lr_scheduler_state": {"best": 1.0}}],
         "extra_state": {"train_iterator": {"epoch": 5, "iterations_in_epoch": 10}, "best": 1.0},
         "last_optimizer_state": {},
     }
@@ -84,19 +78,10 @@ def pairs(dictionary, seed=0):
 
 
 def huggingface_twin(state, dictionary) -> BartForConditionalGeneration:
-    config = BartConfig(
-        vocab_size=len(dictionary),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        max_position_embeddings=40,
-        activation_function="gelu",
-        scale_embedding=False,
-    )
+    sizes = dict(d_model=32, max_position_embeddings=40, activation_function="gelu", scale_embedding=False)
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_layers": 1, f"{side}_ffn_dim": 64, f"{side}_attention_heads": 4}
+    config = BartConfig(vocab_size=len(dictionary), **sizes)
     twin = BartForConditionalGeneration(config).eval()
     renamed = {f"model.{name}": value for name, value in state.items() if not name.endswith("version")}
     renamed["lm_head.weight"] = renamed.pop("model.decoder.output_projection.weight")
@@ -140,6 +125,5 @@ def test_validating_by_bleu_leaves_training_alone(beam, restore):
         fast = task.build_generator([plain], Namespace(beam=beam, max_len_b=5)).generate([plain], sample)
         assert torch.equal(scored(left, lengths, previous)[0], expected)
     for ours, theirs in zip(found, fast):
-        assert [hypothesis["tokens"].tolist() for hypothesis in ours] == [
-            hypothesis["tokens"].tolist() for hypothesis in theirs
-        ]
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one["tokens"], other["tokens"])

@@ -44,12 +44,8 @@ def test_binarized_lines_are_the_files(workers, bart, tmp_path):
         assert ids.tolist() == bart.encode_line(text).tolist()
         again = bart.string(ids)
         assert is_one_line(again) and (again == shown(text.rstrip()) or "[SEP]" in text)
-    assert sorted(os.listdir(tmp_path)) == [
-        "valid.src",
-        "valid.src-tgt.src.bin",
-        "valid.src-tgt.src.crc32",
-        "valid.src-tgt.src.idx",
-    ]
+    names = [name.removeprefix("valid.src") for name in sorted(os.listdir(tmp_path))]
+    assert names == ["", "-tgt.src.bin", "-tgt.src.crc32", "-tgt.src.idx"]
 
 
 def test_more_workers_than_lines(bart, tmp_path):

@@ -61,39 +61,42 @@ def test_a_fairseq_too_old_or_missing_is_named(monkeypatch):
         mist_fairseq.tasks._register()
 
 
-def test_validation_bleu_is_sacrebleu_on_text(tmp_path):
-    task = make_task(write_data(tmp_path), eval_bleu=True)
-    model, _ = make_model(task)
+def validate(task, model, criterion, batches):
+    """The validation's meters, outputs and references."""
     task.load_dataset("valid")
     dataset = task.dataset("valid")
+    generator = task.generator if isinstance(task, MistTask) else task.sequence_generator
     logs, hypotheses, references = [], [], []
-    for ids in ([0, 1], [2, 3]):
+    for ids in batches:
         sample = dataset.collater([dataset[i] for i in ids])
-        logs.append(task.valid_step(sample, model, MistLoss(MistLossConfig(), task))[2])
-        for i, best in zip(ids, task.inference_step(task.generator, [model], sample)):
-            hypotheses.append(task.dictionary.string(best[0]["tokens"]))
-            references.append(LINES[i][1])
+        logs.append(task.valid_step(sample, model, criterion)[2])
+        best = task.inference_step(generator, [model], sample)
+        hypotheses += [task.target_dictionary.string(ranked[0]["tokens"]) for ranked in best]
+        references += [LINES[i][1] for i in sample["id"]]
     with metrics.aggregate(new_root=True) as logged:
-        task.reduce_metrics(logs, MistLoss(MistLossConfig(), task))
-    expected = sacrebleu.corpus_bleu(hypotheses, [references]).score
-    assert logged.get_smoothed_values()["bleu"] == pytest.approx(expected, abs=0.01)
-    assert all(not torch.is_tensor(value) for log in logs for name, value in log.items() if "_bleu" in name)
+        task.reduce_metrics(logs, criterion)
+    return logged, hypotheses, references
+
+
+def corpus_bleu(hypotheses, references) -> float:
+    return sacrebleu.corpus_bleu(hypotheses, [references]).score
+
+
+def test_validation_bleu_is_sacrebleu_on_text(tmp_path):
+    task = make_task(write_data(tmp_path), eval_bleu=True)
+    logged, *texts = validate(task, make_model(task)[0], MistLoss(MistLossConfig(), task), [[0, 1], [2, 3]])
+    assert logged.get_smoothed_values()["bleu"] == pytest.approx(corpus_bleu(*texts), abs=0.01)
 
 
 def test_validation_rouge_is_coco_captions(tmp_path):
     """On words and punctuation marks, the mean over all sentences of all batches."""
     task = make_task(write_data(tmp_path), eval_rouge=True)
     model, _ = make_model(task)
-    task.load_dataset("valid")
-    dataset = task.dataset("valid")
     texts = iter([["is it?", "the way"], ["why who"]])
     task._generate_text = lambda sample, model: (next(texts), [LINES[i][1] for i in sample["id"]])
-    samples = [dataset.collater([dataset[i] for i in ids]) for ids in ([0, 1], [2])]
-    logs = [task.valid_step(sample, model, MistLoss(MistLossConfig(), task))[2] for sample in samples]
-    with metrics.aggregate(new_root=True) as logged:
-        task.reduce_metrics(logs, MistLoss(MistLossConfig(), task))
+    logged, _, references = validate(task, model, MistLoss(MistLossConfig(), task), [[0, 1], [2]])
     outputs = [["is it ?"], ["the way"], ["why who"]]
-    references = [[" ".join(re.findall(r"\w+|\S", LINES[i][1]))] for i in range(3)]
+    references = [[" ".join(re.findall(r"\w+|\S", reference))] for reference in references]
     expected, _ = Rouge().compute_score(dict(enumerate(references)), dict(enumerate(outputs)))
     values = logged.get_smoothed_values()
     assert values["rouge_l"] == pytest.approx(100 * expected, abs=0.01) and values["rouge_l"] > 10
@@ -160,16 +163,6 @@ def test_the_generator_gets_the_options(tmp_path):
     task = make_task(write_data(tmp_path), decoding="mist", decoding_iterations=2)
     generator = task.build_generator([make_model(task)[0]], None)
     assert generator.decoding == Decoding("mist", iterations=2, length_beam=1)
-
-
-def test_guessed_lengths_are_refused_but_not_in_a_checkpoint(tmp_path):
-    cfg = make_task(write_data(tmp_path)).cfg
-    cfg.length_guesses = 3
-    with pytest.raises(
-        ValueError, match="--length-guesses is gone since version 0.2: guessing saved time only in fp32"
-    ):
-        MistTask.setup_task(cfg)
-    assert MistTask.setup_task(cfg, from_checkpoint=True).dictionary == tiny_dictionary()
 
 
 @pytest.mark.parametrize("name", ["transformer", "lstm", "prophetnet"])

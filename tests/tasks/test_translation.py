@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import sacrebleu
 import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.logging import metrics
 
 from tests.helpers import tiny_dictionary, tiny_vocab
-from tests.tasks.test_mist import LINES, write_data
+from tests.tasks.test_mist import LINES, corpus_bleu, validate, write_data
 from tests.tasks.test_mist import make_task as make_mist_task
 
 SIZES = dict(encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_attention_heads=2)
@@ -99,22 +97,6 @@ def test_no_sentence_is_lost_in_batches(tmp_path, name):
     assert sorted(found) == list(range(20))
 
 
-def validate(task, model, criterion, batches):
-    """BLEU's meters, the validation's scores, outputs and references."""
-    task.load_dataset("valid")
-    dataset = task.dataset("valid")
-    logs, hypotheses, references = [], [], []
-    for ids in batches:
-        sample = dataset.collater([dataset[i] for i in ids])
-        logs.append(task.valid_step(sample, model, criterion)[2])
-        best = task.inference_step(task.sequence_generator, [model], sample)
-        hypotheses += [task.target_dictionary.string(ranked[0]["tokens"]) for ranked in best]
-        references += [LINES[i][1] for i in sample["id"]]
-    with metrics.aggregate(new_root=True) as logged:
-        task.reduce_metrics(logs, criterion)
-    return logged, logged.get_smoothed_values(), hypotheses, references
-
-
 def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name, monkeypatch):
     arguments = '{"beam": 2, "max_len_b": 10, "iter_decode_max_iter": 0}'
     config = configuration(write_data(tmp_path), name, "--eval-bleu", "--eval-bleu-args", arguments)
@@ -122,8 +104,8 @@ def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name, monkeypatch):
     torch.manual_seed(3)
     model = task.build_model(config.model)
     criterion = task.build_criterion(config.criterion)
-    _, values, hypotheses, references = validate(task, model, criterion, [[0, 1], [2, 3]])
-    assert any(hypotheses) and values["bleu"] == pytest.approx(corpus_bleu(hypotheses, references), abs=0.01)
+    logged, *texts = validate(task, model, criterion, [[0, 1], [2, 3]])
+    assert any(texts[0]) and logged.get_smoothed_values()["bleu"] == pytest.approx(corpus_bleu(*texts), abs=0.01)
     # Random weights hardly find a word. Outputs with some in common with the references:
     written = {0: "what is the best", 1: "it is", 2: "why when", 3: "who"}
 
@@ -131,13 +113,10 @@ def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name, monkeypatch):
         return [[{"tokens": task.target_dictionary.encode_line(written[i])}] for i in sample["id"].tolist()]
 
     monkeypatch.setattr(task, "inference_step", inference_step)
-    logged, values, hypotheses, references = validate(task, model, criterion, [[0, 1], [2, 3]])
-    assert values["bleu"] == pytest.approx(corpus_bleu(hypotheses, references), abs=0.01) and values["bleu"] > 10
+    logged, *texts = validate(task, model, criterion, [[0, 1], [2, 3]])
+    values = logged.get_smoothed_values()
+    assert values["bleu"] == pytest.approx(corpus_bleu(*texts), abs=0.01) and values["bleu"] > 10
     assert values["loss"] > 0
     states = [meter.state_dict() for key, meter in logged.items() if key.startswith("_bleu")]
     numbers = [value for state in states for value in state.values()]
     assert len(states) == 10 and all(value is None or type(value) in (int, float) for value in numbers)
-
-
-def corpus_bleu(hypotheses, references) -> float:
-    return sacrebleu.corpus_bleu(hypotheses, [references]).score

@@ -4,15 +4,12 @@ Training is fairseq's ``label_smoothed_cross_entropy``, of the target and its [S
 BANG's own criterion is the same in the form of fairseq 0.9, with a smoothing mass of e / V instead of e / (V - 1).
 """
 
-from argparse import Namespace
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from fairseq.dataclass import FairseqDataclass
-from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
@@ -21,65 +18,50 @@ from mist_fairseq.mist.encoder_decoder import MaskDecoder
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
-from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, Generator, refuse_options
+from mist_fairseq.models.baselines.nat_mass import EncoderDecoderOptions
+from mist_fairseq.models.generator import Generator, refuse_options
+from mist_fairseq.models.mist import option
 from mist_fairseq.pretrained.folder import check_vocabulary
 from mist_fairseq.pretrained.mass_and_bang import read_bang
 
-_PRETRAINED_HELP = "folder with vocab.txt of BERT (uncased) and one *.pt of microsoft/BANG: the initial weights"
-_LENGTH_HELP = (
-    "number of [MASK]s that generation reads, so most tokens of an output, its [SEP] counted; by default, as in BANG's "
-    "code, what the longest source of the batch has"
-)
-
 
 @dataclass
-class BangConfig(FairseqDataclass):
+class BangConfig(EncoderDecoderOptions):
     """Defaults are BANG-base."""
 
-    pretrained: Optional[str] = field(default=None, metadata={"help": _PRETRAINED_HELP})
-    bang_length: Optional[int] = field(default=None, metadata={"help": _LENGTH_HELP})
-    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
-    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
-    encoder_embed_dim: int = field(default=768, metadata={"help": "hidden size of encoder and decoder"})
-    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "inner size of the feed-forward networks"})
-    encoder_attention_heads: int = field(default=12, metadata={"help": "number of attention heads"})
-    max_positions: int = field(default=512, metadata={"help": "most tokens of a source, and of a target"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings and sub-layers"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
-    activation_dropout: float = field(default=0.1, metadata={"help": "dropout inside the feed-forward networks"})
+    pretrained: Optional[str] = option(
+        None, "folder with vocab.txt of BERT (uncased) and one *.pt of microsoft/BANG: the initial weights"
+    )
+    bang_length: Optional[int] = option(
+        None,
+        "number of [MASK]s that generation reads, so most tokens of an output, its [SEP] counted; by default, as in "
+        "BANG's code, what the longest source of the batch has",
+    )
+    max_positions: int = option(512, "most tokens of a source, and of a target")
 
 
-@register_model("bang_nar")
+@register_model("bang_nar", dataclass=BangConfig)
 class BangNarModel(MaskDecoder, BaseFairseqModel):
     """``MaskDecoder`` as a model of fairseq; ValueError where it has no positions for ``--bang-length``."""
 
-    # Without a dataclass in the registry, because fairseq would copy the configuration of an architecture that has its
-    # model's name, and --pretrained would stay in what checkpoints store.
-
-    def __init__(self, cfg: Namespace | BangConfig, dictionary: TokenizerDictionary):
+    def __init__(self, cfg: BangConfig, dictionary: TokenizerDictionary):
         length, limit = cfg.bang_length, cfg.max_positions
         if length is not None and not 1 <= length <= limit:
             raise ValueError(f"--bang-length is {length}, expected a number from 1 to --max-positions {limit}")
         names = ENCODER_DECODER_OPTION_NAMES.items()
-        sizes = {size: getattr(cfg, option) for option, size in names if size != "length_classes"}
+        sizes = {size: getattr(cfg, name) for name, size in names if size != "length_classes"}
         super().__init__(EncoderDecoderConfig(len(dictionary), max_positions=limit, **sizes))
         self.length, self.limit, self.pad = length, limit, dictionary.pad()
-        self.never_predicted = dictionary.tokenizer.special.never_predicted
-
-    @classmethod
-    def add_args(cls, parser):
-        """The options of ``BangConfig``."""
-        gen_parser_from_dataclass(parser, BangConfig(), delete_default=True)
 
     @classmethod
     def build_model(cls, cfg, task):
-        """Build the model; when training starts, with ``--pretrained``. Errors as of ``read_bang``."""
-        model = cls(cfg, task.target_dictionary)
-        if cfg.pretrained:
-            check_vocabulary(cfg.pretrained, task.target_dictionary.tokenizer)
-            model.load_state_dict(read_bang(cfg.pretrained, model.state_dict()))
-            cfg.pretrained = None  # in what checkpoints store: these need the folder no more
-        return model
+        """Called by the task's ``build_model``."""
+        return cls(cfg, task.target_dictionary)
+
+    def load_pretrained(self, folder: str, dictionary: TokenizerDictionary):
+        """Load the weights of ``--pretrained``. Errors as of ``read_bang``."""
+        check_vocabulary(folder, dictionary.tokenizer)
+        self.load_state_dict(read_bang(folder, self.state_dict()))
 
     def max_positions(self) -> tuple[int, int]:
         """Most tokens of a source and of a target."""
@@ -88,8 +70,7 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor) -> tuple[Tensor, None]:
         """Predict a token for every [MASK]: logits (B, T, V), zero at padding, and None.
 
-        *Shapes:* ``X [SEP]``, padded on either side, (B, S), lengths, which are not used, and what is not padding
-        where a [MASK] is read, (B, T).
+        *Shapes:* ``X [SEP]``, padded on either side, (B, S), unused, and anything but padding for each [MASK], (B, T).
         """
         real = prev_output_tokens.ne(self.pad)
         hidden, index = self.decode(src_tokens, src_tokens.ne(self.pad), real)
@@ -105,28 +86,18 @@ class BangNarModel(MaskDecoder, BaseFairseqModel):
         return BangGenerator(self, dictionary, args)
 
 
-@register_model_architecture("bang_nar", "bang_nar")
-def bang_nar(args):
-    """BANG-base: 6 + 6 layers, 768 wide, 12 heads."""
-    for option in fields(BangConfig):
-        if not hasattr(args, option.name):
-            setattr(args, option.name, option.default)
-
-
 class BangGenerator(Generator):
-    """Fills a fixed number of [MASK]s in one pass and cuts at the first [SEP].
+    """Fills a fixed number of [MASK]s in one pass, drops the [SEP]s before the first word and cuts at the next.
 
-    BANG's code leaves the output whole, and its ``post_processed_nar.py`` then works on the printed tokens: it drops
-    [CLS] and the [SEP]s before the first word, cuts at the next [SEP], and drops what repeats the token before, and
-    after the pieces are joined what repeats the word before. Here the cut is the same, repeated words collapse as in
-    ``NARGenerator`` (a repeated piece inside a word stays), and [PAD], [CLS] and [MASK] are never predicted. Options
-    that cannot work are refused by name.
+    So does BANG's ``post_processed_nar.py`` with what is printed; it also drops [CLS] and what repeats the token or the
+    word before. Here [PAD], [CLS] and [MASK] are never predicted, and repeated words, not pieces, collapse.
     """
 
     def __init__(self, model: BangNarModel, dictionary: TokenizerDictionary, options=None):
-        refused = {name: (default, "leave it") for name, (default, _) in AUTOREGRESSIVE_OPTIONS.items()}
-        refused["nbest"] = (1, "it gives one output")
-        refuse_options(options, refused, "BANG's single parallel pass")
+        user = "BANG's single parallel pass"
+        refuse_options(options, user, advice="leave it")
+        if getattr(options, "nbest", 1) != 1:
+            raise ValueError(f"--nbest does not work with {user}: it gives one output")
         super().__init__(model, dictionary.pad(), dictionary.eos())
         self.tokenizer = dictionary.tokenizer
 
@@ -143,7 +114,7 @@ class BangGenerator(Generator):
         scores = hidden.new_empty(len(hidden), dtype=torch.float32)
         for rows in row_chunks(hidden):
             logits = self.model.token_logits(hidden[rows])
-            tokens[rows], scores[rows] = likeliest_with_scores(logits, self.model.never_predicted)
+            tokens[rows], scores[rows] = likeliest_with_scores(logits, self.tokenizer.special.never_predicted)
         return tokens.view_as(masks), scores.view(masks.shape)
 
     def _hypothesis(self, tokens: Tensor, scores: Tensor) -> dict:

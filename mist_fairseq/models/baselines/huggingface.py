@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, Generator, refuse_options
+from mist_fairseq.models.generator import Generator, refuse_options
 
 # What Hugging Face's beam search has of fairseq's generation options.
 _KNOWN = {"lenpen", "unnormalized", "min_len", "max_len_b", "no_repeat_ngram_size"}
@@ -27,24 +27,19 @@ class HuggingFaceGenerator(Generator):
     """Hugging Face's ``generate``, greedy or beam search with cached keys and values, as fairseq's commands call it.
 
     As in fairseq, a sentence is done when it has ``--beam`` finished hypotheses, and a hypothesis' score is its
-    log-probability divided by its length to the power of ``--lenpen``. Options that the folder of a model would add
-    (generation_config.json) have no effect. Options that do not work are refused by name.
+    log-probability divided by its length to the power of ``--lenpen``. Options that do not work are refused by name;
+    those that the folder of a model would add (generation_config.json) have no effect.
 
     Args:
-        model: any Hugging Face encoder-decoder model.
+        model: any encoder-decoder of Hugging Face's.
         pad, eos, start: ids of the padding, of the last token of source and target, and of the decoder's first input.
         longest: most tokens the decoder takes, None where positions have no limit.
         options: fairseq's, None for their defaults: ``--beam``, ``--nbest`` and those of ``_KNOWN`` count.
-        score: run the decoder once more over the output for its log-probabilities; without it they are 0.
     """
 
-    def __init__(
-        self, model, *, pad: int, eos: int, start: int, longest: int | None = None, options=None, score: bool = True
-    ):
+    def __init__(self, model, *, pad: int, eos: int, start: int, longest: int | None = None, options=None):
         super().__init__(model, pad, eos)
-        unknown = AUTOREGRESSIVE_OPTIONS.keys() - _KNOWN
-        refused = {name: (AUTOREGRESSIVE_OPTIONS[name][0], "leave it") for name in unknown}
-        refuse_options(options, refused, "Hugging Face's beam search")
+        refuse_options(options, "Hugging Face's beam search", _KNOWN, "leave it")
         beam, nbest = getattr(options, "beam", 5), getattr(options, "nbest", 1)
         if not 1 <= nbest <= beam:
             raise ValueError(f"expected 1 <= --nbest <= --beam, got {nbest} and {beam}")
@@ -53,7 +48,7 @@ class HuggingFaceGenerator(Generator):
             most = min(most, longest - 1)  # the first input is none of the output's tokens
         if least > most:
             raise ValueError(f"--min-len {least} is too long: at most {most} tokens and the final one are generated")
-        self.score = score
+        self.score = True  # by running the decoder once more; a benchmark may do with 0
         self.length_penalty = 0.0 if getattr(options, "unnormalized", False) else float(getattr(options, "lenpen", 1))
         self.config = import_transformers().GenerationConfig(
             num_beams=beam,

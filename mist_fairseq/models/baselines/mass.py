@@ -3,6 +3,7 @@
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 
+from mist_fairseq.models.mist import set_defaults
 from mist_fairseq.pretrained.mass_and_bang import (
     POSITIONS,
     PRETRAINED_HELP,
@@ -41,14 +42,8 @@ class MassModel(TransformerModel):
 @register_model_architecture("mass", "mass_base")
 def mass_base(args):
     """6 + 6 layers, 768 wide, 12 heads: MASS-base."""
-    args.pretrained = getattr(args, "pretrained", None)
-    args.encoder_learned_pos = args.decoder_learned_pos = True
-    args.layernorm_embedding = args.share_all_embeddings = True
-    args.activation_fn = getattr(args, "activation_fn", "gelu")
-    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 768)
-    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 3072)
-    args.encoder_attention_heads = getattr(args, "encoder_attention_heads", 12)
-    args.decoder_attention_heads = getattr(args, "decoder_attention_heads", args.encoder_attention_heads)
-    args.attention_dropout = getattr(args, "attention_dropout", 0.1)
-    args.activation_dropout = getattr(args, "activation_dropout", 0.1)
+    args.encoder_learned_pos = args.decoder_learned_pos = args.layernorm_embedding = args.share_all_embeddings = True
+    sizes = dict(encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12)
+    set_defaults(args, **sizes, attention_dropout=0.1, activation_dropout=0.1, activation_fn="gelu", pretrained=None)
+    set_defaults(args, decoder_attention_heads=args.encoder_attention_heads)
     base_architecture(args)

@@ -1,6 +1,6 @@
 """NAT initialised from MASS, the paper's baseline: MASS's encoder-decoder trained and run as the encoder model is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional
 
 from fairseq.dataclass import FairseqDataclass
@@ -10,24 +10,30 @@ from omegaconf import II
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.mist.config import ENCODER_DECODER_OPTION_NAMES, EncoderDecoderConfig
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
-from mist_fairseq.models.mist import PRECISIONS, MistModel
+from mist_fairseq.models.mist import PRECISIONS, MistModel, option
 from mist_fairseq.pretrained.mass_and_bang import ENCODER_DECODER, PRETRAINED_HELP, check_mass_vocabulary, read_mass
 
 
 @dataclass
-class NatMassConfig(FairseqDataclass):
+class EncoderDecoderOptions(FairseqDataclass):
+    """The sizes of MASS-base, which are BANG-base's, too."""
+
+    encoder_layers: int = option(6, "number of encoder layers")
+    decoder_layers: int = option(6, "number of decoder layers")
+    encoder_embed_dim: int = option(768, "hidden size of encoder and decoder")
+    encoder_ffn_embed_dim: int = option(3072, "inner size of the feed-forward networks")
+    encoder_attention_heads: int = option(12, "number of attention heads")
+    dropout: float = option(0.1, "dropout of embeddings and sub-layers")
+    attention_dropout: float = option(0.1, "dropout of attention weights")
+    activation_dropout: float = option(0.1, "dropout inside the feed-forward networks")
+
+
+@dataclass
+class NatMassConfig(EncoderDecoderOptions):
     """Defaults are MASS-base."""
 
-    pretrained: Optional[str] = field(default=None, metadata={"help": PRETRAINED_HELP})
-    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
-    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
-    encoder_embed_dim: int = field(default=768, metadata={"help": "hidden size of encoder and decoder"})
-    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "inner size of the feed-forward networks"})
-    encoder_attention_heads: int = field(default=12, metadata={"help": "number of attention heads"})
-    length_classes: int = field(default=512, metadata={"help": "classes of the length classifier"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings and sub-layers"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
-    activation_dropout: float = field(default=0.1, metadata={"help": "dropout inside the feed-forward networks"})
+    pretrained: Optional[str] = option(None, PRETRAINED_HELP)
+    length_classes: int = option(512, "classes of the length classifier")
     precision: PRECISIONS = II("task.precision")
 
 

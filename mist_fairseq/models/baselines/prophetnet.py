@@ -7,15 +7,16 @@ Needs the extra ``huggingface``. The vocabulary is that of BERT-uncased, and the
 import json
 import logging
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers, right_padded
+from mist_fairseq.models.baselines.nat_mass import EncoderDecoderOptions
+from mist_fairseq.models.mist import option
 from mist_fairseq.pretrained.folder import WEIGHTS, check_vocabulary, find_file, read_config, read_weights
 from mist_fairseq.pretrained.names import convert
 
@@ -23,27 +24,24 @@ logger = logging.getLogger(__name__)
 
 # In the task's state, which fairseq saves with each checkpoint and loads before it builds the checkpoint's model.
 _STATE = "prophetnet"
-_PRETRAINED_HELP = (
-    "Hugging Face folder with config.json, prophetnet.tokenizer and model.safetensors or pytorch_model.bin; sets the "
-    "sizes and the initial weights"
-)
 
 
 @dataclass
-class ProphetNetConfig(FairseqDataclass):
+class ProphetNetConfig(EncoderDecoderOptions):
     """Defaults are prophetnet-large-uncased; ``--pretrained`` replaces the sizes by its folder's."""
 
-    pretrained: Optional[str] = field(default=None, metadata={"help": _PRETRAINED_HELP})
-    encoder_layers: int = field(default=12, metadata={"help": "number of encoder layers"})
-    decoder_layers: int = field(default=12, metadata={"help": "number of decoder layers"})
-    encoder_embed_dim: int = field(default=1024, metadata={"help": "hidden size"})
-    encoder_ffn_embed_dim: int = field(default=4096, metadata={"help": "inner size of the feed-forward networks"})
-    encoder_attention_heads: int = field(default=16, metadata={"help": "number of attention heads"})
-    max_positions: int = field(default=512, metadata={"help": "positions the model knows"})
-    ngram: int = field(default=2, metadata={"help": "future tokens that are predicted at once in training"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings and sub-layers"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
-    activation_dropout: float = field(default=0.1, metadata={"help": "dropout inside the feed-forward networks"})
+    pretrained: Optional[str] = option(
+        None,
+        "Hugging Face folder with config.json, prophetnet.tokenizer and model.safetensors or pytorch_model.bin; sets "
+        "the sizes and the initial weights",
+    )
+    encoder_layers: int = option(12, "number of encoder layers")
+    decoder_layers: int = option(12, "number of decoder layers")
+    encoder_embed_dim: int = option(1024, "hidden size")
+    encoder_ffn_embed_dim: int = option(4096, "inner size of the feed-forward networks")
+    encoder_attention_heads: int = option(16, "number of attention heads")
+    max_positions: int = option(512, "positions the model knows")
+    ngram: int = option(2, "future tokens that are predicted at once in training")
 
 
 @register_model("prophetnet", dataclass=ProphetNetConfig)
@@ -59,22 +57,19 @@ class ProphetNetModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: ProphetNetConfig, task):
-        """Build from the checkpoint's configuration if one is being loaded, from ``--pretrained`` or the options.
-
-        FileNotFoundError and ValueError say what the folder lacks, and what of it does not fit the data.
-        """
+        """Build with the configuration of the checkpoint that is loaded, of ``--pretrained``, or of the options."""
         if getattr(task.cfg, "left_pad_target", False):
             raise ValueError("--left-pad-target does not work with ProphetNet: leave it")
         library, dictionary = import_transformers(), task.target_dictionary
         saved = task.state.state_dict.get(_STATE)
         if saved is not None:
             config = library.ProphetNetConfig.from_dict(json.loads(saved))
-        else:
-            config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
-            config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
-            task.state.merge_state_dict({_STATE: config.to_json_string()})
-        start_from = cfg.pretrained if saved is None else None
-        return cls(_load(start_from, config) if start_from else library.ProphetNetForConditionalGeneration(config))
+            return cls(library.ProphetNetForConditionalGeneration(config))
+        config = _read_config(cfg.pretrained, dictionary) if cfg.pretrained else _new_config(cfg, dictionary)
+        config.update({name: getattr(cfg, name) for name in ("dropout", "attention_dropout", "activation_dropout")})
+        task.state.merge_state_dict({_STATE: config.to_json_string()})
+        start = cfg.pretrained
+        return cls(_load(start, config) if start else library.ProphetNetForConditionalGeneration(config))
 
     def max_positions(self) -> tuple[int, int]:
         """Most tokens of a source and of a target."""
@@ -113,9 +108,8 @@ class ProphetNetModel(BaseFairseqModel):
 def _relative_position_bias(attention, hidden: Tensor, weights: Tensor, positions: Tensor, buckets: Tensor | None):
     """Relative position bias (B, n, H, T, 2 * T) of the predicting streams, in place of Hugging Face's own function.
 
-    That one mixes up heads, streams and positions wherever there is more than one position (since pull request 21870
-    of 2023, in transformers 4.57 still): in training, where later tokens reach earlier ones by it, but not in
-    step-by-step generation.
+    That one mixes up heads, streams and positions where there are several positions (since pull request 21870 of 2023,
+    in transformers 4.57 still), so that in training later tokens reach earlier ones.
 
     *attention* is of n streams and H heads, *hidden* of the predicting streams, (B, T, n, D), *buckets* of the
     distances to the main stream and to the stream itself, (B, T, 2 * T).
@@ -135,16 +129,17 @@ def _ids(dictionary) -> dict[str, int]:
 
 
 def _new_config(cfg: ProphetNetConfig, dictionary):
-    sides: dict[str, int] = {}
-    for side, layers in (("encoder", cfg.encoder_layers), ("decoder", cfg.decoder_layers)):
-        sides |= {f"num_{side}_layers": layers, f"num_{side}_attention_heads": cfg.encoder_attention_heads}
-        sides[f"{side}_ffn_dim"] = cfg.encoder_ffn_embed_dim
     return import_transformers().ProphetNetConfig(
         hidden_size=cfg.encoder_embed_dim,
+        num_encoder_layers=cfg.encoder_layers,
+        num_decoder_layers=cfg.decoder_layers,
+        num_encoder_attention_heads=cfg.encoder_attention_heads,
+        num_decoder_attention_heads=cfg.encoder_attention_heads,
+        encoder_ffn_dim=cfg.encoder_ffn_embed_dim,
+        decoder_ffn_dim=cfg.encoder_ffn_embed_dim,
         max_position_embeddings=cfg.max_positions,
         ngram=cfg.ngram,
         bos_token_id=dictionary.eos(),
-        **sides,
         **_ids(dictionary),
     )
 

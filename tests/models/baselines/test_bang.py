@@ -1,4 +1,4 @@
-import math
+import shutil
 import sys
 from argparse import Namespace
 from types import ModuleType
@@ -7,70 +7,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
-from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
-from fairseq.models import build_model
+from omegaconf import OmegaConf
 
-from mist_fairseq.files.torch_files import load_torch_file
-from mist_fairseq.mist.encoder_decoder import BUCKETS
-from mist_fairseq.models.baselines.bang import BangGenerator, BangNarModel, bang_nar
+from mist_fairseq.models.baselines.bang import BangConfig, BangGenerator, BangNarModel
+from mist_fairseq.tasks.translation import MistTranslationConfig, MistTranslationTask
 from tests.helpers import ragged, tiny_dictionary, tiny_vocab
+from tests.models.baselines.plain import HEADS, SMALL_AND_BASE, PlainBang, fused, options, random_weights
 
 V = len(tiny_vocab())
-SIZES = dict(
-    encoder_layers=1,
-    decoder_layers=1,
-    encoder_embed_dim=32,
-    encoder_ffn_embed_dim=64,
-    encoder_attention_heads=4,
-    max_positions=160,
-)
 EOS = tiny_dictionary().eos()
+LAYER = "decoder.layers.0."
 
 
-def config(**changes) -> Namespace:
-    args = Namespace(arch="bang_nar", **{**SIZES, **changes})
-    bang_nar(args)
-    return args
+def config(positions=160, **changes) -> BangConfig:
+    return BangConfig(max_positions=positions, **{**options(), **changes})
 
 
-def bang_state(encoder_layers=1, decoder_layers=1, D=32, ffn=64, heads=4, positions=160, vocab=V, rows=1):
+def bang_state(positions=160, heads=HEADS, **sizes):
     """Random weights by the names of BANG's code over fairseq 0.9."""
-    generator = torch.Generator().manual_seed(0)
-    state = {"encoder.version": torch.tensor([3.0]), "decoder.version": torch.tensor([3.0])}
-
-    def linear(name, out, size):
-        state[name + ".weight"] = torch.randn(out, size, generator=generator) * size**-0.5
-        state[name + ".bias"] = torch.randn(out, generator=generator) * 0.2
-
-    def norm(name):
-        state[name + ".weight"] = 1 + torch.randn(D, generator=generator) * 0.2
-        state[name + ".bias"] = torch.randn(D, generator=generator) * 0.2
-
-    words = torch.randn(vocab, D, generator=generator)
-    for side, layers, more in (("encoder", encoder_layers, 1), ("decoder", decoder_layers, 2)):
-        state[f"{side}.embed_tokens.weight"] = words
-        state[f"{side}.embed_positions.weight"] = torch.randn(positions + more, D, generator=generator)
-        norm(f"{side}.emb_layer_norm")
-        for i in range(layers):
-            layer = f"{side}.layers.{i}."
-            if side == "decoder":
-                linear(layer + "ngram_self_attn.relative_linear", BUCKETS * heads, D)
-                linear(layer + "ngram_self_attn.in_proj_", 3 * D, D)
-                for kind in ("weight", "bias"):
-                    name = f"{layer}ngram_self_attn.in_proj_"
-                    state[name + kind] = state.pop(f"{name}.{kind}")
-                linear(layer + "ngram_self_attn.out_proj", D, D)
-            for attention in ["self_attn"] if side == "encoder" else ["encoder_attn"]:
-                for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                    linear(f"{layer}{attention}.{projection}", D, D)
-            norm(layer + "self_attn_layer_norm")
-            if side == "decoder":
-                norm(layer + "encoder_attn_layer_norm")
-            linear(layer + "fc1", ffn, D)
-            linear(layer + "fc2", D, ffn)
-            norm(layer + "final_layer_norm")
-    state["decoder.ngram_input_embed.weight"] = torch.randn(rows, D, generator=generator)
-    return state
+    return random_weights(V, positions=(positions + 1, positions + 2), bang_heads=heads, **sizes)
 
 
 def write_folder(folder, state, vocab=None):
@@ -80,83 +35,20 @@ def write_folder(folder, state, vocab=None):
     return folder
 
 
-def load(folder, dictionary, **changes) -> BangNarModel:
-    task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    return build_model(config(pretrained=str(folder), **changes), task).eval()
+def build(dictionary, folder=None, **changes) -> BangNarModel:
+    """As the task does when training starts."""
+    model = BangNarModel.build_model(config(**changes), Namespace(target_dictionary=dictionary))
+    if folder:
+        model.load_pretrained(str(folder), dictionary)
+    return model.eval()
 
 
 @pytest.fixture
 def model(tmp_path, dictionary):
-    return load(write_folder(tmp_path / "bang", bang_state()), dictionary)
+    return build(dictionary, write_folder(tmp_path / "bang", bang_state()))
 
 
-# -- the computation, from BANG's own names, sentence by sentence -------------------------------------------
-
-
-def bucket(distance: int) -> int:
-    if distance < 16:
-        return distance
-    return min(31, int(16 + 16 * math.log(distance / 16) / math.log(128 / 16)))
-
-
-def reference(state, source: list[int], T: int, heads=4) -> torch.Tensor:
-    """Logits (T, V) of T [MASK]s."""
-
-    def linear(x, name):
-        return x @ state[name + ".weight"].T + state[name + ".bias"]
-
-    def norm(x, name):
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-        return x * state[name + ".weight"] + state[name + ".bias"]
-
-    def ffn(x, layer):
-        inner = linear(x, layer + "fc1")
-        inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
-        return norm(x + linear(inner, layer + "fc2"), layer + "final_layer_norm")
-
-    def attend(query, key, value, bias):
-        """bias(head, query position, key position), None where nothing is seen."""
-        d = query.shape[1] // heads
-        out = torch.zeros_like(query)
-        for head in range(heads):
-            part = slice(head * d, (head + 1) * d)
-            for t in range(len(query)):
-                seen = [s for s in range(len(key)) if bias(head, t, s) is not None]
-                scores = [query[t, part] @ key[s, part] / math.sqrt(d) + bias(head, t, s) for s in seen]
-                weights = torch.stack(scores).softmax(0)
-                out[t, part] = weights @ value[seen, part]
-        return out
-
-    def count(side):
-        return len({name.split(".")[2] for name in state if name.startswith(side + ".layers.")})
-
-    words = state["encoder.embed_tokens.weight"]
-    positions = torch.arange(len(source)) + 1
-    x = norm(words[source] + state["encoder.embed_positions.weight"][positions], "encoder.emb_layer_norm")
-    for i in range(count("encoder")):
-        layer = f"encoder.layers.{i}."
-        query, key, value = (linear(x, f"{layer}self_attn.{one}_proj") for one in "qkv")
-        attended = linear(attend(query, key, value, lambda *_: 0.0), layer + "self_attn.out_proj")
-        x = ffn(norm(x + attended, layer + "self_attn_layer_norm"), layer)
-    encoded = x
-
-    mask = state["decoder.ngram_input_embed.weight"][-1]
-    x = norm(mask + state["decoder.embed_positions.weight"][torch.arange(T) + 2], "decoder.emb_layer_norm")
-    for i in range(count("decoder")):
-        layer = f"decoder.layers.{i}."
-        fused = x @ state[layer + "ngram_self_attn.in_proj_weight"].T + state[layer + "ngram_self_attn.in_proj_bias"]
-        relative = linear(x, layer + "ngram_self_attn.relative_linear")
-
-        def bias(head, t, s, relative=relative):
-            return None if s > t else relative[t, bucket(t - s) * heads + head]
-
-        attended = linear(attend(*fused.chunk(3, 1), bias), layer + "ngram_self_attn.out_proj")
-        x = norm(x + attended, layer + "self_attn_layer_norm")
-        query = linear(x, layer + "encoder_attn.q_proj")
-        key, value = (linear(encoded, f"{layer}encoder_attn.{one}_proj") for one in "kv")
-        attended = linear(attend(query, key, value, lambda *_: 0.0), layer + "encoder_attn.out_proj")
-        x = ffn(norm(x + attended, layer + "encoder_attn_layer_norm"), layer)
-    return x @ words.T
+# -- the computation, against PlainBang -----------------------------------------------------------------------
 
 
 def sources(lengths, left=False):
@@ -176,30 +68,31 @@ def logits(model, tokens, lengths) -> list[torch.Tensor]:
     return [row[:length] for row, length in zip(found, lengths)]
 
 
-def test_logits_are_those_of_the_paper(tmp_path, dictionary):
-    state = bang_state(encoder_layers=2, decoder_layers=2)
-    model = load(write_folder(tmp_path / "bang", state), dictionary, encoder_layers=2, decoder_layers=2)
-    tokens = sources([7])
+@SMALL_AND_BASE
+def test_logits_are_those_of_the_paper(tmp_path, dictionary, sizes, heads):
+    state, tokens = bang_state(512, heads, **sizes), sources([7])
+    folder = write_folder(tmp_path / "bang", state)
+    model = build(dictionary, folder, positions=512, **options(heads=heads, **sizes))
     (found,) = logits(model, tokens, [12])
-    torch.testing.assert_close(found, reference(state, tokens[0].tolist(), 12), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, PlainBang(state, heads)(tokens[0].tolist(), 12), atol=1e-4, rtol=1e-4)
 
 
 def test_all_distance_buckets(model):
-    tokens, state = sources([3]), bang_state()
+    tokens = sources([3])
     (found,) = logits(model, tokens, [150])
-    torch.testing.assert_close(found, reference(state, tokens[0].tolist(), 150), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, PlainBang(bang_state())(tokens[0].tolist(), 150), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("left", [False, True])
 def test_padding_changes_nothing(model, left):
-    state, source_lengths, lengths = bang_state(), [5, 9, 2], [4, 3, 6]
+    reference, source_lengths, lengths = PlainBang(bang_state()), [5, 9, 2], [4, 3, 6]
     tokens = sources(source_lengths)
     together = logits(model, sources(source_lengths, left), lengths)
     for row, (found, size) in enumerate(zip(together, lengths)):
         source = tokens[row, : source_lengths[row]]
         (alone,) = logits(model, source[None], [size])
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(found, reference(state, source.tolist(), size), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, reference(source.tolist(), size), atol=1e-5, rtol=1e-5)
 
 
 def test_targets_padded_on_the_left(model):
@@ -215,14 +108,14 @@ def test_targets_padded_on_the_left(model):
 
 def test_gradients_are_those_of_the_reference(tmp_path, dictionary):
     state = bang_state()
-    model = load(write_folder(tmp_path / "bang", state), dictionary)
+    model = build(dictionary, write_folder(tmp_path / "bang", state))
     tokens, lengths = sources([5, 3], left=True), [4, 2]
     previous = ragged(lengths, 40, V, 0)
     model(tokens, None, previous)[0].log_softmax(-1)[..., 45].masked_select(previous.ne(0)).sum().backward()
     names = ["decoder.layers.0.ngram_self_attn.relative_linear.weight", "decoder.ngram_input_embed.weight"]
     leaves = [state[name].requires_grad_() for name in names]
-    rows = [[token for token in row if token] for row in tokens.tolist()]
-    sum(reference(state, row, length).log_softmax(-1)[:, 45].sum() for row, length in zip(rows, lengths)).backward()
+    rows, reference = [[token for token in row if token] for row in tokens.tolist()], PlainBang(state)
+    sum(reference(row, length).log_softmax(-1)[:, 45].sum() for row, length in zip(rows, lengths)).backward()
     relative = model.decoder.layers[0].self_attention.relative.weight.grad
     torch.testing.assert_close(relative, leaves[0].grad, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model.mask_embedding.grad, leaves[1].grad[0], atol=1e-4, rtol=1e-4)
@@ -242,9 +135,9 @@ def test_loss_counts_the_target_and_its_sep(model, dictionary):
         loss, size, _ = criterion(model, sample)
         losses.append(loss.item())
         assert size == 5
-    state, expected = bang_state(), 0.0
+    reference, expected = PlainBang(bang_state()), 0.0
     for row, (source, length) in enumerate(zip(inputs["src_tokens"].tolist(), (3, 2))):
-        found = reference(state, [token for token in source if token], length)
+        found = reference([token for token in source if token], length)
         expected += F.cross_entropy(found, target[row, :length], reduction="sum").item()
     assert losses == pytest.approx([expected, expected], rel=1e-5)
 
@@ -252,140 +145,81 @@ def test_loss_counts_the_target_and_its_sep(model, dictionary):
 # -- weights ------------------------------------------------------------------------------------------------
 
 
-class _Fairseq09:
-    """Pickles fairseq's meters under the names that they had in fairseq 0.9."""
-
-    def __enter__(self):
-        self.module = sys.modules["fairseq.meters"]
-        old = ModuleType("fairseq.meters")
-        for kind in (AverageMeter, TimeMeter, StopwatchMeter):
-            setattr(old, kind.__name__, type(kind.__name__, (), {"__module__": "fairseq.meters"}))
-        sys.modules["fairseq.meters"] = old
-        return old
-
-    def __exit__(self, *_):
-        sys.modules["fairseq.meters"] = self.module
-
-
-def test_all_layouts_give_the_same_weights(tmp_path, dictionary, model):
+def test_all_layouts_give_the_same_weights(tmp_path, dictionary, model, monkeypatch):
     """A bare state dict, in half precision, a checkpoint of fairseq 0.9; attention apart or as one matrix; two rows."""
     expected = model.state_dict()
     state = bang_state()
-    layouts = {"checkpoint": {"args": Namespace(arch="bang_nar", lr=[1e-4]), "model": state}}
-    with _Fairseq09() as meters:
-        train_meters = {name: getattr(meters, name)() for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")}
-        for meter in train_meters.values():
-            meter.sum = 1.5
-        whole = {**layouts["checkpoint"], "extra_state": {"train_meters": train_meters}}
-        write_folder(tmp_path / "meters", whole)
-    apart, fused = dict(state), dict(state)
-    for name in [name for name in state if "in_proj_" in name]:
-        prefix, _, kind = name.rpartition("in_proj_")
-        for projection, part in zip("qkv", apart.pop(name).chunk(3)):
-            apart[f"{prefix}{projection}_proj.{kind}"] = part
-    for name in [name for name in state if ".q_proj." in name]:
-        parts = [fused.pop(name.replace("q_proj", f"{projection}_proj")) for projection in "qkv"]
-        fused[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
-    mask = state["decoder.ngram_input_embed.weight"]
-    layouts["apart"], layouts["fused"] = apart, fused
-    layouts["rows"] = {**state, "decoder.ngram_input_embed.weight": torch.cat([mask + 1, mask])}
-    layouts["positions"] = {
-        **state,
-        "encoder.embed_positions.weight": F.pad(expected["encoder.positions.weight"], (0, 0, 0, 9)),
+    mask, positions = (state[name] for name in ("decoder.ngram_input_embed.weight", "encoder.embed_positions.weight"))
+    checkpoint = {"args": Namespace(arch="bang_nar", lr=[1e-4]), "model": state}
+    layouts = {
+        "checkpoint": checkpoint,
+        "fused": fused(state),
+        "released": fused(state, "ngram_self_attn"),
+        "rows": {**state, "decoder.ngram_input_embed.weight": torch.cat([mask + 1, mask])},
+        "positions": {**state, "encoder.embed_positions.weight": F.pad(positions, (0, 0, 0, 9))},
     }
+    old = ModuleType("fairseq.meters")  # the names that meters had in fairseq 0.9
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fairseq.meters", old)
+        meters = {}
+        for name in ("AverageMeter", "TimeMeter", "StopwatchMeter"):
+            setattr(old, name, type(name, (), {"__module__": "fairseq.meters"}))
+            meters[name] = getattr(old, name)()
+            meters[name].sum = 1.5
+        write_folder(tmp_path / "meters", {**checkpoint, "extra_state": {"train_meters": meters}})
     for name, layout in layouts.items():
         write_folder(tmp_path / name, layout)
     for name in ["meters", *layouts]:
-        found = load(tmp_path / name, dictionary).state_dict()
+        found = build(dictionary, tmp_path / name).state_dict()
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             assert torch.equal(found[key], value), (name, key)
     write_folder(tmp_path / "half", {name: value.half() for name, value in state.items()})
-    assert all(value.dtype == torch.float32 for value in load(tmp_path / "half", dictionary).state_dict().values())
-
-
-def test_true_sizes(tmp_path):
-    """BANG-base in width, one layer."""
-    vocab = tiny_vocab()
-    state = bang_state(D=768, ffn=3072, heads=12, positions=512)
-    folder = write_folder(tmp_path / "bang", state, vocab)
-    args = Namespace(arch="bang_nar", pretrained=str(folder), encoder_layers=1, decoder_layers=1)
-    bang_nar(args)
-    dictionary = tiny_dictionary()
-    model = BangNarModel.build_model(args, Namespace(target_dictionary=dictionary)).eval()
-    tokens = sources([6])
-    (found,) = logits(model, tokens, [5])
-    expected = reference(state, tokens[0].tolist(), 5, heads=12)
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
-
-
-def without(name):
-    return lambda state: state.pop(name)
-
-
-def setting(name, value):
-    return lambda state: state.__setitem__(name, value)
-
-
-LAYER = "decoder.layers.0."
+    assert all(value.dtype == torch.float32 for value in build(dictionary, tmp_path / "half").state_dict().values())
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "changes, message",
     [
-        (without(LAYER + "fc1.bias"), r"lacks decoder\.layers\.0\.fc1\.bias \(1 in all\)"),
+        ({LAYER + "fc1.bias": None}, r"lacks decoder\.layers\.0\.fc1\.bias \(1 in all\)"),
+        ({LAYER + "ngram_self_attn.in_proj_bias": None}, r"lacks .*ngram_self_attn\.q_proj\.bias.*\(3 in all\)"),
+        ({"encoder.layers.1.fc1.bias": (64,)}, r"has encoder\.layers\.1\.fc1\.bias \(1 in all\), unknown"),
+        ({"decoder.embed_out": (V, 32)}, r"has decoder\.embed_out \(1 in all\), unknown"),
+        ({LAYER + "fc1.bias": (65,)}, r"fc1\.bias has shape \(65,\), the model needs \(64,\)"),
+        ({LAYER + "ngram_self_attn.in_proj_weight": (90, 32)}, r"q_proj\.weight has shape \(30, 32\), .* \(32, 32\)"),
+        ({LAYER + "encoder_attn.k_proj.weight": (32, 31)}, r"k_proj\.weight has shape \(32, 31\), .* \(32, 32\)"),
+        ({"decoder.ngram_input_embed.weight": (9, 32)}, r"input_embed\.weight has shape \(9, 32\), .* \(32,\)"),
         (
-            without(LAYER + "ngram_self_attn.in_proj_bias"),
-            r"lacks decoder.*ngram_self_attn\.q_proj\.bias.*\(3 in all\)",
-        ),
-        (
-            setting("encoder.layers.1.fc1.bias", torch.zeros(64)),
-            r"has encoder\.layers\.1\.fc1\.bias \(1 in all\), unknown",
-        ),
-        (setting("decoder.embed_out", torch.zeros(V, 32)), r"has decoder\.embed_out \(1 in all\), unknown"),
-        (setting(LAYER + "fc1.bias", torch.zeros(65)), r"fc1\.bias has shape \(65,\), the model needs \(64,\)"),
-        (
-            setting(LAYER + "ngram_self_attn.in_proj_weight", torch.zeros(90, 32)),
-            r"self_attn\.q_proj\.weight has shape \(30, 32\), the model needs \(32, 32\)",
-        ),
-        (
-            setting(LAYER + "encoder_attn.k_proj.weight", torch.zeros(32, 31)),
-            r"encoder_attn\.k_proj\.weight has shape \(32, 31\), the model needs \(32, 32\)",
-        ),
-        (
-            setting("decoder.ngram_input_embed.weight", torch.zeros(9, 32)),
-            r"ngram_input_embed\.weight has shape \(9, 32\), the model needs \(32,\)",
-        ),
-        (
-            setting("decoder.embed_positions.weight", torch.zeros(100, 32)),
+            {"decoder.embed_positions.weight": (100, 32)},
             r"embed_positions\.weight has shape \(100, 32\), the model needs \(162, 32\).*--encoder-layers",
         ),
-        (setting("decoder.embed_tokens.weight", torch.zeros(V, 32)), r"decoder\.embed_tokens\.weight differ"),
+        ({"decoder.embed_tokens.weight": (V, 32)}, r"decoder\.embed_tokens\.weight differ"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path, dictionary, change, message):
-    state = bang_state()
-    change(state)
+def test_what_does_not_fit_is_refused(tmp_path, dictionary, changes, message):
+    shapes = {name: shape and torch.zeros(shape) for name, shape in changes.items()}
+    state = {**fused(bang_state(), "ngram_self_attn"), **shapes}
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
     with pytest.raises(ValueError, match=message):
-        load(write_folder(tmp_path / "bang", state), dictionary)
+        build(dictionary, write_folder(tmp_path / "bang", state))
 
 
 def test_refused_folders(tmp_path, dictionary):
     folder = write_folder(tmp_path / "bang", bang_state())
     (folder / "vocab.txt").write_text("\n".join([*tiny_vocab(), "more"]) + "\n")
     with pytest.raises(ValueError, match="another vocabulary"):
-        load(folder, dictionary)
+        build(dictionary, folder)
     folder = write_folder(tmp_path / "bang", bang_state())
     torch.save({}, folder / "second.pt")
     with pytest.raises(ValueError, match="expected one \\*.pt, found checkpoint.pt, second.pt"):
-        load(folder, dictionary)
+        build(dictionary, folder)
     for path in folder.glob("*.pt"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="there is no \\*.pt in it"):
-        load(folder, dictionary)
+        build(dictionary, folder)
     torch.save({"model": EvilPickle()}, folder / "evil.pt")
     with pytest.raises(ValueError, match="damaged or is no file of plain tensors"):
-        load(folder, dictionary)
+        build(dictionary, folder)
 
 
 class EvilPickle:
@@ -394,20 +228,15 @@ class EvilPickle:
 
 
 def test_a_checkpoint_needs_the_folder_no_more(tmp_path, dictionary):
+    """Of fairseq's, and of version 0.1, which had all options of the command line in a Namespace."""
     folder = write_folder(tmp_path / "bang", bang_state())
-    args = config(pretrained=str(folder))
-    task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    model = build_model(args, task)
-    assert args.pretrained is None
-    torch.save({"cfg": args, "model": model.state_dict()}, tmp_path / "own.pt")
-    for path in folder.iterdir():
-        path.unlink()
-    saved = load_torch_file(tmp_path / "own.pt")
-    again = build_model(saved["cfg"], task)
-    again.load_state_dict(saved["model"])
-    tokens = sources([6, 3])
-    for one, other in zip(logits(model.eval(), tokens, [5, 4]), logits(again.eval(), tokens, [5, 4])):
-        assert torch.equal(one, other)
+    task = MistTranslationTask(MistTranslationConfig(data="data-bin"), dictionary, dictionary)
+    cfg = OmegaConf.structured(config(pretrained=str(folder), _name="bang_nar"))
+    model = task.build_model(cfg)
+    assert torch.equal(model.mask_embedding, bang_state()["decoder.ngram_input_embed.weight"][0])
+    shutil.rmtree(folder)
+    for saved in (cfg, Namespace(**{**vars(config()), "_name": "bang_nar", "lr": [1e-4]})):
+        task.build_model(saved, from_checkpoint=True).load_state_dict(model.state_dict())
 
 
 # -- generation ---------------------------------------------------------------------------------------------
@@ -449,16 +278,16 @@ def test_scores(model, dictionary):
 
 @pytest.mark.parametrize("length", [None, 3, 20])
 def test_generation_is_the_argmax_of_the_reference(tmp_path, dictionary, length):
-    state = bang_state()
-    model = load(write_folder(tmp_path / "bang", state), dictionary, bang_length=length)
+    reference = PlainBang(bang_state())
+    model = build(dictionary, write_folder(tmp_path / "bang", bang_state()), bang_length=length)
     generator = model.build_generator(dictionary, Namespace(beam=5))
     tokens = sources([5, 9, 2], left=True)
-    never = dictionary.never_predicted()
+    never = dictionary.tokenizer.special.never_predicted
     found = generator.generate([model], {"net_input": {"src_tokens": tokens, "src_lengths": None}})
     predicted, scores = generator._fill(tokens)
     assert len(found) == 3
     for row, source in enumerate(tokens.tolist()):
-        expected = reference(state, [token for token in source if token], length or 9)
+        expected = reference([token for token in source if token], length or 9)
         expected[:, never] = float("-inf")
         best = expected.log_softmax(-1).max(-1)
         assert torch.equal(predicted[row], best.indices)

@@ -6,24 +6,13 @@ from omegaconf import OmegaConf
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
 from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
-from tests.helpers import decode, encode, sources, targets, tiny_dictionary, tiny_vocab
-from tests.models.baselines.test_mass import FFN, HEADS, D, PlainMass, mass_state, write_mass_folder
+from tests.helpers import decode, encode, sources, spread, targets, tiny_dictionary, tiny_vocab
+from tests.models.baselines.plain import SMALL_AND_BASE, PlainMass, fused, options, random_weights
+from tests.models.baselines.test_mass import write_mass_folder
 
 
 def config(**changes) -> NatMassConfig:
-    cfg = NatMassConfig()
-    sizes = dict(
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_embed_dim=D,
-        encoder_ffn_embed_dim=FFN,
-        encoder_attention_heads=HEADS,
-        length_classes=32,
-        precision="fp32",
-    )
-    for name, value in {**sizes, **changes}.items():
-        setattr(cfg, name, value)
-    return cfg
+    return NatMassConfig(**{**options(layers=2), "length_classes": 32, "precision": "fp32", **changes})
 
 
 def build(dictionary, folder=None, source=40, target=20, **changes) -> NatMassModel:
@@ -31,44 +20,18 @@ def build(dictionary, folder=None, source=40, target=20, **changes) -> NatMassMo
     torch.manual_seed(0)
     model = NatMassModel(config(**changes), dictionary, PositionLimits(source, target))
     if folder is None:
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.data.mul_(5)
-    else:
-        assert NatMassModel.pretrained_sizes(str(folder), dictionary) == {}
-        model.load_pretrained(str(folder))
+        return spread(model)
+    assert NatMassModel.pretrained_sizes(str(folder), dictionary) == {}
+    model.load_pretrained(str(folder))
     return model.eval()
 
 
-def task_for(dictionary) -> MistTask:
-    cfg = OmegaConf.structured(MistTaskConfig)
-    cfg.max_source_positions, cfg.max_target_positions = 40, 20
-    return MistTask(cfg, dictionary)
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        dict(size=D, ffn=FFN, layers=2, heads=HEADS, scale=0.2),
-        dict(size=768, ffn=3072, layers=1, heads=12, scale=0.04),
-    ],
-    ids=["small", "base"],
-)
-@pytest.mark.parametrize("fused", [False, True])
-def test_equals_a_plain_computation(tmp_path, dictionary, sizes, fused):
-    heads, layers = sizes["heads"], sizes["layers"]
-    arguments = {name: value for name, value in sizes.items() if name != "heads"}
-    folder = write_mass_folder(tmp_path / "mass", mass_state(len(dictionary), fused=fused, **arguments))
-    model = build(
-        dictionary,
-        folder,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        encoder_embed_dim=sizes["size"],
-        encoder_ffn_embed_dim=sizes["ffn"],
-        encoder_attention_heads=heads,
-    )
-    plain = PlainMass(mass_state(len(dictionary), **arguments), layers, heads, causal=False)
+@SMALL_AND_BASE
+@pytest.mark.parametrize("layout", [dict, fused])
+def test_equals_a_plain_computation(tmp_path, dictionary, sizes, heads, layout):
+    weights = random_weights(len(dictionary), **sizes)
+    folder = write_mass_folder(tmp_path / "mass", layout(weights))
+    model, plain = build(dictionary, folder, **options(heads=heads, **sizes)), PlainMass(weights, heads, causal=False)
     src, src_lengths = sources([7, 2], dictionary)
     tgt, tgt_lengths = targets([3, 5], dictionary)
     with torch.no_grad():
@@ -87,34 +50,10 @@ def test_equals_a_plain_computation(tmp_path, dictionary, sizes, fused):
         torch.testing.assert_close(lengths[row].double(), scores, atol=1e-5, rtol=1e-5)
 
 
-def test_a_checkpoint_brings_its_limits_and_refuses_another_vocabulary(dictionary):
-    trained = build(dictionary, source=30, target=10)
-    model = build(dictionary)
-    model.encoder.word_embeddings.weight.data.zero_()
-    model.load_state_dict(trained.state_dict())
-    assert model.max_positions() == (30, 10)
-    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
-    other = tiny_dictionary([*tiny_vocab()[:-1], "another"])
-    with pytest.raises(ValueError, match="another vocabulary than the checkpoint"):
-        build(other).load_state_dict(trained.state_dict())
-
-
-def test_the_limits_of_source_and_target_are_apart(dictionary):
-    build(dictionary, source=512, target=31).check_limits()
-    with pytest.raises(ValueError, match="--max-source-positions 513 exceeds the model's 512 positions"):
-        build(dictionary, source=513).check_limits()
-    with pytest.raises(ValueError, match="--max-target-positions 513 exceeds the model's 512 positions"):
-        build(dictionary, target=513).check_limits()
-    with pytest.raises(ValueError, match="32 --length-classes"):
-        build(dictionary, target=32).check_limits()
-
-
 def test_the_task_starts_from_the_folder(tmp_path, dictionary):
-    folder = write_mass_folder(tmp_path / "mass", mass_state(len(dictionary), layers=2))
-    task = task_for(dictionary)
-    cfg = OmegaConf.structured(config(pretrained=str(folder)))
-    OmegaConf.set_struct(cfg, False)
-    cfg._name = "nat_mass"
+    folder = write_mass_folder(tmp_path / "mass", random_weights(len(dictionary), layers=2))
+    task = MistTask(OmegaConf.structured(MistTaskConfig(max_source_positions=40, max_target_positions=20)), dictionary)
+    cfg = OmegaConf.structured(config(pretrained=str(folder), _name="nat_mass"))
     model = task.build_model(cfg)
     expected = torch.load(folder / "mass-base-uncased.pt", weights_only=True)
     assert isinstance(model, NatMassModel) and tasks.TASK_REGISTRY["mist"] is MistTask
@@ -126,12 +65,9 @@ def test_the_task_starts_from_the_folder(tmp_path, dictionary):
 
 
 def test_other_weights_or_another_vocabulary_are_refused(tmp_path, dictionary):
-    folder = write_mass_folder(tmp_path / "mass", mass_state(len(dictionary), layers=1))
-    with pytest.raises(
-        ValueError, match=r"lacks encoder\.layers\.1\..* \(42 in all\), which the model needs: give .*--encoder-layers"
-    ):
+    folder = write_mass_folder(tmp_path / "mass", random_weights(len(dictionary), layers=1))
+    message = r"lacks encoder\.layers\.1\..* \(42 in all\), which the model needs: give .*--encoder-layers"
+    with pytest.raises(ValueError, match=message):
         build(dictionary, folder)
-    with pytest.raises(ValueError, match=r"embed_tokens\.weight has shape \(\d+, 32\), the model needs \(\d+, 64\)"):
-        build(dictionary, folder, encoder_layers=1, decoder_layers=1, encoder_embed_dim=64)
     with pytest.raises(ValueError, match="another vocabulary"):
         NatMassModel.pretrained_sizes(str(folder), tiny_dictionary([*tiny_vocab(), "another"]))

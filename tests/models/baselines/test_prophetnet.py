@@ -14,6 +14,7 @@ from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, righ
 from mist_fairseq.models.baselines.prophetnet import ProphetNetConfig, ProphetNetModel
 from mist_fairseq.tasks.translation import MistTranslationConfig, MistTranslationTask
 from tests.helpers import ragged, tiny_dictionary, tiny_vocab
+from tests.models.baselines.plain import options
 
 SIZES = dict(hidden_size=32, encoder_ffn_dim=48, decoder_ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1)
 SIZES |= dict(num_encoder_attention_heads=4, num_decoder_attention_heads=2, max_position_embeddings=40)
@@ -41,19 +42,16 @@ def folder(dictionary, tmp_path):
     return folder
 
 
-def new_task(dictionary, **options) -> MistTranslationTask:
-    return MistTranslationTask(MistTranslationConfig(data="data-bin", **options), dictionary, dictionary)
+def new_task(dictionary, **changes) -> MistTranslationTask:
+    return MistTranslationTask(MistTranslationConfig(data="data-bin", **changes), dictionary, dictionary)
 
 
-def configuration(**options) -> ProphetNetConfig:
-    config = ProphetNetConfig(encoder_layers=1, decoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=64)
-    for name, value in {"encoder_attention_heads": 4, "max_positions": 40, **options}.items():
-        setattr(config, name, value)
-    return config
+def configuration(**changes) -> ProphetNetConfig:
+    return ProphetNetConfig(**{**options(), "max_positions": 40, **changes})
 
 
-def build(folder, dictionary, **options) -> ProphetNetModel:
-    config = configuration(pretrained=str(folder), **options)
+def build(folder, dictionary, **changes) -> ProphetNetModel:
+    config = configuration(pretrained=str(folder), **changes)
     return ProphetNetModel.build_model(config, new_task(dictionary)).eval()
 
 
@@ -67,17 +65,9 @@ def batch(dictionary, source_lengths=(9, 5, 2, 7), target_lengths=(4, 6, 1, 6), 
         target[row, length - 1] = dictionary.eos()
     previous = target.roll(1, dims=1)
     previous[:, 0] = dictionary.eos()
-    for row, length in enumerate(target_lengths):
-        previous[row, length:] = dictionary.pad()
-    return {
-        "target": target,
-        "ntokens": sum(target_lengths),
-        "net_input": {
-            "src_tokens": sources,
-            "src_lengths": torch.tensor(source_lengths),
-            "prev_output_tokens": previous,
-        },
-    }
+    previous[target.eq(dictionary.pad())] = dictionary.pad()
+    inputs = {"src_tokens": sources, "src_lengths": torch.tensor(source_lengths), "prev_output_tokens": previous}
+    return {"target": target, "ntokens": sum(target_lengths), "net_input": inputs}
 
 
 def test_padding_moves_to_the_right():
@@ -167,9 +157,9 @@ def test_training_reduces_the_loss(dictionary):
 def test_batches_generate_what_hugging_face_generates_of_single_sentences(beam, nbest, lenpen, dictionary, folder):
     theirs, ours = twin(dictionary), build(folder, dictionary)
     sep = dictionary.eos()
-    options = Namespace(beam=beam, nbest=nbest, lenpen=lenpen, max_len_b=12, min_len=2)
+    search = Namespace(beam=beam, nbest=nbest, lenpen=lenpen, max_len_b=12, min_len=2)
     sample = batch(dictionary)
-    hypotheses = new_task(dictionary).build_generator([ours], options).generate([ours], sample)
+    hypotheses = new_task(dictionary).build_generator([ours], search).generate([ours], sample)
     assert [len(group) for group in hypotheses] == [nbest] * 4
     ended = 0
     for source, group in zip(sample["net_input"]["src_tokens"], hypotheses):
@@ -207,13 +197,14 @@ def test_any_hugging_face_model_generates(dictionary):
         BartConfig(vocab_size=len(dictionary), encoder_ffn_dim=16, decoder_ffn_dim=16, **sizes, **ids)
     )
     names = dict(pad=dictionary.pad(), eos=dictionary.eos(), start=dictionary.bos())
-    generator = HuggingFaceGenerator(bart, **names, options=Namespace(beam=2, max_len_b=5), score=False)
+    generator = HuggingFaceGenerator(bart, **names, options=Namespace(beam=2, max_len_b=5))
+    generator.score = False
     hypotheses = generator.generate([bart], batch(dictionary))
     assert all(group[0]["score"] == 0 and 1 < len(group[0]["tokens"]) <= 6 for group in hypotheses)
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "search, message",
     [
         (dict(sampling=True), "--sampling does not work"),
         (dict(prefix_size=2), "--prefix-size does not work"),
@@ -221,10 +212,10 @@ def test_any_hugging_face_model_generates(dictionary):
         (dict(min_len=50), "--min-len 50 is too long: at most 37"),
     ],
 )
-def test_options_that_cannot_work_are_refused(options, message, dictionary):
+def test_options_that_cannot_work_are_refused(search, message, dictionary):
     model = ProphetNetModel.build_model(configuration(), new_task(dictionary))
     with pytest.raises(ValueError, match=message):
-        model.build_generator(dictionary, Namespace(**options))
+        model.build_generator(dictionary, Namespace(**search))
 
 
 def test_longest_source_and_target_fit(dictionary):
@@ -253,37 +244,29 @@ def test_a_checkpoint_needs_no_folder(pretrained, dictionary, folder):
         assert torch.equal(loaded(**sample["net_input"]), model(**sample["net_input"]))
 
 
-def damage_config(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 @pytest.mark.parametrize(
-    "damage, error, message",
+    "name, damage, error, message",
     [
-        (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), ValueError, "is not JSON"),
-        (lambda folder: damage_config(folder, model_type="bart"), ValueError, "'bart', expected 'prophetnet'"),
-        (lambda folder: damage_config(folder, eos_token_id=2), ValueError, "eos_token_id is 2, but by .* it is 4"),
-        (lambda folder: damage_config(folder, num_decoder_layers=2), ValueError, "lacks prophetnet.decoder.layers.1"),
-        (lambda folder: damage_config(folder, hidden_size=64), ValueError, r"\(131, 32\), the model needs \(131, 64\)"),
-        (
-            lambda folder: damage_config(folder, num_encoder_layers=10**9),
-            ValueError,
-            "lacks prophetnet.encoder.layers.9",
-        ),
-        (
-            lambda folder: damage_config(folder, encoder_ffn_dim=10**12),
-            ValueError,
-            r"the model needs \(1000000000000, 32\)",
-        ),
-        (lambda folder: (folder / "prophetnet.tokenizer").unlink(), FileNotFoundError, "no prophetnet.tokenizer"),
-        (lambda folder: (folder / "model.safetensors").unlink(), FileNotFoundError, "no model.safetensors"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), ValueError, "is damaged"),
+        ("config.json", None, FileNotFoundError, "no config.json"),
+        ("config.json", b"{", ValueError, "is not JSON"),
+        ("config.json", dict(model_type="bart"), ValueError, "'bart', expected 'prophetnet'"),
+        ("config.json", dict(eos_token_id=2), ValueError, "eos_token_id is 2, but by .* it is 4"),
+        ("config.json", dict(num_decoder_layers=2), ValueError, "lacks prophetnet.decoder.layers.1"),
+        ("config.json", dict(hidden_size=64), ValueError, r"\(131, 32\), the model needs \(131, 64\)"),
+        ("config.json", dict(num_encoder_layers=10**9), ValueError, "lacks prophetnet.encoder.layers.9"),
+        ("config.json", dict(encoder_ffn_dim=10**12), ValueError, r"the model needs \(1000000000000, 32\)"),
+        ("prophetnet.tokenizer", None, FileNotFoundError, "no prophetnet.tokenizer"),
+        ("model.safetensors", None, FileNotFoundError, "no model.safetensors"),
+        ("model.safetensors", b"x", ValueError, "is damaged"),
     ],
 )
-def test_folders_that_do_not_fit_are_refused(damage, error, message, dictionary, folder):
-    damage(folder)
+def test_folders_that_do_not_fit_are_refused(name, damage, error, message, dictionary, folder):
+    path = folder / name
+    if damage is None:
+        path.unlink()
+    else:
+        changes = isinstance(damage, dict)
+        path.write_bytes(json.dumps(json.loads(path.read_text()) | damage).encode() if changes else damage)
     with pytest.raises(error, match=message):
         build(folder, dictionary)
 
