@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.files.checksums import SUMS, write_sums
-from mist_fairseq.files.exported import CONFIG
+from mist_fairseq.files.exported import CONFIG, SUMS, write_sums
 from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mist_fairseq.engines import PRECISIONS, build_engine
+from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.generate.generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
@@ -44,8 +44,6 @@ class MistGenerator(TextGenerator, nn.Module):
         precision: str = "fp32",
         accelerate: str = "auto",
     ):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
         super().__init__()
         self.encoder, self.tokenizer, self.limits = encoder.eval(), tokenizer, limits
         self.precision, self.accelerate = precision, accelerate
@@ -61,11 +59,11 @@ class MistGenerator(TextGenerator, nn.Module):
         precision: str = "fp32",
         accelerate: str = "auto",
     ) -> "MistGenerator":
-        """Load a released model, or a fairseq checkpoint.
+        """Load a released model, which ``scripts/export.py`` wrote, or a fairseq checkpoint, which needs fairseq.
 
         Args:
-            folder: a released model, which ``scripts/export.py`` wrote; or a folder of checkpoints.
-            checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``. Needs fairseq.
+            folder: of the released model, or of checkpoints.
+            checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``.
             data_name_or_path: the folder of a checkpoint's ``dict.*.txt``; seen from *folder* if it begins with a dot.
             precision, accelerate: as of the class.
 

