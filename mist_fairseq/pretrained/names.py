@@ -57,8 +57,7 @@ def convert(
         ValueError: a weight is missing, unknown or of another shape; names it and both shapes.
     """
     parts = {name: their_names(names, name) for name in own}
-    needed = [part for name, theirs in parts.items() if name not in optional for part in theirs]
-    lacks = [part for part in needed if part not in state]
+    lacks = [part for name in parts if name not in optional for part in parts[name] if part not in state]
     if lacks:
         raise ValueError(f"{source} lacks {_some(lacks)}, which the model needs: {advice}")
     unknown = sorted(state.keys() - {part for theirs in parts.values() for part in theirs} - set(ignored or ()))

@@ -43,7 +43,6 @@ _ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, str]]] = {
     "nat_mass": (EncoderDecoder, EncoderDecoderConfig, ENCODER_DECODER_OPTION_NAMES),
 }
 _LIMITS = ("max_source_positions", "max_target_positions")
-_LEAST = {"rel_pos_bins": 0, "source_type_id": 0, "target_type_id": 0, **dict.fromkeys(_LIMITS, 3)}  # others: 1
 
 
 @dataclass
@@ -112,48 +111,30 @@ def load_folder(folder: str) -> Released:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged or does not fit the others; says which.
     """
+    otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
+    config = read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
-    config = _read_config(folder)
-    tokenizer = load_tokenizer(Path(folder) / DICTIONARY)
-    model, sizes, _ = _ARCHITECTURES[config["architecture"]]
-    limits = PositionLimits(*(config[name] for name in _LIMITS))
-    try:
-        names = _size_names(config["architecture"])
-        built = sizes(len(tokenizer.symbols), **{name: config["model"][option] for option, name in names.items()})
-        built.check_limits(limits)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    state = read_weights(weights)
+    tokenizer, state = load_tokenizer(Path(folder) / DICTIONARY), read_weights(weights)
     with safe_open(weights, "pt") as file:
         if (file.metadata() or {}).get("config") != json.dumps(config, sort_keys=True):
             raise ValueError(f"{path} was changed since the export: export the model again")
+    try:
+        model, sizes, _ = _ARCHITECTURES[config["architecture"]]
+        limits = PositionLimits(*(config[name] for name in _LIMITS))
+        names = _size_names(config["architecture"])
+        built = sizes(len(tokenizer.symbols), **{name: config["model"][option] for option, name in names.items()})
+        built.check_limits(limits)
+        layers = sum(size for option, size in config["model"].items() if option.endswith("_layers"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} makes no model of {' or '.join(_ARCHITECTURES)}: {error!r}") from error
     fingerprint, _ = state.pop("fingerprint", torch.empty(0)), state.pop("trained_limits", None)
     state = {name.removeprefix("encoder."): value for name, value in state.items()}
-    layers = max(size for option, size in config["model"].items() if option.endswith("_layers"))
     check_shapes(lambda: model(built), layers, state, str(weights))
     if fingerprint.tolist() != list(bytes.fromhex(tokenizer.fingerprint())):
         raise ValueError(f"{weights} was trained with another vocabulary than that of {DICTIONARY} beside it")
     encoder = model(built)
     encoder.load_state_dict(state)
     return Released(encoder.eval(), tokenizer, limits)
-
-
-def _read_config(folder: str) -> dict[str, Any]:
-    """The ``config.json`` of a released model; errors as of ``load_folder``."""
-    otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
-    config = read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
-    path, architecture, sizes = Path(folder) / CONFIG, config.get("architecture"), config.get("model")
-    if architecture not in _ARCHITECTURES:
-        raise ValueError(f"{path}: architecture is {architecture!r}, expected {' or '.join(_ARCHITECTURES)}")
-    names = _size_names(architecture)
-    if not isinstance(sizes, dict) or sizes.keys() != names.keys():
-        raise ValueError(f"{path}: model is {sizes!r:.60}, expected the values of {', '.join(names)}")
-    for name, value in {**{key: config.get(key) for key in _LIMITS}, **sizes}.items():
-        kind, least = (bool, False) if name == "untie_head" else (int, _LEAST.get(name, 1))
-        if type(value) is not kind or not least <= value < 2**31:
-            expected = "true or false" if kind is bool else f"a whole number of at least {least}"
-            raise ValueError(f"{path}: {name} is {value!r:.60}, expected {expected}")
-    return config
 
 
 # -- as --pretrained ------------------------------------------------------------------------------------------
