@@ -101,13 +101,9 @@ class MistGenerator(TextGenerator, nn.Module):
             accelerate, precision = "none" if accelerate == "auto" else accelerate, "fp32"
         self.engine: Engine = build_engine(self.encoder, self.tokenizer.special, accelerate, precision)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the engine, which is neither copied nor pickled but built anew."""
-        return {name: value for name, value in self.__dict__.items() if name != "engine"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._build_engine()
+    def __reduce__(self):
+        """Copies and pickles build an engine of their own."""
+        return type(self), (self.encoder, self.tokenizer, self.limits, self.precision, self.accelerate)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """``generate``."""

@@ -62,12 +62,10 @@ def get_pretrained(name: str, folder: str) -> str:
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
     settings, weights = find_settings(path), [file for file in WEIGHTS if (path / file).is_file()]
-    lacks = [file for file in ("config.json", "vocab.txt") if file not in settings]
-    lacks += [] if weights else [" or ".join(WEIGHTS)]
-    if lacks:
+    if not weights or not {"config.json", "vocab.txt"} <= set(settings):
         raise FileNotFoundError(
-            f"{path} has no {lacks[0]}. Put config.json, vocab.txt and {' or '.join(WEIGHTS)} (and "
-            f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
+            f"{path} needs config.json, vocab.txt and {' or '.join(WEIGHTS)} (and tokenizer_config.json if there is "
+            f"one): put them there, from {encoder.source}, and run this again"
         )
     _check_digests(encoder, path)
     check_sums(path, [*settings, weights[0]], f"fetch it again and remove {SUMS}")

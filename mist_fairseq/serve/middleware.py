@@ -39,10 +39,8 @@ async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[
         raise HTTPException(408, message, _CLOSE) from None
     if body is None:
         batcher.check_open()
-    if not body:
-        raise HTTPException(400, "the body is empty, expected a JSON object")
     try:
-        content = json.loads(body)
+        content = json.loads(body or b"")
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]  # advice to programmers follows
         raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from error

@@ -64,11 +64,9 @@ def _attachment(before: str, word: str, after: str, closes_later: bool, open_quo
 
 def _joins_period(before: str, after: str) -> bool:
     """Say whether a period stands inside a number, an abbreviation or an address: "3.5", "u.s.a.", "example.com"."""
-    if before.isdecimal() and after[:1].isdecimal():
-        return True
-    if len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after):
-        return True
-    return after.lower() in _AFTER_PERIOD or before.lower() == "www"
+    number = before.isdecimal() and after[:1].isdecimal()
+    initials = len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after)
+    return number or bool(initials) or after.lower() in _AFTER_PERIOD or before.lower() == "www"
 
 
 def _quotes(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
