@@ -118,6 +118,9 @@ def test_a_port_in_use():
         ("--port", 99999, "cannot listen on 127.0.0.1 port 99999: bind(): port must be 0-65535."),
         ("--host", "192.0.2.1", "cannot listen on 192.0.2.1 port 0: "),  # of another machine
         ("--max-batch", 0, "--max-batch is 0, expected at least 1"),
+        ("--max-wait", -1, "--max-wait is -1.0, expected at least 0"),
+        ("--max-wait", "nan", "--max-wait is nan, expected at least 0"),
+        ("--max-queue", 8, "--max-texts 64 is more than --max-queue 8: such requests never fit"),
         ("--threads", 0, "--threads is 0, expected a whole number of at least 1"),
         ("--threads", -3, "--threads is -3, expected a whole number of at least 1"),
         ("--accelerate", "compiled", "--accelerate compiled is for models in PyTorch"),
