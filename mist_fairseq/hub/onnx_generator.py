@@ -29,8 +29,7 @@ class OnnxGenerator(TextGenerator):
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a file is damaged, of another version or of another export than the others; says which. Or
-                ONNX Runtime is not installed.
+            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed.
         """
         generator = cls(*read_onnx(folder, precision, threads))
         generator._origin = str(Path(folder).resolve()), precision, threads

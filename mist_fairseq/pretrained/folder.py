@@ -114,9 +114,9 @@ def empty_encoder(
 ) -> Encoder:
     """An encoder on the meta device, for its shapes; ValueError if *sizes* are of more layers than *weights* are."""
     config, layers = Path(folder) / "config.json", sizes["encoder_layers"]
-    for name in their_names(family.names, f"layers.{layers - 1}.ffn_out.bias"):
-        if name not in weights:
-            raise ValueError(f"{config} is of {layers} layers, but the weights lack {name}")
+    (last,) = their_names(family.names, f"layers.{layers - 1}.ffn_out.bias")
+    if last not in weights:
+        raise ValueError(f"{config} is of {layers} layers, but the weights lack {last}")
     try:
         with torch.device("meta"):
             return Encoder(EncoderConfig(vocab_size, **{OPTION_NAMES[name]: value for name, value in sizes.items()}))

@@ -47,17 +47,11 @@ _LIMITS = ("max_source_positions", "max_target_positions")
 
 @dataclass
 class Released:
-    """A trained model with what it needs to read and write text.
+    """A trained model with what it needs to read and write text."""
 
-    Attributes:
-        encoder: the weights, an ``Encoder`` or an ``EncoderDecoder``.
-        tokenizer: of source and target.
-        limits: the most tokens of a source and of a target.
-    """
-
-    encoder: Any
-    tokenizer: Tokenizer
-    limits: PositionLimits
+    encoder: Any  # the weights, an Encoder or an EncoderDecoder
+    tokenizer: Tokenizer  # of source and target
+    limits: PositionLimits  # the most tokens of a source and of a target
 
     @property
     def architecture(self) -> str:

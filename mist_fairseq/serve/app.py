@@ -26,10 +26,7 @@ _QUICK = 10_000  # characters that are tokenized in a few milliseconds, for whic
 
 
 def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAPI:
-    """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do.
-
-    ``app.state.batcher`` is its ``Batcher``.
-    """
+    """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do."""
     limits = limits or Limits()
     metrics = CollectorRegistry()
     batcher = Batcher(generator.generate_sources, limits, metrics)
@@ -44,7 +41,7 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         exception_handlers={HTTPException: _explain, Exception: _explain},
         separate_input_output_schemas=False,  # an answer's fields with defaults may be missing
     )
-    app.state.batcher = batcher
+    app.state.batcher = batcher  # for the server, which closes it
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> HTMLResponse:

@@ -1,7 +1,4 @@
-"""Tokenizers: raw text to ids and back, over a fixed vocabulary.
-
-``mist_fairseq.text.files`` loads them from files, ``mist_fairseq.data.dictionary`` makes fairseq dictionaries of them.
-"""
+"""Tokenizers: raw text to ids and back, over a fixed vocabulary; ``mist_fairseq.text.files`` loads them."""
 
 import hashlib
 import json
@@ -9,12 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, TextIO
 
 from mist_fairseq.mist.config import SpecialTokens
-
-if TYPE_CHECKING:
-    import tokenizers
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
@@ -115,7 +109,7 @@ class Tokenizer:
 class LibraryTokenizer(Tokenizer):
     """A tokenizer of the ``tokenizers`` library. White space at the end of a text is dropped."""
 
-    backend: "tokenizers.Tokenizer"  # cuts text into tokens
+    backend: Any  # a tokenizers.Tokenizer, which cuts text into tokens
     ids: dict[str, int]  # of the backend's tokens; whatever is not in it is unknown
     pieces: list[str]  # what each id gives to join
     join: Callable[[list[str]], str]  # makes text of pieces; something that can be pickled
