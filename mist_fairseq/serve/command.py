@@ -93,7 +93,6 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    server = Server(create_app(generator, limits), limits)
     host, port = listening.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    server.run(sockets=[listening])
+    Server(create_app(generator, limits), limits).run(sockets=[listening])

@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.generate.generator import Output
 
-_SHOWN = 3  # so many errors of one request are named; there may be thousands
-
 
 def _described(noun: str, expected: str) -> WrapValidator:
     """Report any failure of a field in one plain sentence, not in one for each type that it might have had."""
@@ -83,7 +81,7 @@ class Error(BaseModel):
 def explain(problem: Exception, content: dict) -> str:
     """Say in one short line what is wrong with a request, whose validation raised *problem*."""
     if isinstance(problem, ValidationError):
-        return "; ".join(map(_explain_one, problem.errors()[:_SHOWN]))
+        return "; ".join(map(_explain_one, problem.errors()[:3]))  # there may be thousands
     message = str(problem)
     if content.get("texts") is None:
         message = message.replace("texts[0]", "text", 1)

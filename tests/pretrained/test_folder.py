@@ -71,11 +71,6 @@ def test_untied_head_takes_the_checkpoints_decoder_or_a_copy(tmp_path, dictionar
     assert torch.equal(model.encoder.head.weight, model.encoder.word_embeddings.weight)
 
 
-def test_real_folder(minilm):
-    sizes = read_sizes(minilm)
-    assert (sizes["encoder_layers"], sizes["encoder_embed_dim"], sizes["encoder_attention_heads"]) == (6, 384, 12)
-
-
 def test_half_precision_weights_become_fp32(tmp_path, dictionary):
     state = {name: value.half() for name, value in bert_state(V).items()}
     model = load(write_bert_folder(tmp_path / "a", state), dictionary)
