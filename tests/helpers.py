@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.files.checksums import SUMS, write_sums
-from mist_fairseq.files.exported import CONFIG
+from mist_fairseq.files.exported import CONFIG, SUMS, write_sums
 from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
@@ -252,15 +252,23 @@ def renew_sums(folder: Path):
     write_sums(folder, [path.name for path in folder.iterdir() if path.name not in (CONFIG, SUMS)])
 
 
+def change_released(folder: Path, changes: dict, **tensors):
+    """Another configuration and other tensors in a released folder, as if it had been exported with them."""
+    path, config = folder / "model.safetensors", json.loads((folder / CONFIG).read_text())
+    for name, value in changes.items():
+        (config["model"] if name in config["model"] else config)[name] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+    path.write_bytes(save({**load_file(path), **tensors}, {"config": json.dumps(config, sort_keys=True)}))
+    renew_sums(folder)
+
+
 def write_bert_folder(folder: Path, state: dict, config=None, vocab=None, safetensors=True) -> Path:
     """A folder as ``save_pretrained`` writes it."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**BERT_CONFIG, **(config or {})}))
     (folder / "vocab.txt").write_text("\n".join(vocab or tiny_vocab()) + "\n", encoding="utf-8")
     if safetensors:
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+        (folder / "model.safetensors").write_bytes(save({name: value.contiguous() for name, value in state.items()}))
     else:
         torch.save(state, folder / "pytorch_model.bin")
     return folder

@@ -1,23 +1,57 @@
-"""Exported folders: a ``config.json``, other files and their checksums."""
+"""Exported folders: a ``config.json``, other files, and ``SHA256SUMS``, which ``sha256sum -c`` reads, too."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from mist_fairseq.files.checksums import SUMS, check_sums, write_sums
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.whole import whole_file
 
-CONFIG = "config.json"
+CONFIG, SUMS = "config.json", "SHA256SUMS"
+
 _AGAIN = "export the model again with scripts/export.py"
 
 
-def write_folder(
-    folder: str, config: dict, files: dict[str, Callable[[Path], object]], overwrite: bool = False
-) -> list[str]:
-    """Write files, their checksums and, last, ``config.json``: a folder that is only half written has none.
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    *files* has for each file's name a function that writes it to a path. Returns the names of all files.
+
+def write_sums(folder: Path, names: Iterable[str]):
+    """Write the checksums of files in a folder."""
+    lines = [f"{digest(folder / name)}  {name}\n" for name in names]
+    with whole_file(folder / SUMS) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path, names: Iterable[str], advice: str):
+    """Compare files with the ``SHA256SUMS`` beside them, if it is there; *advice* is what to do about a damaged one.
+
+    Raises:
+        ValueError: a file or ``SHA256SUMS`` itself is damaged; names it.
+    """
+    path = folder / SUMS
+    if not path.is_file():
+        return
+    sums = {line[66:]: line[:64] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
+    for name in names:
+        if name not in sums:
+            raise ValueError(f"{path} does not name {name}: {advice}")
+        if digest(folder / name) != sums[name]:
+            raise ValueError(
+                f"{folder / name} is damaged, or is not the file that {SUMS} beside it was written for: {advice}"
+            )
+
+
+def write_folder(
+    folder: str, config: dict[str, Any], files: Mapping[str, Iterable[bytes]], overwrite: bool = False
+) -> list[str]:
+    """Write files, given in pieces, their checksums and, last, ``config.json``: what is half written has none.
+
+    Returns the names of all files.
 
     Raises:
         FileExistsError: the folder has such files already, and *overwrite* is off.
@@ -29,43 +63,35 @@ def write_folder(
             f"{folder} has {', '.join(there)} already: choose another folder or allow to overwrite it (--overwrite)"
         )
     (path / CONFIG).unlink(missing_ok=True)
-    for name, write in files.items():
-        with whole_file(path / name) as partial:
-            write(partial)
+    for name, pieces in files.items():
+        with whole_file(path / name) as partial, open(partial, "wb") as file:
+            file.writelines(pieces)
     write_sums(path, files)
     with whole_file(path / CONFIG) as partial:
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return names
 
 
-def text(content: str) -> Callable[[Path], object]:
-    """A function that writes a text to a path."""
-    return lambda path: path.write_text(content, encoding="utf-8")
-
-
-def read_config(folder: str | Path, kind: str, version: int, files: list[str], advice: str) -> dict:
+def read_config(folder: str, kind: str, version: int, files: list[str], advice: str) -> dict[str, Any]:
     """The ``config.json`` of an exported folder, whose ``format`` and version must be *kind* and *version*.
 
-    *files* are the others that must be there, with the right checksums. *advice* is for the message: what to do with a
-    folder of another kind.
+    *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: the folder is of another kind or version, or a file is damaged; says what is there instead.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: {_AGAIN}")
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("format") != kind:
-        given = config.get("format", config.get("model_type")) if isinstance(config, dict) else config
-        raise ValueError(f"{path} is not what is needed: its format is {given!r}, expected {kind!r}. {advice}")
+    config = read_json(path / CONFIG)
+    if config.get("format") != kind:
+        given = config.get("format", config.get("model_type"))
+        raise ValueError(f"{path / CONFIG} is not what is needed: its format is {given!r}, expected {kind!r}. {advice}")
     if config.get("version") != version:
-        raise ValueError(
-            f"{path} has version {config.get('version')!r}, this mist_fairseq reads version {version}: {_AGAIN}"
-        )
+        raise ValueError(f"{path / CONFIG}: version is {config.get('version')!r}, expected {version}: {_AGAIN}")
     for name in (SUMS, *files):
-        if not (Path(folder) / name).is_file():
+        if not (path / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: {_AGAIN}")
-    check_sums(folder, files, _AGAIN)
+    check_sums(path, files, _AGAIN)
     return config

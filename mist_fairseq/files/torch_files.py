@@ -28,7 +28,11 @@ def load_torch_file(path: str | Path, mmap: bool = False):
             raise ValueError("it is no file")
         is_archive = zipfile.is_zipfile(path)
         if is_archive:
-            _check_parts(path)
+            with zipfile.ZipFile(path) as archive:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("it is compressed, which torch.save never does")
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {damaged} is wrong")
         with plain_values():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
     except (FileNotFoundError, PermissionError):
@@ -42,29 +46,24 @@ def plain_values():
     return torch.serialization.safe_globals([argparse.Namespace])
 
 
-def _check_parts(path: str | Path):
-    with zipfile.ZipFile(path) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise ValueError("it is compressed, which torch.save never does")
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the checksum of {damaged} is wrong")
-
-
 def check_shapes(build: Callable[[], nn.Module], layers: int, tensors: Mapping[str, Tensor], source: str):
-    """Compare tensors with the model that they are for, on torch's meta device, where it takes no memory.
+    """Compare tensors with the model that *build* makes on torch's meta device, where it takes no memory.
 
-    Args:
-        build: builds the model from its configuration.
-        layers: how many layers the configuration asks for. Each has tensors, and takes time on any device.
-        tensors: weights and buffers by their names in the model.
-        source: the file, for messages.
+    *source* names their file; *layers* is how many it asks for: each has tensors, and takes time on any device.
 
     Raises:
-        ValueError: no model can be built; or a tensor is missing, unknown, of another shape or without memory of its
-            own; names the first.
+        ValueError: no model can be built; or a tensor is missing, unknown, of another shape, no plain one of floats, or
+            without memory of its own; names the first.
     """
-    _check_memory(tensors, source)
+    memory = {}  # one number in the file may be a large matrix
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
+            raise ValueError(f"{source}: {name} is not a plain tensor of floats on the CPU")
+        storage = tensor.untyped_storage()
+        memory[storage.data_ptr()] = storage.nbytes()
+    size, held = sum(tensor.nbytes for tensor in tensors.values()), sum(memory.values())
+    if size > _MOST_SHARING * held:
+        raise ValueError(f"{source}: its tensors share {held:,} bytes of memory, and have {size:,} bytes apart")
     if layers > len(tensors):
         raise ValueError(f"{source}: its configuration asks for {layers:,} layers, but it has {len(tensors)} tensors")
     try:
@@ -76,19 +75,6 @@ def check_shapes(build: Callable[[], nn.Module], layers: int, tensors: Mapping[s
         needed, given = (tuple(state[name].shape) if name in state else None for state in (own, tensors))
         if needed != given:
             raise ValueError(f"{source}: {name} has shape {given}, the configuration asks for {needed}")
-
-
-def _check_memory(tensors: Mapping[str, Tensor], source: str):
-    """Refuse tensors that are much larger than the memory in the file, such as one number as a large matrix."""
-    memory = {}
-    for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"{source}: {name} is not a plain tensor on the CPU")
-        storage = tensor.untyped_storage()
-        memory[storage.data_ptr()] = storage.nbytes()
-    size, held = sum(tensor.nbytes for tensor in tensors.values()), sum(memory.values())
-    if size > _MOST_SHARING * held:
-        raise ValueError(f"{source}: its tensors share {held:,} bytes of memory, and have {size:,} bytes apart")
 
 
 def reason(error: Exception) -> str:

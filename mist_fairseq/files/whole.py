@@ -13,9 +13,7 @@ except ImportError:  # on Windows
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file to write to, which replaces *path* if the block ends without an error.
-
-    Makes the folder if it is not there.
+    """Give a temporary file to write to, which replaces *path*, whose folder is made, if the block raises no error.
 
     Raises:
         BlockingIOError: another process is writing *path*.

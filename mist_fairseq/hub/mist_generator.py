@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mist_fairseq.engines import PRECISIONS, build_engine
+from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.generate.generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
@@ -44,8 +44,6 @@ class MistGenerator(TextGenerator, nn.Module):
         precision: str = "fp32",
         accelerate: str = "auto",
     ):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
         super().__init__()
         self.encoder, self.tokenizer, self.limits = encoder.eval(), tokenizer, limits
         self.precision, self.accelerate = precision, accelerate
@@ -61,11 +59,11 @@ class MistGenerator(TextGenerator, nn.Module):
         precision: str = "fp32",
         accelerate: str = "auto",
     ) -> "MistGenerator":
-        """Load a released model, or a fairseq checkpoint.
+        """Load a released model, which ``scripts/export.py`` wrote, or a fairseq checkpoint, which needs fairseq.
 
         Args:
-            folder: a released model, which ``scripts/export.py`` wrote; or a folder of checkpoints.
-            checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``. Needs fairseq.
+            folder: of the released model, or of checkpoints.
+            checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``.
             data_name_or_path: the folder of a checkpoint's ``dict.*.txt``; seen from *folder* if it begins with a dot.
             precision, accelerate: as of the class.
 
@@ -103,13 +101,9 @@ class MistGenerator(TextGenerator, nn.Module):
             accelerate, precision = "none" if accelerate == "auto" else accelerate, "fp32"
         self.engine: Engine = build_engine(self.encoder, self.tokenizer.special, accelerate, precision)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the engine, which is neither copied nor pickled but built anew."""
-        return {name: value for name, value in self.__dict__.items() if name != "engine"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._build_engine()
+    def __reduce__(self):
+        """Copies and pickles build an engine of their own."""
+        return type(self), (self.encoder, self.tokenizer, self.limits, self.precision, self.accelerate)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """``generate``."""

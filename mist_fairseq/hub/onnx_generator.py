@@ -1,12 +1,9 @@
 """Generation by ONNX Runtime, with neither torch nor fairseq: numpy, tokenizers and onnxruntime are enough.
 
-    from mist_fairseq.hub.onnx_generator import OnnxGenerator
-
     generator = OnnxGenerator.from_pretrained("onnx-folder", precision="int8")
     generator.generate(["how do i learn the guitar"])
 
-The folder is what ``scripts/export.py --to onnx`` writes; ``mist_fairseq.release.onnx_folder`` describes it for use
-from other languages.
+``mist_fairseq.release.onnx_folder`` describes the folder for use from other languages.
 """
 
 from pathlib import Path
@@ -32,8 +29,7 @@ class OnnxGenerator(TextGenerator):
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a file is damaged, of another version or of another export than the others; says which. Or
-                ONNX Runtime is not installed.
+            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed.
         """
         generator = cls(*read_onnx(folder, precision, threads))
         generator._origin = str(Path(folder).resolve()), precision, threads

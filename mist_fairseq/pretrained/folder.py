@@ -1,7 +1,4 @@
-"""Folders of pre-trained encoders, as Hugging Face's ``save_pretrained`` writes them, without executing code.
-
-In a folder are ``config.json``, ``vocab.txt`` and ``model.safetensors`` or ``pytorch_model.bin``.
-"""
+"""Folders of pre-trained encoders, as Hugging Face's ``save_pretrained`` writes them, read without executing code."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from mist_fairseq.files.checksums import check_sums
+from mist_fairseq.files.exported import check_sums
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
@@ -42,10 +40,7 @@ def find_file(folder: str, names: Sequence[str]) -> Path:
 def read_config(folder: str) -> tuple[Path, dict[str, Any]]:
     """Where a folder's ``config.json`` is, and what it holds; errors as of ``read_sizes``."""
     path = find_file(folder, ["config.json"])
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds {type(config).__name__}, expected the settings of a model by their names")
-    return path, config
+    return path, read_json(path)
 
 
 def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] | None = None) -> Family:
@@ -84,12 +79,7 @@ def find_settings(folder: str | Path) -> list[str]:
 
 
 def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
-    """Refuse data whose *tokenizer* has another vocabulary than the folder's, and give the file of the folder's.
-
-    Raises:
-        FileNotFoundError: the folder has no file of one of the *names*.
-        ValueError: the data's vocabulary is another one.
-    """
+    """The vocabulary file of a folder, the first of *names*; a ValueError refuses data of another *tokenizer*."""
     path = find_file(folder, names)
     expected = load_tokenizer(str(path))
     if expected.fingerprint() != tokenizer.fingerprint():
@@ -106,16 +96,14 @@ def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") ->
 
 
 def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
-    """Refuse damaged files, and weights that are not those of ``config.json``, before memory is taken for the model.
-
-    What is damaged is seen where ``SHA256SUMS`` is in the folder, which ``scripts/get_pretrained.py`` writes.
+    """Refuse files unlike ``SHA256SUMS``, if it is there, and weights unlike ``config.json``, before memory is taken.
 
     Raises:
         FileNotFoundError: there is no weights file.
         ValueError: a file is damaged, or a weight is missing or of another shape (names it and both shapes).
     """
     path = find_file(folder, WEIGHTS)
-    check_sums(folder, [*find_settings(folder), path.name], "fetch it again")
+    check_sums(Path(folder), [*find_settings(folder), path.name], "fetch it again")
     family, shapes = read_family(folder, read_weights(path, shapes_only=True))
     own = empty_encoder(folder, sizes, vocab_size, family, shapes).state_dict()
     convert(shapes, own, family.names, str(path), _ADVICE, _may_lack(own))
@@ -124,15 +112,11 @@ def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
 def empty_encoder(
     folder: str, sizes: Mapping[str, Any], vocab_size: int, family: Family, weights: Mapping[str, Tensor]
 ) -> Encoder:
-    """An encoder without memory, on the meta device, for the shapes of its weights.
-
-    Raises:
-        ValueError: the *weights* that it is to get lack the last of its layers, or the *sizes* make no encoder.
-    """
+    """An encoder on the meta device, for its shapes; ValueError if *sizes* are of more layers than *weights* are."""
     config, layers = Path(folder) / "config.json", sizes["encoder_layers"]
-    for name in their_names(family.names, f"layers.{layers - 1}.ffn_out.bias"):
-        if name not in weights:
-            raise ValueError(f"{config} is of {layers} layers, but the weights lack {name}")
+    (last,) = their_names(family.names, f"layers.{layers - 1}.ffn_out.bias")
+    if last not in weights:
+        raise ValueError(f"{config} is of {layers} layers, but the weights lack {last}")
     try:
         with torch.device("meta"):
             return Encoder(EncoderConfig(vocab_size, **{OPTION_NAMES[name]: value for name, value in sizes.items()}))
@@ -141,10 +125,10 @@ def empty_encoder(
 
 
 def load_pretrained(encoder: Encoder, folder: str):
-    """Load a folder's weights into an ``Encoder`` of the folder's sizes.
+    """Load a folder's weights into an ``Encoder`` of the folder's sizes; errors as of ``check_weights``.
 
-    The masked-LM head may be there or not; without it only the head's own transform starts at random, as does the
-    length classifier. Poolers and other heads are left aside. Errors as of ``check_weights``.
+    The length classifier starts at random, as does, without a masked-LM head, the head's own transform. Poolers and
+    other heads are left aside.
     """
     path, own = find_file(folder, WEIGHTS), encoder.state_dict()
     family, state = read_family(folder, read_weights(path))
@@ -177,8 +161,7 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     state: Any
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, "pt") as file:
-                state = {name: _read_tensor(file, name, shapes_only) for name in file.keys()}  # noqa: SIM118
+            state = load_file(path)  # which stays on disk until it is used
         except (SafetensorError, TypeError, ValueError) as error:  # of sizes, too
             raise ValueError(f"{path} is damaged or is no file of plain tensors: {error}") from error
     else:
@@ -194,7 +177,3 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     except NotImplementedError as error:
         raise ValueError(f"{path} has tensors of a type that torch does not convert: {error}") from error
-
-
-def _read_tensor(file, name: str, shape_only: bool) -> Tensor:
-    return torch.empty(file.get_slice(name).get_shape(), device="meta") if shape_only else file.get_tensor(name)

@@ -1,8 +1,7 @@
 """MASS (Song et al. 2019) and BANG (Qi et al. 2020), as microsoft/MASS and microsoft/BANG publish their weights.
 
-A folder of MASS has ``mass-base-uncased.pt``, a state dict, and ``dict.txt``; the code that they belong to is
-``MASS-summarization/mass/s2s_model.py``, over fairseq. A folder of BANG has BERT's ``vocab.txt`` and one ``*.pt``; all
-forms of BANG have the same names of weights.
+A folder of MASS has ``dict.txt`` and ``mass-base-uncased.pt``, a state dict of their ``mass/s2s_model.py``; one of BANG
+has BERT's ``vocab.txt`` and one ``*.pt``. All forms of BANG have the same names of weights.
 """
 
 import logging
@@ -93,8 +92,8 @@ def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_positi
 def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*. Errors as of ``read_mass``.
 
-    Of the two rows that some files have as ``ngram_input_embed`` the last is the [MASK] of the parallel form; of
-    tables with more positions than ours the first are taken. Both are what BANG's code does.
+    As in BANG's code, the last of the two rows that some files have as ``ngram_input_embed`` is the [MASK] of the
+    parallel form, and of tables with more positions than ours the first are taken.
     """
     paths = sorted(Path(folder).glob("*.pt"))
     if not paths:

@@ -48,21 +48,16 @@ def convert(
     optional: Collection[str] = (),
     ignored: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Our weights from theirs, of *state*; on the meta device only shapes are compared.
+    """Our weights, of *own*'s names and shapes, from theirs, *state*; on the meta device only shapes are compared.
 
-    Args:
-        state, names: theirs by their names, and the table of these.
-        own: a state dict of ours, for its names and shapes.
-        source, advice: for messages, where the weights come from, and what to do when they do not fit.
-        optional: names of ours that may be missing.
-        ignored: names of theirs that may be left over, None for any.
+    *names* is the table. *optional* ones of ours may be missing, *ignored* ones of theirs left over, None for any.
+    Messages have the *source* of the weights and an *advice* for when they do not fit.
 
     Raises:
         ValueError: a weight is missing, unknown or of another shape; names it and both shapes.
     """
     parts = {name: their_names(names, name) for name in own}
-    needed = [part for name, theirs in parts.items() if name not in optional for part in theirs]
-    lacks = [part for part in needed if part not in state]
+    lacks = [part for name in parts if name not in optional for part in parts[name] if part not in state]
     if lacks:
         raise ValueError(f"{source} lacks {_some(lacks)}, which the model needs: {advice}")
     unknown = sorted(state.keys() - {part for theirs in parts.values() for part in theirs} - set(ignored or ()))

@@ -1,13 +1,11 @@
 """The encoder in Hugging Face's format, for ``transformers.BertModel`` and ``BertForMaskedLM``."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor
 
-from mist_fairseq.files.exported import text, write_folder
+from mist_fairseq.files.exported import write_folder
 from mist_fairseq.mist.config import OPTION_NAMES
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT
@@ -19,13 +17,8 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     """Write encoder and masked-LM head as ``save_pretrained`` does: ``config.json``, ``model.safetensors``, vocabulary.
 
     The length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with
-    its ``tokenizer_config.json``, any other as our ``dict.txt``.
-
-    The folder is made if it is not there; the names of the files are returned.
-
-    Raises:
-        FileExistsError: the folder has such files already, which only *overwrite* replaces.
-        ValueError: BERT has no such model.
+    its ``tokenizer_config.json``, any other as our ``dict.txt``. Returns and errors are as of ``write_folder``, and a
+    ValueError says what BERT does not have.
     """
     encoder, tokenizer = released.encoder, released.tokenizer
     if not isinstance(encoder, Encoder):
@@ -46,9 +39,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
         "pad_token_id": tokenizer.special.pad,
         "tie_word_embeddings": encoder.head.weight is None,
     }
-    files: dict[str, Callable[[Path], object]] = {
-        "model.safetensors": lambda path: path.write_bytes(save(_bert_state(encoder), {"format": "pt"}))
-    }
+    files = {"model.safetensors": [save(_bert_state(encoder), {"format": "pt"})]}
     if tokenizer.settings["type"] == "wordpiece":
         settings = {
             "tokenizer_class": "BertTokenizer",
@@ -56,10 +47,10 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
             **{name: tokenizer.settings[name] for name in ("strip_accents", "tokenize_chinese_chars")},
             "model_max_length": sizes.max_positions,
         }
-        files["tokenizer_config.json"] = text(json.dumps(settings, indent=2) + "\n")
-        files["vocab.txt"] = text("".join(symbol + "\n" for symbol in tokenizer.symbols))
+        files["tokenizer_config.json"] = [json.dumps(settings, indent=2).encode(), b"\n"]
+        files["vocab.txt"] = [tokenizer.content.encode()]
     else:
-        files["dict.txt"] = tokenizer.save
+        files["dict.txt"] = [tokenizer.saved()]
     return write_folder(folder, config, files, overwrite)
 
 

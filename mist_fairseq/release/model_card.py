@@ -43,11 +43,7 @@ class Description:
 
 
 def model_card(description: Description, released: Released, cfg: Mapping[str, Any], updates: int | None = None) -> str:
-    """Markdown with the front matter of Hugging Face's model cards; *cfg* and *updates* are those of the training.
-
-    Raises:
-        ValueError: a file of scores is not what ``scripts/compare_decodings.py`` writes.
-    """
+    """Markdown with the front matter of Hugging Face's model cards; *cfg* and *updates* are those of the training."""
     front = {"license": description.licence, "language": description.language, "library_name": "mist_fairseq"}
     front["pipeline_tag"] = "text2text-generation"
     parameters = sum(parameter.numel() for parameter in released.encoder.parameters())
@@ -73,7 +69,7 @@ def model_card(description: Description, released: Released, cfg: Mapping[str, A
 
 
 def _scores(path: Path) -> str:
-    """A table of one file of scores, a row for each decoding."""
+    """A table of one file of scores, a row for each decoding; a ValueError names a file that is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         metrics, rows = list(content["decodings"][0]["values"]), []

@@ -36,12 +36,13 @@ and the target of [MASK]s anew, until nothing changes or N passes are done. Mask
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.files.exported import CONFIG, read_config, write_folder
+from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import Tokenizer
@@ -57,43 +58,27 @@ FILES = {"fp32": ("model.onnx", "model.bin"), "int8": ("model.int8.onnx", "model
 def save_onnx(
     released: "Released", folder: str, overwrite: bool = False, precisions: Sequence[str] = tuple(FILES)
 ) -> list[str]:
-    """Write a model as an ONNX folder.
+    """Write a model as an ONNX folder, in ``fp32``, ``int8`` or both; the same model gives the same files.
 
-    The same model gives the same files. A folder that is only half written is refused where it is read.
-
-    Args:
-        released: the model, of a ``mist_*`` architecture.
-        folder: to write to; made if it is not there.
-        overwrite: replace files that are there.
-        precisions: ``fp32``, ``int8`` or both.
-
-    Returns:
-        The names of the files.
-
-    Raises:
-        FileExistsError: the folder has such files already.
-        ValueError: the model is of another architecture, or the package onnx is not installed.
+    Returns and errors are as of ``write_folder``, and a ValueError says that the model is not of a ``mist_*``
+    architecture, or that the package onnx is not installed.
     """
     from mist_fairseq.engines.onnx_encoder import encoder_graph
     from mist_fairseq.mist.encoder import Encoder
 
     encoder = released.encoder
     if not isinstance(encoder, Encoder):
-        raise ValueError(
-            f"A {released.architecture} model cannot be written as ONNX: that is for mist_* architectures, in "
-            "which one encoder reads the source and fills the target"
-        )
+        raise ValueError(f"a {released.architecture} model cannot be written as ONNX: only mist_* architectures can")
     encoder.config.check_limits(released.limits)
     config = _configuration(released)
-    contents: dict[str, Any] = {}
+    contents: dict[str, Iterable[bytes]] = {}
     for precision in precisions:
         name, weights = FILES[precision]
         graph, pieces = encoder_graph(encoder, released.tokenizer.special, precision == "int8", weights)
-        for key, value in metadata_of(config, precision).items():
+        for key, value in _metadata(config, precision).items():
             graph.metadata_props.add(key=key, value=value)
-        contents[name] = lambda path, graph=graph: path.write_bytes(graph.SerializeToString())
-        contents[weights] = lambda path, pieces=pieces: path.write_bytes(b"".join(pieces))
-    return write_folder(folder, config, contents | {DICTIONARY: released.tokenizer.save}, overwrite)
+        contents |= {name: [graph.SerializeToString()], weights: pieces}
+    return write_folder(folder, config, contents | {DICTIONARY: [released.tokenizer.saved()]}, overwrite)
 
 
 def _configuration(released: "Released") -> dict[str, Any]:
@@ -120,49 +105,32 @@ def _configuration(released: "Released") -> dict[str, Any]:
     return {**config, "export": digest.hexdigest()}
 
 
-def metadata_of(config: dict[str, Any], precision: str) -> dict[str, str]:
+def _metadata(config: dict[str, Any], precision: str) -> dict[str, str]:
     """What a graph's file says of itself, so that no wrong one goes unnoticed."""
-    return {
-        "format": f"mist_fairseq {FORMAT}",
-        "precision": precision,
-        "export": config["export"],
-        "config": json.dumps(config, sort_keys=True),
-    }
+    about = {"format": f"mist_fairseq {FORMAT}", "precision": precision, "export": str(config.get("export"))}
+    return {**about, "config": json.dumps(config, sort_keys=True)}
 
 
 def read_onnx(folder: str, precision: str, threads: int | None) -> tuple[OnnxEngine, Tokenizer, PositionLimits]:
     """Load an exported folder; see ``OnnxGenerator.from_pretrained``."""
     if precision not in FILES:
         raise ValueError(f"precision is {precision!r}, expected {' or '.join(FILES)}")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads is {threads!r}, expected a whole number of at least 1")
+    whole_number("threads", 1 if threads is None else threads)
     path = Path(folder)
-    otherwise = "Export the model with scripts/export.py --to onnx"
-    config = read_config(path, FORMAT, VERSION, [DICTIONARY, *FILES[precision]], otherwise)
+    advice = "Export the model with scripts/export.py --to onnx"
+    config = read_config(folder, FORMAT, VERSION, [DICTIONARY, *FILES[precision]], advice)
     names = ("max_source_positions", "max_target_positions")
-    for name in names:
-        if type(config.get(name)) is not int or config[name] < 1:
-            raise ValueError(f"{path / CONFIG}: {name} is {config.get(name)!r}, expected a whole number of at least 1")
-    tokenizer = load_tokenizer(str(path / DICTIONARY))
+    limits = PositionLimits(*(whole_number(f"{path / CONFIG}: {name}", config.get(name)) for name in names))
+    tokenizer = load_tokenizer(path / DICTIONARY)
     if tokenizer.fingerprint() != config.get("vocabulary"):
         raise ValueError(f"{path / DICTIONARY} is not the vocabulary that {CONFIG} names: export the model again")
     graph = path / FILES[precision][0]
     session = start_session(str(graph), threads or 0)
-    _check_metadata(session.get_modelmeta().custom_metadata_map, graph, config, precision)
-    return OnnxEngine.of_session(session), tokenizer, PositionLimits(*(config[name] for name in names))
-
-
-def _check_metadata(given: dict[str, str], graph: Path, config: dict[str, Any], precision: str) -> None:
-    """Refuse a graph that is not the folder's."""
-    expected = metadata_of({"export": None, **config}, precision)
-    if given.get("format") != expected["format"]:
-        raise ValueError(f"{graph} is not of mist_fairseq: export the model with scripts/export.py --to onnx")
-    if given.get("precision") != precision:
-        raise ValueError(f"{graph} has precision {given.get('precision')!r}, expected {precision!r}: was it renamed?")
-    if given.get("export") != expected["export"]:
-        raise ValueError(
-            f"{graph} is of another export than {CONFIG} beside it: the folder mixes files of several exports; export "
-            "the model again"
-        )
-    if given.get("config") != expected["config"]:
-        raise ValueError(f"{graph.parent / CONFIG} was changed since the export: export the model again")
+    given = session.get_modelmeta().custom_metadata_map
+    for name, expected in _metadata(config, precision).items():
+        if given.get(name) != expected:
+            raise ValueError(
+                f"{graph} and {CONFIG} beside it do not belong together (by their {name}): one was renamed, changed, "
+                "or is of another export; export the model again"
+            )
+    return OnnxEngine.of_session(session), tokenizer, limits

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import importlib.resources
 import re
@@ -10,7 +9,7 @@ from dataclasses import fields
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
@@ -20,39 +19,29 @@ from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.generate.generator import Output, Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits, option
-from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, explain, shown
-from mist_fairseq.serve.metrics import Metrics
+from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, explain
 from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unless
 
 _QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
 
 
 def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAPI:
-    """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do.
-
-    ``app.state.batcher`` is its ``Batcher``.
-    """
+    """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do."""
     limits = limits or Limits()
-    metrics = Metrics()
+    metrics = CollectorRegistry()
     batcher = Batcher(generator.generate_sources, limits, metrics)
     page, policy = _page()
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_):
-        async with batcher:
-            yield
-
     app = FastAPI(
         title="MIST",
         version=mist_fairseq.__version__,
-        lifespan=lifespan,
+        lifespan=lambda _: batcher,
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # redirects would go to whatever host the client names
         exception_handlers={HTTPException: _explain, Exception: _explain},
         separate_input_output_schemas=False,  # an answer's fields with defaults may be missing
     )
-    app.state.batcher = batcher
+    app.state.batcher = batcher  # for the server, which closes it
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> HTMLResponse:
@@ -67,7 +56,7 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
 
     @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_metrics() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
     schema = GenerateRequest.model_json_schema()
 
@@ -92,7 +81,6 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         outputs = await unless(client_leaves(request), batcher.submit(sources, decoding))
         if outputs is None:
             raise ClientDisconnect
-        metrics.texts.inc(len(sources))
         names = [each.name for each in fields(Output) if body.details or each.name in ("text", "score")]
         answers = [[{name: getattr(output, name) for name in names} for output in ranked] for ranked in outputs]
         return JSONResponse({"id": body.id, "outputs": answers})
@@ -108,7 +96,7 @@ def _check_limits(body: GenerateRequest, decoding: Decoding, limits: Limits) -> 
     def within(what: str, value, limit: str):
         most = getattr(limits, limit, None)
         if most is not None and value is not None and value > most:
-            raise ValueError(f"{what} is {shown(value)}: at most {most} ({option(limit)})")
+            raise ValueError(f"{what} is {value!r:.60}: at most {most} ({option(limit)})")
 
     for given in (body, decoding):
         for each in fields(Decoding):

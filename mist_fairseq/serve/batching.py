@@ -10,18 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.generate.generator import Output, Source
 from mist_fairseq.serve.limits import Limits
-from mist_fairseq.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]  # a histogram's
 _RETRY = {"Retry-After": "1"}  # seconds
-
-_Generate = Callable[[list[Source], Decoding], list[list[Output]]]  # TextGenerator.generate_sources
 
 
 @dataclass(eq=False)
@@ -47,26 +46,33 @@ class Batcher:
     An asynchronous context manager: leaving it refuses new texts and finishes those that wait.
 
     Attributes:
+        generate: ``TextGenerator.generate_sources``.
         running: the number of texts in the model now.
         closing: is set once new texts are refused.
     """
 
-    def __init__(self, generate: _Generate, limits: Limits, metrics: Metrics):
-        self._generate, self._limits, self._metrics = generate, limits, metrics
+    def __init__(self, generate: Callable[..., list[list[Output]]], limits: Limits, metrics: CollectorRegistry):
+        self.generate, self._limits = generate, limits
         self.running = 0
         self._queue: list[_Item] = []
         self._changed, self.closing = asyncio.Event(), asyncio.Event()
-        metrics.queue_texts.set_function(lambda: len(self._queue))
-        metrics.model_texts.set_function(lambda: self.running)
+        waiting = Gauge("mist_queue_texts", "Texts that wait for the model.", registry=metrics)
+        waiting.set_function(lambda: len(self._queue))
+        running = Gauge("mist_model_texts", "Texts in the model.", registry=metrics)
+        running.set_function(lambda: self.running)
+        self._answered = Counter("mist_texts", "Texts answered.", registry=metrics)
+        buckets = [2**i for i in range(8)]
+        self._sizes = Histogram("mist_batch_texts", "Texts of a batch.", buckets=buckets, registry=metrics)
+        described = "Time in the model, a batch."
+        self._seconds = Histogram("mist_model_seconds", described, buckets=SECONDS, registry=metrics)
 
     def __len__(self) -> int:
         """The number of texts that wait; those in the model do not count."""
         return len(self._queue)
 
-    async def __aenter__(self) -> "Batcher":
+    async def __aenter__(self):
         self._thread = ThreadPoolExecutor(1, "model")
         self._worker = asyncio.create_task(self._work())
-        return self
 
     async def __aexit__(self, *_):
         self.close()
@@ -99,11 +105,13 @@ class Batcher:
         self._queue += items
         self._changed.set()
         try:
-            return await asyncio.gather(*(item.answer for item in items))
+            answers = await asyncio.gather(*(item.answer for item in items))
         finally:
             for item in items:
                 item.answer.cancel()
             self._remove(items)
+        self._answered.inc(len(answers))
+        return answers
 
     def _remove(self, items: list[_Item]):
         removed = set(items)
@@ -154,9 +162,9 @@ class Batcher:
 
     def _call_model(self, batch: list[_Item]) -> list[list[Output]]:
         self.running = len(batch)
-        self._metrics.batch_texts.observe(len(batch))
+        self._sizes.observe(len(batch))
         try:
-            with self._metrics.model_seconds.time():
-                return self._generate([item.source for item in batch], batch[0].decoding)
+            with self._seconds.time():
+                return self.generate([item.source for item in batch], batch[0].decoding)
         finally:
             self.running = 0

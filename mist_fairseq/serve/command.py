@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_fairseq.files.reading import read_json
+from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.generator import TextGenerator
 from mist_fairseq.serve.limits import Limits, option
 
@@ -28,13 +29,8 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
     An OSError or ValueError says which file or option is wrong.
     """
-    if options.get("threads", 1) < 1:
-        raise ValueError(f"--threads is {options['threads']}, expected a whole number of at least 1")
-    config = Path(folder) / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: expected a folder with a model")
-    settings = read_json(config)
-    if isinstance(settings, dict) and settings.get("format") == "onnx":
+    whole_number("--threads", options.get("threads", 1))
+    if read_json(Path(folder) / "config.json").get("format") == "onnx":
         if "accelerate" in options:
             raise ValueError(f"--accelerate {options['accelerate']} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.hub.onnx_generator import OnnxGenerator
@@ -56,13 +52,6 @@ class Server(uvicorn.Server):
         times: Any = dict(timeout_keep_alive=75, timeout_graceful_shutdown=limits.max_shutdown)
         super().__init__(uvicorn.Config(app, ws="none", server_header=False, **logs, **times))
         self._batcher = app.state.batcher
-
-    async def startup(self, sockets: list[socket.socket] | None = None):
-        """Listen, and say where."""
-        await super().startup(sockets)
-        for each in sockets or []:
-            host, port = each.getsockname()[:2]
-            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, _):
         """Take no more requests; the second time, end."""
@@ -104,4 +93,6 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    host, port = listening.getsockname()[:2]
+    print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     Server(create_app(generator, limits), limits).run(sockets=[listening])

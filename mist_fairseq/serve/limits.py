@@ -9,11 +9,7 @@ def _limit(default: float, help: str):
 
 @dataclass(frozen=True)
 class Limits:
-    """Each is an option of the command, ``max_batch`` is ``--max-batch``.
-
-    Raises:
-        ValueError: one is too small, or two do not go together.
-    """
+    """Each is an option of the command, ``max_batch`` is ``--max-batch``; a ValueError names what cannot work."""
 
     max_batch: int = _limit(32, "texts that the model gets at once, each counted as often as its length beam is wide")
     max_wait: float = _limit(0.0, "milliseconds that a text waits for others while the model is free")

@@ -8,14 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.generate.generator import Output
 
-_SHOWN = 3  # so many errors of one request are named; there may be thousands
-
-
-def shown(value: object) -> str:
-    """A value as Python writes it, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) < 60 else text[:57] + "..."
-
 
 def _described(noun: str, expected: str) -> WrapValidator:
     """Report any failure of a field in one plain sentence, not in one for each type that it might have had."""
@@ -24,7 +16,7 @@ def _described(noun: str, expected: str) -> WrapValidator:
         try:
             return check(value)
         except ValidationError:
-            raise ValueError(f"{shown(value)} is no {noun}: expected {expected}") from None
+            raise ValueError(f"{value!r:.60} is no {noun}: expected {expected}") from None
 
     return WrapValidator(validate)
 
@@ -89,7 +81,7 @@ class Error(BaseModel):
 def explain(problem: Exception, content: dict) -> str:
     """Say in one short line what is wrong with a request, whose validation raised *problem*."""
     if isinstance(problem, ValidationError):
-        return "; ".join(map(_explain_one, problem.errors()[:_SHOWN]))
+        return "; ".join(map(_explain_one, problem.errors()[:3]))  # there may be thousands
     message = str(problem)
     if content.get("texts") is None:
         message = message.replace("texts[0]", "text", 1)
@@ -99,8 +91,8 @@ def explain(problem: Exception, content: dict) -> str:
 def _explain_one(error: Any) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])[1:]
     if error["type"] == "extra_forbidden":
-        return f"unknown key {shown(error['loc'][-1])}, expected some of {', '.join(GenerateRequest.model_fields)}"
+        return f"unknown key {error['loc'][-1]!r:.60}, expected some of {', '.join(GenerateRequest.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] != "value_error":
-        message += f", given {shown(error['input'])}"
+        message += f", given {error['input']!r:.60}"
     return f"{place}: {message}" if place else message

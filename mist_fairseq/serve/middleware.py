@@ -7,15 +7,14 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mist_fairseq.serve.batching import Batcher
+from mist_fairseq.serve.batching import SECONDS, Batcher
 from mist_fairseq.serve.limits import Limits
-from mist_fairseq.serve.messages import shown
-from mist_fairseq.serve.metrics import Metrics
 
 _CLOSE = {"Connection": "close"}
 
@@ -40,15 +39,13 @@ async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[
         raise HTTPException(408, message, _CLOSE) from None
     if body is None:
         batcher.check_open()
-    if not body:
-        raise HTTPException(400, "the body is empty, expected a JSON object")
     try:
-        content = json.loads(body)
+        content = json.loads(body or b"")
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]  # advice to programmers follows
         raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from error
     if not isinstance(content, dict):
-        raise HTTPException(422, f"the body is {shown(content)}, expected a JSON object")
+        raise HTTPException(422, f"the body is {content!r:.60}, expected a JSON object")
     return content
 
 
@@ -89,8 +86,12 @@ class Guard:
     batcher is closing, answers say that their connection ends.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], policy: str, batcher: Batcher):
-        self.app, self.metrics, self.paths, self.batcher = app, metrics, paths, batcher
+    def __init__(self, app: ASGIApp, metrics: CollectorRegistry, paths: frozenset[str], policy: str, batcher: Batcher):
+        self.app, self.paths, self.batcher = app, paths, batcher
+        described = "Requests answered; 499 stands for a client that left before."
+        self.requests = Counter("mist_requests", described, ["path", "status"], registry=metrics)
+        described = "From a request's head to its answer's last byte."
+        self.seconds = Histogram("mist_request_seconds", described, ["path"], buckets=SECONDS, registry=metrics)
         self.headers = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -121,5 +122,5 @@ class Guard:
             raise
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
-            self.metrics.requests.labels(path, str(status)).inc()
-            self.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
+            self.requests.labels(path, str(status)).inc()
+            self.seconds.labels(path).observe(time.perf_counter() - start)

@@ -49,14 +49,8 @@ def _attachment(before: str, word: str, after: str, closes_later: bool, open_quo
         return True, before.isdecimal() and bool(_THOUSANDS.fullmatch(after))
     if word == ":":
         return True, (before.isdecimal() and after.isdecimal()) or after == "/"
-    if word in _APOSTROPHES:
-        return _apostrophe(before, word, after, closes_later, open_quotes)
-    if word == '"':
-        if word in open_quotes:
-            open_quotes.discard(word)
-            return True, False
-        open_quotes.add(word)
-        return False, True
+    if word == '"' or word in _APOSTROPHES:
+        return _quotes(before, word, after, closes_later, open_quotes)
     if word == "#" and before in ("c", "C", "f", "F"):
         return True, False
     if word == "+":
@@ -70,22 +64,21 @@ def _attachment(before: str, word: str, after: str, closes_later: bool, open_quo
 
 def _joins_period(before: str, after: str) -> bool:
     """Say whether a period stands inside a number, an abbreviation or an address: "3.5", "u.s.a.", "example.com"."""
-    if before.isdecimal() and after[:1].isdecimal():
-        return True
-    if len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after):
-        return True
-    return after.lower() in _AFTER_PERIOD or before.lower() == "www"
+    number = before.isdecimal() and after[:1].isdecimal()
+    initials = len(before) == len(after) == 1 and _LETTER.match(before) and _LETTER.match(after)
+    return number or bool(initials) or after.lower() in _AFTER_PERIOD or before.lower() == "www"
 
 
-def _apostrophe(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
-    if (after.lower() in _CONTRACTED and before and before[-1].isalnum()) or (before.lower() in _ELIDED and after):
-        return True, True
-    if word in (before, after):  # '' closes what `` opened
-        return word == before or bool(before), word == after
+def _quotes(before: str, word: str, after: str, closes_later: bool, open_quotes: set[str]) -> tuple[bool, bool]:
+    if word != '"':
+        if (after.lower() in _CONTRACTED and before and before[-1].isalnum()) or (before.lower() in _ELIDED and after):
+            return True, True
+        if word in (before, after):  # '' closes what `` opened
+            return word == before or bool(before), word == after
     if word in open_quotes:
         open_quotes.discard(word)
         return True, False
-    if closes_later:
+    if closes_later or word == '"':
         open_quotes.add(word)
         return False, True
     return bool(before), not before  # behind a word a plural's genitive: "the students' books"

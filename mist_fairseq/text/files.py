@@ -28,8 +28,7 @@ def load_tokenizer(filename: str | Path) -> Tokenizer:
     """
     path = Path(filename)
     if not path.is_file():
-        expected = "a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
-        raise FileNotFoundError(f"no dictionary at {path}: give {expected}")
+        raise FileNotFoundError(f"no dictionary at {path}: give a vocab.txt, a SentencePiece model or BART's dict.txt")
     data = path.read_bytes()
     try:
         text = data.decode("utf-8")
@@ -64,21 +63,14 @@ def _load_saved(text: str, source: str) -> Tokenizer:
 
 
 def _read_casing(config: Path) -> dict[str, Any]:
-    """Read what a ``tokenizer_config.json`` says about casing and the like, or the defaults where it says nothing."""
+    """What a ``tokenizer_config.json``, where there is one, says about casing and the like, with BERT's defaults."""
+    given = read_json(config) if config.is_file() else {}
     settings: dict[str, Any] = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-    given = _read_object(config) if config.is_file() else {}
     for name, default in settings.items():
         settings[name] = given.get(name, default)
         if settings[name] is not default and not isinstance(settings[name], bool):
             raise ValueError(f"{config}: {name} is {settings[name]!r:.60}, expected true or false")
     return {"lowercase": settings.pop("do_lower_case"), **settings}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is a {type(content).__name__}, expected a JSON object")
-    return content
 
 
 def _load_bart(path: Path) -> Tokenizer:
@@ -99,4 +91,4 @@ def _load_bart(path: Path) -> Tokenizer:
         symbols.append(match[1])
     if MASK not in symbols:
         symbols.append(MASK)
-    return byte_level_bpe_tokenizer(symbols, _read_object(encoder), list(lines_of_file(merges))[1:], source=str(path))
+    return byte_level_bpe_tokenizer(symbols, read_json(encoder), list(lines_of_file(merges))[1:], source=str(path))

@@ -27,8 +27,9 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             where = f"at its byte {error.start + 1:,} (0x{line[error.start]:02x})"
-            advice = "convert the file, with iconv for instance"
-            raise ValueError(f"{name}, line {number:,} is not UTF-8: {error.reason} {where}: {advice}") from None
+            raise ValueError(
+                f"{name}, line {number:,} is not UTF-8: {error.reason} {where}: convert the file"
+            ) from None
         yield text[:-1].removesuffix("\r") if text.endswith("\n") else text
 
 

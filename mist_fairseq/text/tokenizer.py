@@ -1,7 +1,4 @@
-"""Tokenizers: raw text to ids and back, over a fixed vocabulary.
-
-``mist_fairseq.text.files`` loads them from files, ``mist_fairseq.data.dictionary`` makes fairseq dictionaries of them.
-"""
+"""Tokenizers: raw text to ids and back, over a fixed vocabulary; ``mist_fairseq.text.files`` loads them."""
 
 import hashlib
 import json
@@ -9,12 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, TextIO
 
 from mist_fairseq.mist.config import SpecialTokens
-
-if TYPE_CHECKING:
-    import tokenizers
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
@@ -32,41 +26,33 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Tokenizer:
-    """A fixed vocabulary and how text is cut into it. Subclasses give ``_encode_text`` and ``_join``.
+    """A fixed vocabulary and how text is cut into it. Subclasses give ``_encode_text`` and ``_join``."""
 
-    Attributes:
-        symbols: the vocabulary; a symbol's position is its id.
-        special: ids of the special tokens.
-        starts_word: whether each symbol begins a word, rather than continuing one.
-        settings: what besides the vocabulary fixes the tokenizer, its ``type`` first of all; JSON-serialisable.
-        content: what stands behind the settings in a saved file.
-        indices: ids of the symbols.
-    """
-
-    symbols: list[str]
+    symbols: list[str]  # the vocabulary; a symbol's position is its id
     special: SpecialTokens
-    starts_word: list[bool]
-    settings: dict[str, object]
-    content: str
-    indices: dict[str, int] = field(init=False)
+    starts_word: list[bool]  # whether each symbol begins a word, rather than continuing one
+    settings: dict[str, object]  # what else fixes the tokenizer, its type first of all; JSON-serialisable
+    content: str  # what stands behind the settings in a saved file
+    indices: dict[str, int] = field(init=False)  # ids of the symbols
 
     def __post_init__(self) -> None:
         self.indices = {symbol: index for index, symbol in enumerate(self.symbols)}
 
-    def _saved(self) -> str:
-        return f"{HEADER}\n{json.dumps(self.settings, sort_keys=True)}\n{self.content}"
+    def saved(self) -> bytes:
+        """What ``save`` writes."""
+        return f"{HEADER}\n{json.dumps(self.settings, sort_keys=True)}\n{self.content}".encode()
 
     def fingerprint(self) -> str:
         """Give the SHA-256 (hex) of vocabulary and settings: equal exactly when all ids of all texts are."""
-        return hashlib.sha256(self._saved().encode("utf-8")).hexdigest()
+        return hashlib.sha256(self.saved()).hexdigest()
 
     def save(self, f: str | Path | TextIO) -> None:
         """Write what loads as an equal tokenizer: to a path, whose folder is made, or to an open text file."""
         if isinstance(f, str | Path):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
-            Path(f).write_bytes(self._saved().encode("utf-8"))
+            Path(f).write_bytes(self.saved())
         else:
-            f.write(self._saved())
+            f.write(self.saved().decode("utf-8"))
 
     def encode(self, text: str) -> list[tuple[str, int]]:
         """Give text and id of every token; an unknown one has its text as it was given.
@@ -121,19 +107,12 @@ class Tokenizer:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class LibraryTokenizer(Tokenizer):
-    """A tokenizer of the ``tokenizers`` library. White space at the end of a text is dropped.
+    """A tokenizer of the ``tokenizers`` library. White space at the end of a text is dropped."""
 
-    Attributes:
-        backend: cuts text into tokens.
-        ids: our id of each of the backend's tokens; whatever is not in it is unknown.
-        pieces: what each of our ids gives to *join*.
-        join: makes text of pieces; a module's function, so that the tokenizer can be pickled.
-    """
-
-    backend: "tokenizers.Tokenizer"
-    ids: dict[str, int]
-    pieces: list[str]
-    join: Callable[[list[str]], str]
+    backend: Any  # a tokenizers.Tokenizer, which cuts text into tokens
+    ids: dict[str, int]  # of the backend's tokens; whatever is not in it is unknown
+    pieces: list[str]  # what each id gives to join
+    join: Callable[[list[str]], str]  # makes text of pieces; something that can be pickled
 
     def _encode_text(self, text: str) -> list[tuple[str, int]]:
         encoding = self.backend.encode(text.rstrip(), add_special_tokens=False)
@@ -147,18 +126,20 @@ class LibraryTokenizer(Tokenizer):
         return self.join([unknown if index == self.special.unk else self.pieces[index] for index in ids])
 
 
-def number_symbols(symbols: list[str], names: tuple[str, ...], source: str, needed: str) -> dict[str, int]:
-    """The id of each symbol.
+def number_symbols(
+    symbols: list[str], names: tuple[str, ...], source: str, needed: str
+) -> tuple[dict[str, int], SpecialTokens]:
+    """The id of each symbol, and those of the special *names*, in the order of ``SpecialTokens``.
 
     Raises:
-        ValueError: one of the special *names* is missing, where *needed* is what to give instead; or one stands twice.
+        ValueError: a special one is missing, where *needed* is what to give instead; or one stands twice.
     """
     ids = {symbol: index for index, symbol in enumerate(symbols)}
     if missing := [name for name in names if name not in ids]:
         raise ValueError(f"{source} has no {', '.join(missing)}: {needed} is needed")
     if len(ids) != len(symbols):
         raise ValueError(f"{source} has {len(symbols)} tokens but only {len(ids)} different ones")
-    return ids
+    return ids, SpecialTokens(*(ids[name] for name in names))
 
 
 def without_controls(text: str) -> str:

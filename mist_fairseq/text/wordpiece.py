@@ -3,7 +3,6 @@
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.text.detokenize import join_words
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, LibraryTokenizer, number_symbols
 
@@ -24,7 +23,7 @@ def wordpiece_tokenizer(
         ValueError: a special token is missing, or a line stands twice.
     """
     needed = "a masked-LM vocabulary (BERT's vocab.txt, one token a line) or a SentencePiece model"
-    ids = number_symbols(symbols, (PAD, UNK, CLS, SEP, MASK), source, needed)
+    ids, special = number_symbols(symbols, (PAD, UNK, CLS, SEP, MASK), source, needed)
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=100))
     # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
     casing = {"lowercase": lowercase, "strip_accents": strip_accents}
@@ -38,7 +37,7 @@ def wordpiece_tokenizer(
         pieces=symbols,
         join=_join,
         symbols=symbols,
-        special=SpecialTokens(ids[PAD], ids[UNK], ids[CLS], ids[SEP], ids[MASK]),
+        special=special,
         starts_word=[not _continues(symbol) for symbol in symbols],
         settings={"type": "wordpiece", **casing, "tokenize_chinese_chars": tokenize_chinese_chars},
         content="".join(symbol + "\n" for symbol in symbols),

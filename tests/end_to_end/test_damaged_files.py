@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.benchmark.inputs import read_entries
-from mist_fairseq.files.checksums import write_sums
+from mist_fairseq.files.exported import write_sums
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel

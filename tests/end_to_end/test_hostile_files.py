@@ -14,8 +14,7 @@ import onnx
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mist_fairseq import MistGenerator
 from mist_fairseq.checkpoints.authors import convert_checkpoint
@@ -24,7 +23,7 @@ from mist_fairseq.checkpoints.loading import load_checkpoint, untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.experiments.benchmark.inputs import read_entries, read_profile
 from mist_fairseq.experiments.benchmark.systems import load_system
-from mist_fairseq.files.checksums import SUMS
+from mist_fairseq.files.exported import SUMS
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.models.mist import MistModel
@@ -37,6 +36,7 @@ from tests.end_to_end.damage import read_data
 from tests.end_to_end.warm import run_module
 from tests.helpers import (
     bert_state,
+    change_released,
     renew_sums,
     tiny_dictionary,
     tiny_released,
@@ -337,7 +337,6 @@ def test_sizes_of_folders(changes, tmp_path):
         lambda: convert_checkpoint(str(checkpoint), str(bert), str(tmp_path / "out.pt")),
     )
     save_folder(tiny_released(dictionary), str(tmp_path / "released"), "")
-    config = json.loads((tmp_path / "released" / "config.json").read_text())
     names = {
         "num_hidden_layers": "encoder_layers",
         "hidden_size": "encoder_embed_dim",
@@ -345,8 +344,7 @@ def test_sizes_of_folders(changes, tmp_path):
         "num_attention_heads": "encoder_attention_heads",
         "intermediate_size": "encoder_ffn_embed_dim",
     }
-    config["model"] |= {names.get(name, name): value for name, value in changes.items()}
-    (tmp_path / "released" / "config.json").write_text(json.dumps(config))
+    change_released(tmp_path / "released", {names.get(name, name): value for name, value in changes.items()})
     refused(str(tmp_path / "released"), lambda: load_folder(str(tmp_path / "released")))
 
 
@@ -354,7 +352,6 @@ def test_sizes_of_folders(changes, tmp_path):
     ("changes", "message"),
     [
         ({"max_source_positions": 2**31 - 1}, "exceed the model's 64 positions"),
-        ({"max_target_positions": 2}, "max_target_positions is 2, expected a whole number of at least 3"),
         ({"rel_pos_bins": 3, "max_rel_pos": 9}, "3 buckets of relative positions"),
         ({"rel_pos_bins": 8, "max_rel_pos": 2}, "8 buckets of relative positions up to 2"),
         ({"encoder_attention_heads": 5}, "is not a multiple of the 5 attention heads"),
@@ -362,25 +359,17 @@ def test_sizes_of_folders(changes, tmp_path):
 )
 def test_released_folders_of_no_model(changes, message, tmp_path):
     save_folder(tiny_released(), str(tmp_path), "")
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
-    for name, value in changes.items():
-        (config if name in config else config["model"])[name] = value
-    path.write_text(json.dumps(config))
-    renew_sums(tmp_path)
-    refused(str(path), lambda: load_folder(str(tmp_path)))
+    change_released(tmp_path, changes)
+    refused(str(tmp_path / "config.json"), lambda: load_folder(str(tmp_path)))
     refused(message, lambda: load_folder(str(tmp_path)))
 
 
 def test_released_weights_of_another_type(tmp_path):
     save_folder(tiny_released(), str(tmp_path), "")
-    path = tmp_path / "model.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    save_file({name: tensor.to(torch.int8) for name, tensor in load_file(path).items()}, path, metadata)
-    renew_sums(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change_released(tmp_path, {}, **{name: tensor.to(torch.int8) for name, tensor in tensors.items()})
     refused("model.safetensors: ", lambda: load_folder(str(tmp_path)))
-    refused("is of torch.int8, expected torch.", lambda: load_folder(str(tmp_path)))
+    refused("is not a plain tensor of floats on the CPU", lambda: load_folder(str(tmp_path)))
 
 
 def test_compressed_files(tmp_path):

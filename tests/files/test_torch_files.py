@@ -25,8 +25,9 @@ def test_tensors_of_the_model_are_accepted():
         (tensors(c=torch.zeros(1)), r"file: c has shape \(1,\), the configuration asks for None"),
         ({"a.weight": torch.zeros(2, 3)}, r"file: a.bias has shape None, the configuration asks for \(2,\)"),
         (tensors() | {"a.bias": torch.zeros(3)}, r"file: a.bias has shape \(3,\), the configuration asks for \(2,\)"),
-        (tensors() | {"a.bias": torch.eye(2).to_sparse()}, "file: a.bias is not a plain tensor on the CPU"),
-        (tensors() | {"a.bias": torch.zeros(2, device="meta")}, "file: a.bias is not a plain tensor on the CPU"),
+        (tensors() | {"a.bias": torch.eye(2).to_sparse()}, "file: a.bias is not a plain tensor of floats on the CPU"),
+        (tensors() | {"a.bias": torch.zeros(2, device="meta")}, "file: a.bias is not a plain tensor of floats on"),
+        (tensors() | {"a.bias": torch.zeros(2, dtype=torch.int8)}, "file: a.bias is not a plain tensor of floats on"),
         (tensors() | {"a.bias": torch.zeros(1).expand(10**12)}, "file: its tensors share .* bytes of memory, and have"),
     ],
 )

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import sentencepiece
+from tokenizers.pre_tokenizers import ByteLevel
 
-from mist_fairseq.text.byte_level_bpe import byte_characters, byte_level_bpe_tokenizer
+from mist_fairseq.text.byte_level_bpe import byte_level_bpe_tokenizer
 from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
@@ -83,7 +84,7 @@ def tokenizer_config(data: bytes):
 @cache
 def tokenizers() -> list[Tokenizer]:
     """One of each kind, and a cased WordPiece."""
-    encoder = {char: byte for byte, char in byte_characters().items()}
+    encoder = {char: i for i, char in enumerate(sorted(ByteLevel.alphabet()))}
     merges = ["h o", "\u0120 t", "\u0120t h", "\u0120th e", "1 2", "i n", "in g"]
     for merge in merges:
         encoder[merge.replace(" ", "")] = len(encoder)
@@ -155,7 +156,7 @@ _ODD = [*_CHARACTERS, b"[" * 2000, DEEP, b"9" * 5000]
 
 def _start_saved() -> list[bytes]:
     wordpiece = json.dumps(_SETTINGS).encode() + b"\n" + _VOCABULARY
-    bpe = {"encoder": {char: byte for byte, char in byte_characters().items()}, "merges": ["h o"]}
+    bpe = {"encoder": {char: i for i, char in enumerate(sorted(ByteLevel.alphabet()))}, "merges": ["h o"]}
     bpe["encoder"]["ho"] = 256
     bpe["symbols"] = ["<s>", "<pad>", "</s>", "<unk>", *map(str, range(257)), "<mask>"]
     return [

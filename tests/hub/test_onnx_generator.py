@@ -1,13 +1,11 @@
 """Generation by ONNX Runtime against PyTorch's, and in an environment without it."""
 
 import copy
-import importlib.metadata
 import json
 import os
 import pickle
 import subprocess
 import sys
-import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -134,8 +132,6 @@ for precision in ("fp32", "int8"):
 json.dump({"found": found, "modules": sorted(sys.modules)}, sys.stdout)
 """
 
-NEEDED = ["array-api-compat", "numpy", "tokenizers", "onnxruntime"]
-
 # Whatever else is installed here is not there for what comes after.
 ALONE = """
 import sys
@@ -157,16 +153,13 @@ sys.meta_path[:] = map(Alone, sys.meta_path)
 """
 
 
-def generate_in(python: Path, script: str, folder: Path, tmp_path: Path) -> dict:
+def test_generates_where_nothing_else_can_be_imported(exported, plain, tmp_path):
+    """What is generated here, and nothing heavy is loaded."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [str(python), "-c", script, str(folder), json.dumps(TEXTS)]
+    command = [sys.executable, "-c", ALONE + GENERATE, str(exported), json.dumps(TEXTS)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def assert_alone(result: dict, exported: Path, plain: MistGenerator):
-    """It generated what is generated here, and loaded nothing heavy."""
+    result = json.loads(done.stdout)
     rounded = OnnxGenerator.from_pretrained(str(exported), "int8", threads=1)
     for decoding, _ in DECODINGS:
         assert result["found"][f"fp32 {decoding}"] == plain.generate(TEXTS, decoding=decoding)
@@ -174,27 +167,3 @@ def assert_alone(result: dict, exported: Path, plain: MistGenerator):
     loaded = {name.partition(".")[0] for name in result["modules"]}
     assert not loaded & {"torch", "fairseq", "onnx", "sentencepiece", "omegaconf", "hydra", "sacrebleu", "transformers"}
     assert {"numpy", "tokenizers", "onnxruntime", "mist_fairseq"} <= loaded
-
-
-def test_generates_where_nothing_else_can_be_imported(exported, plain, tmp_path):
-    assert_alone(generate_in(sys.executable, ALONE + GENERATE, exported, tmp_path), exported, plain)
-
-
-def test_generates_in_an_environment_without_torch_and_fairseq(exported, plain, tmp_path):
-    """A fresh one, with four packages of the versions in constraints.txt."""
-    if not list(importlib.metadata.distributions(name="pip")):  # importing it would change distutils for all tests
-        pytest.skip("needs pip")
-    venv.create(tmp_path / "environment", symlinks=True)
-    python = tmp_path / "environment" / "bin" / "python"
-    install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-compile"]
-    install += ["--retries", "1", "-c", str(ROOT / "constraints.txt"), *NEEDED]
-    done = subprocess.run([sys.executable, *install], capture_output=True, text=True, timeout=300)
-    if "No matching distribution found" in done.stderr:
-        pytest.skip(f"no package index has what is needed: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    packages = subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), "list", "--format=json"], capture_output=True, text=True
-    )
-    names = {package["name"].lower() for package in json.loads(packages.stdout)}
-    assert names == set(NEEDED)
-    assert_alone(generate_in(python, GENERATE, exported, tmp_path), exported, plain)

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 import transformers
@@ -58,12 +56,3 @@ def test_what_bert_does_not_have_is_refused(tmp_path, dictionary):
     with pytest.raises(ValueError, match=r"only mist_\* architectures are BERT encoders"):
         save_huggingface(tiny_encoder_decoder(dictionary), str(tmp_path))
     assert not list(tmp_path.iterdir())
-
-
-def test_files_are_not_overwritten_unasked(tmp_path, dictionary):
-    (tmp_path / "config.json").write_text(json.dumps({"mine": 1}))
-    with pytest.raises(FileExistsError, match=r"has config.json already"):
-        save_huggingface(tiny_released(dictionary), str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    save_huggingface(tiny_released(dictionary), str(tmp_path), overwrite=True)
-    assert read_sizes(str(tmp_path))["encoder_layers"] == 2

@@ -62,11 +62,8 @@ def test_a_card_tells_data_settings_scores_and_licence(tmp_path):
     assert "at most 40 tokens and writes at most 19" in body and "someone" not in body
 
 
-def test_without_scores_it_says_so():
+def test_the_kind_and_size_of_the_model_and_no_scores():
     assert "None were given" in card()
-
-
-def test_the_kind_and_size_of_the_model():
     for released, kind in ((tiny_released(), "mist"), (tiny_encoder_decoder(), "nat_mass")):
         millions = sum(weight.numel() for weight in released.encoder.parameters()) / 1e6
         assert f"({kind}, {millions:.1f} million parameters)" in card(released)

@@ -15,11 +15,8 @@ from mist_fairseq.serve.app import create_app
 from tests.serve.helpers import DEADLINE, WORDS, FakeGenerator, answered, distinct, eventually, expected, serving
 
 
-def test_one_text(running):
+def test_texts_and_pairs(running):
     assert running.post({"text": "how can you learn"}) == answered("learn you can how")
-
-
-def test_several_texts_and_pairs(running):
     texts = ["what is it", ["the best", "way to learn"], "who"]
     status, answer = running.post({"texts": texts, "id": "mine"})
     assert status == 200 and answer["id"] == "mine"
@@ -62,19 +59,12 @@ def test_many_long_texts_are_read_beside_the_event_loop(running):
     assert status == 200 and [ranked[0]["text"] for ranked in answer["outputs"]] == FakeGenerator().generate(texts)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["how\u0000 can\u0007 it", "\u4f60\u597d how", "\u0645\u0631\u062d\u0628\u0627", "\U0001f600 it", "[SEP] it"],
-)
-def test_unusual_characters(running, text):
-    status, answer = running.post({"text": text})
-    assert status == 200 and answer["outputs"][0][0]["text"] == expected(text) != ""
-
-
-def test_half_characters(running):
-    """JSON can write them, UTF-8 cannot."""
-    status, answer = running.post(r'{"text": "how \ud800 it"}')
-    assert status == 200 and answer["outputs"][0][0]["text"] == expected("how \ufffd it")
+def test_unusual_characters(running):
+    texts = ["how\u0000 can\u0007 it", "\u4f60\u597d how", "\u0645\u0631\u062d\u0628\u0627", "\U0001f600 it"]
+    texts += ["[SEP] it", "how \ud800 it"]  # the last has half a character, which JSON can write and UTF-8 cannot
+    status, answer = running.post({"texts": texts})
+    assert status == 200 and [ranked[0]["text"] for ranked in answer["outputs"]] == [expected(text) for text in texts]
+    assert "" not in map(expected, texts)
 
 
 # -- many at once -----------------------------------------------------------------------------------------------
@@ -109,6 +99,22 @@ def test_two_hundred_requests_at_once_get_their_own_answers(generator):
     sizes = [len(batch) for batch in generator.batches]
     assert max(sizes) == 16 and sum(sizes) == 200 and len(sizes) < 30
     assert metrics["mist_batch_texts_sum"] == 200 and metrics["mist_batch_texts_count"] == len(sizes)
+
+
+def test_metrics(generator):
+    with serving(generator, max_batch=2, max_wait=0) as running:
+        running.post({"texts": ["how", "what", "is"]})
+        running.post({"text": ""})
+        running.ask("GET", "/secret/../1234")
+        metrics = running.metrics()
+        kind = running.ask("GET", "/metrics")[1]["Content-Type"]
+    assert kind.startswith("text/plain") and metrics["mist_queue_texts"] == 0 and metrics["mist_texts_total"] == 3
+    assert metrics['mist_requests_total{path="/generate",status="200"}'] == 1
+    assert metrics['mist_requests_total{path="/generate",status="422"}'] == 1
+    assert metrics['mist_requests_total{path="other",status="404"}'] == 1
+    assert metrics['mist_request_seconds_count{path="/generate"}'] == 2
+    assert metrics["mist_batch_texts_sum"] == 3 and metrics['mist_batch_texts_bucket{le="2.0"}'] == 2
+    assert metrics["mist_model_seconds_count"] == 2 and metrics["mist_model_seconds_sum"] > 0
 
 
 def test_requests_on_one_connection_one_after_the_other(running):
@@ -156,7 +162,8 @@ def test_a_full_queue_says_when_to_come_back(generator):
         second = threads.submit(running.post, {"texts": ["what", "is", "it"]})
         eventually(lambda: len(running.batcher) == 3)
         status, headers, body = running.ask("POST", "/generate", '{"text": "who"}', content_type="application/json")
-        assert status == 503 and headers["Retry-After"] == "1" and "(--max-queue)" in json.loads(body)["error"]
+        assert status == 503 and headers["Retry-After"] == "1"
+        assert json.loads(body)["error"] == "3 texts wait already: 1 more are over the limit of 3 (--max-queue)"
         assert running.ask("GET", "/health")[0] == 200  # while the model is busy
         generator.gate.set()
         assert first.result(DEADLINE)[0] == second.result(DEADLINE)[0] == 200
@@ -188,18 +195,13 @@ def test_health_and_generate_while_shutting_down():
 
 
 def test_unknown_paths_and_methods(running):
-    """A POST to another path is not blamed on its body."""
-    asked = [("GET", "/nothing", 404), ("GET", "/generate", 405), ("DELETE", "/health", 405), ("POST", "/nothing", 404)]
-    asked.append(("GET", "/docs", 404))  # FastAPI's own, which would load scripts from elsewhere
-    for method, path, expected_status in asked:
-        status, _, body = running.ask(method, path, "x" if method == "POST" else None, content_type="text/plain")
-        assert status == expected_status and list(json.loads(body)) == ["error"]
-
-
-def test_no_redirect_to_a_host_of_the_clients_choice(running):
-    for method, path in (("GET", "/generate/"), ("POST", "/generate/"), ("GET", "/health/")):
-        status, headers, _ = running.ask(method, path, host="elsewhere.example")
-        assert status == 404 and "location" not in headers
+    """A POST is not blamed on its body, and nobody is redirected to a host of the client's choice."""
+    asked = [("GET", path, 404) for path in ("/nothing", "/generate/", "/health/")]
+    asked += [("POST", path, 404) for path in ("/nothing", "/generate/")]
+    asked += [("GET", "/docs", 404)]  # FastAPI's own, which would load scripts from elsewhere
+    for method, path, right in [*asked, ("GET", "/generate", 405), ("DELETE", "/health", 405)]:
+        status, headers, body = running.ask(method, path, "x", content_type="text/plain", host="elsewhere.example")
+        assert status == right and "location" not in headers and list(json.loads(body)) == ["error"]
 
 
 def test_head_is_get_without_a_body(running):

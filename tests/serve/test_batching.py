@@ -4,12 +4,12 @@ import asyncio
 import logging
 
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits
-from mist_fairseq.serve.metrics import Metrics
 from tests.serve.helpers import DEADLINE, FakeGenerator
 
 PLAIN = Decoding()
@@ -21,7 +21,7 @@ def run(generator, work, **options):
     """What ``work(batcher)`` gives."""
 
     async def inside():
-        batcher = Batcher(generator.generate_sources, Limits(**options), Metrics())
+        batcher = Batcher(generator.generate_sources, Limits(**options), CollectorRegistry())
         async with asyncio.timeout(DEADLINE), batcher:
             return await work(batcher)
 
@@ -44,6 +44,20 @@ async def block(batcher, generator) -> asyncio.Task:
     task = submit(batcher, generator, "do you")
     await until(lambda: generator.entered == 1)
     return task
+
+
+def run_together(generator, texts, given=None, **limits):
+    """Answers to texts, exceptions, too, that come while the model is busy; *given* has options of some."""
+
+    async def work(batcher):
+        busy = await block(batcher, generator)
+        tasks = [submit(batcher, generator, text, **(given or {}).get(text, {})) for text in texts]
+        await asyncio.sleep(0)
+        generator.gate.set()
+        await busy
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return run(generator, work, **limits)
 
 
 def sizes(generator) -> list[int]:
@@ -72,59 +86,23 @@ def test_a_text_alone_waits_no_longer_than_it_may(generator):
     assert run(generator, work, max_wait=200.0) >= 0.2 and sizes(generator) == [1]
 
 
-def test_a_text_waits_for_another_to_share_its_batch(generator):
-    async def work(batcher):
-        first = submit(batcher, generator, "how")
-        await until(lambda: len(batcher) == 1)
-        second = submit(batcher, generator, "what is it")
-        return await first, await second
-
-    first, second = run(generator, work, max_batch=2, max_wait=LONG_WAIT)
-    assert sizes(generator) == [2] and texts_of(first) == ["how"] and texts_of(second) == ["it is what"]
-
-
 def test_while_the_model_is_busy_the_queue_collects(generator):
-    async def work(batcher):
-        busy = await block(batcher, generator)
-        tasks = [submit(batcher, generator, word) for word in WORDS[:5]]
-        await until(lambda: len(batcher) == 5)
-        generator.gate.set()
-        await asyncio.gather(busy, *tasks)
-
-    run(generator, work, max_wait=0)
+    run_together(generator, WORDS[:5], max_wait=0)
     assert sizes(generator) == [1, 5]
 
 
 def test_only_texts_decoded_alike_share_a_batch(generator):
     """And the oldest text goes first, with its like, whenever they came."""
-    mist = Decoding("mist", iterations=2)
-
-    async def work(batcher):
-        busy = await block(batcher, generator)
-        tasks = [
-            submit(batcher, generator, "how", decoding=mist),
-            submit(batcher, generator, "what"),
-            submit(batcher, generator, "who", length=1),
-            submit(batcher, generator, "why", decoding=Decoding("mist", iterations=2)),
-            submit(batcher, generator, "when"),
-        ]
-        generator.gate.set()
-        await asyncio.gather(busy, *tasks)
-
-    run(generator, work, max_wait=0)
+    how, why = ({"decoding": Decoding("mist", iterations=2)} for _ in range(2))
+    given = {"how": how, "why": why, "who": {"length": 1}}
+    run_together(generator, ["how", "what", "who", "why", "when"], given, max_wait=0)
     first = [[generator.tokenizer.symbols[ids[1]] for ids in batch] for batch in generator.batches]
     assert first == [["do"], ["how", "why"], ["what", "when"], ["who"]]
 
 
 def test_of_too_many_texts_those_of_the_oldest_ones_length_go_with_it(generator):
-    async def work(batcher):
-        busy = await block(batcher, generator)
-        texts = ["how can you", "it", "it " * 9, "what is it", "who", "why " * 8, "do it fast"]
-        tasks = [submit(batcher, generator, text) for text in texts]
-        generator.gate.set()
-        await asyncio.gather(busy, *tasks)
-
-    run(generator, work, max_wait=0, max_batch=3)
+    texts = ["how can you", "it", "it " * 9, "what is it", "who", "why " * 8, "do it fast"]
+    run_together(generator, texts, max_wait=0, max_batch=3)
     lengths = [[len(ids) - 2 for ids in batch] for batch in generator.batches]
     assert lengths == [[2], [3, 3, 3], [1, 1, 8], [9]]
 
@@ -150,15 +128,8 @@ def test_a_request_of_many_texts_is_answered_in_its_order(generator):
 
 
 def test_a_text_that_fails_fails_alone(generator, caplog):
-    async def work(batcher):
-        busy = await block(batcher, generator)
-        tasks = [submit(batcher, generator, text) for text in ("how", "the guitar", "what is it")]
-        generator.gate.set()
-        await busy
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
     with caplog.at_level(logging.ERROR):
-        first, failed, last = run(generator, work)
+        first, failed, last = run_together(generator, ["how", "the guitar", "what is it"])
     assert texts_of(first) == ["how"] and texts_of(last) == ["it is what"]
     assert isinstance(failed, HTTPException) and failed.status_code == 500 and "guitar" not in str(failed)
     assert "a string of the guitar is broken" in caplog.text and sizes(generator) == [1, 3, 1, 1, 1]
@@ -178,42 +149,6 @@ def test_of_a_request_with_a_text_that_fails_the_rest_is_dropped(generator):
     assert texts_of(other) == ["why"] and left == 0
     ran = [ids[1] for batch in generator.batches for ids in batch]
     assert generator.tokenizer.indices["what"] not in ran
-
-
-def test_texts_of_a_cancelled_request_are_dropped(generator):
-    async def work(batcher):
-        busy = await block(batcher, generator)
-        gone, stays = submit(batcher, generator, "how", "why"), submit(batcher, generator, "what")
-        await until(lambda: len(batcher) == 3)
-        gone.cancel()
-        busy.cancel()  # in the model already: that runs to its end, and the answer goes nowhere
-        await until(lambda: len(batcher) == 1)
-        generator.gate.set()
-        answer = await stays
-        assert gone.cancelled() and busy.cancelled()
-        return answer
-
-    assert texts_of(run(generator, work, max_wait=0)) == ["what"] and sizes(generator) == [1, 1]
-
-
-def test_a_full_queue_refuses(generator):
-    async def work(batcher):
-        busy = await block(batcher, generator)
-        waiting = submit(batcher, generator, "how", "what")
-        await until(lambda: len(batcher) == 2)
-        with pytest.raises(
-            HTTPException, match=r"2 texts wait already: 2 more are over the limit of 3 \(--max-queue\)"
-        ):
-            await submit(batcher, generator, "who", "why")
-        fits = submit(batcher, generator, "who")
-        generator.gate.set()
-        return await asyncio.gather(busy, waiting, fits)
-
-    assert [texts_of(each) for each in run(generator, work, max_queue=3, max_texts=3)] == [
-        ["you do"],
-        ["how", "what"],
-        ["who"],
-    ]
 
 
 def test_at_the_end_waiting_texts_are_answered_at_once_and_new_ones_refused(generator):

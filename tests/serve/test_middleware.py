@@ -17,7 +17,7 @@ LEFT = 'mist_requests_total{path="/generate",status="499"}'
 @pytest.mark.parametrize(
     "body, message",
     [
-        ("", "the body is empty"),
+        ("", "the body is not JSON in UTF-8: Expecting value"),
         ("{", "the body is not JSON in UTF-8: Expecting property name"),
         ('{"text": "how"', "the body is not JSON in UTF-8: Expecting ',' delimiter: line 1 column 15"),
         (b'{"text": "\xe9t\xe9"}', "the body is not JSON in UTF-8: 'utf-8' codec can't decode byte 0xe9 in"),

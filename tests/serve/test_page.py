@@ -75,6 +75,9 @@ def test_output_tokens_lengths_and_passes(page):
     generate(page, "how can you learn", decoding="mist", iterations="3")
     assert [each.text for each in all_of(page, ".output")] == ["learn you can how"]
 
+    score = all_of(page, ".score")[0]
+    assert score.text == "mean probability 78 %" and "log-probability -0.2500" in score.get_attribute("title")
+
     tokens = all_of(page, ".token")
     assert [each.text.split("\n")[0] for each in tokens] == ["learn", "you", "can", "how"]
     colours = {each.value_of_css_property("background-color") for each in tokens}
@@ -136,12 +139,6 @@ def test_equal_answers_are_shown_once(page, monkeypatch):
     assert len(all_of(page, ".legend")) == 1 and len(all_of(page, ".used")) == 3
     dropped = ["directly repeated words were dropped" in each.text for each in all_of(page, ".card")]
     assert dropped == [False, True, False]
-
-
-def test_the_mean_probability_is_in_percent(page):
-    generate(page, "what is it")
-    score = all_of(page, ".score")[0]
-    assert score.text == "mean probability 78 %" and "log-probability -0.2500" in score.get_attribute("title")
 
 
 def test_an_empty_text_is_explained_and_the_page_goes_on(page):

@@ -1,8 +1,6 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 
 import pytest
 
@@ -60,7 +58,11 @@ def test_casing_comes_from_the_tokenizer_config(tmp_path):
     assert lower.encode("Hello") == [("hello", lower.indices["hello"])]
     assert cased.encode("Hello") == [("Hello", cased.indices["Hello"])]
     assert lower.fingerprint() != cased.fingerprint()
-    for content, message in (('{"do_lower_case": null}', "do_lower_case is None"), ("[3]", "is a list"), ("{", "JSON")):
+    for content, message in (
+        ('{"do_lower_case": null}', "do_lower_case is None"),
+        ("[3]", "but a list"),
+        ("{", "JSON"),
+    ):
         (tmp_path / "tokenizer_config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             load_tokenizer(vocab)
@@ -108,16 +110,3 @@ def test_damaged_files_of_bart_are_refused(name, content, error, message, bart_f
             (tmp_path / name).write_text(content)
     with pytest.raises(error, match=message):
         load_tokenizer(tmp_path / "dict.txt")
-
-
-def test_neither_torch_nor_fairseq_is_needed(files):
-    code = """
-import sys
-sys.modules["torch"] = sys.modules["fairseq"] = None  # importing them fails
-from mist_fairseq.text import detokenize, files, lines
-for path in sys.argv[1:]:
-    tokenizer = files.load_tokenizer(path)
-    print(tokenizer.decode([index for _, index in tokenizer.encode("the text")]))
-"""
-    command = [sys.executable, "-c", code, *files.values()]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "the text\n" * len(files)
