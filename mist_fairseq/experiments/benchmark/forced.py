@@ -20,16 +20,10 @@ _SURE = 1e4  # a logit that decides
 
 
 class Forcing:
-    """What a batch must give."""
+    """What a batch must give: lengths of targets, special tokens counted as in the system's own data, and passes."""
 
     def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set it, before each batch.
-
-        Args:
-            ids: of the sentences, *Shapes* of all: (B).
-            lengths: of the targets, special tokens counted as in the system's own data.
-            passes: over the targets; None for the system's own number.
-        """
+        """Set it before each batch, all (B); without *passes* the system takes its own number."""
         self.ids, self.lengths, self.passes = ids, lengths, passes
 
 
@@ -46,17 +40,13 @@ class _Longest(Forcing):
 class _Refinement(Forcing):
     """Keeps track of the B' sentences that iterative refinement has not finished.
 
-    Attributes:
-        left, lengths: passes that are left to each of them, and their lengths, *Shape:* (B').
-        last: for which of them this is the last pass, *Shape:* (B').
+    *left* are the passes left to each, *lengths* theirs, *last* tells for which this is the last pass, (B') all.
     """
 
-    left: Tensor
-    last: Tensor
-
     def __init__(self, model, generator: IterativeRefinementGenerator):
-        self.model, self.generator = model, generator
+        self.model, self.generator, self.decode = model, generator, model.forward_decoder
         self.usual = generator.max_iter + 1
+        model.forward_decoder = self.forward_decoder
 
     def prescribe(self, ids, lengths, passes):
         if passes is None and isinstance(self.model, InsertionTransformerModel):
@@ -67,9 +57,21 @@ class _Refinement(Forcing):
         # fairseq reads it before it calls the model.
         self.generator.max_iter = int(self.left.max()) - 1
 
-    def finish_pass(self):
-        """Forget the sentences whose last pass it was."""
+    def forward_decoder(self, decoder_out, encoder_out, **kwargs):
+        """Make the last pass change nothing, and every earlier one something: iterative refinement stops there."""
+        model, self.last = self.model, self.left == 1
+        before = decoder_out.output_tokens.clone()  # the decoder may write into it
+        if isinstance(model, LevenshteinTransformerModel):
+            kwargs["max_ratio"] = 1000  # no limit in terms of the source
+        decoded = self.decode(decoder_out, encoder_out, **kwargs)
+        tokens = decoded.output_tokens
+        before = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=model.pad)
+        tokens[self.last] = before[self.last]
+        stuck = ~self.last & (tokens == before).all(1)
+        one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
+        tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
         self.left, self.lengths = self.left[~self.last] - 1, self.lengths[~self.last]
+        return decoded
 
 
 def force(model, generator) -> Forcing:
@@ -80,7 +82,16 @@ def force(model, generator) -> Forcing:
     if isinstance(generator, HuggingFaceGenerator):
         return _Longest(generator.config)
     if isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
-        return _force_refinement(model, generator)
+        if generator.beam_size > 1:
+            raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
+        refinement = _Refinement(model, generator)
+        if isinstance(model, InsertionTransformerModel):
+            _force_insertions(model, refinement)
+        elif isinstance(model, LevenshteinTransformerModel):
+            _force_edits(model, refinement)
+        else:
+            model.decoder.forward_length_prediction = lambda *_, **__: refinement.lengths.clone()
+        return refinement
     forcing = Forcing()
     if isinstance(generator, NARGenerator):  # takes lengths with a batch
         generator.stop_unchanged = False
@@ -103,42 +114,6 @@ def _force_end(generator: SequenceGenerator, forcing: Forcing):
         return search(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
 
     generator.search.step = step
-
-
-def _force_refinement(model, generator: IterativeRefinementGenerator) -> Forcing:
-    if generator.beam_size > 1:
-        raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
-    forcing = _Refinement(model, generator)
-    _force_passes(model, forcing)
-    if isinstance(model, InsertionTransformerModel):
-        _force_insertions(model, forcing)
-    elif isinstance(model, LevenshteinTransformerModel):
-        _force_edits(model, forcing)
-    else:
-        model.decoder.forward_length_prediction = lambda *_, **__: forcing.lengths.clone()
-    return forcing
-
-
-def _force_passes(model, forcing: _Refinement):
-    """Make the last pass change nothing, and every earlier one something: iterative refinement stops there."""
-    decode = model.forward_decoder
-    one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
-
-    def forward_decoder(decoder_out, encoder_out, **kwargs):
-        forcing.last = forcing.left == 1
-        before = decoder_out.output_tokens.clone()  # the decoder may write into it
-        if isinstance(model, LevenshteinTransformerModel):
-            kwargs["max_ratio"] = 1000  # no limit in terms of the source
-        decoded = decode(decoder_out, encoder_out, **kwargs)
-        tokens = decoded.output_tokens
-        before = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=model.pad)
-        tokens[forcing.last] = before[forcing.last]
-        stuck = ~forcing.last & (tokens == before).all(1)
-        tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
-        forcing.finish_pass()
-        return decoded
-
-    model.forward_decoder = forward_decoder
 
 
 def _force_insertions(model, forcing: _Refinement):
