@@ -34,7 +34,7 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
     if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in _KEYS.values()):
         raise ValueError(f'{split} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
     for name, key in _KEYS.items():
-        for identifier in progress(ids[key], key, "documents", len(ids[key])):
+        for identifier in progress(ids[key], key, "documents"):
             with files.skipping():
                 files.add(name, *_read_document(Path(documents, f"{identifier}.summary")))
 
