@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any
 
 from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.base import Metric
@@ -90,11 +90,8 @@ def score(
         protocol, metrics: how, and other metrics than the protocol's.
         confidence: confidence intervals and paired tests, too.
 
-    Returns:
-        Name -> scores. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
-
-    Raises:
-        ValueError: different numbers of lines, an unknown metric or step, or grouping without sources.
+    What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes. A ValueError says that
+    numbers of lines differ, a metric or step is unknown, or sources are missing.
     """
     metrics = list(protocol.metrics if metrics is None else metrics)
     for metric in metrics:
@@ -138,10 +135,11 @@ def _score(
 ):
     """Compute one metric of all systems, into *results*."""
     metric = METRICS[name]()
+    scores: Any
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
-        (scores,) = [cast(list[Any], column) for title, column in test()[1].items() if title != "System"]
+        _, scores = test()[1].values()  # of the systems: names, scores
     else:
         scores = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
     for (system, outputs), one in zip(systems.items(), scores):
