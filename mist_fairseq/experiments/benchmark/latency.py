@@ -38,12 +38,10 @@ class Benchmark:
     """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
 
     The speed of the others is compared with that of the first. *forced* gives every output the length of its
-    reference, *threads* of the CPU are for each system (None: torch's default).
+    reference.
     """
 
-    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, threads: int | None = None):
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False):
         self.entries, self.subset, self.forced = entries, subset, forced
         self.systems: dict[str, System] = {}
         self.errors: dict[str, str] = {}

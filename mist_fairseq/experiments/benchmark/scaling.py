@@ -141,7 +141,7 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
         samples.append(systems[name].batch(range(work.batch)))
     runs: list[list[tuple[float, dict[str, float]]]] = [[] for _ in jobs]
     random = np.random.default_rng(1)
-    for _ in tqdm(range(warm_up + repeats), desc=title(axis.name, axis.works[0].decoding), disable=None):
+    for _ in tqdm(range(warm_up + repeats), desc=KINDS[axis.name].title.format(axis.works[0].decoding), disable=None):
         for at in random.permutation(len(jobs)):
             name, work = jobs[at]
             runs[at].append(run(systems[name], work, samples[at]))
@@ -190,11 +190,6 @@ def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
     return described
 
 
-def title(axis: str, decoding: str) -> str:
-    """Return the heading of an axis; that of iterations says which."""
-    return KINDS[axis].title.format(decoding)
-
-
 def markdown(result: dict) -> str:
     """Return the tables of a result of ``scripts/benchmark_scaling.py``."""
     sections = ["# Cost as work grows"]
@@ -202,7 +197,8 @@ def markdown(result: dict) -> str:
         given = measured["fixed"]
         fixed = [_count(given[key], kind) for key, kind in KINDS.items() if key in given]
         fixed += [given["decoding"]] if measured["axis"] != "iterations" else []
-        sections += [f"## {title(measured['axis'], given['decoding'])}", f"The same everywhere: {', '.join(fixed)}."]
+        title = KINDS[measured["axis"]].title.format(given["decoding"])
+        sections += [f"## {title}", f"The same everywhere: {', '.join(fixed)}."]
         sections += [_points_table(measured), _lines_table(measured)]
     described = ", ".join(
         f"{name} ({content['parameters'] / 1e6:.1f} M parameters, {content['precision']}, {content['engine']})"

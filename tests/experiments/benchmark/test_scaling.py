@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +7,9 @@ from mist_fairseq.experiments.benchmark import scaling
 from mist_fairseq.experiments.benchmark.scaling import Axis, Work, fit_line, make_axes, make_entries
 from mist_fairseq.experiments.benchmark.systems import PARTS
 from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
+from tests.experiments.preparation import run_script
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_scaling.py"
 TINY = {"source": [5, 9], "target": [4, 7], "batch": [1, 3], "iterations": [1, 2, 3]}
-PLAIN = "none"  # of --accelerate
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +27,7 @@ def folder(tmp_path_factory, axes):
 @pytest.fixture
 def systems(folder, axes):
     given = [MIST, f"{MIST} --encoder-attention-heads 4"]
-    return scaling.load_systems(make_entries(given, folder, accelerate=PLAIN), axes)
+    return scaling.load_systems(make_entries(given, folder, accelerate="none"), axes)
 
 
 @pytest.fixture
@@ -168,17 +164,15 @@ def test_tables(result, systems):
                 assert list(point["shares"]) == PARTS and sum(point["shares"].values()) == pytest.approx(1)
 
 
-def test_script(tmp_path):
+def test_script(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "result.json"
     given = "--source 4 6 --target --batch --iterations 1 2 --repeats 1 --threads 1 --accelerate none"
-    command = [sys.executable, str(SCRIPT), "--arguments", MIST, *given.split(), "--out", str(out)]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    given = ["benchmark_scaling.py", "--arguments", MIST, *given.split(), "--out", out]
+    assert run_script(monkeypatch, *given) is None
     result = json.loads(out.read_text())
     assert [actual["axis"] for actual in result["axes"]] == ["source", "iterations", "iterations"]
     assert result["threads"] == 1 and "benchmark_scaling.py" in result["command"]
-    assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")  # the other panels stay empty
-    process = subprocess.run([*command, "--source", "4"], capture_output=True, text=True)
-    assert process.returncode == 1 and "error: source has the values [4], expected two" in process.stderr
+    assert run_script(monkeypatch, *given, "--source", "4").startswith("error: source has the values [4], expected two")

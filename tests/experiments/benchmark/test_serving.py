@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import json
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from mist_fairseq.experiments.benchmark import serving as benchmark
 from mist_fairseq.experiments.benchmark.serving import ARMS, Load, answer_alone, drive, measure, started
+from tests.experiments.preparation import run_script
 from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, eventually, serving
 
 TEXTS = ["how can you learn", "what is it", "who do you", "the best way to learn it fast"]
@@ -139,11 +138,8 @@ def test_summary_and_table():
     assert "released, 4 texts, decoding mist, iterations 2" in table and "server: --threads 1" in table
 
 
-def test_the_script_refuses_a_file_without_texts(tmp_path):
+def test_the_script_refuses_a_file_without_texts(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n \n")
-    result = tmp_path / "result.json"
-    line = [sys.executable, "scripts/benchmark_serving.py", str(tmp_path), "--texts", str(tmp_path / "empty.txt")]
-    root = Path(__file__).parents[3]
-    ended = subprocess.run([*line, "--out", str(result)], cwd=root, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == f"error: {tmp_path / 'empty.txt'} has no text"
-    assert not result.exists()
+    given = [tmp_path, "--texts", tmp_path / "empty.txt", "--out", tmp_path / "result.json"]
+    assert run_script(monkeypatch, "benchmark_serving.py", *given) == f"error: {tmp_path / 'empty.txt'} has no text"
+    assert not (tmp_path / "result.json").exists()

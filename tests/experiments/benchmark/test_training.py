@@ -1,9 +1,5 @@
 import json
-import shlex
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +9,8 @@ from mist_fairseq.experiments.benchmark.floor import training_operations
 from mist_fairseq.experiments.benchmark.measuring import machine
 from mist_fairseq.experiments.benchmark.training import ARMS, Training, markdown, measure_memory, time_training
 from tests.experiments.benchmark.helpers import MIST, entry
+from tests.experiments.preparation import run_script
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_training.py"
 PROFILE = {"source": {4: 1, 6: 1, 9: 1}, "target": {3: 1, 12: 1}}
 PRODUCT = 10**9  # operations
 SIZES = MIST.removeprefix("--task mist ")
@@ -122,16 +118,14 @@ def test_arguments_of_other_commands_are_refused(setting):
         Training(replace(setting, arguments="--arch mist_tiny --no-such"), "MIST")
 
 
-def test_script(tmp_path):
+def test_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "lengths.yaml").write_text("source: 5\ntarget: {3: 1, 4: 1}\n")
     out = tmp_path / "result.json"
     given = f"--profile {tmp_path / 'lengths.yaml'} --batch-size 2 --updates 2 --precision fp32 bf16 --no-memory"
-    command = [sys.executable, str(SCRIPT), *shlex.split(f"{SIZES} {given} --threads 1 --out {out}")]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    given = ["benchmark_training.py", *f"{SIZES} {given} --threads 1 --out {out}".split()]
+    assert run_script(monkeypatch, *given) is None
     result = json.loads(out.read_text())
     assert [run["precision"] for run in result["runs"]] == ["fp32", "bf16"] and result["arguments"] == SIZES.split()
     assert result["threads"] == 1 and "benchmark_training.py" in result["command"]
-    assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
-    process = subprocess.run([*command, "--profile", "none"], capture_output=True, text=True)
-    assert process.returncode == 1 and "error: no profile 'none'" in process.stderr
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
+    assert run_script(monkeypatch, *given, "--profile", "none").startswith("error: no profile 'none'")
