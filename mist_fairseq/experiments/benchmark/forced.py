@@ -4,6 +4,8 @@ Every computation of a system still runs; only what decides its length, and when
 batch gets the length of its reference. Dimensions: B sentences, T target positions.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
@@ -19,25 +21,12 @@ _REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransforme
 _SURE = 1e4  # a logit that decides
 
 
-class Forcing:
-    """What a batch must give: lengths of targets, special tokens counted as in the system's own data, and passes."""
-
-    def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set it before each batch, all (B); without *passes* the system takes its own number."""
-        self.ids, self.lengths, self.passes = ids, lengths, passes
+# What is called before each batch with its sentences' ids, lengths and passes, (B) each: lengths of targets, special
+# tokens counted as in the system's own data; without passes the system takes its own number.
+Forcing = Callable[[Tensor, Tensor, Tensor | None], object]
 
 
-class _Longest(Forcing):
-    """Gives all sentences of a batch the longest one's length: Hugging Face's generation offers nothing else."""
-
-    def __init__(self, config):
-        self.config = config
-
-    def prescribe(self, ids, lengths, passes):
-        self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
-
-
-class _Refinement(Forcing):
+class _Refinement:
     """Keeps track of the B' sentences that iterative refinement has not finished.
 
     *left* are the passes left to each, *lengths* theirs, *last* tells for which this is the last pass, (B') all.
@@ -48,7 +37,8 @@ class _Refinement(Forcing):
         self.usual = generator.max_iter + 1
         model.forward_decoder = self.forward_decoder
 
-    def prescribe(self, ids, lengths, passes):
+    def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
+        """Begin a batch; see ``Forcing``."""
         if passes is None and isinstance(self.model, InsertionTransformerModel):
             # From <s> </s> with one gap, all gaps filled in each pass, and one pass that changes nothing.
             passes = 1 + (lengths - 1).log2().ceil().long()
@@ -75,12 +65,10 @@ class _Refinement(Forcing):
 
 
 def force(model, generator) -> Forcing:
-    """Make a generator follow a ``Forcing``; ValueError if its lengths cannot be prescribed.
+    """Make a generator do what it is told before each batch; ValueError if its lengths cannot be prescribed.
 
     An engine without a *model* takes lengths with each call.
     """
-    if isinstance(generator, HuggingFaceGenerator):
-        return _Longest(generator.config)
     if isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
         if generator.beam_size > 1:
             raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
@@ -91,29 +79,35 @@ def force(model, generator) -> Forcing:
             _force_edits(model, refinement)
         else:
             model.decoder.forward_length_prediction = lambda *_, **__: refinement.lengths.clone()
-        return refinement
-    forcing = Forcing()
+        return refinement.prescribe
+    if isinstance(generator, HuggingFaceGenerator):
+
+        def give_all_the_longest(ids, lengths, passes):  # nothing else is offered
+            generator.config.min_new_tokens = generator.config.max_new_tokens = int(lengths.max())
+
+        return give_all_the_longest
     if isinstance(generator, NARGenerator):  # takes lengths with a batch
         generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
-        _force_end(generator, forcing)
+        return _force_end(generator)
     elif model is not None and not isinstance(generator, BangGenerator):  # which always does the same amount of work
         raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
-    return forcing
+    return lambda *_: None
 
 
-def _force_end(generator: SequenceGenerator, forcing: Forcing):
+def _force_end(generator: SequenceGenerator) -> Forcing:
     """Make every hypothesis of beam search end at the prescribed length."""
-    search = generator.search.step
+    search, given = generator.search.step, dict[str, Tensor]()
 
     def step(step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
         # The sentences that are not finished, by their ids.
-        rows = (original_batch_idxs[:, None] == forcing.ids).int().argmax(1)
-        ends = forcing.lengths[rows] == step + 1
+        rows = (original_batch_idxs[:, None] == given["ids"]).int().argmax(1)
+        ends = given["lengths"][rows] == step + 1
         lprobs[:, :, generator.eos] = torch.where(ends, _SURE, -_SURE).to(lprobs.dtype)[:, None]
         return search(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
 
     generator.search.step = step
+    return lambda ids, lengths, _: given.update(ids=ids, lengths=lengths)
 
 
 def _force_insertions(model, forcing: _Refinement):

@@ -133,7 +133,7 @@ class System:
     def decode(self, sample: dict) -> list:
         """Generate; this is what is timed. The hypotheses have the engine's own form."""
         if self.forcing is not None:
-            self.forcing.prescribe(*sample["forced"])
+            self.forcing(*sample["forced"])
         return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
 
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
