@@ -39,3 +39,9 @@ def save_checkpoint(system, path):
     state = {"args": None, "cfg": cfg, "model": system.model.state_dict(), "task_state": system.task.state_dict()}
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
     torch.save(state | {"optimizer_history": [history], "extra_state": {}, "last_optimizer_state": None}, path)
+
+
+def watch(monkeypatch, owner, method, note):
+    """Call *note* with whatever a method gets, before each call."""
+    usual = getattr(owner, method)
+    monkeypatch.setattr(owner, method, lambda *given: (note(*given), usual(*given))[1])

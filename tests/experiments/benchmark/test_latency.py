@@ -8,7 +8,7 @@ from mist_fairseq.experiments.benchmark.floor import Rates, operations, products
 from mist_fairseq.experiments.benchmark.inputs import write_data
 from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot, summary
 from tests.experiments.benchmark.conftest import SENTENCES
-from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry, watch
 
 
 @pytest.fixture
@@ -19,17 +19,11 @@ def benchmark(data):
 def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
     seen = []
     for name, system in benchmark.systems.items():
-        decode = system.decode
-
-        def watched(sample, name=name, decode=decode):
-            seen.append((name, tuple(sorted(sample["id"].tolist()))))
-            return decode(sample)
-
-        monkeypatch.setattr(system, "decode", watched)
+        watch(monkeypatch, system, "decode", lambda batch, name=name: seen.append((name, sorted(batch["id"].tolist()))))
     chosen = benchmark.choose(100)
     assert sorted(chosen) == list(range(SENTENCES))
     result = benchmark.time(chosen, batch_size=5, warm_up=2)
-    batches = [tuple(sorted(chosen[at : at + 5].tolist())) for at in (0, 5, 10)]
+    batches = [sorted(chosen[at : at + 5].tolist()) for at in (0, 5, 10)]
     order = [(name, batch) for batch in [batches[2], batches[0], *batches] for name in "ab"]
     assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
     for actual in result["systems"].values():
@@ -45,15 +39,10 @@ def test_chosen_sentences_are_spread_and_sorted(benchmark):
 
 
 def test_a_slower_system_is_slower(benchmark, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    spent = []
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: sum(spent))
     for system, seconds in zip(benchmark.systems.values(), (0.01, 0.06)):
-
-        def decoded(sample, decode=system.decode, seconds=seconds):
-            clock[0] += seconds
-            return decode(sample)
-
-        monkeypatch.setattr(system, "decode", decoded)
+        watch(monkeypatch, system, "decode", lambda _, seconds=seconds: spent.append(seconds))
     actual = benchmark.time(benchmark.choose(6), 1)["systems"]
     assert actual["a"]["speed_up"] == 1 and actual["a"]["speed_up_interval"] == [1, 1]
     low, high = actual["b"]["speed_up_interval"]

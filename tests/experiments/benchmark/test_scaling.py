@@ -6,7 +6,7 @@ import torch
 from mist_fairseq.experiments.benchmark import scaling
 from mist_fairseq.experiments.benchmark.scaling import Axis, Work, fit_line, make_axes, make_entries
 from mist_fairseq.experiments.benchmark.systems import PARTS
-from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, watch
 from tests.experiments.preparation import run_script
 
 TINY = {"source": [5, 9], "target": [4, 7], "batch": [1, 3], "iterations": [1, 2, 3]}
@@ -79,14 +79,8 @@ def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
     """Shapes of what the engine gets."""
     system = next(iter(systems.values()))
     engine, seen = system.model.engine, []
-    for method in ("encode", "fill"):
-        usual = getattr(engine, method)
-
-        def watched(tokens, *args, method=method, usual=usual):
-            seen.append((method, *tokens.shape))
-            return usual(tokens, *args)
-
-        monkeypatch.setattr(engine, method, watched)
+    for name in ("encode", "fill"):
+        watch(monkeypatch, engine, name, lambda tokens, *_, name=name: seen.append((name, *tokens.shape)))
 
     def run(work):
         seen.clear()

@@ -113,11 +113,6 @@ def test_table(setting, clocked):
     assert "| MIST / no mixing | 1.500 (1.500 - 1.500) |" in text and "`--arch 'x y'`" in text
 
 
-def test_arguments_of_other_commands_are_refused(setting):
-    with pytest.raises(ValueError, match="fairseq-train does not take the arguments .*--no-such"):
-        Training(replace(setting, arguments="--arch mist_tiny --no-such"), "MIST")
-
-
 def test_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "lengths.yaml").write_text("source: 5\ntarget: {3: 1, 4: 1}\n")
     out = tmp_path / "result.json"
