@@ -84,14 +84,10 @@ def compare(
 ) -> dict:
     """Generate the first sentences of a subset one at a time with every engine.
 
-    Args:
-        data, path: folder of binarized data, and checkpoint.
-        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
-        subset, sentences: ``test`` or the like, and how many sentences of it.
-        reference, source, protocol, metrics: for scores, with raw text of the subset.
-
-    Returns for JSON, by engine, the number of outputs that differ, of near-ties among them, and the scores. A
-    ValueError says that the protocol needs sources, or that an engine cannot be had.
+    *engines* are ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
+    With a *reference* (lines of raw text, as *source*) there are scores. Returns for JSON, by engine, the number of
+    outputs that differ, of near-ties among them, and the scores. A ValueError says that the protocol needs sources, or
+    that an engine cannot be had.
     """
     if reference and protocol.group and not source:
         raise ValueError("this protocol scores outputs with equal sources as one: the sources are needed")

@@ -123,12 +123,11 @@ def training_operations(
     """Count the operations of the matrix products of one update, forward and backward, at real positions.
 
     A backward pass takes two products for each of the forward pass; what is computed again instead of kept does not
-    count. The first look of glancing is never differentiated.
+    count. The first look of *glancing* is never differentiated.
 
     Args:
         source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
         mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
-        glancing: with a first look.
     """
     total = 0
     for (S, T), sentences in Counter(zip(source_lengths, target_lengths, strict=True)).items():

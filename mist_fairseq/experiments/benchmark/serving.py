@@ -135,11 +135,8 @@ def measure(
 ) -> list[dict]:
     """Load servers side by side, in turn at each concurrency; ValueError if one does not start, or refuses a text.
 
-    Args:
-        commands: that start the servers, by name. The first one's answers to texts alone are the right ones for all.
-        texts: strings or pairs.
-        options: of each request, such as ``{"decoding": "mist"}``.
-        concurrencies, seconds: numbers of clients, and how long each is measured.
+    *commands* start them, by name. The first one's answers to *texts* (strings or pairs) alone are the right ones for
+    all. *options* are those of each request, such as ``{"decoding": "mist"}``, *seconds* those of each measurement.
     """
     runs = []
     with contextlib.ExitStack() as stack:

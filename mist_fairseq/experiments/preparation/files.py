@@ -93,15 +93,12 @@ def read_json(path: str):
 
 @dataclass
 class PairFiles:
-    """The six text files of a data folder while they are written, for sources and targets by split, and the counts.
-
-    *kept* counts pairs by split, *skipped* what was left out by reason, *remarks* what is odd about the rest by kind.
-    """
+    """The six text files of a data folder while they are written, for sources and targets by split, and the counts."""
 
     files: dict[str, tuple[TextIO, TextIO]]
-    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    skipped: Counter[str] = field(default_factory=Counter)
-    remarks: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # pairs by split
+    skipped: Counter[str] = field(default_factory=Counter)  # what was left out, by reason
+    remarks: Counter[str] = field(default_factory=Counter)  # what is odd about the rest, by kind
 
     def add(self, split: str, source: str, target: str):
         """Write a pair of texts that ``one_line`` made."""
