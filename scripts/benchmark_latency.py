@@ -30,6 +30,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
 from mist_fairseq.experiments.benchmark.floor import Rates
@@ -71,6 +72,8 @@ def main():
     args = parser.parse_args()
     if min([*args.batch_size, args.sentences]) < 1 or args.warm_up < 0:
         parser.error("--batch-size and --sentences start at 1, --warm-up at 0")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")  # of fairseq's about hydra, for every system anew
     logging.disable(logging.INFO)
     try:
@@ -121,7 +124,7 @@ def run(args, folder: Path) -> dict:
                 f"{args.systems}: protocol {protocol!r}, metrics {metrics!r}; expected one of {', '.join(PROTOCOLS)} "
                 f"and some of {', '.join(METRICS)}"
             )
-    benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), threads=args.threads)
+    benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic))
     chosen = benchmark.choose(args.sentences)
     before = benchmark.rates() if args.floor else {}
     runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]

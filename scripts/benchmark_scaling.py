@@ -18,9 +18,8 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.engines import engines
+from mist_fairseq.engines import PRECISIONS, engines
 from mist_fairseq.experiments.benchmark import scaling
-from mist_fairseq.experiments.benchmark.inputs import PRECISIONS
 from mist_fairseq.experiments.benchmark.measuring import machine
 from mist_fairseq.experiments.results import provenance, write_result
 

@@ -11,6 +11,7 @@ the result as JSON and tables beside it (.md).
 
 import argparse
 import logging
+import shlex
 import sys
 import tempfile
 import warnings
@@ -18,15 +19,9 @@ from pathlib import Path
 
 import torch
 
-from mist_fairseq.experiments.benchmark.inputs import read_profile
+from mist_fairseq.experiments.benchmark.inputs import Entry, read_profile
 from mist_fairseq.experiments.benchmark.measuring import machine
-from mist_fairseq.experiments.benchmark.training import (
-    Setting,
-    markdown,
-    measure_memory,
-    time_training,
-    write_batches,
-)
+from mist_fairseq.experiments.benchmark.training import markdown, measure_memory, time_training, write_batches
 from mist_fairseq.experiments.results import provenance, write_result
 
 
@@ -65,10 +60,10 @@ def run(args, arguments: list[str], profile: dict, precision: str, batch_size: i
     """One precision and batch size, for JSON."""
     with tempfile.TemporaryDirectory() as folder:
         write_batches(Path(folder), profile, batch_size)
-        setting = Setting(arguments, precision, batch_size, folder)
-        result = time_training(setting, args.updates, args.warm_up)
+        entry = Entry("trained", arguments=shlex.join(arguments), precision=precision, data=folder)
+        result = time_training(entry, args.updates, args.warm_up)
         if not args.no_memory:
-            result["memory"] = measure_memory(setting)
+            result["memory"] = measure_memory(entry)
     return result
 
 

@@ -44,7 +44,7 @@ def read_generation(text: str) -> Generation:
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
     """Run fairseq-generate in a process of its own, with more of its options; the log gets all that it prints.
 
-    A RuntimeError carries the last line that it printed if it failed.
+    A progress bar on stderr is shown while it moves. If it failed, a RuntimeError carries the last line it printed.
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
@@ -54,26 +54,20 @@ def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[s
         open(log, "w", encoding="utf-8") as file,
         Popen(command, env=env, stdout=file, stderr=PIPE, encoding="utf-8", errors="replace") as process,
     ):
-        messages = _show_progress(process.stderr)
+        messages = []
+        for line in process.stderr or ():  # text mode: a carriage return ends a line, too
+            if "it/s" in line or "s/it" in line:
+                print("\r" + line.rstrip("\n"), end="", file=sys.stderr, flush=True)
+            elif line.strip():
+                messages.append(line)
+        print(file=sys.stderr)
         process.wait()
-        file.write(messages)
+        file.writelines(messages)
     lines = read_lines(log)
     if process.returncode:
         last = next(filter(str.strip, reversed(lines)), "nothing printed")
         raise RuntimeError(f"fairseq-generate failed: {last} (all of it: {log})")
     return read_generation("\n".join(lines))
-
-
-def _show_progress(stream) -> str:
-    """Show a progress bar on stderr while it moves, and return all other lines."""
-    others = []
-    for line in stream:  # text mode: a carriage return ends a line, too
-        if "it/s" in line or "s/it" in line:
-            print("\r" + line.rstrip("\n"), end="", file=sys.stderr, flush=True)
-        elif line.strip():
-            others.append(line)
-    print(file=sys.stderr)
-    return "".join(others)
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -103,8 +103,7 @@ class Legend(dict[str, str]):
 class Report:
     """The report on a folder with ``paper.json`` and what there is of ``runs/``, ``findings.md`` and other results.
 
-    Raises:
-        OSError, ValueError: a file is missing, broken or incomplete; the message names it.
+    An OSError or ValueError names a file that is missing, broken or incomplete.
     """
 
     def __init__(self, folder: Path):
@@ -141,7 +140,9 @@ class Report:
         sign = "+" if is_gain else ""
         answers = {column["task"]: self._answers(row, column["task"], legend, is_gain) for column in columns}
         left = [row[key] for key in _LEFT if key in row]
-        speed = [self._speed(row, columns[0]["task"])] if "speed" in row else []
+        measured = self.speeds[columns[0]["task"]].get(row.get("latency", ""))
+        times = "not run" if measured is None else f"{measured:.1f}×"
+        speed = [row["speed"] and f"{row['speed']} → {times}"] if "speed" in row else []
         for line in zip_longest(*answers.values()):
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
             notes, cells = {task: answer.note for task, answer in by_task.items()}, []
@@ -154,10 +155,6 @@ class Report:
             if len(answers) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
             yield [*left, *cells, *speed, "<br>".join(notes.values())]
-
-    def _speed(self, row: dict, task: str) -> str:
-        ours = self.speeds[task].get(row.get("latency", ""))
-        return row["speed"] and f"{row['speed']} → {'not run' if ours is None else f'{ours:.1f}×'}"
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
@@ -188,7 +185,9 @@ class Report:
         yield "## Figure 2"
         yield "The paper's is of XSum, ROUGE-L on validation over updates with and without mixing. Ours:"
         paths = sorted(self.folder.glob("convergence-*.png"))
-        yield from [f"`{path.stem}`\n\n![{path.stem}]({path.name})" for path in paths] or [self._without("figure")]
+        yield from [f"`{path.stem}`\n\n![{path.stem}]({path.name})" for path in paths]
+        if not paths:
+            yield f"not run: {self.paper['not_run']['figure']}"
 
     def _latency(self) -> Iterator[str]:
         yield "## No cost at inference"
@@ -206,10 +205,8 @@ class Report:
                     heads = [f"Milliseconds, batches of {run['batch_size']}", *kinds]
                     yield markdown_table([*heads, f"Times as fast as {lines[0][0]}"], lines)
                 yield f"Commit {content['commit']}:\n\n```bash\n{content['command']}\n```"
-        yield from [] if paths else [self._without("latency")]
-
-    def _without(self, what: str) -> str:
-        return f"not run: {self.paper['not_run'][what]}"
+        if not paths:
+            yield f"not run: {self.paper['not_run']['latency']}"
 
     def _beyond(self) -> Iterator[str]:
         """Yield tables of runs that no row of the paper asks for, beside those that differ in the arm alone."""

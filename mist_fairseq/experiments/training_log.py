@@ -35,25 +35,16 @@ class Curve:
     scores: list[float]
     best: int
 
-    def at(self, index: int) -> dict[str, float]:
-        """Return update, score and seconds of a validation."""
-        return {"update": self.updates[index], "score": self.scores[index], "seconds": self.seconds[index]}
-
 
 class TrainingLog:
     """What the log files of one training say; what a resumed training computes again replaces what was there.
 
-    Attributes:
-        scores: validation's figures by update, under names like ``valid_bleu``.
-        intervals: seconds of training that each training line adds, by update.
-
-    Raises:
-        ValueError: there are no training lines or no validation lines in the files.
+    A ValueError says that they have no training lines or no validation lines.
     """
 
     def __init__(self, paths: list[str]):
-        self.scores: dict[int, dict[str, float]] = {}
-        self.intervals: dict[int, float] = {}
+        self.scores: dict[int, dict[str, float]] = {}  # by update, under names like valid_bleu
+        self.intervals: dict[int, float] = {}  # seconds of training that each training line adds, by update
         for path in paths:
             for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
                 self._read(line)
@@ -101,23 +92,20 @@ class TrainingLog:
             there = ", ".join(sorted(name.removeprefix("valid_") for name in known if not name.endswith("num_updates")))
             raise ValueError(f"{name}: validation has no {metric!r}, but {there}")
         scores = list(points.values())
-        best = min(scores) if lower_is_better(metric) else max(scores)
-        return Curve(name, list(points), [self.seconds(update) for update in points], scores, scores.index(best))
+        best = scores.index(_better(metric)(scores))
+        return Curve(name, list(points), [self.seconds(update) for update in points], scores, best)
 
 
 def _figures(line: str) -> dict[str, float]:
     """Return the numbers of a training or validation line by their names in the JSON format; none of other lines."""
+    pairs = []
     if match := _JSON.search(line):
-        try:
+        with suppress(RecursionError, ValueError):  # a line that was cut when the training was killed
             pairs = list(json.loads(match[0]).items())
-        except (RecursionError, ValueError):  # a line that was cut when the training was killed
-            return {}
     elif match := _SIMPLE_TRAINING.search(line):
         pairs = [pair.partition("=")[::2] for pair in match[1].split(", ")]
     elif match := _SIMPLE_VALIDATION.search(line):
         pairs = [(f"{match[1]}_{pair.split(' ')[0]}", pair.split(" ")[-1]) for pair in match[2].split(" | ")]
-    else:
-        return {}
     figures = {}
     for name, value in pairs:
         with suppress(OverflowError, TypeError, ValueError):  # not every value is a number
@@ -125,9 +113,9 @@ def _figures(line: str) -> dict[str, float]:
     return {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}
 
 
-def lower_is_better(metric: str) -> bool:
-    """Return True for losses and perplexities."""
-    return metric.endswith(("loss", "ppl"))
+def _better(metric: str):
+    """Return min for losses and perplexities, else max."""
+    return min if metric.endswith(("loss", "ppl")) else max
 
 
 def summary(curves: list[Curve], metric: str) -> list[dict]:
@@ -136,17 +124,18 @@ def summary(curves: list[Curve], metric: str) -> list[dict]:
     ``reaches`` is None where a run never does; shares are of what the first run took to its best. A ValueError says
     that the logs are too fine for their whole seconds.
     """
-    name, goal, rows = curves[0].name, curves[0].at(curves[0].best), []
-    better = min if lower_is_better(metric) else max
-    if not goal["seconds"]:
-        raise ValueError(f"{name}: train_wall, in whole seconds, adds up to 0. Train with a larger --log-interval")
+    rows: list[dict] = []
     for curve in curves:
-        rows.append(asdict(curve) | {"best": curve.at(curve.best), "reaches": None})
-        reaching = [i for i, score in enumerate(curve.scores) if better(score, goal["score"]) == score]
-        if reaching:
-            update, seconds = curve.updates[reaching[0]], curve.seconds[reaching[0]]
-            shares = {"share_of_updates": update / goal["update"], "share_of_seconds": seconds / goal["seconds"]}
-            rows[-1]["reaches"] = {"update": update, "seconds": seconds, **shares}
+        points = list(zip(curve.updates, curve.scores, curve.seconds))
+        best = dict(zip(("update", "score", "seconds"), points[curve.best]))
+        rows.append(asdict(curve) | {"best": best, "reaches": None})
+        goal = rows[0]["best"]
+        if not goal["seconds"]:
+            raise ValueError(f"{rows[0]['name']}: train_wall adds up to 0 seconds. Train with a larger --log-interval")
+        for update, score, seconds in reversed(points):
+            if _better(metric)(score, goal["score"]) == score:
+                shares = {"share_of_updates": update / goal["update"], "share_of_seconds": seconds / goal["seconds"]}
+                rows[-1]["reaches"] = {"update": update, "seconds": seconds, **shares}
     return rows
 
 
@@ -180,9 +169,8 @@ def draw(curves: list[Curve], metric: str, out: str):
         if len(curves) > 1:
             axes.axhline(best, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"best of {name}")
         axes.set_xlabel(label, fontsize=12)
-        axes.set_xlim(left=0)
+        axes.set(xlim=(0, None), axisbelow=True)
         axes.grid(color="0.9")
-        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     metric = metric.removeprefix("valid_")
     left.set_ylabel(f"{_LABELS.get(metric, metric)} in validation", fontsize=12)

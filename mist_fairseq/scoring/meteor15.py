@@ -20,16 +20,16 @@ INSTALL = "pip install -c constraints.txt -e .[scores]"
 class Meteor15(SummedMetric):
     """METEOR 1.5 in percent, with pycocoevalcap's arguments (``-l en -norm``) and sacrebleu's interface.
 
-    The Java program gives a sentence's counts and scores any sum of them, be it a corpus's or a bootstrap sample's.
-
-    Raises:
-        ModuleNotFoundError: pycocoevalcap is not installed.
-        FileNotFoundError: there is no Java; names the Debian package.
+    The Java program gives a sentence's counts and scores any sum of them, be it a corpus's or a bootstrap sample's. A
+    ModuleNotFoundError or FileNotFoundError says how to install pycocoevalcap or Java.
     """
 
     def __init__(self):
         super().__init__()
-        jar = find_jar()
+        package = importlib.util.find_spec("pycocoevalcap")  # without importing it and all it brings
+        if package is None or not package.submodule_search_locations:
+            raise ModuleNotFoundError(f"METEOR 1.5 comes with pycocoevalcap: {INSTALL}")
+        jar = Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
         java = shutil.which("java")
         if java is None:
             raise FileNotFoundError("METEOR 1.5 needs Java: apt-get install default-jre-headless")
@@ -68,14 +68,6 @@ class Meteor15(SummedMetric):
     def _compute_score_from_stats(self, stats):
         score = self._ask("EVAL", " ".join(str(float(count)) for count in stats), answers=2)
         return Score("METEOR", 100 * float(score))
-
-
-def find_jar() -> Path:
-    """Return the path of ``meteor-1.5.jar``, without importing pycocoevalcap and all it brings."""
-    package = importlib.util.find_spec("pycocoevalcap")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError(f"METEOR 1.5 comes with pycocoevalcap: {INSTALL}")
-    return Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
 
 
 def stop(process: subprocess.Popen):

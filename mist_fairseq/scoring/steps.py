@@ -78,11 +78,7 @@ STEPS = {function.__name__.replace("_", "-"): function for function in _FUNCTION
 
 
 def apply_steps(texts: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Run texts through steps, in this order.
-
-    Raises:
-        ValueError: there is no such step; lists those there are.
-    """
+    """Run texts through steps, in this order; a ValueError lists those there are."""
     texts = list(texts)
     for name in names:
         if name not in STEPS:

@@ -22,21 +22,19 @@ def test_output_comes_in_the_order_of_the_data():
     result = read_generation(PRINTED)
     assert result.sources == ["", "second source"] and result.outputs == ["", "second output"]
     assert result.references == ["first reference", "second reference"] and result.sentences_per_second == 20.5
-
-
-def test_references_may_be_absent():
     assert read_generation(PRINTED.replace("T-", "X-")).references == []
 
 
-@pytest.mark.parametrize("lost", ["S-1\tsecond source\n", "D-0\t-0.1\t\n", "T-0\tfirst reference\n"])
-def test_lost_sentences_are_noticed(lost):
-    with pytest.raises(ValueError, match="lines"):
+@pytest.mark.parametrize(
+    "lost, message",
+    [
+        *((line, "lines") for line in ("S-1\tsecond source\n", "D-0\t-0.1\t\n", "T-0\tfirst reference\n")),
+        (PRINTED[PRINTED.index("INFO | Translated") :], "did not come to its end"),
+    ],
+)
+def test_lost_sentences_and_an_unfinished_run_are_noticed(lost, message):
+    with pytest.raises(ValueError, match=message):
         read_generation(PRINTED.replace(lost, ""))
-
-
-def test_an_unfinished_run_is_noticed():
-    with pytest.raises(ValueError, match="did not come to its end"):
-        read_generation(PRINTED.partition("INFO | Translated")[0])
 
 
 def test_outputs_from_either_kind_of_file(tmp_path):
@@ -52,7 +50,4 @@ def test_outputs_from_either_kind_of_file(tmp_path):
         read_outputs(path)
     path.write_bytes(b"a\n\xff\n")
     with pytest.raises(ValueError, match="outputs, line 2 is not UTF-8"):
-        read_outputs(path)
-    path.write_text(PRINTED.partition("INFO | Translated")[0])
-    with pytest.raises(ValueError, match="did not come to its end"):
         read_outputs(path)

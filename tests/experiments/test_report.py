@@ -2,19 +2,17 @@
 
 import json
 import re
-import runpy
 import shutil
-import sys
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from mist_fairseq.experiments.report import Report, check, write
+from mist_fairseq.experiments.report import Report, check
 from mist_fairseq.scoring.scores import METRICS
+from tests.experiments.preparation import run_script
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 PAPER = json.loads((RESULTS / "paper.json").read_text(encoding="utf-8"))
 ROWS = {1: [18], 2: [18], 3: [17], 4: [3], 5: [3], 6: [6], 7: [4, 4]}
 LABELS = {
@@ -53,10 +51,6 @@ def section(markdown: str, title: str) -> str:
     return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", markdown, flags=re.MULTILINE | re.DOTALL).group(1)
 
 
-def _spelt_out(cell: str, reasons: dict[str, str]) -> str:
-    return re.sub(r"\([a-z]\)", lambda letter: reasons[letter.group()], cell)
-
-
 def tables(text: str) -> list[list[dict[str, str]]]:
     """The tables of a Markdown text, each line as column -> cell; legends' letters stand written out in the cells."""
     actual = []
@@ -64,7 +58,8 @@ def tables(text: str) -> list[list[dict[str, str]]]:
         reasons = dict(re.findall(r"^- (\(\w\)) (.*)$", block, flags=re.MULTILINE))
         lines = [re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in block.splitlines() if line.startswith("|")]
         assert {len(line) for line in lines} == {len(lines[0])}
-        actual.append([dict(zip(lines[0], (_spelt_out(cell, reasons) for cell in line))) for line in lines[2:]])
+        spelt_out = [[re.sub(r"\([a-z]\)", lambda key: reasons[key[0]], cell) for cell in line] for line in lines]  # noqa: B023
+        actual.append([dict(zip(lines[0], line)) for line in spelt_out[2:]])
     return actual
 
 
@@ -148,17 +143,17 @@ def test_every_row_of_the_paper_is_there_with_figures_or_a_reason(folder, with_r
 def test_reasons_why_rows_were_not_run(folder):
     reasons = PAPER["not_run"]
     assert cells(folder, 1, "MASS (Song et al. 2019)")[0]["Ours"] == "not run: " + reasons["baseline"]
-    for init, name in (
-        ("BERT", "MIST(BERT) †"),
-        ("UniLM", "MIST(UniLM) †"),
-        ("random", "Encoder random init †"),
-    ):
+    for init, name in {"BERT": "MIST(BERT) †", "UniLM": "MIST(UniLM) †", "random": "Encoder random init †"}.items():
         assert cells(folder, 3, name)[0]["Ours"] == "not run: " + reasons[init].replace("{task}", "quora")
     assert cells(folder, 2, "MIST(MiniLM) †")[0]["Ours"] == "not run: " + reasons["xsum"]
     assert "{task}" not in Report(folder).markdown()
     table = section(Report(folder).markdown(), "Table 1")
     assert "| Speed (a) |" in table and f"- (a) {PAPER['speed']}\n" in table
     assert cells(folder, 1, "NAT (Gu et al. 2017)")[0]["Speed (a)"] == "8.3× → not run"
+    paper = json.loads(json.dumps(PAPER))
+    paper["tables"][0]["rows"][1]["not_run"] = "nobody asked"
+    (folder / "paper.json").write_text(json.dumps(paper))
+    assert cells(folder, 1, "MASS (Song et al. 2019)")[0]["Ours"] == "not run: nobody asked"
 
 
 def test_speed_is_that_of_the_benchmark(folder):
@@ -176,13 +171,6 @@ def test_speed_is_that_of_the_benchmark(folder):
         Report(folder)
 
 
-def test_a_row_of_its_own_reason(folder):
-    paper = json.loads(json.dumps(PAPER))
-    paper["tables"][0]["rows"][1]["not_run"] = "nobody asked"
-    (folder / "paper.json").write_text(json.dumps(paper))
-    assert cells(folder, 1, "MASS (Song et al. 2019)")[0]["Ours"] == "not run: nobody asked"
-
-
 def test_a_run_stands_beside_its_row_with_interval_and_difference(folder):
     add_run(folder, "quora-mist", decoding(intervals={"bleu-4": [12.875, 13.915]}))
     (line,) = cells(folder, 3, "MIST(MiniLM) †")
@@ -192,6 +180,8 @@ def test_a_run_stands_beside_its_row_with_interval_and_difference(folder):
     assert line["Ours"] == r"[quora-mist](#run-quora-mist): MiniLM-L6-H384, 600 updates, a \| pipe"
     assert "→" not in cells(folder, 3, "Encoder MiniLM init †")[0]["BLEU-4"]
     assert "→" not in cells(folder, 1, "MIST(MiniLM) †")[0]["BLEU-4"]
+    add_run(folder, "quora-mist", subset="valid", protocol="plain")
+    assert cells(folder, 3, "MIST(MiniLM) †")[0]["Ours"].endswith(", subset valid, protocol plain")
 
 
 def test_differences_are_those_of_the_figures_shown(folder):
@@ -252,11 +242,6 @@ def test_iterations_of_each_task(folder):
     assert cells(folder, 6, "Mask-Predict", **{"Iter.": "3"})[0]["Quora: BLEU-4"] == "27.70 → 17.76 (-9.94)"
     (line,) = cells(folder, 6, "MIST", **{"Iter.": "6"})
     assert "Quora: not run: this was not decoded with quora-mist" in line["Ours"]
-
-
-def test_other_sets_and_protocols_are_named(folder):
-    add_run(folder, "a", subset="valid", protocol="plain")
-    assert cells(folder, 3, "MIST(MiniLM) †")[0]["Ours"].endswith(", subset valid, protocol plain")
 
 
 def test_what_the_paper_does_not_have_stands_beside_its_like(folder):
@@ -344,10 +329,9 @@ def test_errors_name_the_file(folder, changes, message):
         Report(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", "", b"\xff"])
+@pytest.mark.parametrize("text", [b"{", b"[]", b"3", b"", b"\xff"])
 def test_broken_files_are_named(folder, text):
-    path = add_run(folder, "a")
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    add_run(folder, "a").write_bytes(text)
     with pytest.raises(ValueError, match=r"runs/a\.json"):
         Report(folder)
 
@@ -364,35 +348,22 @@ def test_no_folder(tmp_path):
         Report(tmp_path)
 
 
-def test_writing_is_deterministic_and_checked(folder):
+def test_the_script_writes_the_same_again_and_checks_it(folder, monkeypatch, capsys):
+    def run(*options):
+        return run_script(monkeypatch, "report.py", "--results", folder, *options)
+
     for name in ("b", "a", "c"):
         add_run(folder, name)
-    with pytest.raises(ValueError, match=r"README\.md"):
-        check(folder)
-    first = write(folder).read_bytes()
-    check(folder)
-    assert write(folder).read_bytes() == first
+    assert re.match(r"error: .*README\.md is not .*scripts/report\.py", run("--check"))  # the exit status is 1
+    assert not (folder / "README.md").exists()
+    assert run() is run("--check") is None and capsys.readouterr().out == f"{folder / 'README.md'}\n"
+    first = (folder / "README.md").read_bytes()
+    assert run() is None and (folder / "README.md").read_bytes() == first
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "paper.json", "runs"]
     add_run(folder, "d")
-    with pytest.raises(ValueError, match=r"README\.md is not .*scripts/report\.py"):
-        check(folder)
-    assert (folder / "README.md").read_bytes() == first
-
-
-def test_the_script(folder, monkeypatch, capsys):
-    def run(*options):
-        monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(folder), *options])
-        runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
-
-    with pytest.raises(SystemExit, match=r"error: .*README\.md is not"):  # a message, so the exit status is 1
-        run("--check")
-    assert not (folder / "README.md").exists()
-    run()
-    assert capsys.readouterr().out == f"{folder / 'README.md'}\n"
-    run("--check")
+    assert "README.md is not" in run("--check") and (folder / "README.md").read_bytes() == first
     add_run(folder, "a").write_text("{")
-    with pytest.raises(SystemExit, match=r"error: .*runs/a\.json"):
-        run()
+    assert re.match(r"error: .*runs/a\.json", run())
 
 
 def test_the_repositorys_report_is_up_to_date():

@@ -1,17 +1,15 @@
 """Logs as fairseq writes them, read and drawn."""
 
 import json
-import runpy
 import sys
-from pathlib import Path
 
 import pytest
 from fairseq.logging import progress_bar
 from fairseq.logging.meters import StopwatchMeter
 
-from mist_fairseq.experiments.training_log import Curve, TrainingLog, draw, lower_is_better, summary, table
+from mist_fairseq.experiments.training_log import Curve, TrainingLog, draw, summary, table
+from tests.experiments.preparation import run_script
 
-ROOT = Path(__file__).parents[2]
 STAMP = "2026-11-22 18:48:40 | INFO | "
 
 
@@ -68,20 +66,11 @@ def test_lines_of_fairseqs_own_progress_bars_are_read(tmp_path, caplog):
 @pytest.mark.parametrize("told", [True, False])
 def test_a_resumed_training_replaces_what_it_repeats(tmp_path, files, told):
     """*told*: the log has fairseq's message, which a --log-file lacks."""
-    before = [
-        training(20, 10),
-        training(40, 10),
-        validation(40, 1),
-        training(60, 10),
-        validation(60, 9),
-        training(80, 9),
-    ]
-    before.append(training(100, 5)[:-30])  # cut off by the kill
+    before = [training(20, 10), training(40, 10), validation(40, 1), training(60, 10), validation(60, 9)]
+    before += [training(80, 9), training(100, 5)[:-30]]  # cut off by the kill
     after = [loaded(40)] * told + [training(60, 20), validation(60, 3), training(80, 20), validation(80, 4)]
-    if files == 1:
-        paths = [write(tmp_path / "train.log", *before, *after)]
-    else:
-        paths = [write(tmp_path / "a.log", *before), write(tmp_path / "b.log", *after)]
+    parts = [before + after] if files == 1 else [before, after]
+    paths = [write(tmp_path / f"{number}.log", *lines) for number, lines in enumerate(parts)]
     actual = TrainingLog(paths).curve("run", "bleu")
     assert (actual.updates, actual.seconds, actual.scores) == ([40, 60, 80], [20, 40, 60], [1, 3, 4])
 
@@ -92,16 +81,16 @@ def test_metrics_by_either_name_and_losses_the_other_way_round(tmp_path):
     actual = curve(tmp_path, *lines, validation(60, "nan"), metric="loss")
     assert actual.best == 1 and actual.scores == [9.0, 8.0, 15.2]
     assert curve(tmp_path, *lines, validation(60, "nan")).updates == [20, 40]
-    assert lower_is_better("valid_nll_loss") and lower_is_better("ppl") and not lower_is_better("rouge_l")
 
 
 def test_errors_say_what_is_there(tmp_path):
-    with pytest.raises(ValueError, match=r"run: validation has no 'rouge', but bleu, loss$"):
-        curve(tmp_path, training(20, 8), validation(20, 1), metric="rouge")
-    with pytest.raises(ValueError, match=r"train\.log: no training lines.*--log-interval"):
-        curve(tmp_path, validation(20, 1))
-    with pytest.raises(ValueError, match=r"train\.log: no validation lines. Train with --log-format json"):
-        curve(tmp_path, training(20, 8))
+    for lines, message in [
+        ([training(20, 8), validation(20, 1)], r"run: validation has no 'rouge', but bleu, loss$"),
+        ([validation(20, 1)], r"train\.log: no training lines.*--log-interval"),
+        ([training(20, 8)], r"train\.log: no validation lines. Train with --log-format json"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            curve(tmp_path, *lines, metric="rouge")
     with pytest.raises(ValueError, match="adds up to 0.*larger --log-interval"):
         summary([Curve("run", [20], [0.0], [1.0], 0)], "bleu")
 
@@ -132,13 +121,9 @@ def test_summary_tells_when_a_run_reaches_the_first_ones_best():
 
 def test_the_script_draws_and_writes_json(tmp_path, monkeypatch, capsys):
     log = write(tmp_path / "a.log", training(20, 8), validation(20, 1), training(40, 8), validation(40, 2))
-    arguments = ["--run", f"a={log}", "--run", f"b = c={log},{log}", "--metric", "bleu"]
-    arguments += ["--out", tmp_path / "out" / "c.png", "--json", tmp_path / "c.json"]
-    monkeypatch.setattr(sys, "argv", ["plot_convergence.py", *map(str, arguments)])
-    with pytest.raises(SystemExit, match="No such file"):
-        runpy.run_path(str(ROOT / "scripts" / "plot_convergence.py"), run_name="__main__")
-    monkeypatch.setattr(sys, "argv", [argument.replace("b = c=", "b=") for argument in sys.argv])
-    runpy.run_path(str(ROOT / "scripts" / "plot_convergence.py"), run_name="__main__")
+    script = "plot_convergence.py", "--out", tmp_path / "out" / "c.png", "--json", tmp_path / "c.json"
+    assert "No such file" in run_script(monkeypatch, *script, "--run", f"a = c={log}")
+    assert run_script(monkeypatch, *script, "--run", f"a={log}", "--run", f"b={log},{log}") is None
     assert (tmp_path / "out" / "c.png").read_bytes().startswith(b"\x89PNG")
     actual = json.loads((tmp_path / "c.json").read_text())
     assert actual["metric"] == "bleu" and actual["runs"][1]["name"] == "b" and actual["runs"][0]["seconds"] == [8, 16]

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from mist_fairseq.scoring.meteor15 import Meteor15
 from tests.helpers import WORDS
 
 
@@ -21,6 +22,17 @@ def corpus():
         references.append([" ".join(reference), *others])
     hypotheses[5], hypotheses[6], references[6][0] = "", "le caf\u00e9 n'est pas bon .", "the caf\u00e9 is n't good ."
     return hypotheses, references
+
+
+def streams(references):
+    """As sacrebleu takes them: all first references, all second, ..., None where there is none."""
+    return [[group[i] if i < len(group) else None for group in references] for i in range(3)]
+
+
+@pytest.fixture(scope="session")
+def meteor():
+    """The Java program reads for seconds when it starts."""
+    return Meteor15()
 
 
 needs_java = pytest.mark.skipif(

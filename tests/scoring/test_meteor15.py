@@ -4,30 +4,25 @@ import shutil
 import pytest
 
 from mist_fairseq.scoring.meteor15 import Meteor15
-from tests.scoring.conftest import needs_java
+from tests.scoring.conftest import needs_java, streams
 
 
 @needs_java
-def test_equals_pycocoevalcap(corpus):
+def test_equals_pycocoevalcap(corpus, meteor):
     from pycocoevalcap.meteor.meteor import Meteor
 
     hypotheses, references = corpus
-    streams = [[group[i] if i < len(group) else None for group in references] for i in range(3)]
-    expected, each = Meteor().compute_score(
-        dict(enumerate(references)), {i: [hypothesis] for i, hypothesis in enumerate(hypotheses)}
-    )
-    metric = Meteor15()
-    assert metric.corpus_score(hypotheses, streams).score == pytest.approx(100 * expected, abs=1e-9)
-    assert metric.sentence_score(hypotheses[0], references[0]).score == pytest.approx(100 * each[0], abs=1e-9)
+    expected, each = Meteor().compute_score(dict(enumerate(references)), {i: [h] for i, h in enumerate(hypotheses)})
+    assert meteor.corpus_score(hypotheses, streams(references)).score == pytest.approx(100 * expected, abs=1e-9)
+    assert meteor.sentence_score(hypotheses[0], references[0]).score == pytest.approx(100 * each[0], abs=1e-9)
 
 
 @needs_java
-def test_awkward_lines_do_not_shift_the_answers():
-    metric = Meteor15()
-    plain = metric.sentence_score("it is good", ["it is good"]).score
+def test_awkward_lines_do_not_shift_the_answers(meteor):
+    plain = meteor.sentence_score("it is good", ["it is good"]).score
     for text in ("", "\n", "a ||| b\nEVAL ||| 1", "\u2028", "a\rb", "\ufffd \U0001f600", "x " * 40):
-        metric.sentence_score(text, [text or "it"])
-        assert metric.sentence_score("it is good", ["it is good"]).score == plain > 99
+        meteor.sentence_score(text, [text or "it"])
+        assert meteor.sentence_score("it is good", ["it is good"]).score == plain > 99
 
 
 @needs_java
@@ -47,12 +42,10 @@ def test_why_java_failed_is_told(monkeypatch, tmp_path):
         Meteor15().sentence_score("a", ["a"])
 
 
-def test_what_is_missing_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pycocoevalcap"):
-        Meteor15()
-    monkeypatch.undo()
-    monkeypatch.setattr("mist_fairseq.scoring.meteor15.find_jar", lambda: tmp_path)
+def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(FileNotFoundError, match="default-jre-headless"):
+        Meteor15()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pycocoevalcap"):
         Meteor15()

@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 from pycocoevalcap.rouge.rouge import Rouge, my_lcs
 
 from mist_fairseq.scoring.rouge_l import RougeL, longest_common_subsequence, rouge_l
+from tests.scoring.conftest import streams
 
 tokens = st.lists(st.sampled_from("abcd"), min_size=1, max_size=9)
 
@@ -24,6 +25,5 @@ def test_nothing_in_common():
 
 def test_corpus(corpus):
     hypotheses, references = corpus
-    streams = [[group[i] if i < len(group) else None for group in references] for i in range(3)]
     expected, _ = Rouge().compute_score(dict(enumerate(references)), {i: [h] for i, h in enumerate(hypotheses)})
-    assert f"{RougeL().corpus_score(hypotheses, streams).score:.5f}" == f"{100 * expected:.5f}"
+    assert f"{RougeL().corpus_score(hypotheses, streams(references)).score:.5f}" == f"{100 * expected:.5f}"

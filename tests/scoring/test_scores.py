@@ -23,9 +23,8 @@ def test_bleu_equals_the_question_generation_scripts(corpus):
     hypotheses, references = corpus
     sources, outputs, targets = flat(corpus)
     actual = score({"mine": outputs}, targets, sources, protocol=AS_IS)["mine"]
-    expected, _ = Bleu(4).compute_score(
-        dict(enumerate(references)), {i: [text] for i, text in enumerate(hypotheses)}, verbose=0
-    )
+    outputs_by_number = {i: [text] for i, text in enumerate(hypotheses)}
+    expected, _ = Bleu(4).compute_score(dict(enumerate(references)), outputs_by_number, verbose=0)
     assert actual.segments == len(hypotheses) < len(targets)
     assert [f"{actual.values[f'bleu-{n}']:.5f}" for n in (1, 2, 3, 4)] == [f"{100 * value:.5f}" for value in expected]
 
@@ -42,17 +41,7 @@ def test_sacrebleu_equals_its_command_line(corpus, tmp_path):
     outputs = [text.title() for text in outputs]
     (tmp_path / "reference").write_text("\n".join(targets) + "\n")
     (tmp_path / "output").write_text("\n".join(outputs) + "\n")
-    command = [
-        sys.executable,
-        "-m",
-        "sacrebleu",
-        tmp_path / "reference",
-        "-i",
-        tmp_path / "output",
-        "-lc",
-        "-f",
-        "text",
-    ]
+    command = [sys.executable, "-m", "sacrebleu", tmp_path / "reference", "-i", tmp_path / "output", "-lc"]
     printed = subprocess.run([*command, "-f", "text", "-w", "4"], capture_output=True, text=True, check=True).stdout
     actual = score({"mine": outputs}, targets, sources, protocol=PROTOCOLS["quora"], metrics=["sacrebleu"])["mine"]
     assert f"BLEU|{actual.signatures['sacrebleu']} = {actual.values['sacrebleu']:.4f} " in printed
@@ -93,9 +82,7 @@ def test_rouge155_gives_the_scripts_average_and_interval(corpus):
     hypotheses, references = corpus
     targets = [group[0] for group in references]
     actual = score({"a": hypotheses, "b": targets}, targets, protocol=PROTOCOLS["xsum"], confidence=True)
-    rouge = module.rouge155(
-        [module.apply_steps([text], PROTOCOLS["xsum"].steps)[0] for text in hypotheses], [[text] for text in targets]
-    )
+    rouge = module.rouge155(module.apply_steps(hypotheses, PROTOCOLS["xsum"].steps), [[text] for text in targets])
     assert actual["a"].values["rouge155-2"] == rouge["ROUGE-2"].score
     assert actual["a"].intervals["rouge155-l"] == (rouge["ROUGE-L"].low, rouge["ROUGE-L"].high)
     assert actual["b"].p_values["rouge155-1"] < 0.01 and actual["b"].values["rouge155-1"] > 95

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.experiments.benchmark.inputs import Entry
-from mist_fairseq.experiments.benchmark.systems import EngineAround, System, load_system
+from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.scoring.scores import Protocol, score
@@ -17,32 +16,26 @@ NEAR = 1e-4  # difference of logits
 PLAIN = "PyTorch, fp32"
 
 
-class WatchedEngine(EngineAround):
-    """Keeps of the first sentence the whole output of each pass, special tokens included, *Shape:* (T)."""
+def watch(engine: Any) -> list[Tensor]:
+    """Return what will hold the first sentence's whole output of each pass, special tokens included, *Shape:* (T)."""
+    outputs, fill = list[Tensor](), engine.fill
 
-    def __init__(self, engine: Any):
-        super().__init__(engine)
-        self.outputs: list[Tensor] = []
-
-    def fill(self, tokens, lengths, state):
-        """Predict every [MASK]; see ``generate.decoding.Engine``."""
-        filled, scores = self.engine.fill(tokens, lengths, state)
-        self.outputs.append(torch.as_tensor(filled[0]).cpu())
+    def watched(*given):
+        filled, scores = fill(*given)
+        outputs.append(torch.as_tensor(filled[0]).cpu())
         return filled, scores
 
+    engine.fill = watched
+    return outputs
 
-class Margins(WatchedEngine):
-    """Watches plain PyTorch decide: differences between the two likeliest lengths' and tokens' logits.
 
-    Attributes:
-        length: difference of the last sentence's lengths.
-        passes: differences in each of its passes by position, infinite where nothing was masked, *Shape:* (T).
-    """
+class Margins:
+    """Watches plain PyTorch decide on a sentence: differences between the two likeliest logits."""
 
-    def __init__(self, engine: PyTorchEngine):
-        super().__init__(engine)
-        self.length, self.passes = 0.0, list[Tensor]()
-        lengths, logits = engine.length_logits, engine.token_logits
+    def __init__(self, engine: Any):
+        self.length = 0.0  # of its lengths
+        self.passes: list[Tensor] = []  # of tokens in each pass, infinite where nothing was masked, (T)
+        lengths, logits, fill = engine.length_logits, engine.token_logits, engine.fill
 
         def length_logits(source):
             scores = lengths(source)
@@ -57,15 +50,14 @@ class Margins(WatchedEngine):
             self._rows = best[:, 0] - best[:, 1]
             return scores
 
-        engine.length_logits, engine.token_logits = length_logits, token_logits
+        def watched(tokens, *given):
+            filled = fill(tokens, *given)
+            masked = tokens[0] == engine.special.mask
+            rows = self._rows if len(self._rows) == masked.sum() else self._rows[masked]
+            self.passes.append(torch.full(masked.shape, float("inf")).masked_scatter(masked.cpu(), rows.cpu()))
+            return filled
 
-    def fill(self, tokens, lengths, state):
-        """Predict every [MASK]; see ``generate.decoding.Engine``."""
-        filled = super().fill(tokens, lengths, state)
-        masked = tokens[0] == self.engine.special.mask
-        rows = self._rows if len(self._rows) == masked.sum() else self._rows[masked]
-        self.passes.append(torch.full(masked.shape, float("inf")).masked_scatter(masked.cpu(), rows.cpu()))
-        return filled
+        engine.length_logits, engine.token_logits, engine.fill = length_logits, token_logits, watched
 
 
 def is_near_tie(expected: list[Tensor], output: list[Tensor], margins: Margins) -> bool:
@@ -92,47 +84,34 @@ def compare(
 ) -> dict:
     """Generate the first sentences of a subset one at a time with every engine.
 
-    Args:
-        data, path: folder of binarized data, and checkpoint.
-        engines: ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
-        subset, sentences: ``test`` or the like, and how many sentences of it.
-        reference, source, protocol, metrics: for scores, with raw text of the subset.
-
-    Returns:
-        For JSON: by engine, the number of outputs that differ, of near-ties among them, and the scores.
-
-    Raises:
-        ValueError: the protocol needs sources, or an engine cannot be had.
+    *engines* are ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
+    With a *reference* (lines of raw text, as *source*) there are scores. Returns for JSON, by engine, the number of
+    outputs that differ, of near-ties among them, and the scores. A ValueError says that the protocol needs sources, or
+    that an engine cannot be had.
     """
     if reference and protocol.group and not source:
         raise ValueError("this protocol scores outputs with equal sources as one: the sources are needed")
     options = {"decoding": decoding.decoding, "decoding_iterations": decoding.passes}
-
-    def load(name: str, precision: str) -> System:
+    systems, outputs = dict[str, System](), dict[str, list[Tensor]]()
+    for name, precision in [("none", "fp32"), *engines]:
         engine, given = ("onnx", options) if name == "onnx" else ("fairseq", options | {"accelerate": name})
         system = load_system(Entry(name, path, engine=engine, precision=precision, options=given, data=data))
         system.load_data(subset)
-        return system
-
-    plain = load("none", "fp32")
-    margins = plain.model.engine = Margins(plain.model.engine)
-    systems = {PLAIN: plain}
-    for name, precision in engines:
-        system = systems[f"{name}, {precision}"] = load(name, precision)
-        system.model.engine = WatchedEngine(system.model.engine)
+        title = f"{name}, {precision}" if systems else PLAIN
+        systems[title], outputs[title] = system, watch(system.model.engine)
+    margins = Margins(systems[PLAIN].model.engine)
     described: dict[str, dict] = {name: {"different": 0, "near_ties": 0} for name in systems}
     texts: dict[str, list[str]] = {name: [] for name in systems}
-    number = min(sentences, len(plain.dataset))
+    number = min(sentences, len(systems[PLAIN].dataset))
     for i in tqdm(range(number), disable=None):
         for name, system in systems.items():
-            outputs = system.model.engine.outputs
-            outputs.clear()
+            outputs[name].clear()
             sample = system.batch([i])
             tokens, _ = system.read(sample, system.decode(sample))[i]
             texts[name].append(system.text(tokens))
-            if not torch.equal(margins.outputs[-1], outputs[-1]):
+            if not torch.equal(outputs[PLAIN][-1], outputs[name][-1]):
                 described[name]["different"] += 1
-                described[name]["near_ties"] += is_near_tie(margins.outputs, outputs, margins)
+                described[name]["near_ties"] += is_near_tie(outputs[PLAIN], outputs[name], margins)
     if reference:
         scores = score(texts, reference[:number], source and source[:number], protocol=protocol, metrics=metrics)
         for name, result in scores.items():

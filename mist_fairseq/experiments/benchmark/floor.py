@@ -25,10 +25,10 @@ _COPIED = 2**28  # bytes, more than any cache
 
 
 class Product(NamedTuple):
-    """Matrix products with the same number of rows: multiplications and additions, and bytes of weights to be read."""
+    """Matrix products with the same number of rows: multiplications and additions, and weights to be read."""
 
     operations: int
-    weight_bytes: int
+    weights: int
 
 
 class Rates(NamedTuple):
@@ -47,7 +47,6 @@ def products(
     target: int,
     batch: int = 1,
     *,
-    precision: str = "fp32",
     decoding: str = "single-pass",
     iterations: int = 1,
     source_limit: int | None = None,
@@ -56,51 +55,46 @@ def products(
 
     Args:
         source, target: tokens of ``[CLS] X [SEP]`` and of the output, [SEP] counted.
-        precision: one of ``WEIGHT_BYTES``, in which the weights are read.
         decoding, iterations: as the task's options; with ``mist`` outputs end in [SEP], as a trained model's do.
         source_limit: most tokens of a mixed source, where there is a limit.
     """
-    size = WEIGHT_BYTES[precision]
-    listed = [*_source_pass(encoder, source, batch, size), _length(encoder, batch, size)]
+    listed = [*_source_pass(encoder, source, batch), _length(encoder, batch)]
     for done in range(iterations):
         seen, masked = source, target
         if decoding == "mist" and done:
             seen = min(source + target, source_limit or source + target)
-            listed += _source_pass(encoder, seen, batch, size, mixed=True)
+            listed += _source_pass(encoder, seen, batch, mixed=True)
         elif decoding == "mask-predict":
             masked = target * (iterations - done) // iterations
-        listed += _target_pass(encoder, target, seen, masked, batch, size)
+        listed += _target_pass(encoder, target, seen, masked, batch)
     return listed
 
 
-def _source_pass(encoder, S: int, batch: int, size: int, mixed: bool = False) -> list[Product]:
-    """List the products of ``encode_source``; *size* is that of a weight in bytes.
-
-    The length was predicted from the source alone, so of a *mixed* one's last layer only keys and values are needed.
-    """
+def _source_pass(encoder, S: int, batch: int = 1, mixed: bool = False) -> list[Product]:
+    """List the products of ``encode_source``; of a *mixed* one's last layer only keys and values are needed."""
     config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):
         whole, keys_only = config.layers - mixed, int(mixed)
     else:  # keys and values for cross-attention
         whole, keys_only = config.encoder_layers, config.decoder_layers
-    numbers = whole * _layer_weights(config) + keys_only * 2 * D * D
-    return [_weights(batch * S, numbers, size), _attention(D, S, S, batch * whole)]
+    weights = whole * _layer_weights(config) + keys_only * 2 * D * D
+    return [_with_weights(batch * S, weights), _attention(D, S, S, batch * whole)]
 
 
-def _target_pass(encoder, T: int, S: int, masked: int, batch: int, size: int) -> list[Product]:
+def _target_pass(encoder, T: int, S: int, masked: int, batch: int = 1) -> list[Product]:
     """List the products of ``decode_target`` over a source of S tokens, and of ``token_logits`` at masked positions."""
     config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):  # the head has a matrix before the vocabulary's
         layers, cross, before = config.layers, 0, D * D
     else:  # query and output of cross-attention
         layers, cross, before = config.decoder_layers, 2 * D * D, 0
-    body = _weights(batch * T, layers * (_layer_weights(config) + cross), size)
-    head = _weights(batch * masked, before + D * config.vocab_size, size)
+    body = _with_weights(batch * T, layers * (_layer_weights(config) + cross))
+    head = _with_weights(batch * masked, before + D * config.vocab_size)
     return [body, _attention(D, T, S + T, batch * layers), head]
 
 
-def _length(encoder, batch: int, size: int) -> Product:
-    return _weights(batch, encoder.config.hidden_size * encoder.config.length_classes, size)
+def _length(encoder, batch: int = 1) -> Product:
+    return _with_weights(batch, encoder.config.hidden_size * encoder.config.length_classes)
 
 
 def _layer_weights(config) -> int:
@@ -108,9 +102,8 @@ def _layer_weights(config) -> int:
     return 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_size
 
 
-def _weights(rows: int, numbers: int, size: int) -> Product:
-    """Return the products of so many rows with matrices of so many numbers of *size* bytes."""
-    return Product(2 * rows * numbers, size * numbers)
+def _with_weights(rows: int, weights: int) -> Product:
+    return Product(2 * rows * weights, weights)
 
 
 def _attention(D: int, L: int, K: int, count: int) -> Product:
@@ -130,21 +123,19 @@ def training_operations(
     """Count the operations of the matrix products of one update, forward and backward, at real positions.
 
     A backward pass takes two products for each of the forward pass; what is computed again instead of kept does not
-    count. The first look of glancing is never differentiated.
+    count. The first look of *glancing* is never differentiated.
 
     Args:
         source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
         mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
-        glancing: with a first look.
     """
     total = 0
     for (S, T), sentences in Counter(zip(source_lengths, target_lengths, strict=True)).items():
-        look = _target_pass(encoder, T, S, T, 1, 0)
-        differentiated = [*_source_pass(encoder, S, 1, 0), _length(encoder, 1, 0), *look]
+        look = _target_pass(encoder, T, S, T)
+        differentiated = [*_source_pass(encoder, S), _length(encoder), *look]
         if mixing:
             mixed = min(S + T + 1, source_limit or S + T + 1)
-            differentiated += _source_pass(encoder, mixed, 1, 0, mixed=True)
-            differentiated += _target_pass(encoder, T, mixed, T, 1, 0)
+            differentiated += _source_pass(encoder, mixed, mixed=True) + _target_pass(encoder, T, mixed, T)
         total += sentences * (3 * operations(differentiated) + glancing * operations(look))
     return total
 
@@ -154,12 +145,13 @@ def operations(listed: Iterable[Product]) -> int:
     return sum(count for count, _ in listed)
 
 
-def floor_seconds(listed: Iterable[Product], rates: Rates) -> float:
+def floor_seconds(listed: Iterable[Product], rates: Rates, precision: str = "fp32") -> float:
     """Return the seconds that the products take at least: each its arithmetic or the reading of its weights.
 
     Weights that stay in a cache from one sentence to the next are read faster than *rates* say.
     """
-    return sum(max(count / rates.operations, size / rates.bandwidth) for count, size in listed)
+    size = WEIGHT_BYTES[precision]
+    return sum(max(count / rates.operations, size * weights / rates.bandwidth) for count, weights in listed)
 
 
 # -- rates of a machine -----------------------------------------------------------------------------------------
@@ -207,15 +199,12 @@ def _floats(dtype: torch.dtype, packed: bool, device, size: int) -> Callable[[],
     return lambda: torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
 
 
-def _int8(device, size: int) -> Callable[[], Tensor]:
-    a, b = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
-    return lambda: torch._int_mm(a, b)
-
-
-def _int8_packed(device, size: int) -> Callable[[], Tensor]:
-    """Make oneDNN's product; with signed activations it would fall back to a loop, a thousand times slower."""
-    a = torch.randint(0, 256, (size, size), dtype=torch.uint8, device=device)
+def _int8(packed: bool, device, size: int) -> Callable[[], Tensor]:
+    """Make torch's or oneDNN's; with signed activations the latter falls back to a loop, a thousand times slower."""
     b = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device)
+    a = torch.randint(0, 128, (size, size), dtype=torch.uint8 if packed else torch.int8, device=device)
+    if not packed:
+        return lambda: torch._int_mm(a, b)
     weight = torch.ops.onednn.qlinear_prepack(b, None)
     scales, zeros = torch.ones(size), torch.zeros(size, dtype=torch.int64)
     # Bias, the output's scale, zero point and type, no activation.
@@ -226,5 +215,5 @@ def _int8_packed(device, size: int) -> Callable[[], Tensor]:
 _KERNELS: dict[str, list[Callable]] = {
     "fp32": [partial(_floats, torch.float32, packed) for packed in (False, True)],
     "bf16": [partial(_floats, torch.bfloat16, packed) for packed in (False, True)],
-    "int8": [_int8, _int8_packed],
+    "int8": [partial(_int8, packed) for packed in (False, True)],
 }

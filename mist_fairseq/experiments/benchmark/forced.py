@@ -4,6 +4,8 @@ Every computation of a system still runs; only what decides its length, and when
 batch gets the length of its reference. Dimensions: B sentences, T target positions.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
@@ -19,46 +21,24 @@ _REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransforme
 _SURE = 1e4  # a logit that decides
 
 
-class Forcing:
-    """What a batch must give."""
-
-    def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
-        """Set it, before each batch.
-
-        Args:
-            ids: of the sentences, *Shapes* of all: (B).
-            lengths: of the targets, special tokens counted as in the system's own data.
-            passes: over the targets; None for the system's own number.
-        """
-        self.ids, self.lengths, self.passes = ids, lengths, passes
+# What is called before each batch with its sentences' ids, lengths and passes, (B) each: lengths of targets, special
+# tokens counted as in the system's own data; without passes the system takes its own number.
+Forcing = Callable[[Tensor, Tensor, Tensor | None], object]
 
 
-class _Longest(Forcing):
-    """Gives all sentences of a batch the longest one's length: Hugging Face's generation offers nothing else."""
-
-    def __init__(self, config):
-        self.config = config
-
-    def prescribe(self, ids, lengths, passes):
-        self.config.min_new_tokens = self.config.max_new_tokens = int(lengths.max())
-
-
-class _Refinement(Forcing):
+class _Refinement:
     """Keeps track of the B' sentences that iterative refinement has not finished.
 
-    Attributes:
-        left, lengths: passes that are left to each of them, and their lengths, *Shape:* (B').
-        last: for which of them this is the last pass, *Shape:* (B').
+    *left* are the passes left to each, *lengths* theirs, *last* tells for which this is the last pass, (B') all.
     """
 
-    left: Tensor
-    last: Tensor
-
     def __init__(self, model, generator: IterativeRefinementGenerator):
-        self.model, self.generator = model, generator
+        self.model, self.generator, self.decode = model, generator, model.forward_decoder
         self.usual = generator.max_iter + 1
+        model.forward_decoder = self.forward_decoder
 
-    def prescribe(self, ids, lengths, passes):
+    def prescribe(self, ids: Tensor, lengths: Tensor, passes: Tensor | None):
+        """Begin a batch; see ``Forcing``."""
         if passes is None and isinstance(self.model, InsertionTransformerModel):
             # From <s> </s> with one gap, all gaps filled in each pass, and one pass that changes nothing.
             passes = 1 + (lengths - 1).log2().ceil().long()
@@ -67,78 +47,67 @@ class _Refinement(Forcing):
         # fairseq reads it before it calls the model.
         self.generator.max_iter = int(self.left.max()) - 1
 
-    def finish_pass(self):
-        """Forget the sentences whose last pass it was."""
+    def forward_decoder(self, decoder_out, encoder_out, **kwargs):
+        """Make the last pass change nothing, and every earlier one something: iterative refinement stops there."""
+        model, self.last = self.model, self.left == 1
+        before = decoder_out.output_tokens.clone()  # the decoder may write into it
+        if isinstance(model, LevenshteinTransformerModel):
+            kwargs["max_ratio"] = 1000  # no limit in terms of the source
+        decoded = self.decode(decoder_out, encoder_out, **kwargs)
+        tokens = decoded.output_tokens
+        before = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=model.pad)
+        tokens[self.last] = before[self.last]
+        stuck = ~self.last & (tokens == before).all(1)
+        one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
+        tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
         self.left, self.lengths = self.left[~self.last] - 1, self.lengths[~self.last]
+        return decoded
 
 
 def force(model, generator) -> Forcing:
-    """Make a generator follow a ``Forcing``; ValueError if its lengths cannot be prescribed.
+    """Make a generator do what it is told before each batch; ValueError if its lengths cannot be prescribed.
 
     An engine without a *model* takes lengths with each call.
     """
-    if isinstance(generator, HuggingFaceGenerator):
-        return _Longest(generator.config)
     if isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
-        return _force_refinement(model, generator)
-    forcing = Forcing()
+        if generator.beam_size > 1:
+            raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
+        refinement = _Refinement(model, generator)
+        if isinstance(model, InsertionTransformerModel):
+            _force_insertions(model, refinement)
+        elif isinstance(model, LevenshteinTransformerModel):
+            _force_edits(model, refinement)
+        else:
+            model.decoder.forward_length_prediction = lambda *_, **__: refinement.lengths.clone()
+        return refinement.prescribe
+    if isinstance(generator, HuggingFaceGenerator):
+
+        def give_all_the_longest(ids, lengths, passes):  # nothing else is offered
+            generator.config.min_new_tokens = generator.config.max_new_tokens = int(lengths.max())
+
+        return give_all_the_longest
     if isinstance(generator, NARGenerator):  # takes lengths with a batch
         generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
-        _force_end(generator, forcing)
+        return _force_end(generator)
     elif model is not None and not isinstance(generator, BangGenerator):  # which always does the same amount of work
         raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
-    return forcing
+    return lambda *_: None
 
 
-def _force_end(generator: SequenceGenerator, forcing: Forcing):
+def _force_end(generator: SequenceGenerator) -> Forcing:
     """Make every hypothesis of beam search end at the prescribed length."""
-    search = generator.search.step
+    search, given = generator.search.step, dict[str, Tensor]()
 
     def step(step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
         # The sentences that are not finished, by their ids.
-        rows = (original_batch_idxs[:, None] == forcing.ids).int().argmax(1)
-        ends = forcing.lengths[rows] == step + 1
+        rows = (original_batch_idxs[:, None] == given["ids"]).int().argmax(1)
+        ends = given["lengths"][rows] == step + 1
         lprobs[:, :, generator.eos] = torch.where(ends, _SURE, -_SURE).to(lprobs.dtype)[:, None]
         return search(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
 
     generator.search.step = step
-
-
-def _force_refinement(model, generator: IterativeRefinementGenerator) -> Forcing:
-    if generator.beam_size > 1:
-        raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
-    forcing = _Refinement(model, generator)
-    _force_passes(model, forcing)
-    if isinstance(model, InsertionTransformerModel):
-        _force_insertions(model, forcing)
-    elif isinstance(model, LevenshteinTransformerModel):
-        _force_edits(model, forcing)
-    else:
-        model.decoder.forward_length_prediction = lambda *_, **__: forcing.lengths.clone()
-    return forcing
-
-
-def _force_passes(model, forcing: _Refinement):
-    """Make the last pass change nothing, and every earlier one something: iterative refinement stops there."""
-    decode = model.forward_decoder
-    one, other = sorted({*range(6)} - {model.pad, model.bos, model.eos, model.unk})[:2]
-
-    def forward_decoder(decoder_out, encoder_out, **kwargs):
-        forcing.last = forcing.left == 1
-        before = decoder_out.output_tokens.clone()  # the decoder may write into it
-        if isinstance(model, LevenshteinTransformerModel):
-            kwargs["max_ratio"] = 1000  # no limit in terms of the source
-        decoded = decode(decoder_out, encoder_out, **kwargs)
-        tokens = decoded.output_tokens
-        before = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=model.pad)
-        tokens[forcing.last] = before[forcing.last]
-        stuck = ~forcing.last & (tokens == before).all(1)
-        tokens[stuck, 1] = torch.where(before[stuck, 1] == one, other, one)
-        forcing.finish_pass()
-        return decoded
-
-    model.forward_decoder = forward_decoder
+    return lambda ids, lengths, _: given.update(ids=ids, lengths=lengths)
 
 
 def _force_insertions(model, forcing: _Refinement):

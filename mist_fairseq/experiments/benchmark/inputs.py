@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as short
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +13,17 @@ import yaml
 from fairseq.data import indexed_dataset
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.engines import PRECISIONS
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 ENGINES = ["fairseq", "ctranslate2", "huggingface", "onnx"]
 GROUPS = ["AR", "Semi-NAR", "NAR"]
-PRECISIONS = ["fp32", "bf16", "int8"]
 _SETTINGS = ["data", "subset", "reference", "source", "protocol", "metrics"]
 
+Profile = dict[str, Mapping[int, float]]
 # Tokens of a source, [CLS] and [SEP] counted, and of a target, [SEP] counted: about the means of the paper's data.
-PROFILES: dict[str, dict[str, Mapping[int, float]]] = {
+PROFILES: dict[str, Profile] = {
     "quora": {"source": {14: 1}, "target": {14: 1}},
     "squad_qg": {"source": {150: 1}, "target": {14: 1}},
     "xsum": {"source": {464: 1}, "target": {28: 1}},
@@ -32,28 +34,18 @@ _FIRST_WORD = 104
 
 @dataclass
 class Entry:
-    """One system of the list.
-
-    Attributes:
-        path, arguments: a checkpoint of fairseq, or for random weights what fairseq-train would be given (``--task``,
-            ``--arch``, sizes).
-        engine, group, precision: one of ``ENGINES``, of ``GROUPS`` (as in the paper's tables), of ``PRECISIONS``.
-        options: of task, model and generation by fairseq's names: ``beam``, ``decoding``, ``iter_decode_max_iter``, ...
-        data, folder: binarized data, and where it and *path* are looked for.
-        passes: probability of each number of passes over the target, where lengths are prescribed; None for the
-            system's own number.
-    """
+    """One system of the list."""
 
     name: str
-    path: str | None = None
-    arguments: str | None = None
+    path: str | None = None  # a checkpoint of fairseq, or
+    arguments: str | None = None  # for random weights what fairseq-train would be given: --task, --arch, sizes
     engine: str = "fairseq"
-    group: str = "NAR"
+    group: str = "NAR"  # as in the paper's tables
     precision: str = "fp32"
-    options: dict = field(default_factory=dict)
-    data: str = ""
-    folder: str = ""
-    passes: dict[int, float] | None = None
+    options: dict = field(default_factory=dict)  # of task, model, generation by fairseq's names: beam, decoding, ...
+    data: str = ""  # binarized
+    folder: str = ""  # where data and path are looked for
+    passes: dict[int, float] | None = None  # probability of each number of passes, where lengths are prescribed
 
     @property
     def data_path(self) -> str:
@@ -66,14 +58,14 @@ class Entry:
         where = f"system {short(self.name)}"
         if (self.path is None) == (self.arguments is None):
             raise ValueError(f"{where}: give either path, a checkpoint, or arguments, for random weights")
-        for key, choices in {"engine": ENGINES, "group": GROUPS, "precision": PRECISIONS}.items():
-            if getattr(self, key) not in choices:
-                raise ValueError(f"{where}: {key} is {short(getattr(self, key))}, expected one of {', '.join(choices)}")
-        text, table = (str, "text"), (dict, "names or numbers with their values")
-        for key, (kind, expected) in dict(data=text, options=table, path=text, arguments=text, passes=table).items():
-            value = getattr(self, key)
-            if not isinstance(value, kind) and (value is not None or key in ("data", "options")):
-                raise ValueError(f"{where}: {key} is {short(value)}, expected {expected}")
+        for key, expected in _EXPECTED.items():
+            value, name = getattr(self, key), getattr(expected, "__name__", expected)
+            if value not in expected if isinstance(expected, list) else not isinstance(value, expected):
+                raise ValueError(f"{where}: {key} is {short(value)}, expected {name}")
+
+
+_EXPECTED: dict[str, Any] = {"engine": ENGINES, "group": GROUPS, "precision": PRECISIONS, "data": str, "options": dict}
+_EXPECTED |= {"path": str | None, "arguments": str | None, "passes": dict | None}
 
 
 def read_yaml(path: Path):
@@ -95,16 +87,16 @@ def read_entries(path: Path) -> tuple[list[Entry], dict]:
     if not isinstance(content, dict) or not isinstance(content.get("systems"), list):
         raise ValueError(f"{path} has no list of systems")
     settings = {key: value for key, value in content.items() if key != "systems"}
-    _check_keys(settings, _SETTINGS, str(path))
     entries, keys = [], [one.name for one in fields(Entry) if one.name != "folder"]
-    for given in content["systems"]:
-        if not isinstance(given, dict):
-            raise ValueError(f"{path}: a system is {short(given)}, expected name, path and the like")
-        _check_keys(given, keys, f"{path}: system {short(given.get('name'))}")
-        try:
+    where = str(path)
+    try:
+        _check_keys(settings, _SETTINGS)
+        for given in content["systems"]:
+            where = f"{path}: a system is {short(given)}"
+            _check_keys(given, keys)
             entries.append(Entry(**{"name": "", "data": settings.get("data", ""), **given, "folder": str(path.parent)}))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
     check_names(entries, str(path))
     for key in ("reference", "source"):
         if settings.get(key):
@@ -118,13 +110,12 @@ def check_names(entries: list[Entry], where: str):
         raise ValueError(f"{where}: two systems have the same name")
 
 
-def _check_keys(given: dict, known: list[str], where: str):
-    for key in given:
-        if key not in known:
-            raise ValueError(f"{where}: {short(key)} is unknown, expected {', '.join(known)}")
+def _check_keys(given: dict, known: list[str]):
+    if unknown := [short(key) for key in given if key not in known]:
+        raise ValueError(f"{unknown[0]} is unknown, expected {', '.join(known)}")
 
 
-def read_profile(name: str) -> dict[str, Mapping[int, float]]:
+def read_profile(name: str) -> Profile:
     """Return a known profile, or read a YAML file: ``source`` and ``target``, each a length or lengths with weights.
 
     A ValueError says that it is neither, or that a length is not possible.
@@ -136,7 +127,7 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
     content = read_yaml(Path(name))
     if not isinstance(content, dict) or set(content) != {"source", "target"}:
         raise ValueError(f"{name}: expected source and target, got {short(content)}")
-    profile: dict[str, Mapping[int, float]] = {}
+    profile: Profile = {}
     for side, given in content.items():
         lengths = list(given.items()) if isinstance(given, dict) else [(given, 1)]
         for length, weight in lengths:
@@ -146,7 +137,7 @@ def read_profile(name: str) -> dict[str, Mapping[int, float]]:
     return profile
 
 
-def write_data(folder: Path, profile: dict[str, Mapping[int, float]], sentences: int, subset: str = "test"):
+def write_data(folder: Path, profile: Profile, sentences: int, subset: str = "test"):
     """Write dictionaries of random words, and one split of a profile's lengths, as fairseq-preprocess does."""
     symbols = [f"[unused{i}]" for i in range(_FIRST_WORD)] + [f"w{i}" for i in range(_FIRST_WORD, VOCABULARY)]
     symbols[0], symbols[100:104] = PAD, [UNK, CLS, SEP, MASK]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,12 +38,10 @@ class Benchmark:
     """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
 
     The speed of the others is compared with that of the first. *forced* gives every output the length of its
-    reference, *threads* of the CPU are for each system (None: torch's default).
+    reference.
     """
 
-    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, threads: int | None = None):
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False):
         self.entries, self.subset, self.forced = entries, subset, forced
         self.systems: dict[str, System] = {}
         self.errors: dict[str, str] = {}
@@ -65,14 +64,13 @@ class Benchmark:
         except Exception as error:  # noqa: BLE001 - whatever one system does wrong, the others go on
             lines = str(error).strip().splitlines() or [""]
             self.errors[name] = f"{type(error).__name__}: {lines[0]}".removeprefix("ValueError: ")
-            if name in self.systems:
-                self.systems.pop(name).close()
+            self.systems.pop(name, None)
             return None
 
-    def _of_ours(self, work: Callable[[System], object]) -> dict:
-        """Return by name what *work* gives for the systems made of source passes and target passes."""
-        ours = {name: system for name, system in self.systems.items() if system.is_ours}
-        results = {name: self._guard(name, work, system) for name, system in ours.items()}
+    def _each(self, work: Callable[[System], Any], ours: bool = False) -> dict:
+        """Return by name what *work* gives; *ours* are only the systems made of source passes and target passes."""
+        asked = {name: system for name, system in self.systems.items() if system.is_ours or not ours}
+        results = {name: self._guard(name, work, system) for name, system in asked.items()}
         return {name: result for name, result in results.items() if result is not None}
 
     def choose(self, sentences: int) -> np.ndarray:
@@ -80,8 +78,7 @@ class Benchmark:
         if not self.systems:
             raise ValueError(f"no system could be loaded: {self.errors}")
         dataset = next(iter(self.systems.values())).dataset
-        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(sentences, len(dataset))).astype(int))
-        return _by_length(dataset, chosen)
+        return _by_length(dataset, _evenly(len(dataset), sentences))
 
     def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
         """Time every system on the same batches, all systems in turn at each.
@@ -97,27 +94,25 @@ class Benchmark:
         # From the longest on, so that no batch is the first of its size.
         warm = [batches[i] for i in np.linspace(len(batches) - 1, 0, warm_up).astype(int)]
 
-        def once(system: System, batch: np.ndarray, counts: bool):
+        def once(system: System, batch: np.ndarray):
             sample = system.batch(batch)
             elapsed, hypotheses = measuring.milliseconds(system.decode, sample)
-            answers = system.read(sample, hypotheses)
+            outputs[system.entry.name] |= system.read(sample, hypotheses)
+            times[system.entry.name].append(elapsed)
             sleep(system.settle)
-            if counts:
-                times[system.entry.name].append(elapsed)
-                outputs[system.entry.name] |= answers
 
         for number, batch in enumerate(tqdm([*warm, *batches], desc=f"batches of {batch_size}", disable=None)):
             names = list(self.systems)
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
-                self._guard(name, once, self.systems[name], batch, number >= warm_up)
+                self._guard(name, once, self.systems[name], batch)
         sizes, first = np.array([len(batch) for batch in batches]), self.entries[0].name
-        base = np.array(times[first]) if first in self.systems else None
+        base = np.array(times[first][warm_up:]) if first in self.systems else None
         systems = {}
         for name in self.systems:
             tokens, passes = zip(*outputs[name].values())
             systems[name] = {
-                **summary(np.array(times[name]), sizes, base),
+                **summary(np.array(times[name][warm_up:]), sizes, base),
                 "tokens_per_sentence": float(np.mean([len(ids) for ids in tokens])),
                 "passes_per_sentence": float(np.mean(passes)),
                 "passes": dict(sorted(Counter(passes).items())),
@@ -133,7 +128,7 @@ class Benchmark:
             _, *times = (system.time_parts(system.batch(batch)) for batch in [batches[-1], *batches])
             return {part: sum(spent[part] for spent in times) / len(chosen) for part in times[0]}
 
-        return self._of_ours(measure)
+        return self._each(measure, ours=True)
 
     def rates(self) -> dict[str, Rates]:
         """Measure what the machine reaches now, in every precision of our own systems."""
@@ -148,30 +143,18 @@ class Benchmark:
 
         def least(system: System) -> float:
             seconds, precision, decoding = 0.0, system.entry.precision, system.generator.decoding
+            how = {"decoding": decoding.decoding, "iterations": decoding.passes}
             for batch in _batches(chosen, batch_size):
-                lengths = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int)
-                listed = products(
-                    system.model.encoder,
-                    source=int(lengths[0]),
-                    target=int(lengths[1]),
-                    batch=len(batch),
-                    precision=precision,
-                    decoding=decoding.decoding,
-                    iterations=decoding.passes,
-                    source_limit=system.model.limits.source,
-                )
-                seconds += floor_seconds(listed, rates[precision])
+                source, target = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int)
+                sizes = int(source), int(target), len(batch)
+                listed = products(system.model.encoder, *sizes, **how, source_limit=system.model.limits.source)
+                seconds += floor_seconds(listed, rates[precision], precision)
             return 1000 * seconds / len(chosen)
 
-        return self._of_ours(least)
+        return self._each(least, ours=True)
 
     def scores(
-        self,
-        reference: list[str],
-        source: list[str] | None,
-        protocol: str,
-        metrics: list[str] | None = None,
-        batch_size: int = 64,
+        self, reference: list[str], source: list[str] | None, protocol: str, metrics: list[str] | None = None
     ) -> dict[str, dict]:
         """Score all outputs of the subset; by system, scores and the first outputs. Arguments as of ``score``."""
 
@@ -179,14 +162,13 @@ class Benchmark:
             dataset, answers = system.dataset, dict[int, tuple[list[int], int]]()
             if len(dataset) != len(reference):
                 raise ValueError(f"{len(dataset):,} sentences in {system.entry.data} but {len(reference):,} references")
-            batches = _batches(_by_length(dataset, np.arange(len(dataset))), batch_size)
+            batches = _batches(_by_length(dataset, np.arange(len(dataset))), 64)
             for batch in tqdm(batches, desc=system.entry.name, disable=None):
                 sample = system.batch(batch)
                 answers |= system.read(sample, system.decode(sample))
             return [system.text(answers[i][0]) for i in range(len(dataset))]
 
-        texts = {name: self._guard(name, generate, system) for name, system in list(self.systems.items())}
-        texts = {name: lines for name, lines in texts.items() if lines is not None}
+        texts = self._each(generate)
         results = score(texts, reference, source, protocol=PROTOCOLS[protocol], metrics=metrics) if texts else {}
         return {name: result.as_dict() | {"outputs": texts[name][:20]} for name, result in results.items()}
 
@@ -204,12 +186,14 @@ class Benchmark:
         described = {}
         for entry in self.entries:
             content = {key: value for key, value in asdict(entry).items() if value and key not in ("name", "folder")}
-            if entry.name in self.parameters:
-                content["parameters"] = self.parameters[entry.name]
-            if entry.name in self.errors:
-                content["error"] = self.errors[entry.name]
+            for key, known in (("parameters", self.parameters), ("error", self.errors)):
+                content |= {key: known[entry.name]} if entry.name in known else {}
             described[entry.name] = content
         return measuring.machine() | {"forced_lengths": self.forced, "described": described}
+
+
+def _evenly(count: int, wanted: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int))
 
 
 def _by_length(dataset, indices: np.ndarray) -> np.ndarray:
@@ -223,11 +207,10 @@ def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
 
 def _check_same_sentences(first: System, system: System):
     """Refuse data with other sentences than the first system's, whatever the tokens."""
-    sizes = f"{len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}"
     if len(system.dataset) != len(first.dataset):
+        sizes = f"{len(system.dataset):,} sentences, that of {first.entry.name} {len(first.dataset):,}"
         raise ValueError(f"its data has {sizes}: all systems are timed on the same")
-    rows = np.unique(np.linspace(0, len(first.dataset) - 1, 20).astype(int))
-    alike = 0
+    rows, alike = _evenly(len(first.dataset), 20), 0
     for i in rows:
         texts = (s.dictionary.string(s.dataset[int(i)]["source"], "sentencepiece") for s in (first, system))
         plain = ["".join(c for c in text.lower() if c.isalnum()) for text in texts]
@@ -238,10 +221,7 @@ def _check_same_sentences(first: System, system: System):
 
 
 def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> dict:
-    """Summarize for JSON a system's milliseconds and sentences of each batch, and the *first* one's milliseconds.
-
-    *Shapes:* all (batches).
-    """
+    """Summarize for JSON a system's milliseconds and sentences of each batch, and the *first* one's, all (batches)."""
     each = np.repeat(times / sizes, sizes)
     p90, p99 = np.percentile(each, [90, 99])
     figures = {"mean": each.mean(), "median": np.median(each), "p90": p90, "p99": p99}
@@ -282,11 +262,10 @@ def markdown(result: dict) -> str:
     sections = [_summary_table(result)]
     for run in result["runs"]:
         sections += [f"Batches of {run['batch_size']}, {run['sentences']} sentences:", _details(result, run)]
-        lines = []
-        for name, least in run.get("floor", {}).items():
-            median = run["systems"][name]["milliseconds"]["median"]
-            lines.append([name, f"{least:.2f}", f"{median:.2f}", f"{median / least:.2f}"])
-        if lines:
+        if run.get("floor"):
+            medians = {name: system["milliseconds"]["median"] for name, system in run["systems"].items()}
+            floors = [(name, least, medians[name]) for name, least in run["floor"].items()]
+            lines = [[name, *(f"{ms:.2f}" for ms in (low, at, at / low))] for name, low, at in floors]
             sections.append("Over the floor, what the matrix products take at least at the machine's rates:")
             sections.append(markdown_table(["Models", "floor, ms", "median, ms", "median ÷ floor"], lines))
     if result.get("rates"):
@@ -330,9 +309,8 @@ def _summary_table(result: dict) -> str:
         if any(timed):
             passes = f"{next(one['passes_per_sentence'] for one in timed if one):.1f}".removesuffix(".0")
             passes, speeds = "N" if group == "AR" else passes, list(map(_speed, timed, runs))
-        lines.append(
-            [group, name, *(f"{values[key]:.2f}" if key in values else "" for key in metrics), passes, *speeds]
-        )
+        figures = [f"{values[key]:.2f}" if key in values else "" for key in metrics]
+        lines.append([group, name, *figures, passes, *speeds])
     table = markdown_table(heads, lines)
     failures = [f"- {name}: {content['error']}" for name, content in result["described"].items() if "error" in content]
     return "\n\n".join([table, "Failed:", "\n".join(failures)]) if failures else table

@@ -35,9 +35,7 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 def bootstrap_interval(statistic: Callable[..., np.ndarray], *measured: np.ndarray) -> list[float]:
     """Return the ends of the middle 95 % of a statistic over 1000 bootstrap samples, the same ones each time.
 
-    Args:
-        statistic: given samples of each of *measured*, *Shapes:* (1000, count), returns a value for each, (1000).
-        measured: *Shapes:* (count).
+    It gets samples of each of *measured*, (count), *Shapes:* (1000, count), and returns a value for each, (1000).
     """
     samples = np.random.default_rng(1).integers(len(measured[0]), size=(1000, len(measured[0])))
     return np.percentile(statistic(*(values[samples] for values in measured)), [2.5, 97.5]).tolist()

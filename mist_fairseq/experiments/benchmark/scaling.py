@@ -57,18 +57,11 @@ KINDS = {
 _STYLES = {"single-pass": ("o", "-"), "mist": ("o", "-"), "mask-predict": ("s", "--")}
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Works that differ in one number, named as in ``KINDS``, whose values ascend; *fixed* has everything else."""
+class Axis(NamedTuple):
+    """Works that differ in one number, named as in ``KINDS``, whose values ascend."""
 
     name: str
-    values: list[int]
-    fixed: Work
-
-    @property
-    def works(self) -> list[Work]:
-        """One for each value."""
-        return [Work(**{**asdict(self.fixed), self.name: value}) for value in self.values]
+    works: list[Work]
 
 
 def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
@@ -82,7 +75,8 @@ def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
         numbers = sorted(set(values.get(name, [])))
         if numbers and (len(numbers) < 2 or numbers[0] < kind.fewest):
             raise ValueError(f"{name} has the values {numbers}, expected two or more from {kind.fewest} on")
-        axes += [Axis(name, numbers, work) for work in kind.fixed if numbers]
+        if numbers:
+            axes += [Axis(name, [Work(**asdict(work) | {name: number}) for number in numbers]) for work in kind.fixed]
     if not axes:
         raise ValueError(f"no values for any of {', '.join(KINDS)}: there is nothing to measure")
     return axes
@@ -115,7 +109,7 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
     """
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
-        system = load_system(entry, forced=True)
+        system = systems[entry.name] = load_system(entry, forced=True)
         if not system.is_ours:
             kind = type(system.generator).__name__
             raise ValueError(f"{entry.name}: generates with {kind}, expected a model of --task mist")
@@ -127,7 +121,6 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
                     f"{entry.name} takes {side}s of {limit} tokens, expected at least {longest}: give it "
                     f"--max-{side}-positions {longest}, or lower values of {side}"
                 )
-        systems[entry.name] = system
     return systems
 
 
@@ -138,6 +131,9 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
     clocks around its parts, which on a GPU cost time. Returns for JSON: by model, for each value the milliseconds of a
     batch (median and quartiles) and the shares of the parts, and the line through the medians.
     """
+    fixed = asdict(axis.works[0])
+    del fixed[axis.name]
+    values = [getattr(work, axis.name) for work in axis.works]
     jobs = [(name, work) for name in systems for work in axis.works]
     samples = []
     for name, work in jobs:
@@ -145,17 +141,25 @@ def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: 
         samples.append(systems[name].batch(range(work.batch)))
     runs: list[list[tuple[float, dict[str, float]]]] = [[] for _ in jobs]
     random = np.random.default_rng(1)
-    for _ in tqdm(range(warm_up + repeats), desc=title(axis.name, axis.fixed.decoding), disable=None):
+    for _ in tqdm(range(warm_up + repeats), desc=KINDS[axis.name].title.format(axis.works[0].decoding), disable=None):
         for at in random.permutation(len(jobs)):
             name, work = jobs[at]
             runs[at].append(run(systems[name], work, samples[at]))
     models: dict[str, dict] = {name: {"points": []} for name in systems}
     for (name, work), measured in zip(jobs, runs):
-        models[name]["points"].append(_point(work, measured[warm_up:]))
+        times, parts = zip(*measured[warm_up:])
+        low, median, high = np.percentile(times, [25, 50, 75]).tolist()
+        medians = {part: float(np.median([spent[part] for spent in parts])) for part in parts[0]}
+        models[name]["points"].append(
+            {
+                "milliseconds": {"median": median, "quartiles": [low, high]},
+                "milliseconds_a_sentence": median / work.batch,
+                "shares": {part: value / sum(medians.values()) for part, value in medians.items()},
+            }
+        )
     for model in models.values():
-        model["line"] = fit_line(axis.values, [point["milliseconds"]["median"] for point in model["points"]])
-    fixed = {key: value for key, value in asdict(axis.fixed).items() if key != axis.name}
-    return {"axis": axis.name, "values": axis.values, "fixed": fixed, "repeats": repeats, "models": models}
+        model["line"] = fit_line(values, [point["milliseconds"]["median"] for point in model["points"]])
+    return {"axis": axis.name, "values": values, "fixed": fixed, "repeats": repeats, "models": models}
 
 
 def run(system: System, work: Work, sample: dict) -> tuple[float, dict[str, float]]:
@@ -169,22 +173,8 @@ def run(system: System, work: Work, sample: dict) -> tuple[float, dict[str, floa
     return elapsed, system.time_parts(sample)
 
 
-def _point(work: Work, measured: list[tuple[float, dict[str, float]]]) -> dict:
-    """Summarize the repeats of a work for JSON."""
-    low, median, high = (float(value) for value in np.percentile([elapsed for elapsed, _ in measured], [25, 50, 75]))
-    medians = {part: float(np.median([spent[part] for _, spent in measured])) for part in measured[0][1]}
-    return {
-        "milliseconds": {"median": median, "quartiles": [low, high]},
-        "milliseconds_a_sentence": median / work.batch,
-        "shares": {part: value / sum(medians.values()) for part, value in medians.items()},
-    }
-
-
 def fit_line(values: list[int], times: list[float]) -> dict[str, float]:
-    """Fit the line of least squares through milliseconds at the values of an axis.
-
-    Returns ``intercept``, ``slope`` and ``r_squared``, the share of the variance that the line explains.
-    """
+    """Fit the line of least squares; ``r_squared`` is the share of the variance of *times* that it explains."""
     slope, intercept = np.polyfit(values, times, 1)
     left, variance = np.var(times - intercept - slope * np.array(values)), np.var(times)
     r_squared = 1 - left / variance if variance else 1.0  # a level line explains equal values
@@ -200,11 +190,6 @@ def describe_systems(systems: dict[str, System]) -> dict[str, dict]:
     return described
 
 
-def title(axis: str, decoding: str) -> str:
-    """Return the heading of an axis; that of iterations says which."""
-    return KINDS[axis].title.format(decoding)
-
-
 def markdown(result: dict) -> str:
     """Return the tables of a result of ``scripts/benchmark_scaling.py``."""
     sections = ["# Cost as work grows"]
@@ -212,7 +197,8 @@ def markdown(result: dict) -> str:
         given = measured["fixed"]
         fixed = [_count(given[key], kind) for key, kind in KINDS.items() if key in given]
         fixed += [given["decoding"]] if measured["axis"] != "iterations" else []
-        sections += [f"## {title(measured['axis'], given['decoding'])}", f"The same everywhere: {', '.join(fixed)}."]
+        title = KINDS[measured["axis"]].title.format(given["decoding"])
+        sections += [f"## {title}", f"The same everywhere: {', '.join(fixed)}."]
         sections += [_points_table(measured), _lines_table(measured)]
     described = ", ".join(
         f"{name} ({content['parameters'] / 1e6:.1f} M parameters, {content['precision']}, {content['engine']})"

@@ -9,15 +9,16 @@ import itertools
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mist_fairseq.experiments.results import processor
 from mist_fairseq.files.markdown import markdown_table
@@ -29,23 +30,14 @@ _PATIENCE = 60.0  # seconds without an answer, after which a request counts as l
 
 @dataclass
 class Load:
-    """What clients saw.
+    """What clients saw."""
 
-    Attributes:
-        seconds: from the first request to the last answer.
-        latencies: of each right answer, seconds.
-        lost: requests without an answer of status 200.
-        swapped: answers with another request's id or the right answer to another text.
-        different: other answers than the text alone had.
-        examples: of what went wrong, a few.
-    """
-
-    seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)
-    lost: int = 0
-    swapped: int = 0
-    different: int = 0
-    examples: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # from the first request to the last answer
+    latencies: list[float] = field(default_factory=list)  # of each right answer, seconds
+    lost: int = 0  # requests without an answer of status 200
+    swapped: int = 0  # answers with another request's id or the right answer to another text
+    different: int = 0  # other answers than the text alone had
+    examples: list[str] = field(default_factory=list)  # of what went wrong, a few
 
 
 @contextlib.contextmanager
@@ -102,19 +94,13 @@ def read_metrics(port: int) -> dict[str, float]:
 
 
 def drive(port: int, texts: list, expected: list[str], options: dict, concurrency: int, seconds: float) -> Load:
-    """Ask a server on 127.0.0.1, with as many clients as *concurrency* says, and check every answer.
+    """Ask a server on 127.0.0.1 for *texts* in turn, and check every answer against the *expected* ones.
 
-    Each client has a connection and one request on its way, and sends none after so many *seconds*.
-
-    Args:
-        texts, expected: asked for in turn, each client from elsewhere on, and the right answers.
-        options: of each request.
-
-    Raises:
-        OSError: the server takes no connections.
+    As many clients as *concurrency* says begin at different texts. Each has a connection and one request on its way,
+    with these *options*, and sends none after so many *seconds*. OSError: the server takes no connections.
     """
-    numbers, start = itertools.count(), time.perf_counter()
-    latencies, wrong, examples = list[float](), list[str](), list[str]()
+    numbers, start, load = itertools.count(), time.perf_counter(), Load()
+    wrong = list[str]()
 
     def client(first: int):
         i = first * len(texts) // concurrency
@@ -131,32 +117,26 @@ def drive(port: int, texts: list, expected: list[str], options: dict, concurrenc
                 latency = time.perf_counter() - sent
                 output = answer["outputs"][0][0]["text"] if status == 200 else None
                 if output == expected[i] and answer["id"] == number:
-                    latencies.append(latency)
+                    load.latencies.append(latency)
                     continue
                 is_swapped = output is not None and (answer["id"] != number or output in expected)
                 wrong.append("lost" if output is None else "swapped" if is_swapped else "different")
-                if len(examples) < 5:
-                    examples.append(f"{texts[i]!r}: {status} {answer}, expected {expected[i]!r}")
+                if len(load.examples) < 5:
+                    load.examples.append(f"{texts[i]!r}: {status} {answer}, expected {expected[i]!r}")
 
     with ThreadPoolExecutor(concurrency) as pool:
         list(pool.map(client, range(concurrency)))
-    counts = {kind: wrong.count(kind) for kind in ("lost", "swapped", "different")}
-    return Load(time.perf_counter() - start, latencies, examples=examples[:5], **counts)
+    counts: dict = {kind: wrong.count(kind) for kind in ("lost", "swapped", "different")}
+    return replace(load, seconds=time.perf_counter() - start, examples=load.examples[:5], **counts)
 
 
 def measure(
     commands: dict[str, list[str]], texts: list, options: dict, concurrencies: list[int], seconds: float
 ) -> list[dict]:
-    """Load servers side by side, in turn at each concurrency.
+    """Load servers side by side, in turn at each concurrency; ValueError if one does not start, or refuses a text.
 
-    Args:
-        commands: that start the servers, by name. The first one's answers to texts alone are the right ones for all.
-        texts: strings or pairs.
-        options: of each request, such as ``{"decoding": "mist"}``.
-        concurrencies, seconds: numbers of clients, and how long each is measured.
-
-    Raises:
-        ValueError: a server does not start, or refuses a text.
+    *commands* start them, by name. The first one's answers to *texts* (strings or pairs) alone are the right ones for
+    all. *options* are those of each request, such as ``{"decoding": "mist"}``, *seconds* those of each measurement.
     """
     runs = []
     with contextlib.ExitStack() as stack:
@@ -177,12 +157,10 @@ def summary(load: Load, before: dict[str, float], after: dict[str, float]) -> di
     content = {"requests": len(load.latencies), "seconds": load.seconds}
     content["throughput"] = len(load.latencies) / load.seconds
     if len(load.latencies) > 1:
-        cuts = statistics.quantiles(load.latencies, n=100, method="inclusive")
-        content |= {f"p{percent}_ms": 1000 * cuts[percent - 1] for percent in (50, 90, 99)}
+        percentiles = np.percentile(load.latencies, [50, 90, 99])
+        content |= {f"p{percent}_ms": 1000 * value for percent, value in zip((50, 90, 99), percentiles.tolist())}
     content |= {"mean_batch": texts / batches if batches else 0.0, "in_model": busy / load.seconds}
-    saw = asdict(load)
-    del saw["latencies"]
-    return content | saw
+    return content | {key: value for key, value in asdict(load).items() if key != "latencies"}
 
 
 def machine() -> dict:

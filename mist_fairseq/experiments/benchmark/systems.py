@@ -8,8 +8,6 @@ import os
 import shlex
 import tempfile
 from argparse import Namespace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
-import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
+import mist_fairseq.tasks
 from mist_fairseq.experiments.benchmark.forced import force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
@@ -33,17 +31,13 @@ from mist_fairseq.models.mist import MistModel
 from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
 PARTS = ["source pass", "length", "target pass", "overhead"]
-_PLUGIN = str(Path(__file__).parents[2])
+_PLUGIN = mist_fairseq.__path__[0]
 
 
 class System:
-    """A fairseq model that generates as its task does, and the base of the other engines.
+    """A fairseq model that generates as its task does, and the base of the other engines."""
 
-    Attributes:
-        settle: seconds until its threads leave the processor to others.
-    """
-
-    settle = 0.0
+    settle = 0.0  # seconds until its threads leave the processor to others
 
     def __init__(self, entry: Entry, device: torch.device, forced: bool):
         self.entry, self.device = entry, device
@@ -72,7 +66,6 @@ class System:
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.dictionary = self.task.target_dictionary
         self._special = {self.dictionary.pad(), self.dictionary.bos(), self.dictionary.eos()}
-        self._shortest = 3 if isinstance(self.task, TranslationLevenshteinTask) else 2  # a word and the special ones
         self._start()
         if isinstance(self.generator, HuggingFaceGenerator):
             self.generator.score = False  # fairseq's beam search has its scores without another pass
@@ -94,12 +87,26 @@ class System:
         return isinstance(self.generator, NARGenerator)
 
     def time_parts(self, sample: dict) -> dict[str, float]:
-        """Generate, and return the milliseconds of each of ``PARTS``."""
-        engine, timed = self.model.engine, _TimedEngine(self.model.engine)
-        self.model.engine = timed
+        """Generate, and return the milliseconds of each of ``PARTS``; the lengths of a batch are scored once."""
+        engine, spent = self.model.engine, dict.fromkeys(PARTS, 0.0)
+        encode, fill = engine.encode, engine.fill
+
+        def timed_encode(*given):
+            elapsed, state = milliseconds(encode, *given)
+            if not spent["source pass"]:
+                spent["length"], _ = milliseconds(lambda: state.length_scores)
+            spent["source pass"] += elapsed
+            return state
+
+        def timed_fill(*given):
+            elapsed, filled = milliseconds(fill, *given)
+            spent["target pass"] += elapsed
+            return filled
+
+        engine.encode, engine.fill = timed_encode, timed_fill
         total, _ = milliseconds(self.decode, sample)
-        self.model.engine = engine
-        return timed.spent | {"overhead": total - sum(timed.spent.values())}
+        engine.encode, engine.fill = encode, fill
+        return spent | {"overhead": total - sum(spent.values())}
 
     def load_data(self, subset: str):
         """Load a split of the data."""
@@ -113,7 +120,8 @@ class System:
         if self.forcing is not None:
             if sample["target"] is None:
                 raise ValueError(f"{self.entry.data_path} has no targets, whose lengths the outputs should have")
-            lengths = sample["target"].ne(self.dictionary.pad()).sum(1).clamp(min=self._shortest)
+            shortest = 3 if isinstance(self.task, TranslationLevenshteinTask) else 2  # a word and the special ones
+            lengths = sample["target"].ne(self.dictionary.pad()).sum(1).clamp(min=shortest)
             if self.entry.passes:
                 passes = torch.tensor([_draw(self.entry.passes, int(i)) for i in sample["id"]])
             if isinstance(self.generator, NARGenerator):
@@ -125,14 +133,11 @@ class System:
     def decode(self, sample: dict) -> list:
         """Generate; this is what is timed. The hypotheses have the engine's own form."""
         if self.forcing is not None:
-            self.forcing.prescribe(*sample["forced"])
+            self.forcing(*sample["forced"])
         return self.task.inference_step(self.generator, [self.model], copy.copy(sample))
 
     def read(self, sample: dict, hypotheses: list) -> dict[int, tuple[list[int], int]]:
-        """Return by sentence tokens without special ones, and passes over the target, of what ``decode`` gave.
-
-        A ValueError says that there are fewer or more outputs than sentences.
-        """
+        """Return by sentence tokens without special ones, and passes over the target; ValueError if one is missing."""
         if len(hypotheses) != len(sample["id"]):
             raise ValueError(f"{len(hypotheses)} outputs for {len(sample['id'])} sentences")
         return {i: self._read(hypothesis) for i, hypothesis in zip(sample["id"].tolist(), hypotheses)}
@@ -148,109 +153,11 @@ class System:
         """Return readable text."""
         return self.dictionary.string(torch.tensor(tokens), self.cfg.common_eval.post_process)
 
-    def close(self):
-        """Free what the system holds, and remove what it wrote."""
-
 
 def _draw(passes: dict[int, float], i: int) -> int:
     """Draw the number of passes of sentence *i*, the same each time."""
     numbers, weights = zip(*passes.items())
     return int(np.random.default_rng(i).choice(numbers, p=np.array(weights) / sum(weights)))
-
-
-class EngineAround:
-    """An engine that leaves to another one what it does not do itself."""
-
-    def __init__(self, engine: Any):
-        self.engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
-
-
-class _TimedEngine(EngineAround):
-    """Adds up the milliseconds of its passes in ``spent``, by ``PARTS``; a batch's lengths are scored once."""
-
-    def __init__(self, engine: Any):
-        super().__init__(engine)
-        self.spent = dict.fromkeys(PARTS, 0.0)
-
-    def encode(self, tokens, lengths):
-        elapsed, state = milliseconds(self.engine.encode, tokens, lengths)
-        if not self.spent["source pass"]:
-            self.spent["length"], _ = milliseconds(lambda: state.length_scores)
-        self.spent["source pass"] += elapsed
-        return state
-
-    def fill(self, tokens, lengths, state):
-        elapsed, filled = milliseconds(self.engine.fill, tokens, lengths, state)
-        self.spent["target pass"] += elapsed
-        return filled
-
-
-class CTranslate2System(System):
-    """fairseq's Transformer, converted by CTranslate2's own converter and run by it."""
-
-    settle = 0.25  # its OpenMP threads wait busily for 200 ms
-
-    def _start(self):
-        try:
-            import ctranslate2
-        except ImportError as error:
-            raise ValueError("CTranslate2 is not installed: pip install -e .[benchmark]") from error
-        self._folder = tempfile.TemporaryDirectory()
-        out = os.path.join(self._folder.name, "model")
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = os.path.join(self.entry.folder, self.entry.path or "")
-            if self.entry.path is None:
-                checkpoint = os.path.join(folder, "random.pt")
-                torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
-            converter = ctranslate2.converters.FairseqConverter(checkpoint, self.entry.data_path, user_dir=_PLUGIN)
-            load, dictionary = converter._load, self.dictionary
-
-            def load_with_our_special_tokens():
-                with plain_values():
-                    spec = load()
-                spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
-                spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
-                return spec
-
-            converter._load = load_with_our_special_tokens
-            converter.convert(out)
-        precision = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[self.entry.precision]
-        given = {"device": self.device.type, "compute_type": precision, "intra_threads": torch.get_num_threads()}
-        self.generator = ctranslate2.Translator(out, inter_threads=1, **given)
-        self.model = None
-
-    def batch(self, indices):
-        """Return sources as CTranslate2 takes them, lists of pieces; it appends the final one itself."""
-        sample = super().batch(indices)
-        rows = sample["net_input"]["src_tokens"].tolist()
-        sample["pieces"] = [[self.dictionary[i] for i in row if i not in self._special] for row in rows]
-        return sample
-
-    def decode(self, sample):
-        """Return CTranslate2's result for each sentence of a batch."""
-        generation, length = self.cfg.generation, {}
-        if self.forcing is not None:  # one length for the batch, the longest
-            longest = int(sample["forced"][1].max())
-            length = {"min_decoding_length": longest, "max_decoding_length": longest}
-        return self.generator.translate_batch(
-            sample["pieces"],
-            beam_size=generation.beam,
-            length_penalty=generation.lenpen,
-            **{"max_decoding_length": generation.max_len_b, **length},
-        )
-
-    def _read(self, result):
-        tokens = [self.dictionary.index(piece) for piece in result.hypotheses[0]]
-        # The final token is not among them, nor, with a prescribed length, ever made.
-        return tokens, len(tokens) + (self.forcing is None)
-
-    def close(self):
-        """Free the model, and delete its converted copy."""
-        del self.generator
-        self._folder.cleanup()
 
 
 def _check_options(entry: Entry, cfg):
@@ -270,6 +177,60 @@ def _task_options(cfg) -> dict[str, object]:
     return {} if kind is None else vars(kind())
 
 
+class CTranslate2System(System):
+    """fairseq's Transformer, converted by CTranslate2's own converter and run by it."""
+
+    settle = 0.25  # its OpenMP threads wait busily for 200 ms
+
+    def _start(self):
+        try:
+            import ctranslate2
+        except ImportError as error:
+            raise ValueError("CTranslate2 is not installed: pip install -e .[benchmark]") from error
+        precision = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[self.entry.precision]
+        given = {"device": self.device.type, "compute_type": precision, "intra_threads": torch.get_num_threads()}
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint, out = os.path.join(self.entry.folder, self.entry.path or ""), os.path.join(folder, "model")
+            if self.entry.path is None:
+                checkpoint = os.path.join(folder, "random.pt")
+                torch.save({"args": self.cfg.model, "model": self.model.state_dict()}, checkpoint)
+            converter = ctranslate2.converters.FairseqConverter(checkpoint, self.entry.data_path, user_dir=_PLUGIN)
+            load, dictionary = converter._load, self.dictionary
+
+            def load_with_our_special_tokens():
+                with plain_values():
+                    spec = load()
+                spec.config.bos_token, spec.config.unk_token = dictionary.bos_word, dictionary.unk_word
+                spec.config.eos_token = spec.config.decoder_start_token = dictionary.eos_word
+                return spec
+
+            converter._load = load_with_our_special_tokens
+            converter.convert(out)
+            self.generator = ctranslate2.Translator(out, inter_threads=1, **given)  # reads all of it
+        self.model = None
+
+    def batch(self, indices):
+        """Return sources as CTranslate2 takes them, lists of pieces; it appends the final one itself."""
+        sample = super().batch(indices)
+        rows = sample["net_input"]["src_tokens"].tolist()
+        sample["pieces"] = [[self.dictionary[i] for i in row if i not in self._special] for row in rows]
+        return sample
+
+    def decode(self, sample):
+        """Return CTranslate2's result for each sentence of a batch."""
+        generation = self.cfg.generation
+        given = {"beam_size": generation.beam, "length_penalty": generation.lenpen}
+        given["max_decoding_length"] = generation.max_len_b
+        if self.forcing is not None:  # one length for the batch, the longest
+            given["min_decoding_length"] = given["max_decoding_length"] = int(sample["forced"][1].max())
+        return self.generator.translate_batch(sample["pieces"], **given)
+
+    def _read(self, result):
+        tokens = [self.dictionary.index(piece) for piece in result.hypotheses[0]]
+        # The final token is not among them, nor, with a prescribed length, ever made.
+        return tokens, len(tokens) + (self.forcing is None)
+
+
 class HuggingFaceSystem(System):
     """fairseq's Transformer in Hugging Face's Marian, which computes the same, by ``generate``."""
 
@@ -280,20 +241,18 @@ class HuggingFaceSystem(System):
         # Sinusoids, of which each side has as many as it needs; they begin behind that of padding.
         sides = [self.model.encoder, self.model.decoder]
         positions = max((side.embed_positions.weights for side in sides), key=len)[pad + 1 :]
-        same = [f"{side}_{name}" for side in ("encoder", "decoder") for name in ("layers", "attention_heads")]
+        names = ["encoder", "decoder"]
+        sizes = {f"{name}_{part}": f"{name}_{part}" for name in names for part in ("layers", "attention_heads")}
+        sizes |= {f"{name}_ffn_dim": f"{name}_ffn_embed_dim" for name in names} | {"d_model": "encoder_embed_dim"}
+        tokens = {"pad_token_id": pad, "bos_token_id": dictionary.bos(), "eos_token_id": eos}
         config = transformers.MarianConfig(
-            **{name: getattr(args, name) for name in same},
+            **{theirs: getattr(args, ours) for theirs, ours in sizes.items()},
+            **tokens,
             vocab_size=len(dictionary),
-            d_model=args.encoder_embed_dim,
-            encoder_ffn_dim=args.encoder_ffn_embed_dim,
-            decoder_ffn_dim=args.decoder_ffn_embed_dim,
             max_position_embeddings=len(positions),
             activation_function=args.activation_fn,
             scale_embedding=True,
             forced_eos_token_id=None,
-            pad_token_id=pad,
-            bos_token_id=dictionary.bos(),
-            eos_token_id=eos,
             decoder_start_token_id=eos,
         )
         tables = [*(side.embed_tokens.weight for side in sides), self.model.decoder.output_projection.weight]
@@ -303,11 +262,9 @@ class HuggingFaceSystem(System):
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         state["lm_head.weight"] = state.pop("model.decoder.output_projection.weight")
         state["model.shared.weight"] = state["model.encoder.embed_tokens.weight"]
-        state |= {f"model.{side}.embed_positions.weight": positions for side in ("encoder", "decoder")}
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        wrong = [name for name in [*missing, *unexpected] if not name.endswith(("final_logits_bias", "version"))]
-        if wrong:
-            raise ValueError(f"Hugging Face's Marian has other weights than this model: {', '.join(wrong[:5])}")
+        state |= {f"model.{side}.embed_positions.weight": positions for side in names}
+        state = {name: value for name, value in state.items() if not name.endswith(".version")}
+        model.load_state_dict(state | {"final_logits_bias": model.final_logits_bias})  # which stays 0
         precision = torch.bfloat16 if self.entry.precision == "bf16" else torch.float32
         self.model = model.eval().to(self.device, precision)
         self.generator = HuggingFaceGenerator(self.model, pad=pad, eos=eos, start=eos, options=self.cfg.generation)
@@ -359,22 +316,15 @@ _CLASSES = {"fairseq": System, "ctranslate2": CTranslate2System, "huggingface": 
 
 
 def load_system(entry: Entry, forced: bool = False, device: torch.device | None = None) -> System:
-    """Load a system of whichever engine.
-
-    Args:
-        entry: what to load.
-        forced: give every output the length of its reference, and ``entry.passes``.
-        device: where to; by default a GPU if there is one.
-    """
+    """Load a system, by default to a GPU; *forced* gives outputs their references' lengths and ``entry.passes``."""
     return _CLASSES[entry.engine](entry, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"), forced)
 
 
 def training_configuration(entry: Entry):
     """Return the configuration that fairseq-train makes of a system's arguments; ValueError if it refuses them."""
-    parser = options.get_training_parser()
     given = [entry.data_path, "--user-dir", _PLUGIN, *shlex.split(entry.arguments or "")]
     try:
-        args = options.parse_args_and_arch(parser, given)
+        args = options.parse_args_and_arch(options.get_training_parser(), given)
     except SystemExit as error:
         raise ValueError(f"fairseq-train does not take the arguments {entry.arguments!r}") from error
     return convert_namespace_to_omegaconf(args)

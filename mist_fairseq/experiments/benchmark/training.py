@@ -3,7 +3,7 @@
 import logging
 import shlex
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,35 +23,21 @@ ARMS = {"MIST": 1.0, "no mixing": 0.0}  # with their --mist-loss-factor
 _BATCHES = 4  # different ones, taken in turn
 
 
-@dataclass
-class Setting:
-    """What is trained: fairseq-train's arguments, precision, sentences an update, and the folder of data."""
-
-    arguments: list[str]
-    precision: str
-    batch_size: int
-    folder: str
-
-
 def write_batches(folder: Path, profile: dict, batch_size: int):
     """Write random sentences of a profile's lengths for a few different batches."""
     write_data(folder, profile, _BATCHES * batch_size, "train")
 
 
 class Training:
-    """A model with random weights, fairseq's trainer for it, and its batches; ValueError for arguments it refuses.
+    """A model with random weights, fairseq's trainer for it, its batches, and their ``training_operations``."""
 
-    Attributes:
-        operations: of the matrix products of each batch's update, as ``training_operations`` counts them.
-    """
-
-    def __init__(self, setting: Setting, arm: str):
+    def __init__(self, entry: Entry, arm: str):
         self.arm = arm
         arguments = (
             "--task mist --criterion mist_loss --optimizer bert_adamw --lr 3e-5 --clip-norm 1.0 --label-smoothing 0.1 "
-            f"--mist-loss-factor {ARMS[arm]} --precision {setting.precision} {shlex.join(setting.arguments)}"
+            f"--mist-loss-factor {ARMS[arm]} --precision {entry.precision} {entry.arguments}"
         )
-        cfg = training_configuration(Entry(arm, arguments=arguments, data=setting.folder))
+        cfg = training_configuration(replace(entry, arguments=arguments))
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -64,6 +50,7 @@ class Training:
             counted = training_operations(model.encoder, *lengths, **options, source_limit=task.limits.source)
             self.batches.append(batch)
             self.operations.append(counted)
+        self.batch_size = len(rows)
         self.trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
         self.trainer.lr_step_update()
 
@@ -72,41 +59,41 @@ class Training:
         self.trainer.train_step([self.batches[number % _BATCHES]])
 
 
-def time_training(setting: Setting, updates: int, warm_up: int = 2) -> dict:
+def time_training(entry: Entry, updates: int, warm_up: int = 2) -> dict:
     """Time updates with and without mixing in turn, and beside each pair the machine's own product.
 
     So whatever disturbs the machine disturbs all three alike. Ratios and shares are medians over such rounds. The
     result is for JSON.
     """
-    trainings = {arm: Training(setting, arm) for arm in ARMS}
-    mixing, without = ARMS
-    product, product_operations = fastest_product(setting.precision, trainings[mixing].trainer.device, repeats=3)
+    trainings = [Training(entry, arm) for arm in ARMS]
+    batch_size = trainings[0].batch_size
+    product, product_operations = fastest_product(entry.precision, trainings[0].trainer.device, repeats=3)
     rounds = range(warm_up + updates)
-    times, rates = {arm: np.zeros(len(rounds)) for arm in ARMS}, np.zeros(len(rounds))
-    for number in tqdm(rounds, desc=f"{setting.precision}, batches of {setting.batch_size}", disable=None):
-        for arm in list(ARMS)[:: 1 if number % 2 else -1]:
-            times[arm][number] = measuring.milliseconds(trainings[arm].update, number)[0] / 1000
+    times, rates = np.zeros((len(trainings), len(rounds))), np.zeros(len(rounds))
+    for number in tqdm(rounds, desc=f"{entry.precision}, batches of {batch_size}", disable=None):
+        for arm in range(len(trainings))[:: 1 if number % 2 else -1]:
+            times[arm, number] = measuring.milliseconds(trainings[arm].update, number)[0] / 1000
         rates[number] = product_operations / measuring.median_seconds(product, 3)
-    times, rates = {arm: seconds[warm_up:] for arm, seconds in times.items()}, rates[warm_up:]
-    arms, operations = {}, {}
-    for arm, seconds in times.items():
-        counted = [trainings[arm].operations[number % _BATCHES] for number in rounds[warm_up:]]
-        operations[arm] = np.array(counted, dtype=float)
-        arms[arm] = {
+    operations = np.array([[one.operations[number % _BATCHES] for number in rounds] for one in trainings], dtype=float)
+    times, operations, rates = times[:, warm_up:], operations[:, warm_up:], rates[warm_up:]
+    arms = {
+        arm: {
             "seconds": _median(seconds),
-            "samples_per_second": _median(setting.batch_size / seconds),
-            "operations": float(operations[arm].mean()),
-            "flops": _median(operations[arm] / seconds),
-            "share": _median(operations[arm] / seconds / rates),
+            "samples_per_second": _median(batch_size / seconds),
+            "operations": float(counted.mean()),
+            "flops": _median(counted / seconds),
+            "share": _median(counted / seconds / rates),
         }
+        for arm, seconds, counted in zip(ARMS, times, operations)
+    }
     return {
-        "precision": setting.precision,
-        "batch_size": setting.batch_size,
+        "precision": entry.precision,
+        "batch_size": batch_size,
         "updates": updates,
-        "parameters": trainings[mixing].parameters,
+        "parameters": trainings[0].parameters,
         "product_flops": _median(rates),
-        "time_ratio": _median(times[mixing] / times[without]),
-        "operations_ratio": float(operations[mixing].sum() / operations[without].sum()),
+        "time_ratio": _median(times[0] / times[1]),
+        "operations_ratio": float(operations[0].sum() / operations[1].sum()),
         "arms": arms,
     }
 
@@ -117,19 +104,18 @@ def _median(values: np.ndarray) -> dict[str, float | list[float]]:
     return {"median": float(np.median(values)), "interval": interval}
 
 
-def measure_memory(setting: Setting) -> dict[str, int | None]:
-    """Measure peak bytes of training each arm, in a process of its own; on a GPU, of the GPU's memory.
+def measure_memory(entry: Entry) -> dict[str, int | None]:
+    """Measure peak bytes of training each arm, in a process of its own; None where the system does not tell.
 
-    On a CPU it is all that the process ever held, Python and its libraries included. None where the system does not
-    tell.
+    On a GPU it is the GPU's memory, on a CPU all that the process ever held, Python and its libraries included.
     """
-    return {arm: measuring.in_new_process(_peak_memory, setting, arm) for arm in ARMS}
+    return {arm: measuring.in_new_process(_peak_memory, entry, arm) for arm in ARMS}
 
 
-def _peak_memory(setting: Setting, arm: str) -> int | None:
+def _peak_memory(entry: Entry, arm: str) -> int | None:
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
-    training = Training(setting, arm)
+    training = Training(entry, arm)
     for number in range(_BATCHES):
         training.update(number)
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else measuring.memory_status("VmHWM")
@@ -140,27 +126,23 @@ def markdown(result: dict) -> str:
     heads = ["Precision", "batch", "", "samples/s", "GFLOP/s", "of the product's", "TFLOP an update", "peak memory"]
     lines, ratios = [], []
     for run in result["runs"]:
-        setting = [run["precision"], str(run["batch_size"])]
+        setting, limit = [run["precision"], str(run["batch_size"])], run["product_flops"]["median"]
         for arm, measured in run["arms"].items():
-            speed, rate, limit = measured["samples_per_second"], measured["flops"], run["product_flops"]
+            speed, rate, share = (measured[key]["median"] for key in ("samples_per_second", "flops", "share"))
             (low, high), memory = measured["share"]["interval"], run.get("memory", {}).get(arm)
-            cells = [f"{speed['median']:.1f}", f"{rate['median'] / 1e9:.0f} of {limit['median'] / 1e9:.0f}"]
-            cells += [f"{measured['share']['median']:.0%} ({low:.0%} - {high:.0%})"]
+            cells = [f"{speed:.1f}", f"{rate / 1e9:.0f} of {limit / 1e9:.0f}", f"{share:.0%} ({low:.0%} - {high:.0%})"]
             cells += [f"{measured['operations'] / 1e12:.3f}", "" if memory is None else f"{memory / 2**30:.2f} GiB"]
             lines.append([*setting, arm, *cells])
         (low, high), time, counted = run["time_ratio"]["interval"], run["time_ratio"]["median"], run["operations_ratio"]
         ratio = [f"{time:.3f} ({low:.3f} - {high:.3f})", f"{counted:.3f}", f"{time / counted:.3f}"]
         ratios.append([*setting, " / ".join(run["arms"]), *ratio])
-    sections = [
-        markdown_table(heads, lines),
-        "What mixing costs, in time and in operations:",
-        markdown_table(["Precision", "batch", "", "time", "operations", "time / operations"], ratios),
-        (
-            f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths "
-            f"of {result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. "
-            "Updates of fairseq's trainer, the arms and a product of 2048 x 2048 matrices (256 x 256 where those take "
-            "seconds) of the same precision in turn: medians with 95 % bootstrap intervals. Operations are those of "
-            "matrix products at real positions. Memory is that of the whole process, or of the GPU."
-        ),
-    ]
-    return "\n\n".join(sections) + "\n"
+    ratio_heads = ["Precision", "batch", "", "time", "operations", "time / operations"]
+    return (
+        f"{markdown_table(heads, lines)}\n\nWhat mixing costs, in time and in operations:\n\n"
+        f"{markdown_table(ratio_heads, ratios)}\n\n"
+        f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths of "
+        f"{result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. Updates of "
+        "fairseq's trainer, the arms and a product of 2048 x 2048 matrices (256 x 256 where those take seconds) of the "
+        "same precision in turn: medians with 95 % bootstrap intervals. Operations are those of matrix products at "
+        "real positions. Memory is that of the whole process, or of the GPU.\n"
+    )

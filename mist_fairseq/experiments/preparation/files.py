@@ -55,9 +55,9 @@ def text_of(value, what: str) -> str:
     raise Skipped(f"empty {what}")
 
 
-def progress(items: Iterable, path: str, unit: str, total: int | None = None) -> Iterable:
+def progress(items: Iterable, path: str, unit: str) -> Iterable:
     """Return the items, with a progress bar on stderr if that is a terminal."""
-    return tqdm(items, desc=Path(path).name, unit=f" {unit}", total=total, disable=None)
+    return tqdm(items, desc=Path(path).name, unit=f" {unit}", disable=None)
 
 
 @contextmanager
@@ -93,15 +93,12 @@ def read_json(path: str):
 
 @dataclass
 class PairFiles:
-    """The six text files of a data folder while they are written, for sources and targets by split, and the counts.
-
-    *kept* counts pairs by split, *skipped* what was left out by reason, *remarks* what is odd about the rest by kind.
-    """
+    """The six text files of a data folder while they are written, for sources and targets by split, and the counts."""
 
     files: dict[str, tuple[TextIO, TextIO]]
-    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    skipped: Counter[str] = field(default_factory=Counter)
-    remarks: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # pairs by split
+    skipped: Counter[str] = field(default_factory=Counter)  # what was left out, by reason
+    remarks: Counter[str] = field(default_factory=Counter)  # what is odd about the rest, by kind
 
     def add(self, split: str, source: str, target: str):
         """Write a pair of texts that ``one_line`` made."""
@@ -119,8 +116,8 @@ class PairFiles:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return all counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``."""
-        by_name = {"skipped": self.skipped, "remarks": self.remarks}
-        return {"kept": self.kept} | {group: dict(sorted(counts.items())) for group, counts in by_name.items()}
+        skipped, remarks = (dict(sorted(counts.items())) for counts in (self.skipped, self.remarks))
+        return {"kept": self.kept, "skipped": skipped, "remarks": remarks}
 
     def table(self) -> str:
         """Return all counts, one a line."""
@@ -132,11 +129,8 @@ class PairFiles:
 def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
     """Write a data folder that appears, or replaces an older one, only when all of it is there.
 
-    Until then everything lies in a hidden folder beside it, which is removed whatever happens.
-
-    Raises:
-        FileExistsError: *out* is in the way, before anything was done.
-        ValueError: no pair was added.
+    Until then everything lies in a hidden folder beside it, which is removed whatever happens. FileExistsError: *out*
+    is in the way, before anything was done; ValueError: no pair was added.
     """
     folder = Path(out).resolve()
     _check_free(folder, overwrite)
@@ -169,9 +163,8 @@ def _check_free(folder: Path, overwrite: bool):
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and not overwrite:
         raise FileExistsError(f"{folder} is not empty: give another --out, or --overwrite to replace it")
-    if foreign := sorted(names - {COUNTS, *NAMES}):
-        what = f"{folder} holds {foreign[0]}, which --overwrite would remove"
-        raise FileExistsError(f"{what}: move it away or give another --out")
+    for foreign in sorted(names - {COUNTS, *NAMES}):
+        raise FileExistsError(f"{folder} holds {foreign}, which --overwrite would remove: move it away")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 import random
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -26,7 +27,17 @@ def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] =
     and the larger for testing (Zhao et al. 2018). Pairs are drawn one by one, so a passage may be in both.
     """
     if split_lists:
-        _prepare_by_title(files, (train, dev), read_split_lists(split_lists))
+        listed = read_split_lists(split_lists)
+        missing = set(listed)
+        for article in chain(read_articles(train), read_articles(dev)):
+            title = title_key(str(article.get("title")))
+            missing.discard(title)
+            if title not in listed:
+                files.skipped["article in no list"] += 1
+                continue
+            for pair in read_pairs(article, files):
+                files.add(listed[title], *pair)
+        files.remarks.update(f"listed but in no file: {title}" for title in missing)
         return
     for article in read_articles(train):
         for pair in read_pairs(article, files):
@@ -36,19 +47,6 @@ def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] =
     random.Random(seed).shuffle(is_test)
     for pair, tests in zip(pairs, is_test):
         files.add("test" if tests else "valid", *pair)
-
-
-def _prepare_by_title(files: PairFiles, paths: Sequence[str], listed: dict[str, str]):
-    missing = set(listed)
-    for article in (article for path in paths for article in read_articles(path)):
-        title = title_key(str(article.get("title")))
-        missing.discard(title)
-        if title not in listed:
-            files.skipped["article in no list"] += 1
-            continue
-        for pair in read_pairs(article, files):
-            files.add(listed[title], *pair)
-    files.remarks.update(f"listed but in no file: {title}" for title in missing)
 
 
 def read_split_lists(paths: Sequence[str]) -> dict[str, str]:

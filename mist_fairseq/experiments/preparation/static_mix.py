@@ -10,8 +10,7 @@ from mist_fairseq.text.tokenizer import SEP
 def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
     """Write the originals in *data* and each training pair once more, with ``pseudo target [SEP] source`` as source.
 
-    Raises:
-        ValueError: not as many pseudo targets as training pairs, unequal numbers of lines, or one that is not UTF-8.
+    ValueError: not as many pseudo targets as training pairs, unequal numbers of lines, or one that is not UTF-8.
     """
     texts = {split: [list(lines_of_file(data / f"{split}.{side}")) for side in SIDES] for split in SPLITS}
     for split, (sources, targets) in texts.items():

@@ -34,22 +34,18 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
     if not isinstance(ids, dict) or not all(isinstance(ids.get(key), list) for key in _KEYS.values()):
         raise ValueError(f'{split} is something else, expected {{"train": [ids], "validation": [ids], "test": [ids]}}')
     for name, key in _KEYS.items():
-        for identifier in progress(ids[key], key, "documents", len(ids[key])):
+        for identifier in progress(ids[key], key, "documents"):
             with files.skipping():
-                files.add(name, *_read_document(Path(documents, f"{identifier}.summary")))
-
-
-def _read_document(path: Path) -> tuple[str, str]:
-    try:
-        with open_text(str(path)) as file:
-            _, *parts = _SECTION.split(file.read())
-    except OSError as error:  # there is none, or its name is none that a file can have
-        raise Skipped("no file for the id") from error
-    sections = dict(zip(parts[::2], parts[1::2]))
-    if "FIRST-SENTENCE" not in sections or "RESTBODY" not in sections:
-        raise Skipped("malformed sections")
-    article = [line for line in sections["RESTBODY"].split("\n") if line.strip() not in _WEB_PAGE]
-    return text_of("\n".join(article), "document"), text_of(sections["FIRST-SENTENCE"], "summary")
+                try:
+                    with open_text(str(Path(documents, f"{identifier}.summary"))) as file:
+                        _, *parts = _SECTION.split(file.read())
+                except OSError as error:  # there is none, or its name is none that a file can have
+                    raise Skipped("no file for the id") from error
+                sections = dict(zip(parts[::2], parts[1::2]))
+                if "FIRST-SENTENCE" not in sections or "RESTBODY" not in sections:
+                    raise Skipped("malformed sections")
+                article = "\n".join(x for x in sections["RESTBODY"].split("\n") if x.strip() not in _WEB_PAGE)
+                files.add(name, text_of(article, "document"), text_of(sections["FIRST-SENTENCE"], "summary"))
 
 
 def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
@@ -57,14 +53,10 @@ def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
     for split, path in zip(_KEYS, paths):
         for line in filter(str.strip, read_lines(path)):
             with files.skipping():
-                files.add(split, *_read_record(line))
-
-
-def _read_record(line: str) -> tuple[str, str]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict):
-        raise Skipped("invalid JSON line")
-    return text_of(record.get("document"), "document"), text_of(record.get("summary"), "summary")
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                if not isinstance(record, dict):
+                    raise Skipped("invalid JSON line")
+                files.add(split, *(text_of(record.get(key), key) for key in ("document", "summary")))

@@ -23,10 +23,12 @@ def entry(data, arguments, name="system", options=None, **keys) -> Entry:
     return Entry(name, arguments=arguments, data=data, options=options or {}, **keys)
 
 
-def load(entry, forced=False, seed=0):
-    """On the CPU, with the same weights for the same seed."""
-    torch.manual_seed(seed)
+def load(entry, forced=False, larger=1):
+    """On the CPU, always with the same weights; *larger* ones make outputs that differ from each other."""
+    torch.manual_seed(0)
     system = load_system(entry, forced, torch.device("cpu"))
+    for parameter in system.model.parameters() if larger > 1 else ():
+        parameter.data *= larger
     system.load_data("test")
     return system
 
@@ -37,3 +39,9 @@ def save_checkpoint(system, path):
     state = {"args": None, "cfg": cfg, "model": system.model.state_dict(), "task_state": system.task.state_dict()}
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {"best": None}, "num_updates": 0}
     torch.save(state | {"optimizer_history": [history], "extra_state": {}, "last_optimizer_state": None}, path)
+
+
+def watch(monkeypatch, owner, method, note):
+    """Call *note* with whatever a method gets, before each call."""
+    usual = getattr(owner, method)
+    monkeypatch.setattr(owner, method, lambda *given: (note(*given), usual(*given))[1])

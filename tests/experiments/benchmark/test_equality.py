@@ -9,11 +9,8 @@ from tests.experiments.benchmark.helpers import MIST, entry, load, save_checkpoi
 
 @pytest.fixture(scope="module")
 def checkpoint(data, tmp_path_factory):
-    system = load(entry(data, MIST))
-    for parameter in system.model.parameters():
-        parameter.data *= 5  # decided outputs
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
-    save_checkpoint(system, path)
+    save_checkpoint(load(entry(data, MIST), larger=5), path)
     return str(path)
 
 
@@ -60,7 +57,7 @@ def test_a_difference_is_a_near_tie_only_where_the_model_was_undecided(data):
 def test_margins_of_every_pass(data, decoding):
     options = {"accelerate": "none", "decoding": decoding, "decoding_iterations": 3, "min_length": 8}
     system = load(entry(data, MIST, options=options))
-    margins = system.model.engine = Margins(system.model.engine)
+    margins = Margins(system.model.engine)
     for i in (3, 4):
         sample = system.batch([i])
         _, passes = system.read(sample, system.decode(sample))[i]
@@ -73,7 +70,7 @@ def test_margins_of_every_pass(data, decoding):
 
 def test_margins_are_those_of_the_two_likeliest(data):
     system = load(entry(data, MIST, options={"accelerate": "none", "keep_repeats": True}))
-    margins = system.model.engine = Margins(system.model.engine)
+    margins = Margins(system.model.engine)
     sample = system.batch([3])
     system.decode(sample)
     inputs = sample["net_input"]

@@ -3,7 +3,7 @@ import torch
 
 from mist_fairseq.experiments.benchmark.forced import force
 from mist_fairseq.experiments.benchmark.systems import _draw
-from tests.experiments.benchmark.helpers import BART, LEV, MIST, TRANSFORMER, entry, load
+from tests.experiments.benchmark.helpers import BART, LEV, MIST, TRANSFORMER, entry, load, watch
 
 TEN = {"iter_decode_max_iter": 9}
 ITERATIVE = {
@@ -11,6 +11,7 @@ ITERATIVE = {
     "inat": (f"{LEV} iterative_nonautoregressive_transformer", TEN, 10),
     "cmlm": (f"{LEV} cmlm_transformer", TEN, 10),
     "levt": (f"{LEV} levenshtein_transformer --early-exit 1,1,1", TEN, 10),
+    "insertion": (f"{LEV} insertion_transformer", {}, None),  # as many as the length needs
 }
 
 
@@ -23,9 +24,10 @@ def outputs(system, indices=range(6)):
     return [len(ranked[0]["tokens"]) for ranked in actual], passes, lengths
 
 
-@pytest.mark.parametrize("beam", [1, 3])
-def test_beam_search_ends_where_it_must(data, beam):
-    system = load(entry(data, TRANSFORMER, options={"beam": beam}), forced=True)
+# fairseq's BART keeps one encoded source for all its hypotheses.
+@pytest.mark.parametrize("arguments, beam", [(TRANSFORMER, 1), (TRANSFORMER, 3), (BART, 3)])
+def test_beam_search_ends_where_it_must(data, arguments, beam):
+    system = load(entry(data, arguments, options={"beam": beam}), forced=True)
     actual, passes, lengths = outputs(system)
     assert actual == passes == lengths and len(set(lengths)) > 1
     eos = system.dictionary.eos()
@@ -48,48 +50,28 @@ def test_refinement_takes_its_usual_passes(data, name):
     arguments, options, usual = ITERATIVE[name]
     actual, passes, lengths = outputs(load(entry(data, arguments, options=options), forced=True))
     assert actual == lengths and len(set(lengths)) > 1
-    assert passes == [usual] * 6
+    # Insertions from <s> </s>, 1 gap, 2 tokens become 3, 5, 9, 17; one more pass changes nothing. [CLS] counted.
+    assert passes == [usual or {4: 3, 6: 4, 13: 5}[length] for length in lengths]
 
 
 @pytest.mark.parametrize("name", ["inat", "cmlm", "levt", "insertion"])
 def test_refinement_takes_the_passes_that_are_prescribed(data, name):
-    arguments = f"{LEV} insertion_transformer" if name == "insertion" else ITERATIVE[name][0]
-    system = load(entry(data, arguments, options=TEN, passes={5: 0.5, 7: 0.5}), forced=True)
+    system = load(entry(data, ITERATIVE[name][0], options=TEN, passes={5: 0.5, 7: 0.5}), forced=True)
     actual, passes, lengths = outputs(system, range(12))
     assert actual == lengths
     assert set(passes) == {5, 7}
     assert outputs(system, range(12))[1] == passes, "the passes of a sentence are always the same"
     alone = [outputs(system, [i])[1][0] for i in range(4)]
     assert alone == [_draw(system.entry.passes, i) for i in range(4)]
-
-
-@pytest.mark.parametrize("name", ["inat", "levt", "insertion"])
-def test_sentences_one_at_a_time_take_their_own_passes(data, name):
-    arguments = f"{LEV} insertion_transformer" if name == "insertion" else ITERATIVE[name][0]
-    system = load(entry(data, arguments, options=TEN), forced=True)
-    for passes in (6, 9, 6):
+    for number in (6, 9, 6):
         sample = system.batch([0])
-        sample["forced"] = *sample["forced"][:2], torch.tensor([passes])
-        assert system.read(sample, system.decode(sample))[0][1] == passes
+        sample["forced"] = *sample["forced"][:2], torch.tensor([number])
+        assert system.read(sample, system.decode(sample))[0][1] == number
 
 
 def test_length_beams_of_fairseq_are_refused(data):
     with pytest.raises(ValueError, match="iter-decode-with-beam"):
         load(entry(data, ITERATIVE["cmlm"][0], options={**TEN, "iter_decode_with_beam": 3}), forced=True)
-
-
-def test_bart_in_batches(data):
-    """fairseq's BART keeps one encoded source for all its hypotheses."""
-    actual, passes, lengths = outputs(load(entry(data, BART, options={"beam": 3}), forced=True))
-    assert actual == passes == lengths and len(set(lengths)) > 1
-
-
-def test_insertions_as_many_as_the_length_needs(data):
-    actual, passes, lengths = outputs(load(entry(data, f"{LEV} insertion_transformer"), forced=True))
-    assert actual == lengths
-    # From <s> </s>, 1 gap, 2 tokens become 3, 5, 9, 17; one more pass changes nothing.
-    expected = {4: 3, 6: 4, 13: 5}  # [CLS] counted
-    assert passes == [expected[length] for length in lengths]
 
 
 @pytest.mark.parametrize(
@@ -101,16 +83,10 @@ def test_insertions_as_many_as_the_length_needs(data):
         ({"length_beam": 2}, 1),
     ],
 )
-def test_our_own(data, options, passes):
+def test_our_own(data, options, passes, monkeypatch):
     system = load(entry(data, MIST, options={"keep_repeats": True, **options}), forced=True)
     filled = []
-    fill = system.model.engine.fill
-
-    def watched(tokens, lengths, state):
-        filled.append(lengths.tolist())
-        return fill(tokens, lengths, state)
-
-    system.model.engine.fill = watched
+    watch(monkeypatch, system.model.engine, "fill", lambda _, lengths, __: filled.append(lengths.tolist()))
     sample = system.batch(range(6))
     system.decode(sample)
     beam = options.get("length_beam", 1)

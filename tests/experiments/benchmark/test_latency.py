@@ -8,7 +8,7 @@ from mist_fairseq.experiments.benchmark.floor import Rates, operations, products
 from mist_fairseq.experiments.benchmark.inputs import write_data
 from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot, summary
 from tests.experiments.benchmark.conftest import SENTENCES
-from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, entry, watch
 
 
 @pytest.fixture
@@ -19,17 +19,11 @@ def benchmark(data):
 def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
     seen = []
     for name, system in benchmark.systems.items():
-        decode = system.decode
-
-        def watched(sample, name=name, decode=decode):
-            seen.append((name, tuple(sorted(sample["id"].tolist()))))
-            return decode(sample)
-
-        monkeypatch.setattr(system, "decode", watched)
+        watch(monkeypatch, system, "decode", lambda batch, name=name: seen.append((name, sorted(batch["id"].tolist()))))
     chosen = benchmark.choose(100)
     assert sorted(chosen) == list(range(SENTENCES))
     result = benchmark.time(chosen, batch_size=5, warm_up=2)
-    batches = [tuple(sorted(chosen[at : at + 5].tolist())) for at in (0, 5, 10)]
+    batches = [sorted(chosen[at : at + 5].tolist()) for at in (0, 5, 10)]
     order = [(name, batch) for batch in [batches[2], batches[0], *batches] for name in "ab"]
     assert sorted(seen) == sorted(order) and {name for name, _ in seen[::2]} == {"a", "b"}, "they take turns"
     for actual in result["systems"].values():
@@ -45,23 +39,16 @@ def test_chosen_sentences_are_spread_and_sorted(benchmark):
 
 
 def test_a_slower_system_is_slower(benchmark, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    spent = []
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: sum(spent))
     for system, seconds in zip(benchmark.systems.values(), (0.01, 0.06)):
-
-        def decoded(sample, decode=system.decode, seconds=seconds):
-            clock[0] += seconds
-            return decode(sample)
-
-        monkeypatch.setattr(system, "decode", decoded)
+        watch(monkeypatch, system, "decode", lambda _, seconds=seconds: spent.append(seconds))
     actual = benchmark.time(benchmark.choose(6), 1)["systems"]
     assert actual["a"]["speed_up"] == 1 and actual["a"]["speed_up_interval"] == [1, 1]
     low, high = actual["b"]["speed_up_interval"]
     assert low <= actual["b"]["speed_up"] <= high < 1
     assert actual["b"]["milliseconds"]["mean"] == pytest.approx(60)
-    assert actual["b"]["speed_up"] == pytest.approx(
-        actual["a"]["milliseconds"]["mean"] / actual["b"]["milliseconds"]["mean"]
-    )
+    assert actual["b"]["speed_up"] == pytest.approx(actual["a"]["milliseconds"]["mean"] / 60)
 
 
 def test_summary_weighs_the_last_smaller_batch():
@@ -88,12 +75,17 @@ def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
     ]
     benchmark = Benchmark(systems)
     assert list(benchmark.systems) == ["a", "fails later", "leaves sentences out"]
-    monkeypatch.setattr(benchmark.systems["fails later"], "decode", lambda sample: 1 / 0)
     decode = benchmark.systems["leaves sentences out"].decode
     monkeypatch.setattr(benchmark.systems["leaves sentences out"], "decode", lambda sample: decode(sample)[1:])
     result = benchmark.time(benchmark.choose(6), 2)
-    assert list(result["systems"]) == ["a"]
-    described = benchmark.describe()["described"]
+    assert list(result["systems"]) == ["a", "fails later"]
+    monkeypatch.setattr(benchmark.systems["fails later"], "decode", lambda sample: 1 / 0)
+    assert list(benchmark.time(benchmark.choose(6), 2)["systems"]) == ["a"]
+    assert list(benchmark.parts(benchmark.choose(2), 1)) == ["a"]
+    told = benchmark.describe()
+    described = told["described"]
+    assert described["fails later"]["parameters"] == described["a"]["parameters"]
+    assert "- fails later: ZeroDivisionError: division by zero" in markdown(told | {"runs": [result]})
     errors = {name: content["error"] for name, content in described.items() if "error" in content}
     assert "does not take the arguments" in errors["no such model"]
     assert errors["fewer sentences"].startswith(f"its data has 5 sentences, that of a {SENTENCES}")
@@ -103,25 +95,12 @@ def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
     assert set(errors) == {one.name for one in systems} - {"a"}
 
 
-def test_a_system_that_fails_late_is_still_described(data, monkeypatch):
-    benchmark = Benchmark([entry(data, MIST, "a"), entry(data, MIST, "b")])
-    runs = [benchmark.time(benchmark.choose(2), 1)]
-    monkeypatch.setattr(benchmark.systems["b"], "decode", lambda sample: 1 / 0)
-    runs.append(benchmark.time(benchmark.choose(2), 2))
-    assert list(benchmark.parts(benchmark.choose(2), 1)) == ["a"]
-    result = benchmark.describe() | {"runs": runs}
-    assert result["described"]["b"]["parameters"] == result["described"]["a"]["parameters"]
-    assert "- b: ZeroDivisionError: division by zero" in markdown(result)
-
-
-def test_without_any_system(data):
-    with pytest.raises(ValueError, match="no system could be loaded.*does not take"):
-        Benchmark([entry(data, "--task mist --arch none")]).choose(3)
-
-
 def test_first_system_fails(data):
-    benchmark = Benchmark([entry(data, "--task mist --arch none", "a"), entry(data, MIST, "b")])
+    wrong = entry(data, "--task mist --arch none", "a")
+    benchmark = Benchmark([wrong, entry(data, MIST, "b")])
     assert "speed_up" not in benchmark.time(benchmark.choose(2), 1)["systems"]["b"]
+    with pytest.raises(ValueError, match="no system could be loaded.*does not take"):
+        Benchmark([wrong]).choose(3)
 
 
 def test_parts_make_the_whole(data, monkeypatch):
@@ -131,11 +110,12 @@ def test_parts_make_the_whole(data, monkeypatch):
     options = {"decoding": "mist", "decoding_iterations": 3}
     benchmark = Benchmark([entry(data, MIST, "single"), entry(data, MIST, "mist", options=options)], forced=True)
     engine = benchmark.systems["single"].model.engine
+    encode, fill = engine.encode, engine.fill
     (single, mist) = benchmark.parts(benchmark.choose(6), 2).values()
     # Half a tick a sentence for each call, and for the whole those between.
     assert single == pytest.approx({"source pass": 0.5, "length": 0.5, "target pass": 0.5, "overhead": 2.0})
     assert mist == pytest.approx({"source pass": 1.5, "length": 0.5, "target pass": 1.5, "overhead": 4.0})
-    assert benchmark.systems["single"].model.engine is engine, "the clocks are gone"
+    assert (engine.encode, engine.fill) == (encode, fill), "the clocks are gone"
 
 
 def test_floor_of_our_own_systems(data):
@@ -153,25 +133,15 @@ def test_floor_of_our_own_systems(data):
     assert actual["single"] == pytest.approx(1000 * seconds / 2)
 
 
-def test_scores_of_the_whole_subset(benchmark, monkeypatch):
+def test_scores_are_those_of_the_outputs(benchmark):
     system = benchmark.systems["a"]
-    source = [system.text(system.dataset[i]["source"].tolist()) for i in range(SENTENCES)]
     sample = system.batch(range(SENTENCES))
     answers = system.read(sample, system.decode(sample))
-    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
+    reference, source = [system.text(answers[i][0]) for i in range(SENTENCES)], [f"s {i}" for i in range(SENTENCES)]
+    actual = benchmark.scores(reference, source, "plain", ["bleu-1", "sacrebleu"])["a"]
+    assert actual["values"]["bleu-1"] == pytest.approx(100) and actual["outputs"] == reference
     assert benchmark.scores(reference[1:], source, "plain") == {}
     assert "12 sentences" in benchmark.errors["a"] and "11 references" in benchmark.errors["b"]
-
-
-def test_scores_are_those_of_the_outputs(data):
-    benchmark = Benchmark([entry(data, MIST, "a")])
-    system = benchmark.systems["a"]
-    answers = system.read(sample := system.batch(range(SENTENCES)), system.decode(sample))
-    reference = [system.text(answers[i][0]) for i in range(SENTENCES)]
-    actual = benchmark.scores(
-        reference, [f"s {i}" for i in range(SENTENCES)], "plain", ["bleu-1", "sacrebleu"], batch_size=5
-    )["a"]
-    assert actual["values"]["bleu-1"] == pytest.approx(100) and actual["outputs"] == reference
 
 
 def test_memory_is_measured_apart(data):
@@ -201,19 +171,11 @@ def timed(speed, passes=1.0):
 
 @pytest.fixture
 def result():
-    described = {
-        "Transformer": {"group": "AR", "precision": "fp32", "parameters": 60_000_000},
-        "ours | fast": {"group": "NAR", "precision": "bf16", "parameters": 110_000_000},
-        "LevT": {"group": "Semi-NAR", "precision": "fp32", "parameters": 1_000_000},
-        "broken": {"group": "NAR", "precision": "fp32", "error": "OSError: no such file"},
-    }
+    groups = {"Transformer": "AR", "ours | fast": "NAR", "LevT": "Semi-NAR", "broken": "NAR"}
+    described = {name: dict(group=group, precision="fp32", parameters=60_000_000) for name, group in groups.items()}
+    described["broken"]["error"] = "OSError: no such file"
     systems = {"Transformer": timed(1, 12), "ours | fast": timed(8), "LevT": timed(2, 3.25)}
-    return {
-        "device": "abacus",
-        "threads": 2,
-        "torch": "2",
-        "forced_lengths": False,
-        "described": described,
+    return dict(device="abacus", threads=2, torch="2", forced_lengths=False, described=described) | {
         "runs": [
             {"batch_size": 1, "sentences": 50, "systems": systems},
             {"batch_size": 16, "sentences": 50, "systems": {"Transformer": timed(1, 12), "ours | fast": timed(4)}},
@@ -239,16 +201,13 @@ def test_layout_of_the_paper(result):
     assert "abacus, 2 threads" in lines[-1] and "as long as the systems make them" in lines[-1]
 
 
-def test_a_system_that_failed_later_keeps_its_row(result):
+def test_a_system_that_failed_later_keeps_its_row_and_one_batch_has_no_interval(result):
     result["described"]["LevT"]["error"] = "RuntimeError: out of memory"
+    result["runs"][1]["sentences"] = 16
     lines = markdown(result).splitlines()
     assert "| Semi-NAR | LevT | 20.00 |  | 3.2 | 2.00× (1.80 - 2.20) |  |" in lines
     assert "- LevT: RuntimeError: out of memory" in lines
-
-
-def test_one_batch_has_no_interval(result):
-    result["runs"][1]["sentences"] = 16
-    assert "| AR | Transformer | 30.12 | 25.00 | N | 1.00× (0.90 - 1.10) | 1.00× |" in markdown(result)
+    assert "| AR | Transformer | 30.12 | 25.00 | N | 1.00× (0.90 - 1.10) | 1.00× |" in lines
 
 
 def test_median_over_the_floor(result):

@@ -1,25 +1,15 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from mist_fairseq.experiments.benchmark import scaling
-from mist_fairseq.experiments.benchmark.scaling import (
-    Axis,
-    Work,
-    fit_line,
-    make_axes,
-    make_entries,
-)
+from mist_fairseq.experiments.benchmark.scaling import Axis, Work, fit_line, make_axes, make_entries
 from mist_fairseq.experiments.benchmark.systems import PARTS
-from tests.experiments.benchmark.helpers import MIST, TRANSFORMER
+from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, watch
+from tests.experiments.preparation import run_script
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_scaling.py"
 TINY = {"source": [5, 9], "target": [4, 7], "batch": [1, 3], "iterations": [1, 2, 3]}
-PLAIN = "none"  # of --accelerate
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +27,7 @@ def folder(tmp_path_factory, axes):
 @pytest.fixture
 def systems(folder, axes):
     given = [MIST, f"{MIST} --encoder-attention-heads 4"]
-    return scaling.load_systems(make_entries(given, folder, accelerate=PLAIN), axes)
+    return scaling.load_systems(make_entries(given, folder, accelerate="none"), axes)
 
 
 @pytest.fixture
@@ -48,20 +38,16 @@ def result(systems, axes):
 
 
 def test_one_number_changes_at_a_time(axes):
-    assert [(axis.name, axis.fixed.decoding) for axis in axes] == [
-        ("source", "single-pass"),
-        ("target", "single-pass"),
-        ("batch", "single-pass"),
-        ("iterations", "mist"),
-        ("iterations", "mask-predict"),
+    assert axes == [
+        Axis("source", [Work(5, 16), Work(9, 16)]),
+        Axis("target", [Work(32, 4), Work(32, 7)]),
+        Axis("batch", [Work(14, 14, 1), Work(14, 14, 3)]),
+        *(Axis("iterations", [Work(14, 14, 1, how, n) for n in (1, 2, 3)]) for how in ("mist", "mask-predict")),
     ]
-    assert axes[0].works == [Work(5, 16), Work(9, 16)] and axes[1].works == [Work(32, 4), Work(32, 7)]
-    assert axes[2].works == [Work(14, 14, 1), Work(14, 14, 3)]
-    assert axes[3].works == [Work(decoding="mist", iterations=number) for number in (1, 2, 3)]
 
 
 def test_values_of_an_axis():
-    assert make_axes({"batch": [8, 2, 8], "source": []}) == [Axis("batch", [2, 8], Work())], "sorted, each once"
+    assert make_axes({"batch": [8, 2, 8], "source": []}) == [Axis("batch", [Work(batch=2), Work(batch=8)])]
     for values, message in [
         ({"batch": [4, 4]}, r"batch has the values \[4\], expected two or more from 1 on"),
         ({"source": [16, 2]}, r"source has the values \[2, 16\], expected two or more from 3 on"),
@@ -93,14 +79,8 @@ def test_the_work_is_as_prescribed(systems, axes, monkeypatch):
     """Shapes of what the engine gets."""
     system = next(iter(systems.values()))
     engine, seen = system.model.engine, []
-    for method in ("encode", "fill"):
-        usual = getattr(engine, method)
-
-        def watched(tokens, *args, method=method, usual=usual):
-            seen.append((method, *tokens.shape))
-            return usual(tokens, *args)
-
-        monkeypatch.setattr(engine, method, watched)
+    for name in ("encode", "fill"):
+        watch(monkeypatch, engine, name, lambda tokens, *_, name=name: seen.append((name, *tokens.shape)))
 
     def run(work):
         seen.clear()
@@ -157,9 +137,7 @@ def test_what_is_fixed_and_where_a_line_has_no_fixed_share():
     lines = [(16.0, 1.0), (-1.0, 1.0), (1.0, -0.1)]
     models = {str(i): {"line": dict(intercept=low, slope=up, r_squared=0.99)} for i, (low, up) in enumerate(lines)}
     rows = scaling._lines_table({"axis": "source", "values": [16, 464], "models": models}).splitlines()
-    assert rows[0].endswith(
-        "| ms for each source token | R² | fixed at 16 source tokens | fixed at 464 source tokens |"
-    )
+    assert rows[0].endswith("source token | R² | fixed at 16 source tokens | fixed at 464 source tokens |")
     assert rows[2] == "| 0 | 16.00 | 1.000 | 0.9900 | 50% | 3% |"
     assert rows[3].endswith("| -1.00 | 1.000 | 0.9900 |  |  |") and rows[4].endswith("| 1.00 | -0.100 | 0.9900 |  |  |")
 
@@ -170,10 +148,9 @@ def test_tables(result, systems):
     assert text.count("**") == 2 * 2 * sum(len(measured["values"]) for measured in result["axes"])
     heads = "ms a sentence | source pass | length | target pass | overhead |"
     assert f"| Models | source tokens | {heads}" in text and f"| Models | sentences | ms a batch | {heads}" in text
-    assert "The same everywhere: 14 source tokens, 14 target tokens, 1 pass, single-pass." in text
-    assert (
-        "## Iterations of mask-predict\n\nThe same everywhere: 14 source tokens, 14 target tokens, 1 sentence." in text
-    )
+    fixed = "The same everywhere: 14 source tokens, 14 target tokens"
+    assert f"{fixed}, 1 pass, single-pass." in text
+    assert f"## Iterations of mask-predict\n\n{fixed}, 1 sentence." in text
     assert all(f"{name} (0.5 M parameters, fp32, PyTorchEngine)" in text for name in systems)
     for actual in result["axes"]:
         for model in actual["models"].values():
@@ -181,24 +158,15 @@ def test_tables(result, systems):
                 assert list(point["shares"]) == PARTS and sum(point["shares"].values()) == pytest.approx(1)
 
 
-def test_plot(result, tmp_path):
-    pytest.importorskip("matplotlib")
-    result["axes"] = result["axes"][2:]  # the other panels stay empty
-    scaling.plot(result, tmp_path / "plots" / "scaling.png")
-    assert (tmp_path / "plots" / "scaling.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_script(tmp_path):
+def test_script(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "result.json"
-    given = ["--source", "4", "6", "--target", "--batch", "--iterations", "1", "2", "--repeats", "1", "--threads", "1"]
-    command = [sys.executable, SCRIPT, "--arguments", MIST, *given, "--accelerate", PLAIN, "--out", out]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    given = "--source 4 6 --target --batch --iterations 1 2 --repeats 1 --threads 1 --accelerate none"
+    given = ["benchmark_scaling.py", "--arguments", MIST, *given.split(), "--out", out]
+    assert run_script(monkeypatch, *given) is None
     result = json.loads(out.read_text())
     assert [actual["axis"] for actual in result["axes"]] == ["source", "iterations", "iterations"]
     assert result["threads"] == 1 and "benchmark_scaling.py" in result["command"]
-    assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
-    assert out.with_suffix(".png").is_file()
-    process = subprocess.run([*map(str, command), "--source", "4"], capture_output=True, text=True)
-    assert process.returncode == 1 and "error: source has the values [4], expected two" in process.stderr
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")  # the other panels stay empty
+    assert run_script(monkeypatch, *given, "--source", "4").startswith("error: source has the values [4], expected two")

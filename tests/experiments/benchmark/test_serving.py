@@ -3,24 +3,14 @@
 import asyncio
 import contextlib
 import json
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-from mist_fairseq.experiments.benchmark.serving import (
-    ARMS,
-    Load,
-    answer_alone,
-    drive,
-    machine,
-    markdown,
-    measure,
-    started,
-    summary,
-)
+from mist_fairseq.experiments.benchmark import serving as benchmark
+from mist_fairseq.experiments.benchmark.serving import ARMS, Load, answer_alone, drive, measure, started
+from tests.experiments.preparation import run_script
 from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, eventually, serving
 
 TEXTS = ["how can you learn", "what is it", "who do you", "the best way to learn it fast"]
@@ -53,17 +43,12 @@ def test_as_many_requests_as_clients_are_on_their_way():
     assert len(actual[0].latencies) >= 8 and not actual[0].lost
 
 
-def test_an_answer_to_another_text_is_noticed():
+@pytest.mark.parametrize("expected, kind", [([RIGHT[1], RIGHT[0]], "swapped"), (["other", RIGHT[1]], "different")])
+def test_an_answer_to_another_text_or_another_than_alone_is_noticed(expected, kind):
     with serving(FakeGenerator()) as running:
-        actual = load(running.port, [RIGHT[1], RIGHT[0], *RIGHT[2:]])
-    assert actual.swapped > 0 and actual.different == actual.lost == 0 and actual.latencies
+        actual = load(running.port, [*expected, *RIGHT[2:]])
+    assert getattr(actual, kind) == actual.lost + actual.swapped + actual.different > 0 and actual.latencies
     assert len(actual.examples) == 5 and "expected" in actual.examples[0]
-
-
-def test_another_answer_than_alone_is_noticed():
-    with serving(FakeGenerator()) as running:
-        actual = load(running.port, ["something else", *RIGHT[1:]])
-    assert actual.different > 0 and actual.swapped == actual.lost == 0 and actual.latencies
 
 
 def test_a_refused_request_is_lost():
@@ -84,28 +69,13 @@ def answering(content: bytes):
             writer.write(content)
         writer.close()
 
-    loop, ready, ports = asyncio.new_event_loop(), threading.Event(), []
-
-    async def start():
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        ports.append(server.sockets[0].getsockname()[1])
-        ready.set()
-
-    def run():
-        loop.run_until_complete(start())
-        loop.run_forever()
-
-    thread = threading.Thread(target=run, daemon=True)
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(answer, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    assert ready.wait(DEADLINE)
-    yield ports[0]
+    yield server.sockets[0].getsockname()[1]
     loop.call_soon_threadsafe(loop.stop)
     thread.join(DEADLINE)
-
-
-def http_answer(content: dict) -> bytes:
-    body = json.dumps(content).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +90,8 @@ def test_a_broken_answer_is_lost(content):
 
 
 def test_the_right_text_under_another_id_is_swapped():
-    with answering(http_answer({"id": -1, "outputs": [[{"text": RIGHT[0]}]]})) as port:
+    body = json.dumps({"id": -1, "outputs": [[{"text": RIGHT[0]}]]}).encode()
+    with answering(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)) as port:
         actual = load(port, [RIGHT[0]] * 4, concurrency=1)
     assert actual.swapped > 0 and not actual.latencies
 
@@ -141,45 +112,34 @@ def test_servers_side_by_side():
     assert all(run["mean_batch"] == 1 for run in [*runs[:3], alone])
 
 
-def test_a_server_that_does_not_start():
-    command = [*COMMAND, "--max-batch", "0"]
-    with pytest.raises(ValueError, match="did not say where it listens"), started(command):
-        pass
-
-
-def test_a_server_that_does_not_end_well():
+def test_a_server_that_does_not_start_or_end_well():
     program = "import time; print('listening on http://127.0.0.1:1', flush=True); time.sleep(1000)"
-    with pytest.raises(ValueError, match="ended with status -15, expected 0"), started([sys.executable, "-c", program]):
-        pass
+    for command, message in [
+        ([*COMMAND, "--max-batch", "0"], "did not say where it listens"),
+        ([sys.executable, "-c", program], "ended with status -15, expected 0"),
+    ]:
+        with pytest.raises(ValueError, match=message), started(command):
+            pass
 
 
 def test_summary_and_table():
     before = {"mist_batch_texts_count": 5.0, "mist_batch_texts_sum": 9.0, "mist_model_seconds_sum": 1.0}
     after = {"mist_batch_texts_count": 15.0, "mist_batch_texts_sum": 49.0, "mist_model_seconds_sum": 2.0}
-    actual = summary(Load(4.0, [i / 1000 for i in range(1, 102)], lost=1), before, after)
+    actual = benchmark.summary(Load(4.0, [i / 1000 for i in range(1, 102)], lost=1), before, after)
     expected = {"requests": 101, "throughput": 25.25, "mean_batch": 4.0, "in_model": 0.25, "lost": 1}
     assert {name: actual[name] for name in expected} == expected
     assert [actual[f"p{percent}_ms"] for percent in (50, 90, 99)] == pytest.approx([51, 91, 100])
-    empty = summary(Load(1.0), before, before)  # nobody was answered
-    result = {
-        "model": "released",
-        "texts": 4,
-        "options": OPTIONS,
-        "server_options": ["--threads", "1"],
-        "seconds": 4.0,
-        "runs": [{"server": "batches", "concurrency": 8, **actual}, {"server": "batches", "concurrency": 9, **empty}],
-    } | machine()
-    table = markdown(result)
+    empty = benchmark.summary(Load(1.0), before, before)  # nobody was answered
+    runs = [{"server": "batches", "concurrency": 8, **actual}, {"server": "batches", "concurrency": 9, **empty}]
+    given = dict(model="released", texts=4, options=OPTIONS, server_options=["--threads", "1"], seconds=4.0)
+    table = benchmark.markdown(benchmark.machine() | given | {"runs": runs})
     assert "| 8 | batches | 25.2 | 51.0 | 91.0 | 100.0 | 4.0 | 25% | 1 / 0 / 0 |" in table
     assert "| 9 | batches | 0.0 |  |  |  | 0.0 | 0% | 0 / 0 / 0 |" in table
     assert "released, 4 texts, decoding mist, iterations 2" in table and "server: --threads 1" in table
 
 
-def test_the_script_refuses_a_file_without_texts(tmp_path):
+def test_the_script_refuses_a_file_without_texts(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n \n")
-    result = tmp_path / "result.json"
-    line = [sys.executable, "scripts/benchmark_serving.py", str(tmp_path), "--texts", str(tmp_path / "empty.txt")]
-    root = Path(__file__).parents[3]
-    ended = subprocess.run([*line, "--out", str(result)], cwd=root, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == f"error: {tmp_path / 'empty.txt'} has no text"
-    assert not result.exists()
+    given = [tmp_path, "--texts", tmp_path / "empty.txt", "--out", tmp_path / "result.json"]
+    assert run_script(monkeypatch, "benchmark_serving.py", *given) == f"error: {tmp_path / 'empty.txt'} has no text"
+    assert not (tmp_path / "result.json").exists()

@@ -1,8 +1,5 @@
 import json
-import shlex
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,20 +7,20 @@ import torch
 from mist_fairseq.experiments.benchmark import training
 from mist_fairseq.experiments.benchmark.floor import training_operations
 from mist_fairseq.experiments.benchmark.measuring import machine
-from mist_fairseq.experiments.benchmark.training import ARMS, Setting, Training, markdown, measure_memory, time_training
-from tests.experiments.benchmark.helpers import MIST
+from mist_fairseq.experiments.benchmark.training import ARMS, Training, markdown, measure_memory, time_training
+from tests.experiments.benchmark.helpers import MIST, entry
+from tests.experiments.preparation import run_script
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark_training.py"
 PROFILE = {"source": {4: 1, 6: 1, 9: 1}, "target": {3: 1, 12: 1}}
 PRODUCT = 10**9  # operations
-SIZES = shlex.split(MIST.removeprefix("--task mist "))
+SIZES = MIST.removeprefix("--task mist ")
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     training.write_batches(folder, PROFILE, 3)
-    return Setting(SIZES, "fp32", 3, str(folder))
+    return entry(str(folder), SIZES)
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def clocked(monkeypatch):
 def test_an_update_is_one_of_fairseq(setting):
     """The criterion's gradients, divided by the tokens, clipped and given to AdamW."""
     torch.manual_seed(0)
-    one = Training(Setting([*SIZES, "--dropout", "0", "--attention-dropout", "0"], "fp32", 3, setting.folder), "MIST")
+    one = Training(replace(setting, arguments=f"{SIZES} --dropout 0 --attention-dropout 0"), "MIST")
     model, criterion = one.trainer.get_model(), one.trainer.get_criterion()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     one.trainer._set_seed()
@@ -57,9 +54,8 @@ def test_an_update_is_one_of_fairseq(setting):
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4, msg=name)
         decay = 3e-5 * 0.01 if parameter.dim() >= 2 else 0.0
         step = expected[name] / (expected[name].abs() + 1e-8)  # Adam's first is the gradient's sign
-        torch.testing.assert_close(
-            parameter.detach(), before[name] * (1 - decay) - 3e-5 * step, atol=1e-6, rtol=0, msg=name
-        )
+        after = before[name] * (1 - decay) - 3e-5 * step
+        torch.testing.assert_close(parameter.detach(), after, atol=1e-6, rtol=0, msg=name)
 
 
 def test_operations_are_those_of_the_batch(setting):
@@ -73,10 +69,7 @@ def test_operations_are_those_of_the_batch(setting):
 
 def test_arms_and_products_take_turns(setting, clocked):
     result = time_training(setting, updates=4, warm_up=1)
-    first, second = ARMS
-    assert clocked == [
-        (arm, number) for number in range(5) for arm in ((first, second) if number % 2 else (second, first))
-    ]
+    assert clocked == [(arm, number) for number in range(5) for arm in list(ARMS)[:: 1 if number % 2 else -1]]
     mist, plain = result["arms"].values()
     assert result["product_flops"] == {"median": PRODUCT * 1e3, "interval": [PRODUCT * 1e3] * 2}
     assert result["time_ratio"] == {"median": 1.5, "interval": [1.5, 1.5]}
@@ -89,12 +82,15 @@ def test_shares_are_of_the_same_rounds(tmp_path, monkeypatch):
     """A machine that is half as fast for a while makes updates and products take twice as long."""
     training.write_batches(tmp_path, {"source": {5: 1}, "target": {4: 1}}, 2)
     round_ = []
+
+    def clock(work, number):
+        round_.append(number)
+        return 1000 * (1 + number % 2), None
+
     monkeypatch.setattr(training, "fastest_product", lambda *_, **__: (None, PRODUCT))
-    monkeypatch.setattr(
-        training.measuring, "milliseconds", lambda _, number: (round_.append(number) or 1000 * (1 + number % 2), None)
-    )
+    monkeypatch.setattr(training.measuring, "milliseconds", clock)
     monkeypatch.setattr(training.measuring, "median_seconds", lambda *_: 1e-3 * (1 + round_[-1] % 2))
-    for actual in time_training(Setting(SIZES, "fp32", 2, str(tmp_path)), updates=5)["arms"].values():
+    for actual in time_training(entry(str(tmp_path), SIZES), updates=5)["arms"].values():
         share = actual["operations"] / PRODUCT / 1e3
         assert actual["share"]["interval"] == pytest.approx([share, share])
         assert actual["seconds"]["interval"][0] < actual["seconds"]["interval"][1]
@@ -103,7 +99,7 @@ def test_shares_are_of_the_same_rounds(tmp_path, monkeypatch):
 def test_memory_is_of_a_process_alone(setting, monkeypatch):
     """Weights, gradients and two moments of embeddings that nothing else of this size comes near to."""
     monkeypatch.setattr(training, "ARMS", {"MIST": 1.0})
-    large = Setting([*SIZES, "--max-positions", "1000000"], "fp32", 3, setting.folder)
+    large = replace(setting, arguments=f"{SIZES} --max-positions 1000000")
     small, actual = measure_memory(setting), measure_memory(large)
     if small["MIST"] is None:
         pytest.skip("this system does not tell")
@@ -117,31 +113,14 @@ def test_table(setting, clocked):
     assert "| MIST / no mixing | 1.500 (1.500 - 1.500) |" in text and "`--arch 'x y'`" in text
 
 
-def test_arguments_of_other_commands_are_refused(setting):
-    with pytest.raises(ValueError, match="fairseq-train does not take the arguments .*--no-such"):
-        Training(Setting(["--arch", "mist_tiny", "--no-such"], "fp32", 3, setting.folder), "MIST")
-
-
-def test_script(tmp_path):
+def test_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "lengths.yaml").write_text("source: 5\ntarget: {3: 1, 4: 1}\n")
     out = tmp_path / "result.json"
-    given = [
-        "--profile",
-        tmp_path / "lengths.yaml",
-        "--batch-size",
-        "2",
-        "--updates",
-        "2",
-        "--precision",
-        "fp32",
-        "bf16",
-    ]
-    command = [sys.executable, SCRIPT, *SIZES, *given, "--no-memory", "--threads", "1", "--out", out]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    given = f"--profile {tmp_path / 'lengths.yaml'} --batch-size 2 --updates 2 --precision fp32 bf16 --no-memory"
+    given = ["benchmark_training.py", *f"{SIZES} {given} --threads 1 --out {out}".split()]
+    assert run_script(monkeypatch, *given) is None
     result = json.loads(out.read_text())
-    assert [run["precision"] for run in result["runs"]] == ["fp32", "bf16"] and result["arguments"] == SIZES
+    assert [run["precision"] for run in result["runs"]] == ["fp32", "bf16"] and result["arguments"] == SIZES.split()
     assert result["threads"] == 1 and "benchmark_training.py" in result["command"]
-    assert process.stdout.strip() == out.with_suffix(".md").read_text().strip()
-    process = subprocess.run([*map(str, command), "--profile", "none"], capture_output=True, text=True)
-    assert process.returncode == 1 and "error: no profile 'none'" in process.stderr
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
+    assert run_script(monkeypatch, *given, "--profile", "none").startswith("error: no profile 'none'")

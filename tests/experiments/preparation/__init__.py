@@ -1,8 +1,10 @@
-"""Running the preparation scripts in this process, and reading what they made."""
+"""Running scripts in this process, and reading what those of the preparation made."""
 
+import logging
 import runpy
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
@@ -13,11 +15,13 @@ def run_script(monkeypatch, name: str, *arguments) -> object:
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        with warnings.catch_warnings():
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
     except SystemExit as end:
         return end.code
     finally:
         signal.signal(signal.SIGTERM, handler)
+        logging.disable(logging.NOTSET)
 
 
 def lines(path: Path) -> list[str]:

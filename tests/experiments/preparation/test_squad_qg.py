@@ -22,10 +22,13 @@ def write(path, *articles):
 
 
 def numbered(title, number):
-    return (
-        title,
-        *(paragraph(f"Fact {title} {i}.", question(f"Which {title} {i}?", (str(i), 0))) for i in range(number)),
+    return title, *(
+        paragraph(f"Fact {title} {i}.", question(f"Which {title} {i}?", (str(i), 0))) for i in range(number)
     )
+
+
+def expected_of(title, number):
+    return [(f"{i} [SEP] Fact {title} {i}.", f"Which {title} {i}?") for i in range(number)]
 
 
 def read(*paragraphs):
@@ -98,36 +101,32 @@ def test_halves_of_the_dev_file(tmp_path, monkeypatch, capsys):
     assert "valid" in capsys.readouterr().out
     one = actual["one"]
     assert one == actual["again"] and one["test"] != actual["two"]["test"]
-    assert one["train"] == [
-        (f"{i} [SEP] Fact {t} {i}.", f"Which {t} {i}?") for t, n in (("A", 3), ("B", 2)) for i in range(n)
-    ]
+    assert one["train"] == expected_of("A", 3) + expected_of("B", 2)
     assert len(one["valid"]) == 20 and len(one["test"]) == 21
-    expected = [(f"{i} [SEP] Fact {t} {i}.", f"Which {t} {i}?") for t, n in (("C", 20), ("D", 21)) for i in range(n)]
+    expected = expected_of("C", 20) + expected_of("D", 21)
     assert sorted(one["valid"] + one["test"]) == sorted(expected)
     assert [p for p in expected if p in one["test"]] == one["test"]  # in the order of the file
 
 
 def test_article_lists(tmp_path, monkeypatch):
-    train = write(
-        tmp_path / "train.json", numbered("Beyonc\u00e9", 1), numbered("Kievan_Rus%27", 2), numbered("Unlisted", 4)
-    )
+    articles = numbered("Beyonc\u00e9", 1), numbered("Kievan_Rus%27", 2), numbered("Unlisted", 4)
+    train = write(tmp_path / "train.json", *articles)
     dev = write(tmp_path / "dev.json", numbered("Steam engine", 3))
     lists = {"train": "Steam_engine\r\n\n", "dev": "Kievan_Rus'\nNowhere_%26_Nobody\n", "test": "Beyonce\u0301"}
     for name, text in lists.items():
         (tmp_path / f"doclist-{name}.txt").write_text(text, encoding="utf-8")
     out = tmp_path / "out"
     options = ["--train", train, "--dev", dev, "--out", out, "--split-lists"]
-    assert run_script(monkeypatch, "prepare_squad_qg.py", *options, tmp_path) is None
+    options = [monkeypatch, "prepare_squad_qg.py", *options]
+    assert run_script(*options, tmp_path) is None
     assert [len(pairs(out, split)) for split in ("train", "valid", "test")] == [3, 2, 1]
     counts = json.loads((out / "counts.json").read_text())
     assert counts["skipped"] == {"article in no list": 1}
     assert counts["remarks"]["listed but in no file: Nowhere & Nobody"] == 1
 
     given = [tmp_path / f"doclist-{name}.txt" for name in ("train", "dev", "test")]
-    assert run_script(monkeypatch, "prepare_squad_qg.py", *options, *given, "--overwrite") is None
-    assert "got 2 paths, expected one" in run_script(
-        monkeypatch, "prepare_squad_qg.py", *options, *given[1:], "--overwrite"
-    )
+    assert run_script(*options, *given, "--overwrite") is None
+    assert "got 2 paths, expected one" in run_script(*options, *given[1:], "--overwrite")
     given[1].write_text("Steam engine\n")
     with pytest.raises(ValueError, match=r"doclist-dev\.txt lists 'Steam engine', which an earlier list has too"):
         read_split_lists([str(tmp_path)])
@@ -148,10 +147,9 @@ def test_damaged_files_are_one_line_errors(tmp_path, monkeypatch):
         return message
 
     whole = train.read_bytes()
-    train.write_bytes(whole[:-30])
-    assert "train.json is truncated or not JSON" in error()
-    train.write_text('{"version": "1.1"}')
-    assert "train.json has no articles, expected SQuAD's" in error()
+    for content, why in ((whole[:-30], "is truncated or not JSON"), (b"{}", "has no articles, expected")):
+        train.write_bytes(content)
+        assert f"train.json {why}" in error()
     train.unlink()
     assert "train.json is not a file" in error()
     train.write_bytes(whole)

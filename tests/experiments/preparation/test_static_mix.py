@@ -18,9 +18,13 @@ def lines(path):
     return path.read_text().split("\n")
 
 
+def mix(raw, out, pseudo):
+    with data_folder(str(out)) as files:
+        static_mix(files, raw, pseudo)
+
+
 def test_originals_and_mixed_pairs(raw, tmp_path):
-    with data_folder(str(tmp_path / "mixed"), overwrite=False) as files:
-        static_mix(files, raw, ["one", "", "two two"])
+    mix(raw, tmp_path / "mixed", ["one", "", "two two"])
     mixed = [f"{pseudo} [SEP] train source\u2028{i}" for i, pseudo in enumerate(["one", "", "two two"])]
     assert lines(tmp_path / "mixed" / "train.src") == [*lines(raw / "train.src")[:-1], *mixed, ""]
     assert lines(tmp_path / "mixed" / "train.tgt") == [*lines(raw / "train.tgt")[:-1], *lines(raw / "train.tgt")]
@@ -29,13 +33,9 @@ def test_originals_and_mixed_pairs(raw, tmp_path):
 
 
 def test_wrong_numbers_are_refused_and_nothing_is_left(raw, tmp_path):
-    def mix(pseudo):
-        with data_folder(str(tmp_path / "mixed"), overwrite=False) as files:
-            static_mix(files, raw, pseudo)
-
     with pytest.raises(ValueError, match="2 pseudo targets but 3 training pairs"):
-        mix(["one", "two"])
+        mix(raw, tmp_path / "mixed", ["one", "two"])
     (raw / "valid.tgt").write_text("one\n")
     with pytest.raises(ValueError, match=r"valid.src has 2 lines and .*valid.tgt has 1"):
-        mix(["one", "two", "three"])
+        mix(raw, tmp_path / "mixed", ["one", "two", "three"])
     assert not (tmp_path / "mixed").exists()
