@@ -37,7 +37,8 @@ napoleon_custom_sections = [("Attributes", "params_style")]  # one line may name
 # Types of other packages, whose documentation is not at hand, and what is not part of ours.
 nitpick_ignore_regex = [
     (r"py:class", rf"({'|'.join(sys.stdlib_module_names)})\..*"),
-    (r"py:class", r"(fairseq|fastapi|numpy|omegaconf|prometheus_client|pydantic|sacrebleu|starlette|torch|uvicorn)\..*"),
+    (r"py:class", r"(fairseq|fastapi|numpy|omegaconf|pydantic|sacrebleu|starlette|torch|uvicorn)\..*"),
+    (r"py:class", r"prometheus_client\..*"),
     (r"py:exc", r"ClientDisconnect|HTTPException"),
     (r"py:class", r"SentencePieceProcessor|tokenizers.Tokenizer|mist_fairseq.engines.C"),
     (r"py:class", r"mist_fairseq(\.\w+)+\._\w+"),

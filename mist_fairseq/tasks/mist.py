@@ -1,5 +1,6 @@
 """The fairseq task: data, validation scores and the generator."""
 
+import argparse
 import logging
 import re
 from dataclasses import dataclass, field, fields
@@ -59,6 +60,7 @@ class MistTaskConfig(FairseqDataclass):
     min_length: int = option(1, _SAME["min_length"])
     max_length: Optional[int] = option(None, _SAME["max_length"])
     keep_repeats: bool = option(False, _SAME["keep_repeats"])
+    length_guesses: int = option(0, argparse.SUPPRESS)  # of version 0.1
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
 
@@ -75,6 +77,16 @@ class MistTask(TokenizerTask):
             if cfg[name] < 3:
                 raise ValueError(f"--{name.replace('_', '-')} is {cfg[name]}, expected at least 3")
         self.limits = PositionLimits(cfg.max_source_positions, cfg.max_target_positions)
+
+    @classmethod
+    def setup_task(cls, cfg, from_checkpoint=False, **kwargs):
+        """As ``TokenizerTask.setup_task``; ValueError for an option that is gone, but where a checkpoint has it."""
+        if cfg.length_guesses and not from_checkpoint:
+            raise ValueError(
+                "--length-guesses is gone since version 0.2: guessing saved time only in fp32 with one sentence at a "
+                "time (results/speed); leave it out, the output is the same"
+            )
+        return super().setup_task(cfg, **kwargs)
 
     source_dictionary = target_dictionary = property(lambda self: self.dictionary)
 
@@ -126,8 +138,10 @@ class MistTask(TokenizerTask):
             self.generator = self.build_generator([model], None)
         return model
 
-    def build_generator(self, models, args, **_):
+    def build_generator(self, models, args, prefix_allowed_tokens_fn=None, **_):
         """The generator of one model; *args* are fairseq's options, of which those that cannot work are refused."""
+        if prefix_allowed_tokens_fn is not None:
+            raise ValueError("prefix_allowed_tokens_fn needs an autoregressive model: tokens are predicted at once")
         decoding = Decoding(
             decoding=str(self.cfg.decoding),
             iterations=self.cfg.decoding_iterations,

@@ -165,6 +165,14 @@ def test_the_generator_gets_the_options(tmp_path):
     assert generator.decoding == Decoding("mist", iterations=2, length_beam=1)
 
 
+def test_guessed_lengths_are_refused_but_not_in_a_checkpoint(tmp_path):
+    cfg = make_task(write_data(tmp_path)).cfg
+    cfg.length_guesses = 3
+    with pytest.raises(ValueError, match="--length-guesses is gone since version 0.2"):
+        MistTask.setup_task(cfg)
+    assert MistTask.setup_task(cfg, from_checkpoint=True).dictionary == tiny_dictionary()
+
+
 @pytest.mark.parametrize("name", ["transformer", "lstm", "prophetnet"])
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, name):
     """fairseq would build it, of whatever size the checkpoint says."""
