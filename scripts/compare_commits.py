@@ -100,6 +100,7 @@ def main():
     parser.add_argument("--sentences", type=int, default=32, help="of a round (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=12, help="of a training (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--only", default="", help="measure only what has this regular expression in its name")
     parser.add_argument("--out", required=True, help="JSON file to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -155,20 +156,28 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
     for i, commit in enumerate(commits):
         commit.run("scripts/export.py", str(model), "--to", "onnx", "--out", str(folder / f"onnx{i}"))
         commit.start_worker(model, folder / f"onnx{i}")
-    for kind, precision in (
-        *(("none", "fp32"), ("none", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")),
-        *(("exported", "fp32"), ("exported", "int8")),
-    ):
-        for decoding, batch in (("single-pass", 1), ("single-pass", 16), ("mist", 1), ("mask-predict", 16)):
-            name = f"Python, {kind}, {precision}, {decoding}, batch {batch}"
-            for turn in range(args.rounds):
-                case = kind, precision, decoding, batch, lines[: args.sentences], turn == 0
-                order = commits if turn % 2 else commits[::-1]
-                taken = {id(commit): commit.seconds(case) for commit in order}
-                times.setdefault(name, []).append(tuple(taken[id(commit)] for commit in commits))
-            print(f"{statistics.median(a / b for a, b in times[name]):.3f}  {name}", flush=True)
+    engines = [("none", "fp32"), ("none", "bf16")]
+    engines += [(kind, precision) for kind in ("onnxruntime", "exported") for precision in ("fp32", "int8")]
+    decodings = ("single-pass", 1), ("single-pass", 16), ("mist", 1), ("mask-predict", 16)
+    cases = {
+        f"Python, {kind}, {precision}, {decoding}, batch {batch}": ([kind, kind], precision, decoding, batch)
+        for kind, precision in engines
+        for decoding, batch in decodings
+    }
     for precision in ("fp32", "int8"):
-        for _ in range(max(1, args.rounds // 3)):
+        name = f"Python, the exported folder before, the engine onnxruntime after, {precision}, batch 1"
+        cases[name] = ["exported", "onnxruntime"], precision, "single-pass", 1
+    for name, (kinds, *how) in cases.items():
+        for turn in range(args.rounds if re.search(args.only, name) else 0):
+            taken = [0.0, 0.0]
+            for i in (0, 1) if turn % 2 else (1, 0):
+                taken[i] = commits[i].seconds((kinds[i], *how, lines[: args.sentences], turn == 0))
+            times.setdefault(name, []).append((taken[0], taken[1]))
+            if turn == args.rounds - 1:
+                print(f"{ratio(times[name]):.3f}  {name}", flush=True)
+    for precision in ("fp32", "int8"):
+        name = f"fairseq-generate, onnxruntime, {precision}, batch 16"
+        for _ in range(max(1, args.rounds // 3) if re.search(args.only, name) else 0):
             speeds = [
                 commit.run(
                     *("-m", "fairseq_cli.generate", data, *PLUGIN, "--path", checkpoint, "--batch-size", "16"),
@@ -177,17 +186,13 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
                 for commit in commits
             ]
             seconds = tuple(1 / float(re.search(r"\(([\d.]+) sentences/s", text)[1]) for text in speeds)
-            times.setdefault(f"fairseq-generate, onnxruntime, {precision}, batch 16", []).append(seconds)
-    ratios = {name: statistics.median(a / b for a, b in pairs) for name, pairs in times.items()}
-    # What the engine was beside the folder without torch before, and is now.
-    for precision in ("fp32", "int8"):
-        engine, exported = (
-            times[f"Python, {kind}, {precision}, single-pass, batch 1"] for kind in ("onnxruntime", "exported")
-        )
-        ratios[f"the engine after over the folder before, {precision}, batch 1"] = statistics.median(
-            before / after for (before, _), (_, after) in zip(exported, engine)
-        )
-    return ratios
+            times.setdefault(name, []).append(seconds)
+    return {name: ratio(pairs) for name, pairs in times.items()}
+
+
+def ratio(pairs: list[tuple[float, float]]) -> float:
+    """The median of what the second commit is faster by."""
+    return statistics.median(before / after for before, after in pairs)
 
 
 if __name__ == "__main__":
