@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from mist_fairseq.experiments.evaluation import generate
-from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.pair_files import add_output_arguments, run
 from mist_fairseq.experiments.preparation.static_mix import static_mix
 
 

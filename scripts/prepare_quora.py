@@ -8,7 +8,7 @@ pairs: figures on another draw compare only roughly.
 
 import argparse
 
-from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.pair_files import add_output_arguments, run
 from mist_fairseq.experiments.preparation.quora import prepare
 
 

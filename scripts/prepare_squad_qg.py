@@ -8,7 +8,7 @@ et al. 2018). For the articles of Du et al. 2017 add --split-lists FOLDER, with 
 
 import argparse
 
-from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.pair_files import add_output_arguments, run
 from mist_fairseq.experiments.preparation.squad_qg import prepare
 
 

@@ -6,7 +6,7 @@ python scripts/prepare_xsum.py --json-lines train.json validation.json test.json
 
 import argparse
 
-from mist_fairseq.experiments.preparation.files import add_output_arguments, run
+from mist_fairseq.experiments.preparation.pair_files import add_output_arguments, run
 from mist_fairseq.experiments.preparation.xsum import prepare_documents, prepare_json_lines
 
 

@@ -15,7 +15,7 @@ from mist_fairseq.files.exported import CONFIG, SUMS, write_sums
 from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
-from mist_fairseq.models.mist import MistConfig, MistModel
+from mist_fairseq.models.mist_model import MistConfig, MistModel
 from mist_fairseq.release.folder import Released
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer

@@ -16,12 +16,12 @@ from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.generate.decoding import DECODINGS, Decoding, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig
-from mist_fairseq.models.generator import NARGenerator
-from mist_fairseq.models.mist import MistConfig
+from mist_fairseq.models.mist_model import MistConfig
+from mist_fairseq.models.nar_generator import NARGenerator
 from mist_fairseq.release.folder import Released, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS
-from mist_fairseq.tasks.mist import MistTaskConfig
+from mist_fairseq.tasks.mist_task import MistTaskConfig
 from mist_fairseq.tasks.translation import MistTranslationConfig
 from tests.helpers import WORDS, batch, sources, tiny_config, tiny_generator, tiny_released
 

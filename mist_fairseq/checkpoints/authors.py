@@ -18,10 +18,10 @@ from mist_fairseq.checkpoints.loading import untrained_state
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.files.whole import whole_file
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.models.mist import MistConfig, MistModel
-from mist_fairseq.pretrained.folder import empty_encoder, read_family, read_sizes, read_weights
+from mist_fairseq.models.mist_model import MistConfig, MistModel
 from mist_fairseq.pretrained.names import convert
-from mist_fairseq.tasks.mist import MistTaskConfig
+from mist_fairseq.pretrained.weights import empty_encoder, read_family, read_sizes, read_weights
+from mist_fairseq.tasks.mist_task import MistTaskConfig
 
 # Whatever config.json says: their code has the token types as constants, and a decoder that starts as a copy of the
 # word embeddings and is trained apart from them.

@@ -7,8 +7,8 @@ such a dictionary every fairseq command takes raw text in and gives readable tex
 import torch
 from fairseq.data import Dictionary, data_utils
 
-from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import SEP, Tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 
 
 class TokenizerDictionary(Dictionary):

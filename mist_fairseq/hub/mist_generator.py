@@ -8,7 +8,7 @@ from torch import nn
 
 from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine
-from mist_fairseq.generate.generator import TextGenerator
+from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.release.folder import load_folder
 from mist_fairseq.text.tokenizer import Tokenizer

@@ -9,7 +9,7 @@
 from pathlib import Path
 
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
-from mist_fairseq.generate.generator import TextGenerator
+from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.release.onnx_folder import read_onnx
 from mist_fairseq.text.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mist_fairseq.files.torch_files import check_shapes, load_torch_file, plain_values, reason
 from mist_fairseq.files.whole import whole_file
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.mist_model import MistModel
 from mist_fairseq.patches import replaces
 
 # Texts in which eval() finds nothing to call: words, numbers and paths; and lists of numbers, repeated and added up, as

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mist_fairseq.files.exported import SUMS, check_sums, digest, write_sums
 from mist_fairseq.files.whole import whole_file
-from mist_fairseq.pretrained.folder import WEIGHTS, find_settings, read_sizes, read_weights
-from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.pretrained.weights import WEIGHTS, find_settings, read_sizes, read_weights
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 
 
 @dataclass

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mist_fairseq.pretrained.folder import find_file, other_vocabulary, read_weights
 from mist_fairseq.pretrained.names import Names, convert, split
+from mist_fairseq.pretrained.weights import find_file, other_vocabulary, read_weights
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from mist_fairseq.mist.config import (
 )
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
-from mist_fairseq.pretrained.folder import check_vocabulary, read_weights
-from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.pretrained.weights import check_vocabulary, read_weights
 from mist_fairseq.text.tokenizer import Tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

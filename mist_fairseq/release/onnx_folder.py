@@ -3,7 +3,7 @@
 - ``model.onnx``, ``model.bin``: the encoder's graph, and its weights in fp32 under the encoder's names.
 - ``model.int8.onnx``, ``model.int8.bin``: the same with matrices of 8-bit integers, a scale for each of their rows
   (``NAME.scale``), and activations with a scale for each row.
-- ``dict.txt``: the tokenizer (``mist_fairseq.text.files.load_tokenizer``).
+- ``dict.txt``: the tokenizer (``mist_fairseq.text.tokenizer_files.load_tokenizer``).
 - ``config.json``: version, sizes, position limits.
 - ``SHA256SUMS``: of the files above but ``config.json``, whose content each ``.onnx`` file repeats in its metadata.
 
@@ -44,8 +44,8 @@ from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.files.exported import CONFIG, read_config, write_folder
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import Tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 
 if TYPE_CHECKING:
     from mist_fairseq.release.folder import Released

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 import mist_fairseq
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
-from mist_fairseq.generate.generator import Output, Source, TextGenerator
+from mist_fairseq.generate.text_generator import Output, Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher
 from mist_fairseq.serve.limits import Limits, option
 from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, explain

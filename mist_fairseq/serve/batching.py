@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.generate.generator import Output, Source
+from mist_fairseq.generate.text_generator import Output, Source
 from mist_fairseq.serve.limits import Limits
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.generate.decoding import whole_number
-from mist_fairseq.generate.generator import TextGenerator
+from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.serve.limits import Limits, option
 
 try:

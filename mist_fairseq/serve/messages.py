@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model, model_validator
 
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.generate.generator import Output
+from mist_fairseq.generate.text_generator import Output
 
 
 def _described(noun: str, expected: str) -> WrapValidator:

@@ -22,13 +22,13 @@ def _register():
 
     import mist_fairseq.criterions.mist_loss
     import mist_fairseq.models.baselines
-    import mist_fairseq.models.mist
+    import mist_fairseq.models.mist_model
     import mist_fairseq.optim.bert_adamw
     import mist_fairseq.patches.checkpoint_files
     import mist_fairseq.patches.text_input
     import mist_fairseq.patches.workers
-    import mist_fairseq.scoring.scorers
-    import mist_fairseq.tasks.mist
+    import mist_fairseq.scoring.fairseq_scorers
+    import mist_fairseq.tasks.mist_task
     import mist_fairseq.tasks.translation  # noqa: F401
 
 

@@ -10,7 +10,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, Translat
 
 from mist_fairseq.data.dataset import AllBatches, cut, load_pair, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.models.mist import option
+from mist_fairseq.models.mist_model import option
 from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
 
 

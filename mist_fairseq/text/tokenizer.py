@@ -1,4 +1,4 @@
-"""Tokenizers: raw text to ids and back, over a fixed vocabulary; ``mist_fairseq.text.files`` loads them."""
+"""Tokenizers: raw text to ids and back, over a fixed vocabulary; ``mist_fairseq.text.tokenizer_files`` loads them."""
 
 import hashlib
 import json

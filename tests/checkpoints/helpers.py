@@ -7,7 +7,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 from mist_fairseq.checkpoints.loading import untrained_state
-from mist_fairseq.tasks.mist import MistTaskConfig
+from mist_fairseq.tasks.mist_task import MistTaskConfig
 from tests.helpers import tiny_config, tiny_model
 
 

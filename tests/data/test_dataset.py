@@ -4,7 +4,7 @@ import torch
 from fairseq.data import ListDataset
 
 from mist_fairseq.data.dataset import MistDataset
-from mist_fairseq.models.mist import PositionLimits
+from mist_fairseq.models.mist_model import PositionLimits
 from tests.helpers import indices
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
+from mist_fairseq.tasks.mist_task import MistTask, MistTaskConfig
 
 
 def damages(whole: bytes, others: list[bytes], count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:

@@ -13,8 +13,8 @@ from mist_fairseq.experiments.benchmark.inputs import read_entries
 from mist_fairseq.files.exported import write_sums
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
-from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.folder import read_weights
+from mist_fairseq.models.mist_model import MistModel
+from mist_fairseq.pretrained.weights import read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.end_to_end.conftest import preprocess

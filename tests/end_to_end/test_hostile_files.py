@@ -26,8 +26,8 @@ from mist_fairseq.experiments.benchmark.systems import load_system
 from mist_fairseq.files.exported import SUMS
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
-from mist_fairseq.models.mist import MistModel
-from mist_fairseq.pretrained.folder import WEIGHTS, find_file, read_weights
+from mist_fairseq.models.mist_model import MistModel
+from mist_fairseq.pretrained.weights import WEIGHTS, find_file, read_weights
 from mist_fairseq.release.folder import load_folder, save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.checkpoints.helpers import write_checkpoint

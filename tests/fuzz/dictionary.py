@@ -12,9 +12,9 @@ import sentencepiece
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mist_fairseq.text.byte_level_bpe import byte_level_bpe_tokenizer
-from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 from tests.fuzz import files, refuses
 

@@ -5,10 +5,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mist_fairseq.experiments.preparation import files as preparation_files
+from mist_fairseq.experiments.preparation import pair_files, squad_qg, xsum
 from mist_fairseq.experiments.preparation import quora as quora_pairs
-from mist_fairseq.experiments.preparation import squad_qg, xsum
-from mist_fairseq.experiments.preparation.files import SIDES, SPLITS, PairFiles, read_lines
+from mist_fairseq.experiments.preparation.pair_files import SIDES, SPLITS, PairFiles, read_lines
 from mist_fairseq.experiments.preparation.static_mix import static_mix as mix
 from tests.experiments.preparation import lines
 from tests.fuzz import SEPARATOR, files, refuses, scratch
@@ -21,7 +20,7 @@ def _prepared(prepare: Callable[[PairFiles], None], paths: list[str]) -> dict[st
     """Pairs by split, none if the input was refused as it should be."""
     out = scratch() / "out"
     try:
-        with preparation_files.data_folder(str(out), overwrite=True) as made:
+        with pair_files.data_folder(str(out), overwrite=True) as made:
             prepare(made)
     except (ValueError, OSError) as error:
         refuses(error, paths, *_OF_ALL)
@@ -82,7 +81,7 @@ def static_mix(data: bytes):
     pseudo = Path(paths[-1]).read_bytes().decode("utf-8", errors="replace").split("\n")
     out = scratch() / "mixed"
     try:
-        with preparation_files.data_folder(str(out), overwrite=True) as made:
+        with pair_files.data_folder(str(out), overwrite=True) as made:
             mix(made, Path(paths[0]).parent, pseudo)
     except (ValueError, OSError) as error:
         refuses(error, [*paths, str(Path(paths[0]).parent)], *_OF_ALL)

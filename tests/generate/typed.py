@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import assert_type
 
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.generate.generator import Output, TextGenerator
+from mist_fairseq.generate.text_generator import Output, TextGenerator
 
 
 def outputs(generator: TextGenerator, texts: list[str], pairs: list[tuple[str, ...]], lines: Iterator[str]) -> None:

@@ -9,7 +9,7 @@ from mist_fairseq import MistGenerator
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.mist_model import MistModel
 from mist_fairseq.release.folder import save_folder
 from tests.generate.plain import DECODINGS, Runner, encode_one
 from tests.helpers import WORDS, tiny_encoder_decoder, tiny_generator, tiny_released

@@ -9,7 +9,7 @@ from transformers import BertModel
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.pretrained.folder import load_pretrained, read_sizes
+from mist_fairseq.pretrained.weights import load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 from tests.helpers import (
     bert_state,

@@ -3,7 +3,7 @@ import torch
 import transformers
 
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.pretrained.folder import load_pretrained, read_sizes
+from mist_fairseq.pretrained.weights import load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 from mist_fairseq.release.huggingface import save_huggingface
 from tests.helpers import WORDS, encode, sources, tiny_encoder_decoder, tiny_released

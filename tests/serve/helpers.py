@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mist_fairseq.generate.generator import Output, TextGenerator
+from mist_fairseq.generate.text_generator import Output, TextGenerator
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.command import Server, listen

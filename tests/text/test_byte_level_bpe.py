@@ -5,7 +5,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe import GPT2BPE
 
-from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.text.helpers import AWKWARD, has_special, ids_of, real_lines
 
 

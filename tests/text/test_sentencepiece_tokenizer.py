@@ -1,8 +1,8 @@
 import pytest
 import sentencepiece
 
-from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import MASK
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.text.helpers import AWKWARD, has_special, ids_of, real_lines, train_sentencepiece
 
 

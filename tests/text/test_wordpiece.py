@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from mist_fairseq.text.files import load_tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 from tests.text.helpers import AWKWARD, has_special, ids_of, real_lines
 

@@ -14,8 +14,8 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from mist_fairseq.models.baselines.bang import BangGenerator
-from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator
-from mist_fairseq.models.generator import NARGenerator
+from mist_fairseq.models.baselines.huggingface_generator import HuggingFaceGenerator
+from mist_fairseq.models.nar_generator import NARGenerator
 
 _REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
 _SURE = 1e4  # a logit that decides

@@ -25,9 +25,9 @@ from mist_fairseq.experiments.benchmark.measuring import milliseconds
 from mist_fairseq.files.torch_files import load_torch_file, plain_values
 from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
-from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, import_transformers
-from mist_fairseq.models.generator import NARGenerator
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.baselines.huggingface_generator import HuggingFaceGenerator, import_transformers
+from mist_fairseq.models.mist_model import MistModel
+from mist_fairseq.models.nar_generator import NARGenerator
 from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
 PARTS = ["source pass", "length", "target pass", "overhead"]

@@ -6,7 +6,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-from mist_fairseq.experiments.preparation.files import SPLITS, PairFiles, Skipped, read_lines, text_of
+from mist_fairseq.experiments.preparation.pair_files import SPLITS, PairFiles, Skipped, read_lines, text_of
 
 COLUMNS = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
 

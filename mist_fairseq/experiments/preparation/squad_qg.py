@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote
 
-from mist_fairseq.experiments.preparation.files import (
+from mist_fairseq.experiments.preparation.pair_files import (
     PairFiles,
     Skipped,
     one_line,

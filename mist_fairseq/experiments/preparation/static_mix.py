@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mist_fairseq.experiments.preparation.files import SIDES, SPLITS, PairFiles
+from mist_fairseq.experiments.preparation.pair_files import SIDES, SPLITS, PairFiles
 from mist_fairseq.text.lines import lines_of_file
 from mist_fairseq.text.tokenizer import SEP
 

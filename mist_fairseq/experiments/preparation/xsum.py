@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mist_fairseq.experiments.preparation.files import (
+from mist_fairseq.experiments.preparation.pair_files import (
     PairFiles,
     Skipped,
     open_text,

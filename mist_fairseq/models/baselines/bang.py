@@ -19,10 +19,10 @@ from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
 from mist_fairseq.models.baselines.nat_mass import EncoderDecoderOptions
-from mist_fairseq.models.generator import Generator, refuse_options
-from mist_fairseq.models.mist import option
-from mist_fairseq.pretrained.folder import check_vocabulary
+from mist_fairseq.models.mist_model import option
+from mist_fairseq.models.nar_generator import Generator, refuse_options
 from mist_fairseq.pretrained.mass_and_bang import read_bang
+from mist_fairseq.pretrained.weights import check_vocabulary
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, base_architecture
 
-from mist_fairseq.models.mist import set_defaults
+from mist_fairseq.models.mist_model import set_defaults
 from mist_fairseq.pretrained.mass_and_bang import (
     POSITIONS,
     PRETRAINED_HELP,

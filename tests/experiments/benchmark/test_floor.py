@@ -14,8 +14,8 @@ from mist_fairseq.mist import kernels as training_kernels
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.mixing import mix_source
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
-from mist_fairseq.models.generator import NARGenerator
-from mist_fairseq.models.mist import PositionLimits
+from mist_fairseq.models.mist_model import PositionLimits
+from mist_fairseq.models.nar_generator import NARGenerator
 from tests.helpers import batch, decode, encode, sources, targets, tiny_model
 
 S, T, LIMIT = 9, 5, 40

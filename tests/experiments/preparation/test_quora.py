@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mist_fairseq.experiments.preparation import quora
-from mist_fairseq.experiments.preparation.files import data_folder
+from mist_fairseq.experiments.preparation.pair_files import data_folder
 from mist_fairseq.experiments.preparation.quora import COLUMNS, assign_splits, read_rows
 from tests.experiments.preparation import pairs, run_script
 

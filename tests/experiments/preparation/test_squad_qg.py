@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mist_fairseq.experiments.preparation.files import PairFiles
+from mist_fairseq.experiments.preparation.pair_files import PairFiles
 from mist_fairseq.experiments.preparation.squad_qg import read_articles, read_pairs, read_split_lists, title_key
 from tests.experiments.preparation import pairs, run_script
 

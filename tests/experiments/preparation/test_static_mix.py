@@ -1,6 +1,6 @@
 import pytest
 
-from mist_fairseq.experiments.preparation.files import data_folder
+from mist_fairseq.experiments.preparation.pair_files import data_folder
 from mist_fairseq.experiments.preparation.static_mix import static_mix
 
 

@@ -2,7 +2,7 @@ import gzip
 import json
 import tracemalloc
 
-from mist_fairseq.experiments.preparation.files import data_folder
+from mist_fairseq.experiments.preparation.pair_files import data_folder
 from mist_fairseq.experiments.preparation.xsum import prepare_json_lines
 from tests.experiments.preparation import pairs, run_script
 

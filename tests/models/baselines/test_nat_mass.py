@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
-from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
+from mist_fairseq.tasks.mist_task import MistTask, MistTaskConfig
 from tests.helpers import decode, encode, sources, spread, targets, tiny_dictionary, tiny_vocab
 from tests.models.baselines.plain import SMALL_AND_BASE, PlainMass, fused, options, random_weights
 from tests.models.baselines.test_mass import write_mass_folder

@@ -10,7 +10,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from transformers import BartConfig, BartForConditionalGeneration, ProphetNetForConditionalGeneration
 from transformers import ProphetNetConfig as TheirConfig
 
-from mist_fairseq.models.baselines.huggingface import HuggingFaceGenerator, right_padded
+from mist_fairseq.models.baselines.huggingface_generator import HuggingFaceGenerator, right_padded
 from mist_fairseq.models.baselines.prophetnet import ProphetNetConfig, ProphetNetModel
 from mist_fairseq.tasks.translation import MistTranslationConfig, MistTranslationTask
 from tests.helpers import ragged, tiny_dictionary, tiny_vocab

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import MASK
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.helpers import tiny_vocab
 from tests.text.helpers import AWKWARD, ids_of
 

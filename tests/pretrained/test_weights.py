@@ -6,7 +6,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.pretrained.folder import check_vocabulary, check_weights, load_pretrained, read_sizes
+from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 from tests.helpers import BERT_CONFIG, bert_state, decode, encode, sources, targets, tiny_vocab, write_bert_folder
 

@@ -15,7 +15,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 import mist_fairseq.tasks
 from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.tasks.mist import MistTask, MistTaskConfig
+from mist_fairseq.tasks.mist_task import MistTask, MistTaskConfig
 from tests.helpers import bert_state, tiny_config, tiny_dictionary, tiny_vocab, write_bert_folder
 
 LINES = [("How can I learn the guitar?", "what is the best way"), ("", "it"), ("who", "why when"), ("a b c", "c b a")]

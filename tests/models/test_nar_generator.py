@@ -7,7 +7,7 @@ import torch
 
 from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.models.generator import AUTOREGRESSIVE_OPTIONS, NARGenerator
+from mist_fairseq.models.nar_generator import AUTOREGRESSIVE_OPTIONS, NARGenerator
 from tests.generate.plain import DECODINGS, LENGTHS, Runner
 from tests.helpers import batch, sources, tiny_model
 

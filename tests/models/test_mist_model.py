@@ -9,7 +9,7 @@ from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.objective import Batch, Objective
-from mist_fairseq.models.mist import MistModel
+from mist_fairseq.models.mist_model import MistModel
 from tests.helpers import batch, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
 
 

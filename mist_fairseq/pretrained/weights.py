@@ -17,8 +17,8 @@ from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT, UNILM
 from mist_fairseq.pretrained.names import Family, convert, their_names
-from mist_fairseq.text.files import load_tokenizer
 from mist_fairseq.text.tokenizer import Tokenizer
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

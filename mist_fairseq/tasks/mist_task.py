@@ -20,8 +20,8 @@ from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import engines
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.models.generator import NARGenerator
-from mist_fairseq.models.mist import PRECISIONS, MistModel, option
+from mist_fairseq.models.mist_model import PRECISIONS, MistModel, option
+from mist_fairseq.models.nar_generator import NARGenerator
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.base import TokenizerTask, bleu_counts

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mist_fairseq.generate.decoding import Decoding
-from mist_fairseq.generate.generator import Output, Source, TextGenerator
+from mist_fairseq.generate.text_generator import Output, Source, TextGenerator
 from mist_fairseq.mist.config import PositionLimits
 from tests.helpers import tiny_dictionary, tiny_vocab
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mist_fairseq.models.generator import Generator, refuse_options
+from mist_fairseq.models.nar_generator import Generator, refuse_options
 
 # What Hugging Face's beam search has of fairseq's generation options.
 _KNOWN = {"lenpen", "unnormalized", "min_len", "max_len_b", "no_repeat_ngram_size"}

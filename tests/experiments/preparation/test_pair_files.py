@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mist_fairseq.experiments.preparation import files
-from mist_fairseq.experiments.preparation.files import Skipped, data_folder, one_line, read_lines, run, text_of
+from mist_fairseq.experiments.preparation import pair_files
+from mist_fairseq.experiments.preparation.pair_files import Skipped, data_folder, one_line, read_lines, run, text_of
 from tests.experiments.preparation import pairs
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -45,7 +45,7 @@ def test_values_that_are_no_text_are_skipped():
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_lines_end_at_newlines_only(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(files, "LINE_LIMIT", 8)
+    monkeypatch.setattr(pair_files, "LINE_LIMIT", 8)
     raw = b"\xef\xbb\xbfone\r\ntw\xc2\x85o\x0c\rx\nthr\xffee\n" + b"long" * 4
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     expected = ["one\r\n", "tw\x85o\x0c\rx\n", "thr\ufffdee\n", "longlong", "longlong"]

@@ -16,7 +16,7 @@ from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.objective import Batch, Objective, Predictions
-from mist_fairseq.pretrained.folder import check_vocabulary, check_weights, load_pretrained, read_sizes
+from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 
 logger = logging.getLogger(__name__)
