@@ -43,6 +43,7 @@ class EncoderConfig:
     length_classes: int = 512
     rel_pos_bins: int = 0
     max_rel_pos: int = 128
+    layer_norm_eps: float = 1e-12
     untie_head: bool = False
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -92,6 +93,7 @@ OPTION_NAMES = {
     "target_type_id": "target_type",
     "rel_pos_bins": "rel_pos_bins",
     "max_rel_pos": "max_rel_pos",
+    "layer_norm_eps": "layer_norm_eps",
     "length_classes": "length_classes",
     "untie_head": "untie_head",
     "dropout": "dropout",

@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_positions, config.hidden_size)
         self.type_embeddings = nn.Embedding(config.token_types, config.hidden_size)
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
+        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.relative_bias = (
             nn.Linear(config.rel_pos_bins, config.heads, bias=False) if config.rel_pos_bins > 0 else None
         )

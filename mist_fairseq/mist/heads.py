@@ -31,7 +31,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.transform = Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if config.untie_head else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 

@@ -25,10 +25,10 @@ class Layer(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.qkv = Linear(size, 3 * size)
         self.attention_output = Linear(size, size)
-        self.attention_norm = nn.LayerNorm(size, eps=1e-12)
+        self.attention_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.ffn_in = Linear(size, config.ffn_size)
         self.ffn_out = Linear(config.ffn_size, size)
-        self.ffn_norm = nn.LayerNorm(size, eps=1e-12)
+        self.ffn_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
 
     def forward(
         self,

@@ -55,6 +55,7 @@ class MistConfig(FairseqDataclass):
     target_type_id: int = option(1, "token type of the target")
     rel_pos_bins: int = option(0, "buckets of UniLM's relative position bias; 0: none")
     max_rel_pos: int = option(128, "distance from which on all share the last bucket")
+    layer_norm_eps: float = option(1e-12, "what LayerNorm adds to the variance")
     length_classes: int = option(512, "classes of the length classifier")
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")

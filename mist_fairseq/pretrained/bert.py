@@ -27,8 +27,10 @@ BERT = Family(
         "max_position_embeddings": "max_positions",
         "type_vocab_size": "token_types",
     },
-    # UniLM's. BERT ignores the types, which a folder exported for Hugging Face has, too.
-    optional_sizes={name: name for name in ("source_type_id", "target_type_id", "rel_pos_bins", "max_rel_pos")},
+    # All but the last are UniLM's. BERT ignores the types, which a folder exported for Hugging Face has, too.
+    optional={
+        name: name for name in ("source_type_id", "target_type_id", "rel_pos_bins", "max_rel_pos", "layer_norm_eps")
+    },
     settings={"hidden_act": "gelu", "position_embedding_type": "absolute"},
     names={
         "word_embeddings": "embeddings.word_embeddings",

@@ -19,13 +19,15 @@ class Family:
     """What a family of encoders calls its settings and weights."""
 
     model_types: tuple[str, ...]  # its names in config.json
-    sizes: Mapping[str, str]  # name in config.json -> the option of ours; each must be there
-    optional_sizes: Mapping[str, str]  # likewise, of what may be there
+    sizes: Mapping[str, str]  # name in config.json -> the option of ours, a number; each must be there
+    optional: Mapping[str, str]  # likewise, of what may be there
     settings: Mapping[str, object]  # what else changes a model -> its only supported value, which is also the default
     names: Names  # the table
     prefix: str  # what the names of encoder weights may begin with, in files, beside what the table has
     tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # makes a state dict, without prefix, one of these names
     mark: str = ""  # a part of the names of weights by which the family is known among those of its model types
+    padding_first: bool = False  # fairseq's positions: the first is one after that of padding, ``pad_token_id``
+    has_types: bool = True  # of tokens; if not, all have the first, and the target's starts at zero
 
 
 def their_names(names: Names, ours: str) -> list[str]:

@@ -18,7 +18,7 @@ from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT, UNILM
 from mist_fairseq.pretrained.names import Family, convert, their_names
 from mist_fairseq.text.tokenizer import Tokenizer
-from mist_fairseq.text.tokenizer_files import load_tokenizer
+from mist_fairseq.text.tokenizer_files import VOCABULARIES, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] |
     raise ValueError(f"{path}: model_type is {kind!r:.60}, expected one of {', '.join(known)}")
 
 
-def read_sizes(folder: str) -> dict[str, int]:
-    """The model options that a pre-trained folder's ``config.json`` asks for.
+def read_sizes(folder: str) -> dict[str, Any]:
+    """The model options, numbers, that a pre-trained folder's ``config.json`` asks for.
 
     Raises:
         FileNotFoundError: the folder or its config.json is missing.
@@ -65,20 +65,35 @@ def read_sizes(folder: str) -> dict[str, int]:
     for name, supported in family.settings.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{path}: {name} is {config[name]!r:.60}, and only {supported!r} is supported")
-    asked = {theirs: ours for theirs, ours in family.optional_sizes.items() if config.get(theirs) is not None}
-    for theirs in (*family.sizes, *asked):
+    asked = {theirs: ours for theirs, ours in family.optional.items() if config.get(theirs) is not None}
+    sizes: dict[str, Any] = {}
+    for theirs, ours in {**family.sizes, **asked}.items():
         value, least = config.get(theirs), 1 if theirs in family.sizes else 0
-        if type(value) is not int or not least <= value < 2**31:
+        if ours == "layer_norm_eps":
+            if not isinstance(value, int | float) or not 0 < value < 1:
+                raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected a number between 0 and 1")
+        elif type(value) is not int or not least <= value < 2**31:
             raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected a whole number of at least {least}")
-    return {ours: config[theirs] for theirs, ours in {**family.sizes, **asked}.items()}
+        sizes[ours] = value
+    if family.padding_first:
+        sizes["max_positions"] -= _first_position(config)
+    if not family.has_types:
+        sizes |= {"token_types": 2, "source_type_id": 0, "target_type_id": 1}
+    return sizes
+
+
+def _first_position(config: Mapping[str, Any]) -> int:
+    """Of a family with ``padding_first``: the row of the first token in the table of positions."""
+    return int(config.get("pad_token_id", 1)) + 1
 
 
 def find_settings(folder: str | Path) -> list[str]:
     """Names of what is read of a folder beside its weights, as far as it is there."""
-    return [name for name in ("config.json", "vocab.txt", "tokenizer_config.json") if (Path(folder) / name).is_file()]
+    names = ("config.json", *VOCABULARIES, "merges.txt", "tokenizer_config.json")
+    return [name for name in names if (Path(folder) / name).is_file()]
 
 
-def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ("vocab.txt",)) -> Path:
+def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = VOCABULARIES) -> Path:
     """The vocabulary file of a folder, the first of *names*; a ValueError refuses data of another *tokenizer*."""
     path = find_file(folder, names)
     expected = load_tokenizer(str(path))
@@ -146,8 +161,17 @@ def _may_lack(own: Iterable[str]) -> set[str]:
 
 def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str, Tensor]]:
     """The family of weights by ``config.json`` and their names, and the weights by its table's names."""
-    family = _find_family(*read_config(folder), state)
-    return family, family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
+    path, config = read_config(folder)
+    family = _find_family(path, config, state)
+    tidy = family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
+    for ours, change in (
+        ("position_embeddings", (lambda table: table[_first_position(config) :]) if family.padding_first else None),
+        ("type_embeddings", None if family.has_types else lambda table: torch.cat([table[:1], table[:1] * 0])),
+    ):
+        (name,) = their_names(family.names, f"{ours}.weight")
+        if change and name in tidy:
+            tidy[name] = change(tidy[name])
+    return family, tidy
 
 
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
         "vocab_size": sizes.vocab_size,
         **{theirs: getattr(sizes, OPTION_NAMES[option]) for theirs, option in named.items()},
         "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
+        "layer_norm_eps": sizes.layer_norm_eps,
         "hidden_dropout_prob": sizes.dropout,
         "attention_probs_dropout_prob": sizes.attention_dropout,
         "pad_token_id": tokenizer.special.pad,

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import HEADER, Tokenizer
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
+# What a folder of a pre-trained encoder may have, the first that is there is read.
+VOCABULARIES = ("vocab.txt", "vocab.json")
+
 _TOKEN_AND_COUNT = re.compile(r"(.*) \d+\s*")
 
 
 def load_tokenizer(filename: str | Path) -> Tokenizer:
-    """Load a saved ``dict.*.txt``, a BERT ``vocab.txt``, a SentencePiece model or BART's ``dict.txt``, by content.
+    """Load a saved ``dict.*.txt``, a ``vocab.txt`` or ``vocab.json``, a SentencePiece model or BART's ``dict.txt``.
 
-    A ``vocab.txt`` takes its casing from the ``tokenizer_config.json`` beside it, lower-case without one. BART's
-    ``dict.txt`` needs GPT-2's ``encoder.json`` and ``vocab.bpe`` beside it.
+    A ``vocab.txt`` takes its casing from the ``tokenizer_config.json`` beside it, lower-case without one. RoBERTa's
+    ``vocab.json`` needs its ``merges.txt`` beside it, BART's ``dict.txt`` GPT-2's ``encoder.json`` and ``vocab.bpe``.
 
     Raises:
         FileNotFoundError: there is no such file, or none beside it that it needs.
-        ValueError: the file is none of the four; says what it is instead.
+        ValueError: the file is none of these; says what it is instead.
     """
     path = Path(filename)
     if not path.is_file():
@@ -38,6 +42,8 @@ def load_tokenizer(filename: str | Path) -> Tokenizer:
         return sentencepiece_tokenizer(data, str(path))
     if text.startswith(HEADER + "\n"):
         return _load_saved(text, str(path))
+    if path.suffix == ".json":
+        return _load_roberta(path)
     if re.match(r"\d+ \d+\n", text):
         return _load_bart(path)
     casing = _read_casing(path.with_name("tokenizer_config.json"))
@@ -71,6 +77,20 @@ def _read_casing(config: Path) -> dict[str, Any]:
         if settings[name] is not default and not isinstance(settings[name], bool):
             raise ValueError(f"{config}: {name} is {settings[name]!r:.60}, expected true or false")
     return {"lowercase": settings.pop("do_lower_case"), **settings}
+
+
+def _load_roberta(path: Path) -> Tokenizer:
+    """Load RoBERTa's ``vocab.json``, token to id, with the ``merges.txt`` beside it, ids unchanged."""
+    merges = path.with_name("merges.txt")
+    if not merges.is_file():
+        raise FileNotFoundError(f"{path} needs the merges.txt of its model beside it")
+    ids = read_json(path)
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"{path}: the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}")
+    special = {CLS, PAD, SEP, UNK, MASK}
+    symbols = [token if token in special else str(index) for token, index in sorted(ids.items(), key=itemgetter(1))]
+    encoder = {token: index for token, index in ids.items() if token not in special}
+    return byte_level_bpe_tokenizer(symbols, encoder, list(lines_of_file(merges))[1:], source=str(path))
 
 
 def _load_bart(path: Path) -> Tokenizer:
