@@ -17,6 +17,7 @@ from torch import Tensor
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.layers import relative_position_bucket
 
 _BLOCK = 128  # tokens whose largest score is found at once
@@ -31,7 +32,13 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
         int8: quantize matrix products and word embeddings; biases, LayerNorms, positions and the length classifier,
             small and decisive, stay in fp32.
         file: the name of the weights' file.
+
+    Raises:
+        ValueError: a head is of another kind than those of ``mist.heads`` that the graph writes out.
     """
+    for head, written in ((encoder.length_head, LengthHead), (encoder.head, MaskedLMHead)):
+        if type(head) is not written:
+            raise ValueError(f"the ONNX graph has {written.__name__}, not {type(head).__name__}: use --accelerate none")
     graph, config = Graph(int8), encoder.config
     heads, D = config.heads, config.hidden_size
     tokens = graph.input("tokens", np.int64, ["B", "L"])

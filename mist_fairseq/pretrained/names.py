@@ -27,7 +27,7 @@ class Family:
     tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # makes a state dict, without prefix, one of these names
     mark: str = ""  # a part of the names of weights by which the family is known among those of its model types
     padding_first: bool = False  # fairseq's positions: the first is one after that of padding, ``pad_token_id``
-    has_types: bool = True  # of tokens; if not, all have the first, and the target's starts at zero
+    has_types: bool = True  # of tokens; if not, the target's starts as a copy of the only one
 
 
 def their_names(names: Names, ours: str) -> list[str]:

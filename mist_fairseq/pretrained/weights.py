@@ -17,13 +17,14 @@ from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.bert import BERT, UNILM
 from mist_fairseq.pretrained.names import Family, convert, their_names
+from mist_fairseq.pretrained.roberta import ROBERTA
 from mist_fairseq.text.tokenizer import Tokenizer
 from mist_fairseq.text.tokenizer_files import VOCABULARIES, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 # The first that fits is taken.
-FAMILIES = (UNILM, BERT)
+FAMILIES = (UNILM, BERT, ROBERTA)
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ADVICE = "config.json beside it is that of another model"
@@ -163,15 +164,13 @@ def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str
     """The family of weights by ``config.json`` and their names, and the weights by its table's names."""
     path, config = read_config(folder)
     family = _find_family(path, config, state)
-    tidy = family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
-    for ours, change in (
-        ("position_embeddings", (lambda table: table[_first_position(config) :]) if family.padding_first else None),
-        ("type_embeddings", None if family.has_types else lambda table: torch.cat([table[:1], table[:1] * 0])),
-    ):
-        (name,) = their_names(family.names, f"{ours}.weight")
-        if change and name in tidy:
-            tidy[name] = change(tidy[name])
-    return family, tidy
+    state = family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
+    positions, types = (their_names(family.names, f"{table}_embeddings.weight")[0] for table in ("position", "type"))
+    if family.padding_first and positions in state:
+        state[positions] = state[positions][_first_position(config) :]
+    if not family.has_types and types in state:
+        state[types] = state[types][:1].repeat(2, 1)
+    return family, state
 
 
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
