@@ -194,6 +194,16 @@ def plain(value):
     return value
 
 
+def joint_mask(S, T):
+    """The paper's attention mask over one unpadded ``[CLS] X [SEP] Y_M``: 1 where a row may look at a column."""
+    mask = torch.zeros(S + T, S + T)
+    for row in range(S + T):
+        for column in range(S + T):
+            if row >= S or column < S:
+                mask[row, column] = 1
+    return mask
+
+
 BERT_CONFIG = dict(
     hidden_size=32,
     num_hidden_layers=2,

@@ -117,7 +117,9 @@ def load_folder(folder: str) -> Released:
         limits = PositionLimits(*(config[name] for name in _LIMITS))
         names = _size_names(config["architecture"])
         given = config["model"]  # an older version's lacks what had one value only then, now the default
-        built = sizes(len(tokenizer.symbols), **{name: given[option] for option, name in names.items() if option in given})
+        built = sizes(
+            len(tokenizer.symbols), **{name: given[option] for option, name in names.items() if option in given}
+        )
         built.check_limits(limits)
         layers = sum(size for option, size in config["model"].items() if option.endswith("_layers"))
     except (KeyError, TypeError, ValueError) as error:

@@ -7,8 +7,8 @@ from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from transformers import BertConfig, BertForMaskedLM
 
 from mist_fairseq.checkpoints.authors import convert_checkpoint
-from tests.helpers import BERT_CONFIG, bert_state, decode, encode, sources, tiny_vocab, write_bert_folder
-from tests.mist.test_encoder import joint_mask, plain_unilm, unilm_state
+from tests.helpers import BERT_CONFIG, bert_state, decode, encode, joint_mask, sources, tiny_vocab, write_bert_folder
+from tests.mist.test_encoder import plain_unilm, unilm_state
 
 V, D = len(tiny_vocab()), BERT_CONFIG["hidden_size"]
 UNILM = {**BERT_CONFIG, "rel_pos_bins": 8, "max_rel_pos": 12, "type_vocab_size": 6}

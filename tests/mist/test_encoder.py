@@ -15,6 +15,7 @@ from tests.helpers import (
     bert_state,
     decode,
     encode,
+    joint_mask,
     sources,
     targets,
     tiny_encoder_decoder,
@@ -29,16 +30,6 @@ def pretrained(folder, dictionary) -> Released:
     encoder = Encoder(EncoderConfig(len(dictionary), **sizes)).eval()
     load_pretrained(encoder, str(folder))
     return Released(encoder, dictionary.tokenizer, PositionLimits(464, 48))
-
-
-def joint_mask(S, T):
-    """The paper's attention mask over one unpadded ``[CLS] X [SEP] Y_M``: 1 where a row may look at a column."""
-    mask = torch.zeros(S + T, S + T)
-    for row in range(S + T):
-        for column in range(S + T):
-            if row >= S or column < S:
-                mask[row, column] = 1
-    return mask
 
 
 def test_hidden_states_equal_hugging_face(minilm):

@@ -1,9 +1,12 @@
+import json
 import re
 from argparse import Namespace
 
+import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe import GPT2BPE
+from transformers import RobertaTokenizerFast
 
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.text.helpers import AWKWARD, has_special, ids_of, real_lines
@@ -49,3 +52,23 @@ def test_a_number_that_dict_txt_lacks_is_unknown(bart_folder, tmp_path):
         (tmp_path / file.name).write_text("\n".join(kept), encoding="utf-8")
     other = load_tokenizer(tmp_path / "dict.txt")
     assert other.encode("x") == [("x", other.special.unk)]
+
+
+def test_ids_of_roberta_are_those_of_transformers(bart_folder, tmp_path):
+    """Its ``vocab.json`` has tokens where BART's ``dict.txt`` has numbers."""
+    encoder = json.loads((bart_folder / "encoder.json").read_text())
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *encoder, "<mask>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_bytes((bart_folder / "vocab.bpe").read_bytes())
+    theirs = RobertaTokenizerFast(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    ours = load_tokenizer(tmp_path / "vocab.json")
+    for line in [*real_lines()[:2000], *AWKWARD]:
+        if has_special(line):
+            continue
+        line = line.rstrip()
+        assert ids_of(ours, line) == theirs(line, add_special_tokens=False)["input_ids"], line
+    ours.save(tmp_path / "dict.txt")
+    assert load_tokenizer(tmp_path / "dict.txt").fingerprint() == ours.fingerprint()
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"vocab\.json needs the merges\.txt"):
+        load_tokenizer(tmp_path / "vocab.json")
