@@ -98,7 +98,7 @@ def main():
     parser.add_argument("commits", nargs=2, help="the one before and the one after")
     parser.add_argument("--rounds", type=int, default=7, help="of each measurement (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=32, help="of a round (default: %(default)s)")
-    parser.add_argument("--updates", type=int, default=12, help="of a training (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=32, help="of a training (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--only", default="", help="measure only what has this regular expression in its name")
     parser.add_argument("--out", required=True, help="JSON file to write")
