@@ -111,8 +111,9 @@ class MistModel(BaseFairseqModel):
 
     @staticmethod
     def encoder_config(cfg: MistConfig, vocab_size: int) -> EncoderConfig:
-        """The sizes that the options say."""
-        return EncoderConfig(vocab_size, **{size: getattr(cfg, option) for option, size in OPTION_NAMES.items()})
+        """The sizes that the options say; an option that is newer than a checkpoint has its default."""
+        said = {size: getattr(cfg, option) for option, size in OPTION_NAMES.items() if hasattr(cfg, option)}
+        return EncoderConfig(vocab_size, **said)
 
     @classmethod
     def pretrained_sizes(cls, folder: str, dictionary: TokenizerDictionary) -> dict[str, int]:

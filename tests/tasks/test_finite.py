@@ -7,7 +7,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 
 from tests.helpers import batch
-from tests.tasks.test_mist import write_data
+from tests.tasks.test_mist_task import write_data
 
 # fairseq's search for the first NaN uses them.
 pytestmark = pytest.mark.filterwarnings("ignore:Using .*non-full backward hook:FutureWarning")

@@ -7,8 +7,8 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from tests.helpers import tiny_dictionary, tiny_vocab
-from tests.tasks.test_mist import LINES, corpus_bleu, validate, write_data
-from tests.tasks.test_mist import make_task as make_mist_task
+from tests.tasks.test_mist_task import LINES, corpus_bleu, validate, write_data
+from tests.tasks.test_mist_task import make_task as make_mist_task
 
 SIZES = dict(encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_attention_heads=2)
 SIZES |= dict(decoder_layers=1, decoder_embed_dim=32, decoder_ffn_embed_dim=64, decoder_attention_heads=2)
