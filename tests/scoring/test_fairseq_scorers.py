@@ -2,6 +2,7 @@ import pytest
 from fairseq import scoring
 
 import mist_fairseq.tasks  # noqa: F401 (registers the scorers)
+from mist_fairseq.scoring import fairseq_scorers
 from mist_fairseq.scoring.rouge155 import rouge155
 from tests.scoring.conftest import needs_java, needs_perl
 
@@ -24,7 +25,8 @@ def test_rouge():
 
 
 @needs_java
-def test_meteor15(meteor):
+def test_meteor15(meteor, monkeypatch):
+    monkeypatch.setattr(fairseq_scorers, "Meteor15", lambda: meteor)  # whose Java program reads for seconds
     scorer, predictions, references = scorer_of("meteor15")
     expected = meteor.corpus_score(predictions, [references]).score
     assert scorer.score() == pytest.approx(expected) and scorer.result_string() == f"METEOR 1.5 = {expected:.2f}"
