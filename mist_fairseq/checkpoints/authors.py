@@ -76,7 +76,7 @@ def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) 
     bias = state.pop("cls.predictions.decoder.bias", None)
     if bias is not None and not torch.equal(bias, state.get("cls.predictions.bias", bias)):
         raise ValueError(f"{checkpoint}: cls.predictions.decoder.bias differs from cls.predictions.bias")
-    family, state = read_family(config, state)
+    family, state = read_family(config, state, vocab_size)
     own = empty_encoder(config, sizes, vocab_size, family, state).state_dict()
     advice = f"is {config}/config.json that of the encoder which the training started from?"
     return convert(state, own, {**family.names, "length_head": "embed_length"}, checkpoint, advice, ignored=_UNUSED)

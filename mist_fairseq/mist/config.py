@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# What may stand between the two products of a feed-forward network, under Hugging Face's names.
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -12,11 +15,12 @@ class SpecialTokens:
     cls: int
     sep: int
     mask: int
+    others: tuple[int, ...] = ()  # further special tokens, and unused ones
 
     @property
-    def never_predicted(self) -> tuple[int, int, int]:
-        """Ids that no target contains: [PAD], [CLS] and [MASK]."""
-        return self.pad, self.cls, self.mask
+    def never_predicted(self) -> tuple[int, ...]:
+        """Ids that no target contains: [PAD], [CLS], [MASK] and *others*."""
+        return self.pad, self.cls, self.mask, *self.others
 
 
 @dataclass
@@ -29,7 +33,7 @@ class PositionLimits:
 
 @dataclass
 class EncoderConfig:
-    """Sizes of an encoder, with BERT's names for what BERT has."""
+    """Sizes of an encoder, with BERT's names for what BERT has, and what it computes otherwise than BERT."""
 
     vocab_size: int
     hidden_size: int = 768
@@ -44,6 +48,18 @@ class EncoderConfig:
     rel_pos_bins: int = 0
     max_rel_pos: int = 128
     layer_norm_eps: float = 1e-12
+    activation: str = "gelu"
+    embedding_size: int = 0  # of the embeddings, projected to the hidden size (ALBERT, ELECTRA); 0: they have that
+    shared_layers: bool = False  # one layer that is run again and again (ALBERT)
+    # ModernBERT's (Warner et al. 2024): LayerNorm before each part, x * activation(y) in the feed-forward network, no
+    # biases, and rotary positions (Su et al. 2021) instead of a table; all layers but each n-th see only what is near.
+    pre_norm: bool = False
+    gated: bool = False
+    without_biases: bool = False
+    rotary_base: float = 0.0
+    local_rotary_base: float = 0.0
+    local_window: int = 0  # positions to either side; 0: every layer sees all
+    global_every: int = 1
     untie_head: bool = False
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -51,6 +67,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.hidden_size % self.heads:
             raise ValueError(f"hidden size {self.hidden_size} is not a multiple of the {self.heads} attention heads")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r:.60}, expected one of {', '.join(ACTIVATIONS)}")
+        if self.rotary_base and self.hidden_size // self.heads % 2:
+            raise ValueError(f"rotary positions need heads of an even size, not {self.hidden_size // self.heads}")
         # The first buckets hold one distance each, the others more and more of them, up to the largest distance.
         if self.rel_pos_bins and not 1 <= self.rel_pos_bins // 4 < self.max_rel_pos:
             raise ValueError(
@@ -94,6 +114,16 @@ OPTION_NAMES = {
     "rel_pos_bins": "rel_pos_bins",
     "max_rel_pos": "max_rel_pos",
     "layer_norm_eps": "layer_norm_eps",
+    "activation_fn": "activation",
+    "embedding_size": "embedding_size",
+    "shared_layers": "shared_layers",
+    "pre_norm": "pre_norm",
+    "gated_ffn": "gated",
+    "without_biases": "without_biases",
+    "rotary_base": "rotary_base",
+    "local_rotary_base": "local_rotary_base",
+    "local_window": "local_window",
+    "global_every": "global_every",
     "length_classes": "length_classes",
     "untie_head": "untie_head",
     "dropout": "dropout",

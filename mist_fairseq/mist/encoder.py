@@ -14,6 +14,7 @@ positions of a batch.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from mist_fairseq.mist.config import EncoderConfig
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.kernels import dropout
-from mist_fairseq.mist.layers import Layer, initialise_as_bert, relative_position_bucket
+from mist_fairseq.mist.layers import Layer, initialise_as_bert, relative_position_bucket, rotary_turns
 from mist_fairseq.mist.packing import pack, padding_mask, unpack
 
 
@@ -76,14 +77,18 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden_size)
-        self.type_embeddings = nn.Embedding(config.token_types, config.hidden_size)
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        size = config.embedding_size or config.hidden_size
+        norm = partial(nn.LayerNorm, eps=config.layer_norm_eps, bias=not config.without_biases)
+        self.word_embeddings = nn.Embedding(config.vocab_size, size)
+        self.position_embeddings = None if config.rotary_base else nn.Embedding(config.max_positions, size)
+        self.type_embeddings = nn.Embedding(config.token_types, size)
+        self.embedding_norm = norm(size)
+        self.embedding_projection = nn.Linear(size, config.hidden_size) if config.embedding_size else None
         self.relative_bias = (
             nn.Linear(config.rel_pos_bins, config.heads, bias=False) if config.rel_pos_bins > 0 else None
         )
-        self.layers: Any = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers: Any = nn.ModuleList(Layer(config, i) for i in range(1 if config.shared_layers else config.layers))
+        self.final_norm = norm(config.hidden_size) if config.pre_norm else None
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
         self.apply(initialise_as_bert)
@@ -100,8 +105,8 @@ class Encoder(nn.Module):
         """
         B, S = tokens.shape
         positions = torch.arange(S, device=tokens.device)[None]  # (1, S)
-        mask = self._mask(padding_mask(lengths, S), positions, positions)
-        x, keys, values = self._run(tokens, positions, self.config.source_type, mask, index, None)
+        masks = self._masks(padding_mask(lengths, S), positions, positions)
+        x, keys, values = self._run(tokens, positions, self.config.source_type, masks, index, None)
         return SourceState(keys, values, unpack(x, index, B, S), lengths)
 
     def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
@@ -121,8 +126,8 @@ class Encoder(nn.Module):
         positions = positions.clamp(max=self.config.max_positions - 1)  # only padding can run over the last one
         real = torch.cat([padding_mask(source.lengths, S), padding_mask(lengths, T)], dim=1)  # (B, S + T)
         source_positions = torch.arange(S, device=tokens.device).expand(len(tokens), S)
-        mask = self._mask(real, positions, torch.cat([source_positions, positions], dim=1))
-        x, _, _ = self._run(tokens, positions, self.config.target_type, mask, index, source)
+        masks = self._masks(real, positions, torch.cat([source_positions, positions], dim=1))
+        x, _, _ = self._run(tokens, positions, self.config.target_type, masks, index, source)
         return x
 
     def length_logits(self, source: SourceState) -> Tensor:
@@ -147,7 +152,7 @@ class Encoder(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         token_type: int,
-        mask: Tensor,
+        masks: tuple[Tensor, Tensor],
         index: Tensor,
         source: SourceState | None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -157,7 +162,7 @@ class Encoder(nn.Module):
             tokens: *Shape:* (B, L).
             positions: *Shape:* (B or 1, L).
             token_type: of all of them.
-            mask: of ``_mask``.
+            masks: of ``_masks``.
             index: flat positions to compute, *Shape:* (N), into B * L.
             source: seen beside the rows themselves.
 
@@ -168,29 +173,43 @@ class Encoder(nn.Module):
         packed_tokens, packed_positions = (
             pack(part.expand(B, L)[:, :, None], index)[:, 0] for part in (tokens, positions)
         )
-        x = self.word_embeddings(packed_tokens) + self.position_embeddings(packed_positions)  # (N, D)
+        x = self.word_embeddings(packed_tokens)  # (N, D)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings(packed_positions)
         x = x + self.type_embeddings(torch.full_like(packed_tokens, token_type))
         x = dropout(self.embedding_norm(x), self.config.dropout, self.training)
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x)
+        bases = (self.config.rotary_base, self.config.local_rotary_base)
+        size = self.config.hidden_size // self.config.heads
+        turns = [rotary_turns(positions, size, base) if base else None for base in bases]
         keys, values = [], []
-        for i, layer in enumerate(self.layers):
+        for i in range(self.config.layers):
+            layer = self.layers[0 if self.config.shared_layers else i]
             seen = () if source is None else (source.keys[i], source.values[i])
-            x, key, value = layer(x, index, mask, shape, *seen)
+            x, key, value = layer(x, index, masks[layer.is_local], shape, turns[layer.is_local], *seen)
             keys.append(key)
             values.append(value)
-        return x, keys, values
+        return x if self.final_norm is None else self.final_norm(x), keys, values
 
-    def _mask(self, real: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        """Attention mask: boolean, or UniLM's relative position bias with -inf where a key is not *real*.
+    def _masks(self, real: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention masks of layers that see all and of local ones.
+
+        They are boolean, or UniLM's and MPNet's relative position bias with -inf where a key is not *real*.
 
         *Shapes:* real (B, K), queries (B or 1, L) and keys (B or 1, K) positions -> (B, 1 or H, 1 or L, K).
         """
         visible = real[:, None, None]
-        if self.relative_bias is None:
-            return visible
+        if self.relative_bias is None and not self.config.local_window:
+            return visible, visible
         relative = keys[:, None, :] - queries[:, :, None]  # (B or 1, L, K)
+        if self.relative_bias is None:
+            near = visible & (relative.abs() <= self.config.local_window)[:, None]
+            return visible, near | ~near.any(-1, keepdim=True)  # padding that sees nothing would give NaN
         bucket = relative_position_bucket(relative, self.config.rel_pos_bins, self.config.max_rel_pos)
         bias = F.embedding(bucket, self.relative_bias.weight.t()).permute(0, 3, 1, 2)  # (B or 1, H, L, K)
-        return bias.masked_fill(~visible, float("-inf"))
+        biased = bias.masked_fill(~visible, float("-inf"))
+        return biased, biased
 
 
 def keep_linear_in_(module: nn.Module, precision: torch.dtype) -> None:

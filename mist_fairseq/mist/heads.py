@@ -3,12 +3,14 @@
 Dimensions as in ``mist.encoder``.
 """
 
+from functools import cache
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mist_fairseq.mist.config import EncoderConfig
 from mist_fairseq.mist.kernels import Linear, argmax, linear, row_chunks
+from mist_fairseq.mist.layers import activation
 from mist_fairseq.mist.packing import padding_mask
 
 
@@ -30,14 +32,16 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.transform = Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if config.untie_head else None
+        size = config.embedding_size or config.hidden_size
+        self.activation = activation(config.activation)
+        self.transform = Linear(config.hidden_size, size, bias=not config.without_biases)
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps, bias=not config.without_biases)
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, size)) if config.untie_head else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """*Shapes:* hidden (N, D), embeddings (V, D) -> logits (N, V)."""
-        hidden = self.norm(F.gelu(self.transform(hidden)))
+        """*Shapes:* hidden (N, D), embeddings (V, D or that of embeddings) -> logits (N, V)."""
+        hidden = self.norm(self.activation(self.transform(hidden)))
         return linear(hidden, embeddings if self.weight is None else self.weight, self.bias, self.training)
 
 
@@ -61,6 +65,18 @@ def likeliest_with_scores(logits: Tensor, never: tuple[int, ...]) -> tuple[Tenso
 
 def _without(logits: Tensor, never: tuple[int, ...]) -> Tensor:
     """The same logits, in which *never* are impossible."""
-    for token in never:
-        logits[:, token] = float("-inf")
+    for tokens in runs(never):
+        logits[:, tokens] = float("-inf")
     return logits
+
+
+@cache
+def runs(tokens: tuple[int, ...]) -> list[slice]:
+    """Slices of neighbours: unused tokens are many, and a GPU is told each slice apart."""
+    slices: list[slice] = []
+    for token in sorted(tokens):
+        if slices and slices[-1].stop == token:
+            slices[-1] = slice(slices[-1].start, token + 1)
+        else:
+            slices.append(slice(token, token + 1))
+    return slices

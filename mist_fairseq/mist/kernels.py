@@ -55,14 +55,16 @@ class _Product(torch.autograd.Function):
     """``F.linear`` by oneDNN."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
-        return _product(gradient, weight.t(), None), gradient.t() @ x, gradient.sum(0)
+        bias = gradient.sum(0) if ctx.has_bias else None
+        return _product(gradient, weight.t(), None), gradient.t() @ x, bias
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -75,7 +77,7 @@ def _onednn() -> bool:
     return not torch.is_autocast_enabled("cpu") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, training: bool) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Tensor:
     """``F.linear``; in fp32 on a CPU by oneDNN's kernels instead of MKL's, which are slow on some CPUs."""
     if training and x.device.type == "cpu" and x.dtype == torch.float32 and _onednn():
         product: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]

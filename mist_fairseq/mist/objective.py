@@ -22,7 +22,7 @@ from torch import Tensor
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
-from mist_fairseq.mist.heads import likeliest_tokens
+from mist_fairseq.mist.heads import likeliest_tokens, runs
 from mist_fairseq.mist.kernels import smoothed_nll
 from mist_fairseq.mist.mixing import mix_source
 from mist_fairseq.mist.packing import padding_mask
@@ -197,8 +197,8 @@ def random_targets(batch: Batch, special: SpecialTokens, vocab_size: int) -> Ten
     target = batch.target_tokens
     noise = sentence_noise(batch.ids, target.shape[1], ~torch.initial_seed())  # not the numbers that glancing takes
     tokens = noise.remainder(vocab_size)
-    for token in special.never_predicted:
-        tokens = tokens.masked_fill(tokens == token, special.unk)
+    for never in runs(special.never_predicted):
+        tokens = tokens.masked_fill((tokens >= never.start) & (tokens < never.stop), special.unk)
     return tokens.scatter(1, batch.target_lengths[:, None] - 1, special.sep)
 
 

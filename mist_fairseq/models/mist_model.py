@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine
-from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
+from mist_fairseq.mist.config import ACTIVATIONS, OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.objective import Batch, Objective, Predictions
 from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
@@ -56,6 +56,16 @@ class MistConfig(FairseqDataclass):
     rel_pos_bins: int = option(0, "buckets of UniLM's relative position bias; 0: none")
     max_rel_pos: int = option(128, "distance from which on all share the last bucket")
     layer_norm_eps: float = option(1e-12, "what LayerNorm adds to the variance")
+    activation_fn: ChoiceEnum(ACTIVATIONS) = option("gelu", "of the feed-forward network")  # type: ignore[valid-type]
+    embedding_size: int = option(0, "size of the embeddings, which are projected to the hidden size; 0: that size")
+    shared_layers: bool = option(False, "run one layer again and again, as ALBERT")
+    pre_norm: bool = option(False, "LayerNorm before attention and feed-forward network, not after, as ModernBERT")
+    gated_ffn: bool = option(False, "multiply half of the feed-forward network with the other, as ModernBERT")
+    without_biases: bool = option(False, "no biases in products and LayerNorms, as ModernBERT")
+    rotary_base: float = option(0.0, "base of rotary positions; 0: a table of positions")
+    local_rotary_base: float = option(0.0, "the same in layers that see only what is near")
+    local_window: int = option(0, "how many positions to either side such layers see; 0: there are none")
+    global_every: int = option(1, "each n-th layer from the first on sees all")
     length_classes: int = option(512, "classes of the length classifier")
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")

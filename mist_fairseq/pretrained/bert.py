@@ -27,11 +27,13 @@ BERT = Family(
         "max_position_embeddings": "max_positions",
         "type_vocab_size": "token_types",
     },
-    # All but the last are UniLM's. BERT ignores the types, which a folder exported for Hugging Face has, too.
+    # The first four are UniLM's. BERT ignores the types, which a folder exported for Hugging Face has, too.
     optional={
-        name: name for name in ("source_type_id", "target_type_id", "rel_pos_bins", "max_rel_pos", "layer_norm_eps")
+        **{name: name for name in ("source_type_id", "target_type_id", "rel_pos_bins", "max_rel_pos")},
+        "layer_norm_eps": "layer_norm_eps",
+        "hidden_act": "activation_fn",
     },
-    settings={"hidden_act": "gelu", "position_embedding_type": "absolute"},
+    settings={"position_embedding_type": "absolute"},
     names={
         "word_embeddings": "embeddings.word_embeddings",
         "position_embeddings": "embeddings.position_embeddings",

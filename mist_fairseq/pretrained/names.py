@@ -6,7 +6,8 @@ ours is one matrix of them, in this order. What is not in the table has the same
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +17,20 @@ Names = Mapping[str, str | list[str]]
 
 @dataclass(frozen=True)
 class Family:
-    """What a family of encoders calls its settings and weights."""
+    """What a family of encoders calls its settings and weights, and what it does otherwise than BERT."""
 
     model_types: tuple[str, ...]  # its names in config.json
-    sizes: Mapping[str, str]  # name in config.json -> the option of ours, a number; each must be there
-    optional: Mapping[str, str]  # likewise, of what may be there
+    sizes: Mapping[str, str]  # name in config.json -> the option of ours, a whole number; each must be there
+    optional: Mapping[str, str]  # likewise, of any type, of what may be there; without it the option has its default
     settings: Mapping[str, object]  # what else changes a model -> its only supported value, which is also the default
     names: Names  # the table
     prefix: str  # what the names of encoder weights may begin with, in files, beside what the table has
     tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # makes a state dict, without prefix, one of these names
     mark: str = ""  # a part of the names of weights by which the family is known among those of its model types
+    options: Mapping[str, Any] = field(default_factory=dict)  # of ours, which every model of the family has
+    adjust: Callable[[dict[str, Any]], dict[str, Any]] = dict  # the options that were read -> those of ours
     padding_first: bool = False  # fairseq's positions: the first is one after that of padding, ``pad_token_id``
-    has_types: bool = True  # of tokens; if not, the target's starts as a copy of the only one
+    has_types: bool = True  # of tokens; if not, the target's starts as a copy of the only one, or at zero
 
 
 def their_names(names: Names, ours: str) -> list[str]:

@@ -10,6 +10,7 @@ from mist_fairseq.pretrained.bert import BERT
 ROBERTA = replace(
     BERT,
     model_types=("roberta", "xlm-roberta", "camembert"),
+    settings={**BERT.settings, "hidden_act": "gelu"},  # which the head has in any case
     names={
         **BERT.names,
         "head.transform": "lm_head.dense",

@@ -1,7 +1,8 @@
 """Folders of pre-trained encoders, as Hugging Face's ``save_pretrained`` writes them, read without executing code."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.pretrained.albert import ALBERT
 from mist_fairseq.pretrained.bert import BERT, UNILM
+from mist_fairseq.pretrained.distilbert import DISTILBERT
+from mist_fairseq.pretrained.electra import ELECTRA
+from mist_fairseq.pretrained.modernbert import MODERNBERT
+from mist_fairseq.pretrained.mpnet import MPNET
 from mist_fairseq.pretrained.names import Family, convert, their_names
 from mist_fairseq.pretrained.roberta import ROBERTA
 from mist_fairseq.text.tokenizer import Tokenizer
@@ -24,9 +30,10 @@ from mist_fairseq.text.tokenizer_files import VOCABULARIES, load_tokenizer
 logger = logging.getLogger(__name__)
 
 # The first that fits is taken.
-FAMILIES = (UNILM, BERT, ROBERTA)
+FAMILIES = (UNILM, BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, MPNET, MODERNBERT)
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_DEFAULTS = {field.name: field.default for field in fields(EncoderConfig)}
 _ADVICE = "config.json beside it is that of another model"
 
 
@@ -66,21 +73,29 @@ def read_sizes(folder: str) -> dict[str, Any]:
     for name, supported in family.settings.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{path}: {name} is {config[name]!r:.60}, and only {supported!r} is supported")
-    asked = {theirs: ours for theirs, ours in family.optional.items() if config.get(theirs) is not None}
-    sizes: dict[str, Any] = {}
-    for theirs, ours in {**family.sizes, **asked}.items():
-        value, least = config.get(theirs), 1 if theirs in family.sizes else 0
-        if ours == "layer_norm_eps":
-            if not isinstance(value, int | float) or not 0 < value < 1:
-                raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected a number between 0 and 1")
-        elif type(value) is not int or not least <= value < 2**31:
-            raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected a whole number of at least {least}")
+    sizes: dict[str, Any] = dict(family.options)
+    for theirs, ours in {**family.sizes, **family.optional}.items():
+        value = config.get(theirs)
+        if value is None and theirs in family.optional:
+            continue
+        default = _DEFAULTS[OPTION_NAMES[ours]]
+        if isinstance(default, bool | str):
+            fits, expected = isinstance(value, type(default)), f"a {type(default).__name__}"
+        elif isinstance(default, float):
+            fits, expected = isinstance(value, int | float) and value > 0, "a number above 0"
+        else:
+            least = 1 if theirs in family.sizes else 0
+            fits, expected = type(value) is int and least <= value < 2**31, f"a whole number of at least {least}"
+        if not fits:
+            raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected {expected}")
         sizes[ours] = value
     if family.padding_first:
         sizes["max_positions"] -= _first_position(config)
     if not family.has_types:
         sizes |= {"token_types": 2, "source_type_id": 0, "target_type_id": 1}
-    return sizes
+    if config.get("tie_word_embeddings") is False:
+        sizes["untie_head"] = True
+    return family.adjust(sizes)
 
 
 def _first_position(config: Mapping[str, Any]) -> int:
@@ -120,7 +135,7 @@ def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
     """
     path = find_file(folder, WEIGHTS)
     check_sums(Path(folder), [*find_settings(folder), path.name], "fetch it again")
-    family, shapes = read_family(folder, read_weights(path, shapes_only=True))
+    family, shapes = read_family(folder, read_weights(path, shapes_only=True), vocab_size)
     own = empty_encoder(folder, sizes, vocab_size, family, shapes).state_dict()
     convert(shapes, own, family.names, str(path), _ADVICE, _may_lack(own))
 
@@ -130,7 +145,7 @@ def empty_encoder(
 ) -> Encoder:
     """An encoder on the meta device, for its shapes; ValueError if *sizes* are of more layers than *weights* are."""
     config, layers = Path(folder) / "config.json", sizes["encoder_layers"]
-    (last,) = their_names(family.names, f"layers.{layers - 1}.ffn_out.bias")
+    (last,) = their_names(family.names, f"layers.{layers - 1}.ffn_out.weight")
     if last not in weights:
         raise ValueError(f"{config} is of {layers} layers, but the weights lack {last}")
     try:
@@ -147,7 +162,7 @@ def load_pretrained(encoder: Encoder, folder: str):
     other heads are left aside.
     """
     path, own = find_file(folder, WEIGHTS), encoder.state_dict()
-    family, state = read_family(folder, read_weights(path))
+    family, state = read_family(folder, read_weights(path), encoder.config.vocab_size)
     used = convert(state, own, family.names, str(path), _ADVICE, _may_lack(own))
     if "head.weight" in own:  # starts as a copy of the word embeddings
         used.setdefault("head.weight", used["word_embeddings.weight"])
@@ -160,16 +175,29 @@ def _may_lack(own: Iterable[str]) -> set[str]:
     return {name for name in own if name.startswith(("head.", "length_head."))}
 
 
-def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str, Tensor]]:
-    """The family of weights by ``config.json`` and their names, and the weights by its table's names."""
+def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple[Family, dict[str, Tensor]]:
+    """The family of weights by ``config.json`` and their names, and the weights by its table's names.
+
+    Tables of words may be padded with rows that are no tokens: those from *vocab_size* on are cut off.
+    """
     path, config = read_config(folder)
     family = _find_family(path, config, state)
     state = family.tidy({name.removeprefix(family.prefix): value for name, value in state.items()})
-    positions, types = (their_names(family.names, f"{table}_embeddings.weight")[0] for table in ("position", "type"))
-    if family.padding_first and positions in state:
-        state[positions] = state[positions][_first_position(config) :]
-    if not family.has_types and types in state:
-        state[types] = state[types][:1].repeat(2, 1)
+
+    def change(ours: str, changed: Callable[[Tensor], Tensor]) -> None:
+        (theirs,) = their_names(family.names, ours)
+        if theirs in state:
+            state[theirs] = changed(state[theirs])
+
+    if family.padding_first:
+        change("position_embeddings.weight", lambda table: table[_first_position(config) :])
+    if not family.has_types:
+        (types,), (words,) = (their_names(family.names, f"{name}_embeddings.weight") for name in ("type", "word"))
+        if words in state:
+            state.setdefault(types, torch.zeros_like(state[words][:1]))
+        change("type_embeddings.weight", lambda table: table[:1].repeat(2, 1))
+    for ours in ("word_embeddings.weight", "head.weight", "head.bias"):
+        change(ours, lambda table: table[:vocab_size])
     return family, state
 
 

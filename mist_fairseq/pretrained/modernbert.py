@@ -1,0 +1,61 @@
+"""ModernBERT (Hugging Face's ``ModernBertModel`` and ``ModernBertForMaskedLM``; Warner et al. 2024)."""
+
+from typing import Any
+
+from mist_fairseq.pretrained.names import Family
+
+
+def _adjust(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Their window is of both sides."""
+    return sizes | {"local_window": sizes["local_window"] // 2}
+
+
+MODERNBERT = Family(
+    model_types=("modernbert",),
+    sizes={
+        "hidden_size": "encoder_embed_dim",
+        "num_hidden_layers": "encoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+        "intermediate_size": "encoder_ffn_embed_dim",
+        "max_position_embeddings": "max_positions",
+        "local_attention": "local_window",
+        "global_attn_every_n_layers": "global_every",
+    },
+    optional={
+        "hidden_activation": "activation_fn",
+        "norm_eps": "layer_norm_eps",
+        "global_rope_theta": "rotary_base",
+        "local_rope_theta": "local_rotary_base",
+    },
+    settings={
+        **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), False),
+        "decoder_bias": True,
+        "classifier_activation": "gelu",
+        "rope_scaling": None,
+    },
+    names={
+        "word_embeddings": "embeddings.tok_embeddings",
+        "type_embeddings": "embeddings.token_type_embeddings",  # of ours only
+        "embedding_norm": "embeddings.norm",
+        "layers.{}.qkv": "layers.{}.attn.Wqkv",
+        "layers.{}.attention_output": "layers.{}.attn.Wo",
+        "layers.{}.attention_norm": "layers.{}.attn_norm",
+        "layers.{}.ffn_in": "layers.{}.mlp.Wi",
+        "layers.{}.ffn_out": "layers.{}.mlp.Wo",
+        "layers.{}.ffn_norm": "layers.{}.mlp_norm",
+        "head.transform": "head.dense",
+        "head.bias": "decoder.bias",
+        "head.weight": "decoder.weight",
+    },
+    prefix="model.",
+    tidy=dict,
+    options={
+        "pre_norm": True,
+        "gated_ffn": True,
+        "without_biases": True,
+        "layer_norm_eps": 1e-5,
+        "rotary_base": 160000.0,
+        "local_rotary_base": 10000.0,
+    },
+    has_types=False,
+)

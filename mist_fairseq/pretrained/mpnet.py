@@ -1,0 +1,40 @@
+"""MPNet (Hugging Face's ``MPNetModel`` and ``MPNetForMaskedLM``): BERT with relative position bias, without types."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from mist_fairseq.pretrained.bert import BERT
+
+
+def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The bias is a table of distances, ours a product."""
+    name = "encoder.relative_attention_bias.weight"
+    return {**state, name: state[name].t()} if name in state else state
+
+
+MPNET = replace(
+    BERT,
+    model_types=("mpnet",),
+    sizes={
+        **{theirs: ours for theirs, ours in BERT.sizes.items() if theirs != "type_vocab_size"},
+        "relative_attention_num_buckets": "rel_pos_bins",
+    },
+    optional={"layer_norm_eps": "layer_norm_eps"},
+    settings={"hidden_act": "gelu"},  # which the head has in any case
+    names={
+        **BERT.names,
+        "layers.{}.qkv": [f"encoder.layer.{{}}.attention.attn.{name}" for name in "qkv"],
+        "layers.{}.attention_output": "encoder.layer.{}.attention.attn.o",
+        "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
+        "relative_bias": "encoder.relative_attention_bias",
+        "head.transform": "lm_head.dense",
+        "head.norm": "lm_head.layer_norm",
+        "head.bias": "lm_head.bias",
+        "head.weight": "lm_head.decoder.weight",
+    },
+    prefix="mpnet.",
+    tidy=_tidy,
+    padding_first=True,
+    has_types=False,
+)
