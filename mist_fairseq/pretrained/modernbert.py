@@ -22,7 +22,6 @@ MODERNBERT = Family(
         "global_attn_every_n_layers": "global_every",
     },
     optional={
-        "hidden_activation": "activation_fn",
         "norm_eps": "layer_norm_eps",
         "global_rope_theta": "rotary_base",
         "local_rope_theta": "local_rotary_base",
@@ -30,6 +29,7 @@ MODERNBERT = Family(
     settings={
         **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), False),
         "decoder_bias": True,
+        "hidden_activation": "gelu",
         "classifier_activation": "gelu",
         "rope_scaling": None,
     },
@@ -57,5 +57,6 @@ MODERNBERT = Family(
         "rotary_base": 160000.0,
         "local_rotary_base": 10000.0,
     },
+    adjust=_adjust,
     has_types=False,
 )
