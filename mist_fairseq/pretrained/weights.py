@@ -14,7 +14,7 @@ from torch import Tensor
 from mist_fairseq.files.exported import check_sums
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import load_torch_file
-from mist_fairseq.mist.config import ACTIVATIONS, OPTION_NAMES, EncoderConfig
+from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.albert import ALBERT
 from mist_fairseq.pretrained.bert import BERT, UNILM
@@ -96,10 +96,6 @@ def read_sizes(folder: str) -> dict[str, Any]:
         sizes |= {"token_types": 2, "source_type_id": 0, "target_type_id": 1}
     if config.get("tie_word_embeddings") is False:
         sizes["untie_head"] = True
-    if sizes.get("activation_fn", "gelu") not in ACTIVATIONS:
-        raise ValueError(
-            f"{path}: activation is {sizes['activation_fn']!r:.60}, expected one of {', '.join(ACTIVATIONS)}"
-        )
     return family.adjust(sizes)
 
 

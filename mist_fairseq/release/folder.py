@@ -116,8 +116,9 @@ def load_folder(folder: str) -> Released:
         model, sizes, _ = _ARCHITECTURES[config["architecture"]]
         limits = PositionLimits(*(config[name] for name in _LIMITS))
         names = _size_names(config["architecture"])
-        given = {"layer_norm_eps": 1e-12, **config["model"]}  # the only one in version 0.1, which does not say it
-        built = sizes(len(tokenizer.symbols), **{name: given[option] for option, name in names.items()})
+        given = config["model"]  # without the options that came later, which then have their defaults
+        named = {name: given[option] for option, name in names.items() if option in given}
+        built = sizes(len(tokenizer.symbols), **named)
         built.check_limits(limits)
         layers = sum(size for option, size in config["model"].items() if option.endswith("_layers"))
     except (KeyError, TypeError, ValueError) as error:

@@ -109,7 +109,6 @@ def test_weights_that_do_not_fit_are_named(tmp_path, dictionary):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hidden_act": "swiglu"}, "activation is 'swiglu', expected one of gelu, "),
         ({"model_type": "roberta", "hidden_act": "relu"}, "hidden_act is 'relu', and only 'gelu' is supported"),
         ({"model_type": "deberta-v2"}, "deberta-v2.* disentangled"),
         ({"hidden_size": 0}, "hidden_size is 0"),
@@ -148,6 +147,7 @@ def test_data_with_another_vocabulary_is_refused(tmp_path, dictionary):
             r"token_type_embeddings\.weight has shape \(2, 32\), the model needs \(1000000000, 32",
         ),
         ({"rel_pos_bins": 10**9, "max_rel_pos": 10**9}, r"lacks encoder\.rel_pos_bias\.weight"),
+        ({"hidden_act": "swiglu"}, r"config\.json: activation is 'swiglu', expected one of gelu, "),
         ({"num_attention_heads": 5}, r"config\.json: hidden size 32 is not a multiple of the 5"),
     ],
 )
