@@ -120,17 +120,28 @@ class Graph:
         """From here on products are of another number of rows."""
         self._middles = None
 
-    def gelu(self, x: str, name: str, bias: Tensor) -> str:
-        """GELU, by the error function, of x + bias. *Shapes:* x (N, O), bias (O)."""
-        return self.node("BiasGelu", x, self.weight(name, bias), domain=CONTRIBUTED)
+    def activate(self, x: str, activation: str, name: str, bias: Tensor | None) -> str:
+        """An *activation* of ``ACTIVATIONS`` of x + bias. *Shapes:* x (N, O), bias (O)."""
+        if bias is not None and activation == "gelu":
+            return self.node("BiasGelu", x, self.weight(name, bias), domain=CONTRIBUTED)
+        if bias is not None:
+            x = self.node("Add", x, self.weight(name, bias))
+        if activation == "silu":
+            return self.node("Mul", x, self.node("Sigmoid", x))
+        if activation in ("gelu", "relu"):
+            domain = CONTRIBUTED if activation == "gelu" else ""
+            return self.node(activation.capitalize(), x, domain=domain)
+        return self.node("FastGelu", x, domain=CONTRIBUTED)  # by the hyperbolic tangent
 
     def norm(self, x: str, name: str, norm: nn.LayerNorm, *added: str) -> str:
-        """LayerNorm of x, or of x + *added*: another x and a bias. *Shapes:* (N, D), (N, D), (D) -> (N, D)."""
-        weights = self.weight(f"{name}.weight", norm.weight), self.weight(f"{name}.bias", norm.bias)
+        """LayerNorm of x, or of x + *added*: another x and, perhaps, a bias. *Shapes:* (N, D), (N, D), (D) -> (N, D)."""
+        weights = [self.weight(f"{name}.weight", norm.weight)]
+        if norm.bias is not None:
+            weights.append(self.weight(f"{name}.bias", norm.bias))
         if not added:
             return self.node("LayerNormalization", x, *weights, axis=-1, epsilon=norm.eps)
-        other, bias = added
-        given = x, other, *weights, bias
+        other, *bias = added
+        given = x, other, *weights, *bias
         return self.node("SkipLayerNormalization", *given, domain=CONTRIBUTED, epsilon=norm.eps)
 
     def _rounded(self, name: str, value: Tensor) -> tuple[str, str]:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
-from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
-from mist_fairseq.mist.layers import relative_position_bucket
+from mist_fairseq.mist.layers import Layer, relative_position_bucket, rotary_turns
 
 _BLOCK = 128  # tokens whose largest score is found at once
 
@@ -51,10 +51,10 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     positions = graph.node("Add", graph.unsqueeze(past_lengths, 1), order)  # (B, L)
     past_real = graph.node("Less", past_order, graph.unsqueeze(past_lengths, 1))  # (B, P)
     real = graph.node("Less", order, graph.unsqueeze(lengths, 1))  # (B, L)
-    mask = _mask(graph, encoder, graph.node("Concat", past_real, real, axis=1), positions, past_order, past_real)
+    masks = _masks(graph, encoder, graph.node("Concat", past_real, real, axis=1), positions, past_order, past_real)
     flat = graph.reshape(tokens, -1)  # (B * L)
     x = _embed(graph, encoder, flat, graph.reshape(positions, -1), past_size)
-    x = _add_layers(graph, encoder, x, tokens, mask, past)  # (B * L, D)
+    x = _add_layers(graph, encoder, x, tokens, masks, positions, past)  # (B * L, D)
     _add_length_scores(graph, encoder, x, real, lengths)
 
     masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
@@ -74,17 +74,25 @@ def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_siz
     """Embeddings; rows with a past are a target's. *Shapes:* (N), (N), a scalar -> (N, D)."""
     config = encoder.config
     words = graph.lookup("word_embeddings.weight", _padded(encoder.word_embeddings.weight), tokens)
-    places = graph.node(
-        "Gather", graph.weight("position_embeddings.weight", encoder.position_embeddings.weight), positions
-    )
     kind = graph.node("Min", past_size, graph.constant(1))
     kind = graph.node("Gather", graph.constant([config.source_type, config.target_type]), kind)
-    types = graph.weight("type_embeddings.weight", encoder.type_embeddings.weight)
-    return graph.norm(words, "embedding_norm", encoder.embedding_norm, places, graph.node("Gather", types, kind))
+    types = graph.node("Gather", graph.weight("type_embeddings.weight", encoder.type_embeddings.weight), kind)
+    if encoder.position_embeddings is None:
+        x = graph.norm(graph.node("Add", words, types), "embedding_norm", encoder.embedding_norm)
+    else:
+        table = graph.weight("position_embeddings.weight", encoder.position_embeddings.weight)
+        places = graph.node("Gather", table, positions)
+        x = graph.norm(words, "embedding_norm", encoder.embedding_norm, places, types)
+    if encoder.embedding_projection is None:
+        return x
+    x = graph.linear(x, "embedding_projection.weight", encoder.embedding_projection.weight)
+    return graph.node("Add", x, graph.weight("embedding_projection.bias", encoder.embedding_projection.bias))
 
 
-def _mask(graph: Graph, encoder: Encoder, real: str, positions: str, past_order: str, past_real: str) -> str:
-    """What to add to attention scores: -inf where a key is not *real*, else 0 or UniLM's bias by distance.
+def _masks(
+    graph: Graph, encoder: Encoder, real: str, positions: str, past_order: str, past_real: str
+) -> tuple[str, str]:
+    """What layers that see all and local ones add to attention scores: 0 or a bias by distance, -inf where no key is.
 
     *Shapes:* real (B, K), positions (B, L), past_order (P), past_real (B, P) -> (B, H or 1, L, K).
     """
@@ -94,49 +102,97 @@ def _mask(graph: Graph, encoder: Encoder, real: str, positions: str, past_order:
         mask = graph.node("Where", visible, graph.constant(0.0), hidden)
         one = graph.constant([1])
         shape = one, one, graph.node("Shape", positions, start=1, end=2), one
-        return graph.node("Expand", mask, graph.node("Concat", *shape, axis=0))
-    farthest = config.max_positions - 1
-    buckets = relative_position_bucket(torch.arange(-farthest, farthest + 1), config.rel_pos_bins, config.max_rel_pos)
-    by_distance = graph.weight("relative_bias.weight", encoder.relative_bias.weight.t()[buckets])  # (distances, H)
+        mask = graph.node("Expand", mask, graph.node("Concat", *shape, axis=0))
+        if not config.local_window:
+            return mask, mask
     past_positions = graph.node("Expand", past_order, graph.node("Shape", past_real))  # (B, P)
     keys = graph.node("Concat", past_positions, positions, axis=1)  # (B, K)
     relative = graph.node("Sub", graph.unsqueeze(keys, 1), graph.unsqueeze(positions, 2))  # (B, L, K)
+    if encoder.relative_bias is None:
+        far = graph.node("Greater", graph.node("Abs", relative), graph.constant(config.local_window))
+        # Not -inf: padding that sees nothing would give NaN.
+        low, zero = graph.constant(float(np.finfo(np.float32).min) / 4), graph.constant(0.0)
+        near = graph.node("Where", graph.unsqueeze(far, 1), low, zero)
+        return mask, graph.node("Add", near, graph.node("Where", visible, zero, low))
+    farthest = config.max_positions - 1
+    buckets = relative_position_bucket(torch.arange(-farthest, farthest + 1), config.rel_pos_bins, config.max_rel_pos)
+    by_distance = graph.weight("relative_bias.weight", encoder.relative_bias.weight.t()[buckets])  # (distances, H)
     bias = graph.node("Gather", by_distance, graph.node("Add", relative, graph.constant(farthest)))  # (B, L, K, H)
-    return graph.node("Where", visible, graph.node("Transpose", bias, perm=[0, 3, 1, 2]), hidden)
+    biased = graph.node("Where", visible, graph.node("Transpose", bias, perm=[0, 3, 1, 2]), hidden)
+    return biased, biased
 
 
-def _add_layers(graph: Graph, encoder: Encoder, x: str, tokens: str, mask: str, past: list[str]) -> str:
+def _add_layers(
+    graph: Graph, encoder: Encoder, x: str, tokens: str, masks: tuple[str, str], positions: str, past: list[str]
+) -> str:
     """The layers; their keys and values, with the past's, are called ``key0``, ``value0``, ... (B, H, K, d).
 
-    *Shapes:* x (B * L, D), tokens (B, L), mask (B, H or 1, L, K), past (B, H, P, d) each -> (B * L, D).
+    *Shapes:* x (B * L, D), tokens and positions (B, L), masks (B, H or 1, L, K), past (B, H, P, d) each -> (B * L, D).
     """
+    config = encoder.config
     shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
-    for i, layer in enumerate(encoder.layers):
-        name = f"layers.{i}"
-        joint = graph.node("Reshape", graph.linear(x, f"{name}.qkv.weight", layer.qkv.weight), shape)  # (B, L, 3 * D)
-        split = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=2, num_outputs=3)
-        bias = graph.weight(f"{name}.qkv.bias", layer.qkv.bias)
+    for i in range(config.layers):
+        number = 0 if config.shared_layers else i
+        name, layer = f"layers.{number}", encoder.layers[number]
+        inner = x
+        if config.pre_norm and i > 0:
+            inner = graph.norm(x, f"{name}.attention_norm", layer.attention_norm)
+        joint = graph.node("Reshape", graph.linear(inner, f"{name}.qkv.weight", layer.qkv.weight), shape)
+        query, key, value = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=2, num_outputs=3)
+        if config.rotary_base:
+            base = config.local_rotary_base if layer.is_local else config.rotary_base
+            query, key = (_turned(graph, encoder, part, positions, base) for part in (query, key))  # (B, L, D)
         attended, _, _ = graph.nodes_of(
             "MultiHeadAttention",
             [f"attended{i}", f"key{i}", f"value{i}"],
-            *(*split, bias, "", mask, *past[2 * i : 2 * i + 2]),
-            num_heads=encoder.config.heads,
+            *(query, key, value, _bias(graph, name + ".qkv", layer.qkv), "", masks[layer.is_local]),
+            *past[2 * i : 2 * i + 2],
+            num_heads=config.heads,
             domain=CONTRIBUTED,
         )
-        attended = graph.linear(
-            graph.reshape(attended, -1, encoder.config.hidden_size),
-            f"{name}.attention_output.weight",
-            layer.attention_output.weight,
-        )
-        bias = graph.weight(f"{name}.attention_output.bias", layer.attention_output.bias)
-        x = graph.norm(attended, f"{name}.attention_norm", layer.attention_norm, x, bias)
-        inner = graph.linear(x, f"{name}.ffn_in.weight", layer.ffn_in.weight)
-        inner = graph.gelu(inner, f"{name}.ffn_in.bias", layer.ffn_in.bias)
-        inner = graph.linear(inner, f"{name}.ffn_out.weight", layer.ffn_out.weight)
-        x = graph.norm(
-            inner, f"{name}.ffn_norm", layer.ffn_norm, x, graph.weight(f"{name}.ffn_out.bias", layer.ffn_out.bias)
-        )
-    return x
+        attended = graph.reshape(attended, -1, config.hidden_size)
+        attended = graph.linear(attended, f"{name}.attention_output.weight", layer.attention_output.weight)
+        if config.pre_norm:
+            x = _sum(graph, x, attended, _bias(graph, f"{name}.attention_output", layer.attention_output))
+            fed = _feed_forward(graph, layer, name, graph.norm(x, f"{name}.ffn_norm", layer.ffn_norm), config)
+            x = _sum(graph, x, fed, _bias(graph, f"{name}.ffn_out", layer.ffn_out))
+        else:
+            bias = _bias(graph, f"{name}.attention_output", layer.attention_output)
+            x = graph.norm(attended, f"{name}.attention_norm", layer.attention_norm, x, bias)
+            fed = _feed_forward(graph, layer, name, x, config)
+            x = graph.norm(fed, f"{name}.ffn_norm", layer.ffn_norm, x, _bias(graph, f"{name}.ffn_out", layer.ffn_out))
+    return x if encoder.final_norm is None else graph.norm(x, "final_norm", encoder.final_norm)
+
+
+def _feed_forward(graph: Graph, layer: Layer, name: str, x: str, config: EncoderConfig) -> str:
+    """Without the last bias. *Shape:* (N, D) -> (N, D)."""
+    inner = graph.linear(x, f"{name}.ffn_in.weight", layer.ffn_in.weight)
+    if not config.gated:
+        inner = graph.activate(inner, config.activation, f"{name}.ffn_in.bias", layer.ffn_in.bias)
+    else:
+        if layer.ffn_in.bias is not None:
+            inner = graph.node("Add", inner, graph.weight(f"{name}.ffn_in.bias", layer.ffn_in.bias))
+        inner, gate = graph.nodes_of("Split", [inner + "_inner", inner + "_gate"], inner, axis=1, num_outputs=2)
+        inner = graph.node("Mul", graph.activate(inner, config.activation, "", None), gate)
+    return graph.linear(inner, f"{name}.ffn_out.weight", layer.ffn_out.weight)
+
+
+def _turned(graph: Graph, encoder: Encoder, x: str, positions: str, base: float) -> str:
+    """Heads turned by rotary positions. *Shapes:* x (B, L, D), positions (B, L) -> (B, L, D)."""
+    config = encoder.config
+    size = config.hidden_size // config.heads
+    turns = rotary_turns(torch.arange(config.max_positions)[None], size, base)
+    tables = [graph.weight(f"{part}.{base:g}", turn[0, 0]) for part, turn in zip(("cosines", "sines"), turns)]
+    return graph.node("RotaryEmbedding", x, positions, *tables, num_heads=config.heads, domain=CONTRIBUTED)
+
+
+def _bias(graph: Graph, name: str, linear: nn.Linear) -> str:
+    """The bias of a product, "" if it has none."""
+    return "" if linear.bias is None else graph.weight(f"{name}.bias", linear.bias)
+
+
+def _sum(graph: Graph, *parts: str) -> str:
+    return graph.node("Sum", *(part for part in parts if part))
 
 
 def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, lengths: str) -> None:
@@ -154,7 +210,8 @@ def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens
     head = encoder.head
     graph.rows_change()
     x = graph.linear(hidden, "head.transform.weight", head.transform.weight)
-    x = graph.norm(graph.gelu(x, "head.transform.bias", head.transform.bias), "head.norm", head.norm)
+    x = graph.activate(x, encoder.config.activation, "head.transform.bias", head.transform.bias)
+    x = graph.norm(x, "head.norm", head.norm)
     name, weight = "word_embeddings.weight", encoder.word_embeddings.weight
     if head.weight is not None:
         name, weight = "head.weight", head.weight
