@@ -97,11 +97,20 @@ class Graph:
         rows = self.node("Gather", rounded, index), self.node("Gather", scale, index)
         return self.node("DequantizeLinear", *rows, axis=0)
 
-    def linear(self, x: str, name: str, weight: Tensor) -> str:
-        """A product without a bias, which the next operation adds. *Shapes:* x (N, I), weight (O, I) -> (N, O)."""
+    def linear(self, x: str, name: str, weight: Tensor, reused: bool = False) -> str:
+        """A product without a bias, which the next operation adds. *Shapes:* x (N, I), weight (O, I) -> (N, O).
+
+        Args:
+            x: rows.
+            name: of the weight.
+            weight: the matrix.
+            reused: whether other products have the same weight. ONNX Runtime makes signed integers unsigned where the
+                processor asks for it, and fails the second time; so they are unsigned from the start.
+        """
         if not self.int8:
             return self.node("Gemm", x, self.weight(name, weight), transB=1)
-        rounded, scale = self._rounded(name, weight)
+        rounded, scale = self._rounded(name, weight, reused)
+        zero = np.full(len(weight), 128, np.uint8) if reused else np.zeros(len(weight), np.int8)
         # ONNX Runtime's own dynamic quantization has one scale for all of x: a row's result would depend on the others.
         largest = self.node("ReduceMax", self.node("Abs", x), self.constant([1]), keepdims=1)
         row_scale = self.node("Mul", largest, self.constant(1 / 127))  # (N, 1)
@@ -110,7 +119,7 @@ class Graph:
         product = self.node(
             "QGemm",
             *(self.node("QuantizeLinear", x, flat_scale, middles, axis=0), self.constant(1.0), middle),
-            *(rounded, scale, self.constant(np.zeros(len(weight), np.int8))),
+            *(rounded, scale, self.constant(zero)),
             transB=1,
             domain=CONTRIBUTED,
         )
@@ -134,7 +143,7 @@ class Graph:
         return self.node("FastGelu", x, domain=CONTRIBUTED)  # by the hyperbolic tangent
 
     def norm(self, x: str, name: str, norm: nn.LayerNorm, *added: str) -> str:
-        """LayerNorm of x, or of x + *added*: another x and, perhaps, a bias. *Shapes:* (N, D), (N, D), (D) -> (N, D)."""
+        """LayerNorm of x, or of x + *added*: another x and maybe a bias. *Shapes:* (N, D), (N, D), (D) -> (N, D)."""
         weights = [self.weight(f"{name}.weight", norm.weight)]
         if norm.bias is not None:
             weights.append(self.weight(f"{name}.bias", norm.bias))
@@ -144,13 +153,14 @@ class Graph:
         given = x, other, *weights, *bias
         return self.node("SkipLayerNormalization", *given, domain=CONTRIBUTED, epsilon=norm.eps)
 
-    def _rounded(self, name: str, value: Tensor) -> tuple[str, str]:
-        """A matrix and its scales, under its own name. *Shapes:* (O, I) -> (O, I), (O)."""
+    def _rounded(self, name: str, value: Tensor, unsigned: bool = False) -> tuple[str, str]:
+        """A matrix and its scales, under its own name; *unsigned* is 128 more. *Shapes:* (O, I) -> the same, (O)."""
         scale = f"{name}.scale"
         if name not in self.weights:
             matrix = value.detach().float().cpu().numpy()
             self.weights[scale] = np.abs(matrix).max(axis=1).clip(1e-12) / np.float32(127)
-            self.weights[name] = np.rint(matrix / self.weights[scale][:, None]).astype(np.int8)
+            rounded = np.rint(matrix / self.weights[scale][:, None])
+            self.weights[name] = (rounded + 128).astype(np.uint8) if unsigned else rounded.astype(np.int8)
         return name, scale
 
     def _zero_points(self, rows: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ Dimensions as in ``mist.encoder``; L rows a sentence see themselves and the P ro
 given. K = P + L.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def _add_layers(
     *Shapes:* x (B * L, D), tokens and positions (B, L), masks (B, H or 1, L, K), past (B, H, P, d) each -> (B * L, D).
     """
     config = encoder.config
+    product = partial(graph.linear, reused=config.shared_layers)
     shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
     for i in range(config.layers):
         number = 0 if config.shared_layers else i
@@ -137,7 +139,7 @@ def _add_layers(
         inner = x
         if config.pre_norm and i > 0:
             inner = graph.norm(x, f"{name}.attention_norm", layer.attention_norm)
-        joint = graph.node("Reshape", graph.linear(inner, f"{name}.qkv.weight", layer.qkv.weight), shape)
+        joint = graph.node("Reshape", product(inner, f"{name}.qkv.weight", layer.qkv.weight), shape)
         query, key, value = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=2, num_outputs=3)
         if config.rotary_base:
             base = config.local_rotary_base if layer.is_local else config.rotary_base
@@ -151,7 +153,7 @@ def _add_layers(
             domain=CONTRIBUTED,
         )
         attended = graph.reshape(attended, -1, config.hidden_size)
-        attended = graph.linear(attended, f"{name}.attention_output.weight", layer.attention_output.weight)
+        attended = product(attended, f"{name}.attention_output.weight", layer.attention_output.weight)
         if config.pre_norm:
             x = _sum(graph, x, attended, _bias(graph, f"{name}.attention_output", layer.attention_output))
             fed = _feed_forward(graph, layer, name, graph.norm(x, f"{name}.ffn_norm", layer.ffn_norm), config)
@@ -166,7 +168,8 @@ def _add_layers(
 
 def _feed_forward(graph: Graph, layer: Layer, name: str, x: str, config: EncoderConfig) -> str:
     """Without the last bias. *Shape:* (N, D) -> (N, D)."""
-    inner = graph.linear(x, f"{name}.ffn_in.weight", layer.ffn_in.weight)
+    product = partial(graph.linear, reused=config.shared_layers)
+    inner = product(x, f"{name}.ffn_in.weight", layer.ffn_in.weight)
     if not config.gated:
         inner = graph.activate(inner, config.activation, f"{name}.ffn_in.bias", layer.ffn_in.bias)
     else:
@@ -174,7 +177,7 @@ def _feed_forward(graph: Graph, layer: Layer, name: str, x: str, config: Encoder
             inner = graph.node("Add", inner, graph.weight(f"{name}.ffn_in.bias", layer.ffn_in.bias))
         inner, gate = graph.nodes_of("Split", [inner + "_inner", inner + "_gate"], inner, axis=1, num_outputs=2)
         inner = graph.node("Mul", graph.activate(inner, config.activation, "", None), gate)
-    return graph.linear(inner, f"{name}.ffn_out.weight", layer.ffn_out.weight)
+    return product(inner, f"{name}.ffn_out.weight", layer.ffn_out.weight)
 
 
 def _turned(graph: Graph, encoder: Encoder, x: str, positions: str, base: float) -> str:

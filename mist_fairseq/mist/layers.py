@@ -19,7 +19,8 @@ from mist_fairseq.mist.packing import pack, unpack
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The function of a name of ``ACTIVATIONS``."""
     tanh = partial(F.gelu, approximate="tanh")
-    return {"gelu": F.gelu, "gelu_new": tanh, "gelu_pytorch_tanh": tanh, "relu": F.relu, "silu": F.silu}[name]
+    functions: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+    return (functions | {"gelu_new": tanh, "gelu_pytorch_tanh": tanh})[name]
 
 
 class Layer(nn.Module):

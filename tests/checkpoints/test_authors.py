@@ -128,7 +128,7 @@ FUSED = {SELF + name: None for name in ("query.weight", "key.weight", "value.wei
         ({"module.bert.encoder.layer.2.x": torch.zeros(D)}, r"has encoder\.layer\.2\.x \(1 in all\), unknown"),
         ({"module.bert_decoder.x": torch.zeros(1)}, r"has bert_decoder\.x .* unknown to the model: is .*config\.json"),
         ({"module.bert.encoder.rel_pos_bias.weight": torch.zeros(4, 8)}, r"has encoder\.rel_pos_bias.* unknown"),
-        ({LAYER + "output.dense.bias": None}, r"of 2 layers, but the weights lack .*1\.output\.dense\.bias"),
+        ({LAYER + "output.dense.bias": None}, r"lacks encoder\.layer\.1\.output\.dense\.bias"),
         ({SELF + "key.weight": None}, r"lacks encoder\.layer\.1\.attention\.self\.key\.weight"),
         ({"module.embed_length.weight": None}, r"lacks embed_length\.weight"),
         ({f"module.cls.predictions.{name}bias": None for name in ("", "decoder.")}, r"lacks cls\.predictions\.bias"),

@@ -17,6 +17,14 @@ VARIANTS = {
     "absolute positions": {},
     "relative positions": dict(rel_pos_bins=8, max_rel_pos=12, token_types=6, source_type=4, target_type=5),
     "untied head": dict(untie_head=True),
+    "embeddings of a size of their own, one layer": dict(embedding_size=16, shared_layers=True, activation="gelu_new"),
+    "relu": dict(activation="relu", layer_norm_eps=0.01),
+    "pre-norm": dict(pre_norm=True, activation="silu"),
+    "gated": dict(gated=True, activation="gelu_pytorch_tanh"),
+    "ModernBERT": dict(
+        **dict(pre_norm=True, gated=True, without_biases=True, layers=4, rotary_base=1e5),
+        **dict(local_rotary_base=1e4, local_window=2, global_every=3),
+    ),
 }
 
 
