@@ -77,10 +77,8 @@ def _check_shard(prefix: str, index: str, data: str, dictionary: TokenizerDictio
         ids = np.memmap(data, dtype=kind, mode="r")
         least, most = int(ids.min()), int(ids.max())
         if least < 0 or most >= len(dictionary):
-            raise ValueError(
-                f"{data} has the token ids {least} to {most}, the dictionary beside it has those from 0 to "
-                f"{len(dictionary) - 1}: {AGAIN}"
-            )
+            known = f"the dictionary beside it has those from 0 to {len(dictionary) - 1}"
+            raise ValueError(f"{data} has the token ids {least} to {most}, {known}: {AGAIN}")
 
 
 def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray]:
@@ -89,9 +87,7 @@ def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray]:
         index = MMapIndexedDataset.Index(path)
         kind, sizes, pointers = np.dtype(index.dtype), index.sizes.copy(), index._pointers.copy()
     except (AssertionError, AttributeError, KeyError, OverflowError, ValueError, struct.error) as error:
-        raise ValueError(
-            f"{path} is damaged, or no index of fairseq-preprocess's --dataset-impl mmap: {AGAIN}"
-        ) from error
+        raise ValueError(f"{path} is damaged, or no index of fairseq's --dataset-impl mmap: {AGAIN}") from error
     if kind.kind not in "iu":
         raise ValueError(f"{path} is damaged: its token ids are of {kind}. {AGAIN}")
     return kind, sizes, pointers

@@ -19,10 +19,8 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     """Load binarized source and target of one split; the target is None where there is none.
 
     *cfg* is a task's: its data folders, languages and the name of the training split, which alone comes in shards.
-
-    Raises:
-        FileNotFoundError: the split is not there.
-        ValueError: it is empty, or source and target have different numbers of lines; or as of ``check_binarized``.
+    FileNotFoundError: the split is not there. ValueError: it is empty, or its sides differ in their numbers of lines;
+    or as of ``check_binarized``.
     """
     folders = utils.split_paths(cfg.data)
     folder = folders[(epoch - 1) % len(folders)] if split == cfg.train_subset else folders[0]

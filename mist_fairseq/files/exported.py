@@ -28,10 +28,9 @@ def write_sums(folder: Path, names: Iterable[str]):
 
 
 def check_sums(folder: Path, names: Iterable[str], advice: str):
-    """Compare files with the ``SHA256SUMS`` beside them, if it is there; *advice* is what to do about a damaged one.
+    """Compare files with the ``SHA256SUMS`` beside them, if it is there; ValueError names one that is damaged.
 
-    Raises:
-        ValueError: a file or ``SHA256SUMS`` itself is damaged; names it.
+    *advice* is what to do about it.
     """
     path = folder / SUMS
     if not path.is_file():
@@ -41,9 +40,7 @@ def check_sums(folder: Path, names: Iterable[str], advice: str):
         if name not in sums:
             raise ValueError(f"{path} does not name {name}: {advice}")
         if digest(folder / name) != sums[name]:
-            raise ValueError(
-                f"{folder / name} is damaged, or is not the file that {SUMS} beside it was written for: {advice}"
-            )
+            raise ValueError(f"{folder / name} is damaged, or not the file that {SUMS} was written for: {advice}")
 
 
 def write_folder(
@@ -51,17 +48,13 @@ def write_folder(
 ) -> list[str]:
     """Write files, given in pieces, their checksums and, last, ``config.json``: what is half written has none.
 
-    Returns the names of all files.
-
-    Raises:
-        FileExistsError: the folder has such files already, and *overwrite* is off.
+    Returns the names of all files. FileExistsError: the folder has such files already, and *overwrite* is off.
     """
     path, names = Path(folder), [CONFIG, *files, SUMS]
     there = [name for name in names if (path / name).exists()]
     if there and not overwrite:
-        raise FileExistsError(
-            f"{folder} has {', '.join(there)} already: choose another folder or allow to overwrite it (--overwrite)"
-        )
+        advice = "choose another folder or allow to overwrite it (--overwrite)"
+        raise FileExistsError(f"{folder} has {', '.join(there)} already: {advice}")
     (path / CONFIG).unlink(missing_ok=True)
     for name, pieces in files.items():
         with whole_file(path / name) as partial, open(partial, "wb") as file:

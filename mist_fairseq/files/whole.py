@@ -15,8 +15,7 @@ except ImportError:  # on Windows
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary file to write to, which replaces *path*, whose folder is made, if the block raises no error.
 
-    Raises:
-        BlockingIOError: another process is writing *path*.
+    BlockingIOError: another process is writing *path*.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,17 +33,11 @@ class Options(DecodingOptions, total=False):
 
 @dataclass
 class Source:
-    """What the model reads.
+    """What the model reads."""
 
-    Attributes:
-        ids: ``[CLS] X [SEP]``.
-        length: asked for, in tokens before the final [SEP]; None for the predicted one.
-        cut: whether the text was longer than the model reads.
-    """
-
-    ids: list[int]
-    length: int | None = None
-    cut: bool = False
+    ids: list[int]  #: ``[CLS] X [SEP]``
+    length: int | None = None  #: asked for, in tokens before the final [SEP]; None for the predicted one
+    cut: bool = False  #: whether the text was longer than the model reads
 
 
 @dataclass
@@ -73,19 +67,12 @@ class Output:
 
 
 class TextGenerator:
-    """A model and its tokenizer behind ``generate``; a subclass sets its attributes.
+    """A model and its tokenizer behind ``generate``; a subclass sets its attributes."""
 
-    Attributes:
-        tokenizer: of source and target.
-        limits: the most tokens that the model reads and makes, special ones counted.
-        engine: what runs the model.
-        stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
-    """
-
-    tokenizer: Tokenizer
-    limits: PositionLimits
-    engine: Engine
-    stop_unchanged = True
+    tokenizer: Tokenizer  #: of source and target
+    limits: PositionLimits  #: the most tokens that the model reads and makes, special ones counted
+    engine: Engine  #: what runs the model
+    stop_unchanged = True  #: MIST ends for a sentence that a pass did not change; a benchmark may want all passes
 
     # A list gives a list, an iterator an iterator; of texts, or of Outputs.
     @overload
@@ -249,19 +236,12 @@ class TextGenerator:
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
-        asked = None
+        engine, special, asked = self.engine, self.tokenizer.special, None
         if sources[0].length is not None:
-            asked = self.engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
-        candidates = decode(
-            self.engine,
-            self.engine.asarray(tokens),
-            self.engine.asarray(np.array(lengths)),
-            decoding,
-            self.tokenizer.special,
-            self.limits,
-            target_lengths=asked,
-            stop_unchanged=self.stop_unchanged,
-        )
+            asked = engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
+        inputs = engine.asarray(tokens), engine.asarray(np.array(lengths))
+        how = decoding, special, self.limits
+        candidates = decode(engine, *inputs, *how, target_lengths=asked, stop_unchanged=self.stop_unchanged)
         return self._read_candidates(candidates, sources, decoding, details)
 
     def _read_candidates(

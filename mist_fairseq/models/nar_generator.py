@@ -97,16 +97,10 @@ class NARGenerator(Generator):
                 raise ValueError(f"{what} {int(lengths.min())} tokens, expected at least 1")
         special = self.tokenizer.special
         engine = self.model.engine or PyTorchEngine(self.model.encoder, special, self.model.precision, convert=False)
-        candidates = decode(
-            engine,
-            engine.asarray(inputs["src_tokens"]),
-            engine.asarray(inputs["src_lengths"]),
-            self.decoding,
-            special,
-            self.model.limits,
-            target_lengths=None if asked is None else engine.asarray(asked),
-            stop_unchanged=self.stop_unchanged,
-        )
+        sources = engine.asarray(inputs["src_tokens"]), engine.asarray(inputs["src_lengths"])
+        asked = None if asked is None else engine.asarray(asked)
+        how = self.decoding, special, self.model.limits
+        candidates = decode(engine, *sources, *how, target_lengths=asked, stop_unchanged=self.stop_unchanged)
         return self._printed(candidates)
 
     def _printed(self, candidates: Candidates) -> list[list[dict]]:

@@ -72,9 +72,8 @@ def get_pretrained(name: str, folder: str) -> str:
     sizes = read_sizes(folder)
     layers, width = sizes["encoder_layers"], sizes["encoder_embed_dim"]
     if (layers, width) != (encoder.layers, encoder.hidden_size):
-        raise ValueError(
-            f"{path}/config.json has {layers} layers of {width}, expected {encoder.layers} of {encoder.hidden_size}"
-        )
+        expected = f"{encoder.layers} of {encoder.hidden_size}"
+        raise ValueError(f"{path}/config.json has {layers} layers of {width}, expected {expected}")
     read_weights(path / weights[0], shapes_only=True)
     entries = len(load_tokenizer(str(path / "vocab.txt")).symbols)
     write_sums(path, [*settings, *weights])

@@ -77,11 +77,8 @@ def check_mass_vocabulary(folder: str, symbols: list[str]):
 def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_position: int = 0) -> dict[str, Tensor]:
     """MASS's weights under the names of a model of ours or of fairseq's, whose state dict is *own*.
 
-    *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on.
-
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: it cannot be read, lacks a weight, has one too many or one of another shape (names the weight).
+    *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on. Errors
+    are as of ``find_file``, ``read_weights`` and ``convert``.
     """
     path = find_file(folder, [WEIGHTS])
     state = _read(path)

@@ -114,9 +114,7 @@ def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") ->
 def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
     """Refuse files unlike ``SHA256SUMS``, if it is there, and weights unlike ``config.json``, before memory is taken.
 
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: a file is damaged, or a weight is missing or of another shape (names it and both shapes).
+    Errors are as of ``find_file``, ``check_sums`` and ``convert``.
     """
     path = find_file(folder, WEIGHTS)
     check_sums(Path(folder), [*find_settings(folder), path.name], "fetch it again")

@@ -101,9 +101,7 @@ def is_released(folder: str) -> bool:
 def load_folder(folder: str) -> Released:
     """The model of a released folder, on the CPU and in evaluation mode.
 
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged or does not fit the others; says which.
+    A FileNotFoundError or ValueError names a file that is missing, damaged, or does not fit the others.
     """
     otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
     config = read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
@@ -132,16 +130,11 @@ def load_folder(folder: str) -> Released:
     return Released(encoder.eval(), tokenizer, limits)
 
 
-# -- as --pretrained ------------------------------------------------------------------------------------------
-
-
 def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict[str, int | bool]:
     """What ``--pretrained`` sets of a model's configuration where it names a released model.
 
-    *architecture* is that of the model to be trained, ``mist`` or ``nat_mass``, and *tokenizer* that of the data.
-
-    Raises:
-        ValueError: the model is of another architecture, or the data was binarized with another vocabulary.
+    *architecture* is that of the model to be trained, ``mist`` or ``nat_mass``, and *tokenizer* that of the data; a
+    ValueError refuses a released model of another.
     """
     released = load_folder(folder)
     if released.architecture != architecture:

@@ -44,18 +44,14 @@ class Batcher:
     do. A batch that fails is run again text by text, so that one bad text does not take its neighbours with it.
 
     An asynchronous context manager: leaving it refuses new texts and finishes those that wait.
-
-    Attributes:
-        generate: ``TextGenerator.generate_sources``.
-        running: the number of texts in the model now.
-        closing: is set once new texts are refused.
     """
 
     def __init__(self, generate: Callable[..., list[list[Output]]], limits: Limits, metrics: CollectorRegistry):
-        self.generate, self._limits = generate, limits
-        self.running = 0
+        self.generate, self._limits = generate, limits  #: ``TextGenerator.generate_sources``
+        self.running = 0  #: texts in the model now
         self._queue: list[_Item] = []
-        self._changed, self.closing = asyncio.Event(), asyncio.Event()
+        self.closing = asyncio.Event()  #: set once new texts are refused
+        self._changed = asyncio.Event()
         waiting = Gauge("mist_queue_texts", "Texts that wait for the model.", registry=metrics)
         waiting.set_function(lambda: len(self._queue))
         running = Gauge("mist_model_texts", "Texts in the model.", registry=metrics)

@@ -13,7 +13,7 @@ from typing import Any
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
-from mist_fairseq.serve.limits import Limits, option
+from mist_fairseq.serve.limits import Limits, flag
 
 try:
     import uvicorn
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
     parser.add_argument("--threads", type=int, help="of the CPU, for the model (default: the model's)")
     for limit in fields(Limits):
         described = f"{limit.metadata['help']} (default: %(default)s)"
-        parser.add_argument(option(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
+        parser.add_argument(flag(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
     given = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

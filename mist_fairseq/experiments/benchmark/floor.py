@@ -38,9 +38,6 @@ class Rates(NamedTuple):
     bandwidth: float
 
 
-# -- products of a model ----------------------------------------------------------------------------------------
-
-
 def products(
     encoder: Encoder | EncoderDecoder,
     source: int,
@@ -152,9 +149,6 @@ def floor_seconds(listed: Iterable[Product], rates: Rates, precision: str = "fp3
     """
     size = WEIGHT_BYTES[precision]
     return sum(max(count / rates.operations, size * weights / rates.bandwidth) for count, weights in listed)
-
-
-# -- rates of a machine -----------------------------------------------------------------------------------------
 
 
 def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:

@@ -254,9 +254,6 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> i
     return None if before is None or after is None else after - before
 
 
-# -- tables in the layout of the paper, and a plot ----------------------------------------------------------------
-
-
 def markdown(result: dict) -> str:
     """Return all tables of a result of ``scripts/benchmark_latency.py``."""
     sections = [_summary_table(result)]

@@ -14,9 +14,9 @@ import torch
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
+from mist_fairseq.generate.decoding import option
 from mist_fairseq.models.baselines.huggingface_generator import HuggingFaceGenerator, import_transformers, right_padded
 from mist_fairseq.models.baselines.nat_mass import EncoderDecoderOptions
-from mist_fairseq.models.mist_model import option
 from mist_fairseq.pretrained.names import convert
 from mist_fairseq.pretrained.weights import WEIGHTS, check_vocabulary, find_file, read_config, read_weights
 
