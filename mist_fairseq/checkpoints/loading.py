@@ -25,11 +25,8 @@ def untrained_state() -> dict:
 def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictConfig, int]:
     """A checkpoint's model, the configuration that it was trained with, and the number of updates.
 
-    Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: it is damaged, not of ``--task mist`` or of another vocabulary, or there is no such data folder.
+    Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on. A FileNotFoundError or
+    ValueError says that it is missing, damaged, not of ``--task mist`` or of another vocabulary, or has no data folder.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")

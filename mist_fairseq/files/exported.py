@@ -40,7 +40,8 @@ def check_sums(folder: Path, names: Iterable[str], advice: str):
         if name not in sums:
             raise ValueError(f"{path} does not name {name}: {advice}")
         if digest(folder / name) != sums[name]:
-            raise ValueError(f"{folder / name} is damaged, or not the file that {SUMS} was written for: {advice}")
+            other = f"is not the file that {SUMS} beside it was written for"
+            raise ValueError(f"{folder / name} is damaged, or {other}: {advice}")
 
 
 def write_folder(
@@ -68,11 +69,8 @@ def write_folder(
 def read_config(folder: str, kind: str, version: int, files: list[str], advice: str) -> dict[str, Any]:
     """The ``config.json`` of an exported folder, whose ``format`` and version must be *kind* and *version*.
 
-    *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind.
-
-    Raises:
-        FileNotFoundError: the folder or one of its files is missing.
-        ValueError: the folder is of another kind or version, or a file is damaged; says what is there instead.
+    *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind. A
+    FileNotFoundError names what is missing, a ValueError another kind or version, or a damaged file.
     """
     path = Path(folder)
     if not (path / CONFIG).is_file():

@@ -77,10 +77,8 @@ def option(default: Any, text: str) -> Any:
 class Decoding:
     """How to generate; hashable, so that requests which agree can share a batch.
 
-    The help texts of the fields say what each is; command lines and the server take them from here.
-
-    Raises:
-        ValueError: a value or a combination cannot work; names it.
+    The help texts of the fields say what each is; command lines and the server take them from here. A ValueError names
+    a value or a combination that cannot work.
     """
 
     decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")
@@ -280,15 +278,9 @@ DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
 
 
 def least_confident(scores: Array, lengths: Array, number: Array) -> Array:
-    """The positions that Mask-Predict masks again: the *number* lowest scores of each sentence.
+    """The positions that Mask-Predict masks again: the *number* lowest scores of each sentence, of equals the first.
 
-    Args:
-        scores: *Shape:* (B, T).
-        lengths: real tokens of each, *Shape:* (B).
-        number: how many, *Shape:* (B).
-
-    Returns:
-        Boolean, *Shape:* (B, T). Of equal scores the first goes first.
+    *Shapes:* scores (B, T), lengths (B), number (B) -> boolean (B, T).
     """
     xp = array_namespace(scores)
     scores = xp.where(padding_mask(lengths, scores.shape[1]), scores, float("inf"))

@@ -151,9 +151,7 @@ class TextGenerator:
     def encode(self, text: Text, length: int | None = None) -> Source:
         """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts.
 
-        Raises:
-            TypeError: it is neither text nor a tuple or list of texts.
-            ValueError: the model makes no output of *length*.
+        TypeError: it is neither text nor a tuple or list of texts. ValueError: the model makes no output of *length*.
         """
         if length is not None:
             length = whole_number("length", length, self.limits.target - 1)
@@ -205,15 +203,9 @@ class TextGenerator:
             yield from (outputs[i] for i in range(len(window)))
 
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
-        """The *nbest* outputs of each source of one batch, best first.
+        """The *nbest* outputs of each source of one batch, best first; without *details* only with text and score.
 
-        Args:
-            sources: made by ``encode``; either all with a length or none.
-            decoding: how to generate.
-            details: give more than text and score.
-
-        Raises:
-            ValueError: a source or a length is longer than the model's.
+        *sources* are made by ``encode``, either all with a length or none. ValueError: one or its length is too long.
         """
         wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])

@@ -57,9 +57,7 @@ def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] |
 def read_sizes(folder: str) -> dict[str, Any]:
     """The model options, numbers, that a pre-trained folder's ``config.json`` asks for.
 
-    Raises:
-        FileNotFoundError: the folder or its config.json is missing.
-        ValueError: a size is missing or no positive number, or the model is of no family that is known here.
+    FileNotFoundError: there is none. ValueError: a size is missing or impossible, or no family known here has it.
     """
     path, config = read_config(folder)
     family = _find_family(path, config)
@@ -174,10 +172,8 @@ def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32; of a fairseq checkpoint those of the model.
 
-    Nothing of the file is executed. With *shapes_only* the tensors are on the meta device and take no memory.
-
-    Raises:
-        ValueError: it is damaged or holds something else than a dictionary of tensors.
+    Nothing of the file is executed; a ValueError says that it is damaged or holds something else. With *shapes_only*
+    the tensors are on the meta device and take no memory.
     """
     state: Any
     if path.suffix == ".safetensors":

@@ -88,8 +88,7 @@ class Batcher:
     async def submit(self, sources: list[Source], decoding: Decoding) -> list[list[Output]]:
         """The outputs of each source. When the caller is cancelled its texts that have not started are dropped.
 
-        Raises:
-            HTTPException: new texts are refused, these do not fit into the queue, or the model failed for one of them.
+        HTTPException: new texts are refused, these do not fit into the queue, or the model failed for one of them.
         """
         self.check_open()
         waiting, most = len(self._queue), self._limits.max_queue

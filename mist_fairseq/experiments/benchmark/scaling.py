@@ -117,19 +117,17 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
             longest = max(getattr(work, side) for axis in axes for work in axis.works)
             limit = getattr(system.model.limits, side)
             if longest > limit:
-                raise ValueError(
-                    f"{entry.name} takes {side}s of {limit} tokens, expected at least {longest}: give it "
-                    f"--max-{side}-positions {longest}, or lower values of {side}"
-                )
+                advice = f"give it --max-{side}-positions {longest}, or lower values of {side}"
+                raise ValueError(f"{entry.name} takes {side}s of {limit} tokens, expected at least {longest}: {advice}")
     return systems
 
 
 def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: int = 1) -> dict:
-    """Time all values of an axis and all models in turn, in another order each time.
+    """Time all values of an axis and all models in turn, in another order each time, as ``latency`` does.
 
-    So whatever disturbs the machine disturbs all of them alike. Each is run twice in its turn, as it is and with
-    clocks around its parts, which on a GPU cost time. Returns for JSON: by model, for each value the milliseconds of a
-    batch (median and quartiles) and the shares of the parts, and the line through the medians.
+    Each is run twice in its turn, as it is and with clocks around its parts, which on a GPU cost time. Returns for
+    JSON: by model, for each value the milliseconds of a batch (median and quartiles) and the shares of the parts, and
+    the line through the medians.
     """
     fixed = asdict(axis.works[0])
     del fixed[axis.name]
