@@ -18,10 +18,7 @@ _UPDATES = r"checkpoint_\d+_(\d+)\.pt", "checkpoint_EPOCH_UPDATE.pt", _INTERVALS
 
 
 def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bound: int | None = None) -> list[Path]:
-    """The newest *count* checkpoints that fairseq-train kept in a folder, newest first, up to an epoch or update.
-
-    They are ``checkpoint_EPOCH_UPDATE.pt`` if *by_updates*, else ``checkpointEPOCH.pt``; ValueError if there are fewer.
-    """
+    """The newest *count* checkpoints that fairseq-train kept in a folder, newest first; ValueError if it has fewer."""
     if count < 1:
         raise ValueError(f"{count} checkpoints to average, expected at least 1")
     pattern, kind, advice = _UPDATES if by_updates else _EPOCHS

@@ -38,8 +38,8 @@ def write_checksums(prefix: str, dictionary: TokenizerDictionary):
 def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):
     """Refuse data that is damaged, of another side or vocabulary, or of a format without such checks, by a ValueError.
 
-    *prefix* is the path without ``.bin`` and ``.idx``; nothing is checked where these are missing. With *combine* so are
-    further shards, whose prefixes end in 1, 2, ... *impl* is the format, by default that of the files.
+    *prefix* is the path without ``.bin`` and ``.idx``; nothing is checked where these are missing. With *combine*
+    further shards are, too, whose prefixes end in 1, 2, ... *impl* is the format, by default that of the files.
     """
     for number in itertools.count() if combine else [0]:
         shard = prefix + (str(number) if number else "")

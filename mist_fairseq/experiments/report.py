@@ -101,10 +101,7 @@ class Legend(dict[str, str]):
 
 
 class Report:
-    """The report on a folder with ``paper.json`` and what there is of ``runs/``, ``findings.md`` and other results.
-
-    An OSError or ValueError names a file that is missing, broken or incomplete.
-    """
+    """The report on a folder of results; OSError or ValueError names a file that is missing, broken or incomplete."""
 
     def __init__(self, folder: Path):
         self.folder = folder

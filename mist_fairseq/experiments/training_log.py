@@ -37,10 +37,7 @@ class Curve:
 
 
 class TrainingLog:
-    """What the log files of one training say; what a resumed training computes again replaces what was there.
-
-    A ValueError says that they have no training lines or no validation lines.
-    """
+    """What the log files of one training say; what a resumed training computes again replaces what was there."""
 
     def __init__(self, paths: list[str]):
         self.scores: dict[int, dict[str, float]] = {}  # by update, under names like valid_bleu

@@ -28,10 +28,7 @@ def write_sums(folder: Path, names: Iterable[str]):
 
 
 def check_sums(folder: Path, names: Iterable[str], advice: str):
-    """Compare files with the ``SHA256SUMS`` beside them, if it is there; ValueError names one that is damaged.
-
-    *advice* is what to do about it.
-    """
+    """Compare files with the ``SHA256SUMS`` beside them, if it is there; ValueError names a damaged one."""
     path = folder / SUMS
     if not path.is_file():
         return

@@ -226,10 +226,7 @@ def single_pass(run: Run, candidates: Candidates) -> None:
 
 
 def mist(run: Run, candidates: Candidates) -> None:
-    """Mix the output into the source and fill all [MASK]s again (paper, section "MIST").
-
-    A sentence that a pass did not change is done: nothing would change any more.
-    """
+    """Mix the output into the source and fill all [MASK]s again (paper, section "MIST")."""
     xp = array_namespace(candidates.tokens)
     active = xp.arange(candidates.tokens.shape[0], device=device(candidates.tokens))
     for _ in range(1, run.passes):
@@ -247,7 +244,7 @@ def mist(run: Run, candidates: Candidates) -> None:
         candidates.scores[active, :width] = scores
         candidates.steps[active] += 1
         candidates.history.append(candidates.tokens)
-        if run.stop_unchanged:
+        if run.stop_unchanged:  # a sentence that this pass did not change no other pass will
             active = active[xp.any(tokens != previous[:, :width], axis=1)]
         if active.shape[0] == 0:
             break

@@ -32,10 +32,7 @@ _FOLDERS = ("data", "save_dir")  # never evaluated, and a folder may be called r
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint of fairseq-train, on the CPU; tensors stay on disk until they are used.
-
-    Errors are as of ``load_torch_file``, and a ValueError names a file that is no checkpoint.
-    """
+    """The content of a checkpoint of fairseq-train, on the CPU; errors as of ``load_torch_file``."""
     content = load_torch_file(path, mmap=True)
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):

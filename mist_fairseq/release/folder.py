@@ -99,10 +99,7 @@ def is_released(folder: str) -> bool:
 
 
 def load_folder(folder: str) -> Released:
-    """The model of a released folder, on the CPU and in evaluation mode.
-
-    A FileNotFoundError or ValueError names a file that is missing, damaged, or does not fit the others.
-    """
+    """The model of a released folder, on the CPU, for evaluation; errors name the file that is missing or damaged."""
     otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
     config = read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS

@@ -1,7 +1,4 @@
-"""Dynamic batching: texts of concurrent requests share the model's batches.
-
-The model has a thread of its own; all else runs in one event loop.
-"""
+"""Texts of concurrent requests share batches; the model has a thread of its own, all else runs in one event loop."""
 
 import asyncio
 import contextlib

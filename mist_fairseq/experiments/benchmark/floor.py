@@ -152,14 +152,12 @@ def floor_seconds(listed: Iterable[Product], rates: Rates, precision: str = "fp3
 
 
 def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:
-    """Measure what this machine reaches now, with torch's number of threads; errors as of ``fastest_product``.
-
-    Median times, of ``fastest_product`` and of copying 256 MiB: bytes read plus bytes written, as STREAM counts them.
-    """
+    """Measure what this machine reaches now with torch's threads, by medians; errors as of ``fastest_product``."""
     product, count = fastest_product(precision, device, repeats)
     data = torch.ones(_COPIED // 4, device=device)
     copy = torch.empty_like(data)
     copying = median_seconds(lambda: copy.copy_(data), repeats)
+    # Of copying count the bytes read and the bytes written, as in STREAM.
     return Rates(count / median_seconds(product, repeats), 2 * _COPIED / copying)
 
 

@@ -65,10 +65,7 @@ class _Refinement:
 
 
 def force(model, generator) -> Forcing:
-    """Make a generator do what it is told before each batch; ValueError if its lengths cannot be prescribed.
-
-    An engine without a *model* takes lengths with each call.
-    """
+    """Make a generator do what it is told before each batch; ValueError if its lengths cannot be prescribed."""
     if isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
         if generator.beam_size > 1:
             raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
@@ -90,7 +87,8 @@ def force(model, generator) -> Forcing:
         generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
         return _force_end(generator)
-    elif model is not None and not isinstance(generator, BangGenerator):  # which always does the same amount of work
+    # BANG always does the same amount of work; an engine without a model takes lengths with each call.
+    elif model is not None and not isinstance(generator, BangGenerator):
         raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
     return lambda *_: None
 

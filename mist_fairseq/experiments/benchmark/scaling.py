@@ -103,10 +103,7 @@ def write_works(folder: Path, axes: list[Axis]):
 
 
 def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
-    """Load all models, by name, with outputs of prescribed lengths.
-
-    A ValueError says that a model is not one of ours, cannot be loaded, or that its limits are too low for the axes.
-    """
+    """Load all models, by name, with outputs of prescribed lengths; ValueError where a model's limits are too low."""
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
         system = systems[entry.name] = load_system(entry, forced=True)
