@@ -33,8 +33,7 @@ def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bou
 def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
     """Write a checkpoint with the mean of several checkpoints' weights and the configuration of the first.
 
-    It has no optimizer's state: a training goes on from it with ``--finetune-from-model``, its learning rate anew. A
-    ValueError names a file that is no checkpoint, or *output*, or differs from the first in more than weights.
+    It has no optimizer's state: a training goes on from it with ``--finetune-from-model``, its learning rate anew.
     """
     if Path(output).resolve() in {Path(path).resolve() for path in paths}:
         raise ValueError(f"{output} is one of the checkpoints to average: choose another file to write")

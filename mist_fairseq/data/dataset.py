@@ -19,8 +19,7 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     """Load binarized source and target of one split; the target is None where there is none.
 
     *cfg* is a task's: its data folders, languages and the name of the training split, which alone comes in shards.
-    FileNotFoundError: the split is not there. ValueError: it is empty, or its sides differ in their numbers of lines;
-    or as of ``check_binarized``.
+    FileNotFoundError: there is none. ValueError: it is empty, its sides differ in length, or as of ``check_binarized``.
     """
     folders = utils.split_paths(cfg.data)
     folder = folders[(epoch - 1) % len(folders)] if split == cfg.train_subset else folders[0]

@@ -66,8 +66,7 @@ def write_folder(
 def read_config(folder: str, kind: str, version: int, files: list[str], advice: str) -> dict[str, Any]:
     """The ``config.json`` of an exported folder, whose ``format`` and version must be *kind* and *version*.
 
-    *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind. A
-    FileNotFoundError names what is missing, a ValueError another kind or version, or a damaged file.
+    *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind.
     """
     path = Path(folder)
     if not (path / CONFIG).is_file():

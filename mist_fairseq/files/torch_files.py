@@ -17,8 +17,7 @@ def load_torch_file(path: str | Path, mmap: bool = False):
     """The content of a file of ``torch.save``, on the CPU: tensors, plain values, and the ``Namespace`` of options.
 
     Each part of a file in today's format (since torch 1.6) has a CRC-32, which is compared; with *mmap* such a file's
-    tensors stay on disk until they are used. A FileNotFoundError or PermissionError is the system's, a ValueError names
-    a file that is damaged, compressed, or holds something else.
+    tensors stay on disk until they are used. ValueError: it is damaged, compressed, or holds something else.
     """
     try:
         if not Path(path).is_file() and Path(path).exists():  # reading a pipe would wait for ever
@@ -47,8 +46,7 @@ def check_shapes(build: Callable[[], nn.Module], layers: int, tensors: Mapping[s
     """Compare tensors with the model that *build* makes on torch's meta device, where it takes no memory.
 
     *source* names their file; *layers* is how many it asks for: each has tensors, and takes time on any device. A
-    ValueError says that no model can be built, or names the first tensor that is missing, unknown, of another shape, no
-    plain one of floats, or without memory of its own.
+    ValueError names the first tensor that does not fit, is no plain one of floats, or has no memory of its own.
     """
     memory = {}  # one number in the file may be a large matrix
     for name, tensor in tensors.items():

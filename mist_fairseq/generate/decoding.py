@@ -38,23 +38,12 @@ class Engine(Protocol):
         """An array of the engine's kind, from numpy's or torch's."""
 
     def encode(self, tokens: Array, lengths: Array) -> Any:
-        """The ``State`` of sources.
-
-        Args:
-            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
-            lengths: real tokens of each, *Shape:* (B).
-        """
+        """The ``State`` of sources ``[CLS] X [SEP]``, right-padded, (B, S), and numbers of their real tokens, (B)."""
 
     def fill(self, tokens: Array, lengths: Array, state: Any) -> tuple[Array, Array]:
-        """Predict every [MASK]; the other tokens stay, with score 0.
+        """Predict every [MASK] of right-padded targets; other tokens stay, with score 0.
 
-        Args:
-            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
-            lengths: real tokens of each, *Shape:* (B).
-            state: of the same sentences.
-
-        Returns:
-            Tokens and their log-probabilities, each (B, T).
+        *Shapes:* tokens (B, T), numbers of real ones (B), state of the same B -> tokens, log-probabilities (B, T).
         """
 
 
@@ -75,10 +64,9 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to generate; hashable, so that requests which agree can share a batch.
+    """How to generate; hashable, so that requests which agree can share a batch. ValueError: it cannot work.
 
-    The help texts of the fields say what each is; command lines and the server take them from here. A ValueError names
-    a value or a combination that cannot work.
+    The help texts of the fields say what each is; command lines and the server take them from here.
     """
 
     decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")

@@ -53,8 +53,7 @@ ENCODERS = {
 def get_pretrained(name: str, folder: str) -> str:
     """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there.
 
-    A FileNotFoundError names files that only the user can fetch, a ValueError one that is not the expected one. A
-    RuntimeError says that the download failed.
+    FileNotFoundError: the user must fetch the files. ValueError: one is another. RuntimeError: the download failed.
     """
     encoder, path = ENCODERS[name], Path(folder)
     if not all((path / file).is_file() for file in encoder.sha256):

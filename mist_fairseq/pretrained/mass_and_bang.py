@@ -77,8 +77,7 @@ def check_mass_vocabulary(folder: str, symbols: list[str]):
 def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_position: int = 0) -> dict[str, Tensor]:
     """MASS's weights under the names of a model of ours or of fairseq's, whose state dict is *own*.
 
-    *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on. Errors
-    are as of ``find_file``, ``read_weights`` and ``convert``.
+    *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on.
     """
     path = find_file(folder, [WEIGHTS])
     state = _read(path)
@@ -87,7 +86,7 @@ def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_positi
 
 
 def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*. Errors as of ``read_mass``.
+    """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*. Errors as of ``convert``.
 
     As in BANG's code, the last of the two rows that some files have as ``ngram_input_embed`` is the [MASK] of the
     parallel form, and of tables with more positions than ours the first are taken.

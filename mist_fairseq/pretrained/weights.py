@@ -139,8 +139,7 @@ def empty_encoder(
 def load_pretrained(encoder: Encoder, folder: str):
     """Load a folder's weights into an ``Encoder`` of the folder's sizes; errors as of ``check_weights``.
 
-    The length classifier starts at random, as does, without a masked-LM head, the head's own transform. Poolers and
-    other heads are left aside.
+    The length classifier starts at random, as does, without a masked-LM head, its transform. Others are left aside.
     """
     path, own = find_file(folder, WEIGHTS), encoder.state_dict()
     family, state = read_family(folder, read_weights(path))
@@ -172,8 +171,7 @@ def read_family(folder: str, state: dict[str, Tensor]) -> tuple[Family, dict[str
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32; of a fairseq checkpoint those of the model.
 
-    Nothing of the file is executed; a ValueError says that it is damaged or holds something else. With *shapes_only*
-    the tensors are on the meta device and take no memory.
+    Nothing of the file is executed. With *shapes_only* the tensors are on the meta device and take no memory.
     """
     state: Any
     if path.suffix == ".safetensors":

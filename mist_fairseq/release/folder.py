@@ -130,8 +130,7 @@ def load_folder(folder: str) -> Released:
 def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict[str, int | bool]:
     """What ``--pretrained`` sets of a model's configuration where it names a released model.
 
-    *architecture* is that of the model to be trained, ``mist`` or ``nat_mass``, and *tokenizer* that of the data; a
-    ValueError refuses a released model of another.
+    A ValueError refuses one of another *architecture*, ``mist`` or ``nat_mass``, or *tokenizer* than the training's.
     """
     released = load_folder(folder)
     if released.architecture != architecture:

@@ -16,8 +16,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     """Write encoder and masked-LM head as ``save_pretrained`` does: ``config.json``, ``model.safetensors``, vocabulary.
 
     The length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with
-    its ``tokenizer_config.json``, any other as our ``dict.txt``. Returns and errors are as of ``write_folder``, and a
-    ValueError says what BERT does not have.
+    its ``tokenizer_config.json``, any other as our ``dict.txt``. Returns and errors are as of ``write_folder``.
     """
     encoder, tokenizer = released.encoder, released.tokenizer
     if not isinstance(encoder, Encoder):

@@ -60,8 +60,7 @@ def save_onnx(
 ) -> list[str]:
     """Write a model as an ONNX folder, in ``fp32``, ``int8`` or both; the same model gives the same files.
 
-    Returns and errors are as of ``write_folder``, and a ValueError says that the model is not of a ``mist_*``
-    architecture, or that the package onnx is not installed.
+    Returns and errors are as of ``write_folder``; ValueError: the model is not ``mist_*``, or there is no package onnx.
     """
     from mist_fairseq.engines.onnx_encoder import encoder_graph
     from mist_fairseq.mist.encoder import Encoder

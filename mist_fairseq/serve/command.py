@@ -27,7 +27,6 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     """Load the model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
 
     *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
-    An OSError or ValueError says which file or option is wrong.
     """
     whole_number("--threads", options.get("threads", 1))
     if read_json(Path(folder) / "config.json").get("format") == "onnx":

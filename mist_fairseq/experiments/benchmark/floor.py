@@ -166,8 +166,7 @@ def fastest_product(
 ) -> tuple[Callable[[], Tensor], int]:
     """Return a product of 2048 x 2048 matrices by the fastest kernel, and its operations.
 
-    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16. A
-    ValueError says that no kernel of this device has the precision.
+    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16.
     """
     small, seconds = _SIZE // 8, {}
     for make in _KERNELS[precision]:  # small ones first, as a large product by some kernels takes forever

@@ -35,11 +35,7 @@ _METRICS = {
 
 
 class Benchmark:
-    """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
-
-    The speed of the others is compared with that of the first. *forced* gives every output the length of its
-    reference.
-    """
+    """Systems in one process, compared with the first; one that fails is left out from then on, ``errors`` says why."""
 
     def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False):
         self.entries, self.subset, self.forced = entries, subset, forced
@@ -83,10 +79,8 @@ class Benchmark:
     def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
         """Time every system on the same batches, all systems in turn at each.
 
-        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON: by system,
-        milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and passes a sentence, how
-        many sentences took how many passes, how many times as fast as the first it is, with a 95 % bootstrap interval
-        over batches.
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON by system its
+        ``summary``, tokens and passes a sentence, and how many sentences took how many passes.
         """
         batches = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}

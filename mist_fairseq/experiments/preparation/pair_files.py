@@ -129,8 +129,7 @@ class PairFiles:
 def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
     """Write a data folder that appears, or replaces an older one, only when all of it is there.
 
-    Until then everything lies in a hidden folder beside it, which is removed whatever happens. FileExistsError: *out*
-    is in the way, before anything was done; ValueError: no pair was added.
+    Until then all lies in a hidden folder beside it. FileExistsError: *out* is in the way; ValueError: nothing came.
     """
     folder = Path(out).resolve()
     _check_free(folder, overwrite)

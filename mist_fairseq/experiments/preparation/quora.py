@@ -44,8 +44,7 @@ def assign_splits(
     """Return for every pair train, valid, test, or why it is in none, such that no question is in two of them.
 
     Questions that pairs connect, directly or through others, form a group. The test set and then the validation set
-    take whole groups until they are full, and what they do not need of the last one stays unused. Training pairs are
-    drawn from the other groups. If there are too few pairs, a ValueError says so.
+    take whole groups until they are full; what they do not need of the last one is unused. Training takes of the rest.
     """
     groups, rng = _connected(pairs), random.Random(seed)
     rng.shuffle(groups)

@@ -1,7 +1,6 @@
 """ProphetNet (Qi et al. 2020), an autoregressive baseline of the paper: Hugging Face's model as one of fairseq's.
 
-Needs the extra ``huggingface``. The vocabulary is that of BERT-uncased, and the folder's ``prophetnet.tokenizer`` a
-``vocab.txt``.
+Needs the extra ``huggingface``. The vocabulary is BERT-uncased's, and ``prophetnet.tokenizer`` its ``vocab.txt``.
 """
 
 import json
