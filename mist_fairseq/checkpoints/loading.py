@@ -25,7 +25,7 @@ def untrained_state() -> dict:
 def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictConfig, int]:
     """A checkpoint's model, the configuration that it was trained with, and the number of updates.
 
-    Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on; errors say what is wrong.
+    Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")

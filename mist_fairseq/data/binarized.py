@@ -17,7 +17,7 @@ import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path, infer_dataset_impl
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.files.whole import whole_file
+from mist_fairseq.files.whole import write_text
 
 _HEADER = 26  # bytes of an index before the sizes
 _SIGNATURE, _DIGITS = "mist_fairseq crc32", 16
@@ -31,8 +31,7 @@ def write_checksums(prefix: str, dictionary: TokenizerDictionary):
     """Write the ``.crc32`` of a ``.bin`` and ``.idx``; *prefix* is their path without these endings."""
     sums = f"{_crc32(data_file_path(prefix)):08x} {_crc32(index_file_path(prefix)):08x}"
     line = f"{_SIGNATURE} {sums} {dictionary.tokenizer.fingerprint()[:_DIGITS]} {_side(prefix)}\n"
-    with whole_file(f"{prefix}.crc32") as partial:
-        partial.write_text(line, encoding="utf-8")
+    write_text(f"{prefix}.crc32", line)
 
 
 def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):

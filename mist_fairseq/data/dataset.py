@@ -62,11 +62,8 @@ class AllBatches(FairseqDataset):
 class MistDataset(AllBatches):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
-    Args:
-        source, target: data sets of token ids ending in [SEP], as fairseq-preprocess writes them; no target is None.
-        dictionary: gives the special ids.
-        limits: most tokens of each, read at every use: a resumed checkpoint may set them after the data is loaded.
-        shuffle: order sentences of equal lengths at random.
+    *source* and *target* or None are as fairseq-preprocess writes them. *limits* are read at every use: a resumed
+    checkpoint may set them after the data is loaded. *shuffle* orders sentences of equal lengths at random.
     """
 
     def __init__(self, source, target, dictionary: TokenizerDictionary, limits: PositionLimits, shuffle: bool = False):

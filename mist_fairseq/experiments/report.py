@@ -9,8 +9,8 @@ from decimal import Decimal
 from itertools import groupby, zip_longest
 from pathlib import Path
 
-from mist_fairseq.experiments.results import write_text
 from mist_fairseq.files.markdown import markdown_table
+from mist_fairseq.files.whole import write_text
 from mist_fairseq.scoring.scores import METRICS
 
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}

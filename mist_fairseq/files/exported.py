@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_fairseq.files.reading import read_json
-from mist_fairseq.files.whole import whole_file
+from mist_fairseq.files.whole import whole_file, write_text
 
 CONFIG, SUMS = "config.json", "SHA256SUMS"
 
@@ -23,8 +23,7 @@ def digest(path: Path) -> str:
 def write_sums(folder: Path, names: Iterable[str]):
     """Write the checksums of files in a folder."""
     lines = [f"{digest(folder / name)}  {name}\n" for name in names]
-    with whole_file(folder / SUMS) as partial:
-        partial.write_text("".join(lines), encoding="utf-8")
+    write_text(folder / SUMS, "".join(lines))
 
 
 def check_sums(folder: Path, names: Iterable[str], advice: str):
@@ -58,8 +57,7 @@ def write_folder(
         with whole_file(path / name) as partial, open(partial, "wb") as file:
             file.writelines(pieces)
     write_sums(path, files)
-    with whole_file(path / CONFIG) as partial:
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
     return names
 
 

@@ -156,21 +156,14 @@ def decode(
     target_lengths: Array | None = None,
     stop_unchanged: bool = True,
 ) -> Candidates:
-    """Decode a batch.
+    """Decode a batch; ValueError: the model makes no outputs as long as the decoding asks for.
 
     Args:
-        engine: what runs the model.
         tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
         lengths: real tokens of each, *Shape:* (B).
-        decoding: how.
-        special: ids of the special tokens.
-        limits: of the model.
         target_lengths: lengths that the outputs are to have, the final [SEP] counted, *Shape:* (B); by default the
             likeliest ones are chosen.
         stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
-
-    Raises:
-        ValueError: the model makes no outputs as long as the decoding asks for.
     """
     xp = array_namespace(tokens)
     state = _encode_distinct(engine, tokens, lengths)

@@ -171,9 +171,7 @@ class TextGenerator:
         decoding.longest(self.limits)
         if lengths is not None and decoding.width > 1:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
-        if isinstance(lengths, str | bytes | bool) or not (
-            lengths is None or isinstance(lengths, Iterable | SupportsIndex)
-        ):
+        if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):
             raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
         if not _is_iterable(lengths):
             return self._encode_all(iter(texts), itertools.repeat(lengths))
@@ -232,8 +230,9 @@ class TextGenerator:
         if sources[0].length is not None:
             asked = engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
         inputs = engine.asarray(tokens), engine.asarray(np.array(lengths))
-        how = decoding, special, self.limits
-        candidates = decode(engine, *inputs, *how, target_lengths=asked, stop_unchanged=self.stop_unchanged)
+        candidates = decode(
+            engine, *inputs, decoding, special, self.limits, target_lengths=asked, stop_unchanged=self.stop_unchanged
+        )
         return self._read_candidates(candidates, sources, decoding, details)
 
     def _read_candidates(

@@ -96,8 +96,10 @@ class NARGenerator(Generator):
         engine = self.model.engine or PyTorchEngine(self.model.encoder, special, self.model.precision, convert=False)
         sources = engine.asarray(inputs["src_tokens"]), engine.asarray(inputs["src_lengths"])
         asked = None if asked is None else engine.asarray(asked)
-        how = self.decoding, special, self.model.limits
-        candidates = decode(engine, *sources, *how, target_lengths=asked, stop_unchanged=self.stop_unchanged)
+        limits = self.model.limits
+        candidates = decode(
+            engine, *sources, self.decoding, special, limits, target_lengths=asked, stop_unchanged=self.stop_unchanged
+        )
         return self._printed(candidates)
 
     def _printed(self, candidates: Candidates) -> list[list[dict]]:

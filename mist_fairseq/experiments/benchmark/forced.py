@@ -20,7 +20,6 @@ from mist_fairseq.models.nar_generator import NARGenerator
 _REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
 _SURE = 1e4  # a logit that decides
 
-
 # What is called before each batch with its sentences' ids, lengths and passes, (B) each: lengths of targets, special
 # tokens counted as in the system's own data; without passes the system takes its own number.
 Forcing = Callable[[Tensor, Tensor, Tensor | None], object]

@@ -130,15 +130,12 @@ class Benchmark:
         return {precision: machine_rates(precision, devices[precision]) for precision in sorted(devices)}
 
     def floor(self, chosen: np.ndarray, batch_size: int, rates: dict[str, Rates]) -> dict[str, float]:
-        """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates.
-
-        Each batch counts as sentences of its mean lengths, the outputs as long as the references.
-        """
+        """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates."""
 
         def least(system: System) -> float:
             seconds, precision, decoding = 0.0, system.entry.precision, system.generator.decoding
             how = {"decoding": decoding.decoding, "iterations": decoding.passes}
-            for batch in _batches(chosen, batch_size):
+            for batch in _batches(chosen, batch_size):  # counted by its mean lengths, outputs as long as references
                 source, target = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int)
                 sizes = int(source), int(target), len(batch)
                 listed = products(system.model.encoder, *sizes, **how, source_limit=system.model.limits.source)

@@ -62,10 +62,7 @@ def progress(items: Iterable, path: str, unit: str) -> Iterable:
 
 @contextmanager
 def open_text(path: str) -> Iterator[TextIO]:
-    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line.
-
-    A FileNotFoundError or, on opening or later, a ValueError names a file that is not there or a damaged gzip file.
-    """
+    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
     opener = gzip.open if str(path).endswith(".gz") else open
