@@ -13,7 +13,7 @@ except ImportError:  # on Windows
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file that replaces *path* if the block raises no error; BlockingIOError: another writes it."""
+    """Give a temporary file that replaces *path* if no error comes; BlockingIOError: another process writes it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")

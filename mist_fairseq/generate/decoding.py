@@ -43,7 +43,7 @@ class Engine(Protocol):
     def fill(self, tokens: Array, lengths: Array, state: Any) -> tuple[Array, Array]:
         """Predict every [MASK] of right-padded targets; other tokens stay, with score 0.
 
-        *Shapes:* tokens (B, T), numbers of real ones (B), state of the same B -> tokens, log-probabilities (B, T).
+        *Shapes:* tokens (B, T), lengths, of real ones, (B), their sources' state -> tokens, log-probabilities (B, T).
         """
 
 
@@ -64,7 +64,7 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to generate; hashable, so that requests which agree can share a batch. ValueError: it cannot work.
+    """How to generate; hashable, so that requests which agree can share a batch. ValueError names what cannot work.
 
     The help texts of the fields say what each is; command lines and the server take them from here.
     """
@@ -188,8 +188,8 @@ class Run:
 
     engine: Engine  #: what runs the model
     tokens: Array  #: the sources, (B * K, S)
-    lengths: Array  #: theirs, (B * K)
-    state: Any  #: theirs
+    lengths: Array  #: of the sources, (B * K)
+    state: Any  #: of the sources
     passes: int  #: how many there are to be, the first one counted
     special: SpecialTokens  #: of the model
     limits: PositionLimits  #: of the model

@@ -50,8 +50,8 @@ def products(
 ) -> list[Product]:
     """List all matrix products of generating *batch* sentences of one length.
 
-    *source* and *target* count the tokens of ``[CLS] X [SEP]`` and of the output with its [SEP], in which outputs of
-    ``mist`` end, as a trained model's do. *source_limit* is the most tokens of a mixed source, if limited.
+    *source* and *target* count the tokens of ``[CLS] X [SEP]`` and of the output, its [SEP] included. With ``mist``
+    outputs end in [SEP], as a trained model's do. *source_limit* is the most tokens of a mixed source, if limited.
     """
     listed = [*_source_pass(encoder, source, batch), _length(encoder, batch)]
     for done in range(iterations):

@@ -126,7 +126,7 @@ class PairFiles:
 def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
     """Write a data folder that appears, or replaces an older one, only when all of it is there.
 
-    Until then all lies in a hidden folder beside it. FileExistsError: *out* is in the way; ValueError: nothing came.
+    Until then all lies in a hidden folder beside it. FileExistsError: *out* is in the way; ValueError: no pair came.
     """
     folder = Path(out).resolve()
     _check_free(folder, overwrite)
