@@ -38,12 +38,23 @@ class Engine(Protocol):
         """An array of the engine's kind, from numpy's or torch's."""
 
     def encode(self, tokens: Array, lengths: Array) -> Any:
-        """The ``State`` of sources ``[CLS] X [SEP]``, right-padded, (B, S), and numbers of their real tokens, (B)."""
+        """The ``State`` of sources.
+
+        Args:
+            tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
+            lengths: real tokens of each, *Shape:* (B).
+        """
 
     def fill(self, tokens: Array, lengths: Array, state: Any) -> tuple[Array, Array]:
-        """Predict every [MASK] of right-padded targets; other tokens stay, with score 0.
+        """Predict every [MASK]; the other tokens stay, with score 0.
 
-        *Shapes:* tokens (B, T), lengths, of real ones, (B), their sources' state -> tokens, log-probabilities (B, T).
+        Args:
+            tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
+            lengths: real tokens of each, *Shape:* (B).
+            state: of the same sentences.
+
+        Returns:
+            Tokens and their log-probabilities, each (B, T).
         """
 
 
