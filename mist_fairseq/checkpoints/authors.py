@@ -41,10 +41,6 @@ def convert_checkpoint(
         config: folder with ``config.json`` and ``vocab.txt`` of the encoder that their training started from.
         out: file to write; FileExistsError if it is there, which only *overwrite* replaces.
         max_source, max_target: most tokens of a source and of a target in their training, special ones counted.
-
-    Raises:
-        FileNotFoundError: the checkpoint, config.json or vocab.txt is missing.
-        ValueError: a key is unknown, missing or of a wrong shape, or the limits exceed the model's.
     """
     if os.path.exists(out) and not overwrite:
         raise FileExistsError(f"{out} is there already: choose another file or give --overwrite")

@@ -18,10 +18,7 @@ _UPDATES = r"checkpoint_\d+_(\d+)\.pt", "checkpoint_EPOCH_UPDATE.pt", _INTERVALS
 
 
 def last_checkpoints(folder: str | Path, count: int, by_updates: bool, upper_bound: int | None = None) -> list[Path]:
-    """The newest *count* checkpoints that fairseq-train kept in a folder, newest first, up to an epoch or update.
-
-    They are ``checkpoint_EPOCH_UPDATE.pt`` if *by_updates*, else ``checkpointEPOCH.pt``; ValueError if there are fewer.
-    """
+    """The newest *count* checkpoints that fairseq-train kept in a folder, newest first; ValueError if it has fewer."""
     if count < 1:
         raise ValueError(f"{count} checkpoints to average, expected at least 1")
     pattern, kind, advice = _UPDATES if by_updates else _EPOCHS
@@ -37,9 +34,6 @@ def average_checkpoints(paths: Sequence[str | Path], output: str | Path):
     """Write a checkpoint with the mean of several checkpoints' weights and the configuration of the first.
 
     It has no optimizer's state: a training goes on from it with ``--finetune-from-model``, its learning rate anew.
-
-    Raises:
-        ValueError: a file is no checkpoint, or is *output*, or differs from the first in more than weights; names it.
     """
     if Path(output).resolve() in {Path(path).resolve() for path in paths}:
         raise ValueError(f"{output} is one of the checkpoints to average: choose another file to write")

@@ -26,10 +26,6 @@ def load_checkpoint(path: str, data: str | None = None) -> tuple[Released, DictC
     """A checkpoint's model, the configuration that it was trained with, and the number of updates.
 
     Its ``dict.*.txt`` are in the folder *data*, by default the one that it was trained on.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: it is damaged, not of ``--task mist`` or of another vocabulary, or there is no such data folder.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")

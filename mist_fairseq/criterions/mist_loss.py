@@ -1,12 +1,13 @@
 """``--criterion mist_loss``: options in, the loss of ``mist.objective`` and its logging out."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 
+from mist_fairseq.generate.decoding import option
 from mist_fairseq.mist.objective import MIST_TARGETS, Batch, Objective
 
 
@@ -14,21 +15,15 @@ from mist_fairseq.mist.objective import MIST_TARGETS, Batch, Objective
 class MistLossConfig(FairseqDataclass):
     """The options of ``mist.objective.Objective``."""
 
-    glancing_ratio: float = field(
-        default=0.5, metadata={"help": "reveal this share of the number of wrong tokens (GLAT); 0 turns it off"}
+    glancing_ratio: float = option(0.5, "reveal this share of the number of wrong tokens (GLAT); 0 turns it off")
+    mist_loss_factor: float = option(1.0, "weight of the MIST loss; 0 is the paper's 'no mixing' and skips its pass")
+    mist_targets: ChoiceEnum(MIST_TARGETS) = option(  # type: ignore[valid-type]
+        "pseudo",
+        "what is mixed into the source: the model's own output (the paper's MIST), the reference or random tokens "
+        "(ablations)",
     )
-    mist_loss_factor: float = field(
-        default=1.0, metadata={"help": "weight of the MIST loss; 0 is the paper's 'no mixing' and skips its pass"}
-    )
-    mist_targets: ChoiceEnum(MIST_TARGETS) = field(  # type: ignore[valid-type]
-        default="pseudo",
-        metadata={
-            "help": "what is mixed into the source: the model's own output (the paper's MIST), the reference or random "
-            "tokens (ablations)"
-        },
-    )
-    length_loss_factor: float = field(default=1.0, metadata={"help": "weight of the length loss"})
-    label_smoothing: float = field(default=0.1, metadata={"help": "probability mass spread over the vocabulary"})
+    length_loss_factor: float = option(1.0, "weight of the length loss")
+    label_smoothing: float = option(0.1, "probability mass spread over the vocabulary")
 
 
 @register_criterion("mist_loss", dataclass=MistLossConfig)

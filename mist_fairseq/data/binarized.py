@@ -17,7 +17,7 @@ import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path, infer_dataset_impl
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.files.whole import whole_file
+from mist_fairseq.files.whole import write_text
 
 _HEADER = 26  # bytes of an index before the sizes
 _SIGNATURE, _DIGITS = "mist_fairseq crc32", 16
@@ -31,18 +31,14 @@ def write_checksums(prefix: str, dictionary: TokenizerDictionary):
     """Write the ``.crc32`` of a ``.bin`` and ``.idx``; *prefix* is their path without these endings."""
     sums = f"{_crc32(data_file_path(prefix)):08x} {_crc32(index_file_path(prefix)):08x}"
     line = f"{_SIGNATURE} {sums} {dictionary.tokenizer.fingerprint()[:_DIGITS]} {_side(prefix)}\n"
-    with whole_file(f"{prefix}.crc32") as partial:
-        partial.write_text(line, encoding="utf-8")
+    write_text(f"{prefix}.crc32", line)
 
 
 def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):
     """Refuse data that is damaged, of another side or vocabulary, or of a format without such checks, by a ValueError.
 
-    Args:
-        prefix: path without ``.bin`` and ``.idx``. Nothing is checked where these files are missing.
-        dictionary: the dictionary of the token ids.
-        combine: check further shards, too; their prefixes end in 1, 2, ...
-        impl: the format, by default that of the files.
+    *prefix* is the path without ``.bin`` and ``.idx``; nothing is checked where these are missing. With *combine*
+    further shards are, too, whose prefixes end in 1, 2, ... *impl* is the format, by default that of the files.
     """
     for number in itertools.count() if combine else [0]:
         shard = prefix + (str(number) if number else "")
@@ -77,10 +73,8 @@ def _check_shard(prefix: str, index: str, data: str, dictionary: TokenizerDictio
         ids = np.memmap(data, dtype=kind, mode="r")
         least, most = int(ids.min()), int(ids.max())
         if least < 0 or most >= len(dictionary):
-            raise ValueError(
-                f"{data} has the token ids {least} to {most}, the dictionary beside it has those from 0 to "
-                f"{len(dictionary) - 1}: {AGAIN}"
-            )
+            known = f"the dictionary beside it has those from 0 to {len(dictionary) - 1}"
+            raise ValueError(f"{data} has the token ids {least} to {most}, {known}: {AGAIN}")
 
 
 def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray]:
@@ -89,9 +83,7 @@ def _read_index(path: str) -> tuple[np.dtype, np.ndarray, np.ndarray]:
         index = MMapIndexedDataset.Index(path)
         kind, sizes, pointers = np.dtype(index.dtype), index.sizes.copy(), index._pointers.copy()
     except (AssertionError, AttributeError, KeyError, OverflowError, ValueError, struct.error) as error:
-        raise ValueError(
-            f"{path} is damaged, or no index of fairseq-preprocess's --dataset-impl mmap: {AGAIN}"
-        ) from error
+        raise ValueError(f"{path} is damaged, or no index of fairseq's --dataset-impl mmap: {AGAIN}") from error
     if kind.kind not in "iu":
         raise ValueError(f"{path} is damaged: its token ids are of {kind}. {AGAIN}")
     return kind, sizes, pointers

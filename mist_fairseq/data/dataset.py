@@ -19,10 +19,7 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     """Load binarized source and target of one split; the target is None where there is none.
 
     *cfg* is a task's: its data folders, languages and the name of the training split, which alone comes in shards.
-
-    Raises:
-        FileNotFoundError: the split is not there.
-        ValueError: it is empty, or source and target have different numbers of lines; or as of ``check_binarized``.
+    FileNotFoundError: there is none. ValueError: it is empty, its sides differ in length, or as of ``check_binarized``.
     """
     folders = utils.split_paths(cfg.data)
     folder = folders[(epoch - 1) % len(folders)] if split == cfg.train_subset else folders[0]
@@ -65,11 +62,8 @@ class AllBatches(FairseqDataset):
 class MistDataset(AllBatches):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
-    Args:
-        source, target: data sets of token ids ending in [SEP], as fairseq-preprocess writes them; no target is None.
-        dictionary: gives the special ids.
-        limits: most tokens of each, read at every use: a resumed checkpoint may set them after the data is loaded.
-        shuffle: order sentences of equal lengths at random.
+    *source* and *target* or None are as fairseq-preprocess writes them. *limits* are read at every use: a resumed
+    checkpoint may set them after the data is loaded. *shuffle* orders sentences of equal lengths at random.
     """
 
     def __init__(self, source, target, dictionary: TokenizerDictionary, limits: PositionLimits, shuffle: bool = False):

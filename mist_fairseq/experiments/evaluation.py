@@ -42,10 +42,7 @@ def read_generation(text: str) -> Generation:
 
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
-    """Run fairseq-generate in a process of its own, with more of its options; the log gets all that it prints.
-
-    A progress bar on stderr is shown while it moves. If it failed, a RuntimeError carries the last line it printed.
-    """
+    """Run fairseq-generate in a new process, with more of its options; stderr gets its progress bar, *log* all else."""
     command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)

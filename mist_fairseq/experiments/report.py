@@ -9,8 +9,8 @@ from decimal import Decimal
 from itertools import groupby, zip_longest
 from pathlib import Path
 
-from mist_fairseq.experiments.results import write_text
 from mist_fairseq.files.markdown import markdown_table
+from mist_fairseq.files.whole import write_text
 from mist_fairseq.scoring.scores import METRICS
 
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
@@ -101,10 +101,7 @@ class Legend(dict[str, str]):
 
 
 class Report:
-    """The report on a folder with ``paper.json`` and what there is of ``runs/``, ``findings.md`` and other results.
-
-    An OSError or ValueError names a file that is missing, broken or incomplete.
-    """
+    """The report on a folder of results; OSError or ValueError names a file that is missing, broken or incomplete."""
 
     def __init__(self, folder: Path):
         self.folder = folder

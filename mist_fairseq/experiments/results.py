@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mist_fairseq.files.whole import whole_file
+from mist_fairseq.files.whole import whole_file, write_text
 
 
 def provenance() -> dict[str, str | None]:
@@ -27,12 +27,6 @@ def processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown processor"
-
-
-def write_text(path: Path, text: str):
-    """Write a text file whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict):

@@ -37,10 +37,7 @@ class Curve:
 
 
 class TrainingLog:
-    """What the log files of one training say; what a resumed training computes again replaces what was there.
-
-    A ValueError says that they have no training lines or no validation lines.
-    """
+    """What the log files of one training say; what a resumed training computes again replaces what was there."""
 
     def __init__(self, paths: list[str]):
         self.scores: dict[int, dict[str, float]] = {}  # by update, under names like valid_bleu
@@ -121,8 +118,7 @@ def _better(metric: str):
 def summary(curves: list[Curve], metric: str) -> list[dict]:
     """Return for each run its curve and best score, and where it first reaches the first run's best.
 
-    ``reaches`` is None where a run never does; shares are of what the first run took to its best. A ValueError says
-    that the logs are too fine for their whole seconds.
+    ``reaches`` is None where a run never does; shares are of what the first run took to its best.
     """
     rows: list[dict] = []
     for curve in curves:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_fairseq.files.reading import read_json
-from mist_fairseq.files.whole import whole_file
+from mist_fairseq.files.whole import whole_file, write_text
 
 CONFIG, SUMS = "config.json", "SHA256SUMS"
 
@@ -23,16 +23,11 @@ def digest(path: Path) -> str:
 def write_sums(folder: Path, names: Iterable[str]):
     """Write the checksums of files in a folder."""
     lines = [f"{digest(folder / name)}  {name}\n" for name in names]
-    with whole_file(folder / SUMS) as partial:
-        partial.write_text("".join(lines), encoding="utf-8")
+    write_text(folder / SUMS, "".join(lines))
 
 
 def check_sums(folder: Path, names: Iterable[str], advice: str):
-    """Compare files with the ``SHA256SUMS`` beside them, if it is there; *advice* is what to do about a damaged one.
-
-    Raises:
-        ValueError: a file or ``SHA256SUMS`` itself is damaged; names it.
-    """
+    """Compare files with the ``SHA256SUMS`` beside them, if it is there; ValueError names a damaged one."""
     path = folder / SUMS
     if not path.is_file():
         return
@@ -41,9 +36,8 @@ def check_sums(folder: Path, names: Iterable[str], advice: str):
         if name not in sums:
             raise ValueError(f"{path} does not name {name}: {advice}")
         if digest(folder / name) != sums[name]:
-            raise ValueError(
-                f"{folder / name} is damaged, or is not the file that {SUMS} beside it was written for: {advice}"
-            )
+            other = f"is not the file that {SUMS} beside it was written for"
+            raise ValueError(f"{folder / name} is damaged, or {other}: {advice}")
 
 
 def write_folder(
@@ -51,24 +45,19 @@ def write_folder(
 ) -> list[str]:
     """Write files, given in pieces, their checksums and, last, ``config.json``: what is half written has none.
 
-    Returns the names of all files.
-
-    Raises:
-        FileExistsError: the folder has such files already, and *overwrite* is off.
+    Returns the names of all files. FileExistsError: the folder has such files already, and *overwrite* is off.
     """
     path, names = Path(folder), [CONFIG, *files, SUMS]
     there = [name for name in names if (path / name).exists()]
     if there and not overwrite:
-        raise FileExistsError(
-            f"{folder} has {', '.join(there)} already: choose another folder or allow to overwrite it (--overwrite)"
-        )
+        advice = "choose another folder or allow to overwrite it (--overwrite)"
+        raise FileExistsError(f"{folder} has {', '.join(there)} already: {advice}")
     (path / CONFIG).unlink(missing_ok=True)
     for name, pieces in files.items():
         with whole_file(path / name) as partial, open(partial, "wb") as file:
             file.writelines(pieces)
     write_sums(path, files)
-    with whole_file(path / CONFIG) as partial:
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
     return names
 
 
@@ -76,10 +65,6 @@ def read_config(folder: str, kind: str, version: int, files: list[str], advice: 
     """The ``config.json`` of an exported folder, whose ``format`` and version must be *kind* and *version*.
 
     *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind.
-
-    Raises:
-        FileNotFoundError: the folder or one of its files is missing.
-        ValueError: the folder is of another kind or version, or a file is damaged; says what is there instead.
     """
     path = Path(folder)
     if not (path / CONFIG).is_file():

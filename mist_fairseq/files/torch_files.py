@@ -17,11 +17,7 @@ def load_torch_file(path: str | Path, mmap: bool = False):
     """The content of a file of ``torch.save``, on the CPU: tensors, plain values, and the ``Namespace`` of options.
 
     Each part of a file in today's format (since torch 1.6) has a CRC-32, which is compared; with *mmap* such a file's
-    tensors stay on disk until they are used.
-
-    Raises:
-        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ValueError: the file is damaged, compressed, or holds something else; names it.
+    tensors stay on disk until they are used. ValueError: it is damaged, compressed, or holds something else.
     """
     try:
         if not Path(path).is_file() and Path(path).exists():  # reading a pipe would wait for ever
@@ -49,11 +45,8 @@ def plain_values():
 def check_shapes(build: Callable[[], nn.Module], layers: int, tensors: Mapping[str, Tensor], source: str):
     """Compare tensors with the model that *build* makes on torch's meta device, where it takes no memory.
 
-    *source* names their file; *layers* is how many it asks for: each has tensors, and takes time on any device.
-
-    Raises:
-        ValueError: no model can be built; or a tensor is missing, unknown, of another shape, no plain one of floats, or
-            without memory of its own; names the first.
+    *source* names their file; *layers* is how many it asks for: each has tensors, and takes time on any device. A
+    ValueError names the first tensor that does not fit, is no plain one of floats, or has no memory of its own.
     """
     memory = {}  # one number in the file may be a large matrix
     for name, tensor in tensors.items():

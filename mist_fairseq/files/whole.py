@@ -13,11 +13,7 @@ except ImportError:  # on Windows
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file to write to, which replaces *path*, whose folder is made, if the block raises no error.
-
-    Raises:
-        BlockingIOError: another process is writing *path*.
-    """
+    """Give a temporary file that replaces *path* if no error comes; BlockingIOError: another process writes it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
@@ -36,3 +32,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def write_text(path: str | Path, text: str):
+    """Write a text file whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -21,15 +21,11 @@ from mist_fairseq.mist.mixing import Array, mix_source
 
 
 class State(Protocol):
-    """What an engine keeps of encoded sources.
-
-    Attributes:
-        length_scores: logits of each target length, the final [SEP] counted, *Shape:* (B, classes).
-    """
+    """What an engine keeps of encoded sources."""
 
     @property
     def length_scores(self) -> Array:
-        """See above."""
+        """Logits of each target length, the final [SEP] counted, *Shape:* (B, classes)."""
 
     def select(self, rows: Array) -> "State":
         """The state of the sentences *rows* (repeats allowed), *Shape:* (B')."""
@@ -72,29 +68,27 @@ class DecodingOptions(TypedDict, total=False):
     keep_repeats: bool
 
 
-def _option(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
+    """A field of a configuration, with its help text."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to generate; hashable, so that requests which agree can share a batch.
+    """How to generate; hashable, so that requests which agree can share a batch. ValueError names what cannot work.
 
     The help texts of the fields say what each is; command lines and the server take them from here.
-
-    Raises:
-        ValueError: a value or a combination cannot work; names it.
     """
 
-    decoding: str = _option("single-pass", "how to generate: single-pass, mist or mask-predict")
-    iterations: int | None = _option(None, "passes over the target; by default 1 for single-pass, else 3")
-    length_beam: int | None = _option(None, "decode this many of the likeliest lengths, best first; by default nbest")
-    nbest: int = _option(1, "answers to each text; fewer where the bounds leave fewer lengths")
-    min_length: int = _option(1, "fewest tokens before the final [SEP]")
-    max_length: int | None = _option(
+    decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")
+    iterations: int | None = option(None, "passes over the target; by default 1 for single-pass, else 3")
+    length_beam: int | None = option(None, "decode this many of the likeliest lengths, best first; by default nbest")
+    nbest: int = option(1, "answers to each text; fewer where the bounds leave fewer lengths")
+    min_length: int = option(1, "fewest tokens before the final [SEP]")
+    max_length: int | None = option(
         None, "most tokens before the final [SEP]; by default what the model was trained for"
     )
-    keep_repeats: bool = _option(False, "do not collapse directly repeated words")
+    keep_repeats: bool = option(False, "do not collapse directly repeated words")
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
@@ -130,35 +124,22 @@ class Decoding:
         """The most tokens of an output, the final [SEP] counted; ValueError if *min_length* leaves none."""
         longest = limits.target if self.max_length is None else min(limits.target, self.max_length + 1)
         if self.min_length + 1 > longest:
-            raise ValueError(
-                f"min_length {self.min_length} is too long: the model makes at most {longest - 1} tokens and the "
-                "final [SEP]"
-            )
+            limit = f"the model makes at most {longest - 1} tokens and the final [SEP]"
+            raise ValueError(f"min_length {self.min_length} is too long: {limit}")
         return longest
 
 
 @dataclass
 class Candidates:
-    """The candidates of a batch, the K of a sentence side by side.
+    """The candidates of a batch, the K of a sentence side by side."""
 
-    Attributes:
-        tokens: *Shape:* (B * K, T).
-        scores: log-probability of each token, *Shape:* (B * K, T).
-        lengths: the final [SEP] counted, *Shape:* (B * K).
-        steps: passes over the target, *Shape:* (B * K).
-        history: tokens after each pass, each (B * K, T).
-        number: K.
-        length_scores: probabilities of the lengths from ``min_length`` on, *Shape:* (B, lengths); None where lengths
-            were given.
-    """
-
-    tokens: Array
-    scores: Array
-    lengths: Array
-    steps: Array
-    history: list[Array]
-    number: int
-    length_scores: Array | None
+    tokens: Array  #: (B * K, T)
+    scores: Array  #: log-probability of each token, (B * K, T)
+    lengths: Array  #: the final [SEP] counted, (B * K)
+    steps: Array  #: passes over the target, (B * K)
+    history: list[Array]  #: tokens after each pass, each (B * K, T)
+    number: int  #: K
+    length_scores: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: they were given
 
     def mean_scores(self) -> list[float]:
         """Mean log-probability of each candidate's tokens, in fp64, where padding changes no digit of the sum."""
@@ -186,21 +167,14 @@ def decode(
     target_lengths: Array | None = None,
     stop_unchanged: bool = True,
 ) -> Candidates:
-    """Decode a batch.
+    """Decode a batch; ValueError: the model makes no outputs as long as the decoding asks for.
 
     Args:
-        engine: what runs the model.
         tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
         lengths: real tokens of each, *Shape:* (B).
-        decoding: how.
-        special: ids of the special tokens.
-        limits: of the model.
         target_lengths: lengths that the outputs are to have, the final [SEP] counted, *Shape:* (B); by default the
             likeliest ones are chosen.
         stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
-
-    Raises:
-        ValueError: the model makes no outputs as long as the decoding asks for.
     """
     xp = array_namespace(tokens)
     state = _encode_distinct(engine, tokens, lengths)
@@ -221,25 +195,16 @@ def decode(
 
 @dataclass
 class Run:
-    """What a decoding works with.
+    """What a decoding works with; sources are there once for each candidate."""
 
-    Attributes:
-        engine: what runs the model.
-        tokens, lengths: the sources, one for each candidate, *Shapes:* (B * K, S), (B * K).
-        state: of the sources.
-        passes: how many there are to be, the first one counted.
-        special, limits: of the model.
-        stop_unchanged: whether MIST ends for a sentence that a pass did not change.
-    """
-
-    engine: Engine
-    tokens: Array
-    lengths: Array
-    state: Any
-    passes: int
-    special: SpecialTokens
-    limits: PositionLimits
-    stop_unchanged: bool
+    engine: Engine  #: what runs the model
+    tokens: Array  #: the sources, (B * K, S)
+    lengths: Array  #: of the sources, (B * K)
+    state: Any  #: of the sources
+    passes: int  #: how many there are to be, the first one counted
+    special: SpecialTokens  #: of the model
+    limits: PositionLimits  #: of the model
+    stop_unchanged: bool  #: whether MIST ends for a sentence that a pass did not change
 
     def masks(self, lengths: Array) -> Array:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
@@ -253,10 +218,7 @@ def single_pass(run: Run, candidates: Candidates) -> None:
 
 
 def mist(run: Run, candidates: Candidates) -> None:
-    """Mix the output into the source and fill all [MASK]s again (paper, section "MIST").
-
-    A sentence that a pass did not change is done: nothing would change any more.
-    """
+    """Mix the output into the source and fill all [MASK]s again (paper, section "MIST")."""
     xp = array_namespace(candidates.tokens)
     active = xp.arange(candidates.tokens.shape[0], device=device(candidates.tokens))
     for _ in range(1, run.passes):
@@ -274,7 +236,7 @@ def mist(run: Run, candidates: Candidates) -> None:
         candidates.scores[active, :width] = scores
         candidates.steps[active] += 1
         candidates.history.append(candidates.tokens)
-        if run.stop_unchanged:
+        if run.stop_unchanged:  # a sentence that this pass did not change no other pass will
             active = active[xp.any(tokens != previous[:, :width], axis=1)]
         if active.shape[0] == 0:
             break
@@ -305,15 +267,9 @@ DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
 
 
 def least_confident(scores: Array, lengths: Array, number: Array) -> Array:
-    """The positions that Mask-Predict masks again: the *number* lowest scores of each sentence.
+    """The positions that Mask-Predict masks again: the *number* lowest scores of each sentence, of equals the first.
 
-    Args:
-        scores: *Shape:* (B, T).
-        lengths: real tokens of each, *Shape:* (B).
-        number: how many, *Shape:* (B).
-
-    Returns:
-        Boolean, *Shape:* (B, T). Of equal scores the first goes first.
+    *Shapes:* scores (B, T), lengths (B), number (B) -> boolean (B, T).
     """
     xp = array_namespace(scores)
     scores = xp.where(padding_mask(lengths, scores.shape[1]), scores, float("inf"))
@@ -342,15 +298,11 @@ def whole_number(name: str, value: Any, most: int | None = None) -> int:
 def _encode_distinct(engine: Engine, tokens: Array, lengths: Array) -> Any:
     """Encode each distinct source once: data with several references repeats its sources."""
     if tokens.shape[0] > 1 and "cuda" not in str(device(tokens)):  # a GPU would wait
-        numbers: dict[tuple[int, ...], int] = {}
-        places: list[int] = []
-        first: list[int] = []
-        for row, (ids, length) in enumerate(zip(tokens.tolist(), lengths.tolist())):
-            places.append(numbers.setdefault(tuple(ids[:length]), len(numbers)))
-            if len(numbers) > len(first):
-                first.append(row)
-        if len(first) < len(places):
-            return engine.encode(tokens[first], lengths[first]).select(engine.asarray(places))
+        rows = [tuple(ids[:length]) for ids, length in zip(tokens.tolist(), lengths.tolist())]
+        places = {ids: place for place, ids in enumerate(dict.fromkeys(rows))}
+        if len(places) < len(rows):
+            first = [rows.index(ids) for ids in places]
+            return engine.encode(tokens[first], lengths[first]).select(engine.asarray([places[ids] for ids in rows]))
     return engine.encode(tokens, lengths)
 
 

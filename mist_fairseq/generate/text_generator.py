@@ -33,17 +33,11 @@ class Options(DecodingOptions, total=False):
 
 @dataclass
 class Source:
-    """What the model reads.
+    """What the model reads."""
 
-    Attributes:
-        ids: ``[CLS] X [SEP]``.
-        length: asked for, in tokens before the final [SEP]; None for the predicted one.
-        cut: whether the text was longer than the model reads.
-    """
-
-    ids: list[int]
-    length: int | None = None
-    cut: bool = False
+    ids: list[int]  #: ``[CLS] X [SEP]``
+    length: int | None = None  #: asked for, in tokens before the final [SEP]; None for the predicted one
+    cut: bool = False  #: whether the text was longer than the model reads
 
 
 @dataclass
@@ -73,19 +67,12 @@ class Output:
 
 
 class TextGenerator:
-    """A model and its tokenizer behind ``generate``; a subclass sets its attributes.
+    """A model and its tokenizer behind ``generate``; a subclass sets its attributes."""
 
-    Attributes:
-        tokenizer: of source and target.
-        limits: the most tokens that the model reads and makes, special ones counted.
-        engine: what runs the model.
-        stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
-    """
-
-    tokenizer: Tokenizer
-    limits: PositionLimits
-    engine: Engine
-    stop_unchanged = True
+    tokenizer: Tokenizer  #: of source and target
+    limits: PositionLimits  #: the most tokens that the model reads and makes, special ones counted
+    engine: Engine  #: what runs the model
+    stop_unchanged = True  #: MIST ends for a sentence that a pass did not change; a benchmark may want all passes
 
     # A list gives a list, an iterator an iterator; of texts, or of Outputs.
     @overload
@@ -164,9 +151,7 @@ class TextGenerator:
     def encode(self, text: Text, length: int | None = None) -> Source:
         """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts.
 
-        Raises:
-            TypeError: it is neither text nor a tuple or list of texts.
-            ValueError: the model makes no output of *length*.
+        TypeError: it is neither text nor a tuple or list of texts. ValueError: the model makes no output of *length*.
         """
         if length is not None:
             length = whole_number("length", length, self.limits.target - 1)
@@ -186,9 +171,7 @@ class TextGenerator:
         decoding.longest(self.limits)
         if lengths is not None and decoding.width > 1:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
-        if isinstance(lengths, str | bytes | bool) or not (
-            lengths is None or isinstance(lengths, Iterable | SupportsIndex)
-        ):
+        if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):
             raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
         if not _is_iterable(lengths):
             return self._encode_all(iter(texts), itertools.repeat(lengths))
@@ -218,15 +201,9 @@ class TextGenerator:
             yield from (outputs[i] for i in range(len(window)))
 
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
-        """The *nbest* outputs of each source of one batch, best first.
+        """The *nbest* outputs of each source of one batch, best first; without *details* only with text and score.
 
-        Args:
-            sources: made by ``encode``; either all with a length or none.
-            decoding: how to generate.
-            details: give more than text and score.
-
-        Raises:
-            ValueError: a source or a length is longer than the model's.
+        *sources* are made by ``encode``, either all with a length or none. ValueError: one or its length is too long.
         """
         wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
@@ -249,18 +226,12 @@ class TextGenerator:
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
-        asked = None
+        engine, special, asked = self.engine, self.tokenizer.special, None
         if sources[0].length is not None:
-            asked = self.engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
+            asked = engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
+        inputs = engine.asarray(tokens), engine.asarray(np.array(lengths))
         candidates = decode(
-            self.engine,
-            self.engine.asarray(tokens),
-            self.engine.asarray(np.array(lengths)),
-            decoding,
-            self.tokenizer.special,
-            self.limits,
-            target_lengths=asked,
-            stop_unchanged=self.stop_unchanged,
+            engine, *inputs, decoding, special, self.limits, target_lengths=asked, stop_unchanged=self.stop_unchanged
         )
         return self._read_candidates(candidates, sources, decoding, details)
 

@@ -32,8 +32,7 @@ class MistGenerator(TextGenerator, nn.Module):
         accelerate: what runs the model, as of the command line; by default ONNX Runtime on a CPU where it is installed
             and can do it, else PyTorch as it is.
 
-    Raises:
-        ValueError: there is no such precision or engine, or the engine cannot do it.
+    A ValueError says that there is no such precision or engine, or that the engine cannot do it.
     """
 
     def __init__(
@@ -67,9 +66,7 @@ class MistGenerator(TextGenerator, nn.Module):
             data_name_or_path: the folder of a checkpoint's ``dict.*.txt``; seen from *folder* if it begins with a dot.
             precision, accelerate: as of the class.
 
-        Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: a file is damaged or does not fit the others, or the engine cannot do the precision.
+        Errors name a file that is missing, damaged, or does not fit the others, or say what the engine cannot do.
         """
         if checkpoint_file is None:
             released = load_folder(str(folder))

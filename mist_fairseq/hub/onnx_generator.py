@@ -27,9 +27,7 @@ class OnnxGenerator(TextGenerator):
     def from_pretrained(cls, folder: str, precision: str = "fp32", threads: int | None = None) -> "OnnxGenerator":
         """Load what ``scripts/export.py --to onnx`` wrote, in ``fp32`` or ``int8``, by default with a thread a core.
 
-        Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed.
+        Errors name a file that is missing, damaged or of another export, or say that ONNX Runtime is not installed.
         """
         generator = cls(*read_onnx(folder, precision, threads))
         generator._origin = str(Path(folder).resolve()), precision, threads

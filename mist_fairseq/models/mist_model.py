@@ -1,7 +1,7 @@
 """fairseq's model: an ``Encoder`` of ``mist.encoder`` with ``mist.objective`` as its ``forward``."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import build_engine
-from mist_fairseq.generate.decoding import Engine
+from mist_fairseq.generate.decoding import Engine, option
 from mist_fairseq.mist.config import ACTIVATIONS, OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.objective import Batch, Objective, Predictions
@@ -23,14 +23,9 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ChoiceEnum(["fp32", "bf16", "int8"])
 _PRETRAINED_HELP = (
-    "folder with config.json, vocab.txt and model.safetensors or pytorch_model.bin of a BERT, MiniLM or UniLM encoder, "
-    "or a model that scripts/export.py wrote; sets the sizes and the initial weights"
+    "folder with config.json, vocabulary and model.safetensors or pytorch_model.bin of an encoder of a family that "
+    "docs/encoders.md lists, or a model that scripts/export.py wrote; sets the sizes and the initial weights"
 )
-
-
-def option(default: Any, text: str) -> Any:
-    """A field of a configuration, with its help text."""
-    return field(default=default, metadata={"help": text})
 
 
 def set_defaults(args: Any, **defaults):

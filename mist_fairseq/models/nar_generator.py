@@ -10,32 +10,28 @@ from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.generate.decoding import Candidates, Decoding, decode
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
-# name -> (its default, what to do instead).
-AUTOREGRESSIVE_OPTIONS = {
-    "sampling": (False, "the output is the argmax of one parallel pass"),
-    "constraints": (None, "tokens are predicted independently"),
-    "prefix_size": (0, "tokens are predicted independently"),
-    "score_reference": (False, "use fairseq-validate for the loss of the references"),
-    "diverse_beam_groups": (-1, "use --length-beam with --nbest"),
-    "diversity_rate": (-1.0, "use --length-beam with --nbest"),
-    "match_source_len": (False, "the length is predicted; see --min-length and --max-length"),
-    "max_len_a": (0, "use --max-length"),
-    "max_len_b": (200, "use --max-length"),
-    "min_len": (1, "use --min-length"),
-    "lenpen": (1, "hypotheses are compared by their mean log-probability"),
-    "unnormalized": (False, "hypotheses are compared by their mean log-probability"),
-    "unkpen": (0, "there is no search that could avoid [UNK]"),
-    "temperature": (1.0, "the output is the argmax of one parallel pass"),
-    "no_repeat_ngram_size": (0, "directly repeated words are collapsed; see --keep-repeats"),
-    "print_alignment": (None, "there is no attention from target to source alone"),
-    "replace_unk": (None, "there is no attention from target to source alone"),
-    "lm_path": (None, "language-model fusion needs left-to-right decoding"),
-    "iter_decode_max_iter": (10, "use --decoding-iterations"),
-    "iter_decode_with_beam": (1, "use --length-beam"),
-    "iter_decode_with_external_reranker": (False, "hypotheses are compared by their mean log-probability"),
-    "iter_decode_eos_penalty": (0.0, "use --min-length"),
-    "iter_decode_force_max_iter": (False, "a MIST fixed point cannot change any more"),
-    "retain_dropout": (False, "decoding is deterministic"),
+# what to do instead -> the options with their defaults.
+AUTOREGRESSIVE_OPTIONS: dict[str, dict[str, object]] = {
+    "the output is the argmax of one parallel pass": {"sampling": False, "temperature": 1.0},
+    "tokens are predicted independently": {"constraints": None, "prefix_size": 0},
+    "use fairseq-validate for the loss of the references": {"score_reference": False},
+    "use --length-beam with --nbest": {"diverse_beam_groups": -1, "diversity_rate": -1.0},
+    "the length is predicted; see --min-length and --max-length": {"match_source_len": False},
+    "use --max-length": {"max_len_a": 0, "max_len_b": 200},
+    "use --min-length": {"min_len": 1, "iter_decode_eos_penalty": 0.0},
+    "use --length-beam": {"iter_decode_with_beam": 1},
+    "use --decoding-iterations": {"iter_decode_max_iter": 10},
+    "hypotheses are compared by their mean log-probability": {
+        "lenpen": 1,
+        "unnormalized": False,
+        "iter_decode_with_external_reranker": False,
+    },
+    "there is no search that could avoid [UNK]": {"unkpen": 0},
+    "directly repeated words are collapsed; see --keep-repeats": {"no_repeat_ngram_size": 0},
+    "there is no attention from target to source alone": {"print_alignment": None, "replace_unk": None},
+    "language-model fusion needs left-to-right decoding": {"lm_path": None},
+    "a MIST fixed point cannot change any more": {"iter_decode_force_max_iter": False},
+    "decoding is deterministic": {"retain_dropout": False},
 }
 
 
@@ -44,10 +40,11 @@ def refuse_options(options, user: str, known: Collection[str] = (), advice: str 
 
     *user* is what it does not work with, *advice* what to do in place of what stands there, for the message.
     """
-    for name, (default, instead) in AUTOREGRESSIVE_OPTIONS.items():
-        value = getattr(options, name, default)
-        if name not in known and value is not None and value != default:
-            raise ValueError(f"--{name.replace('_', '-')} does not work with {user}: {advice or instead}")
+    for instead, defaults in AUTOREGRESSIVE_OPTIONS.items():
+        for name, default in defaults.items():
+            value = getattr(options, name, default)
+            if name not in known and value is not None and value != default:
+                raise ValueError(f"--{name.replace('_', '-')} does not work with {user}: {advice or instead}")
 
 
 class Generator(ABC):
@@ -97,15 +94,11 @@ class NARGenerator(Generator):
                 raise ValueError(f"{what} {int(lengths.min())} tokens, expected at least 1")
         special = self.tokenizer.special
         engine = self.model.engine or PyTorchEngine(self.model.encoder, special, self.model.precision, convert=False)
+        sources = engine.asarray(inputs["src_tokens"]), engine.asarray(inputs["src_lengths"])
+        asked = None if asked is None else engine.asarray(asked)
+        limits = self.model.limits
         candidates = decode(
-            engine,
-            engine.asarray(inputs["src_tokens"]),
-            engine.asarray(inputs["src_lengths"]),
-            self.decoding,
-            special,
-            self.model.limits,
-            target_lengths=None if asked is None else engine.asarray(asked),
-            stop_unchanged=self.stop_unchanged,
+            engine, *sources, self.decoding, special, limits, target_lengths=asked, stop_unchanged=self.stop_unchanged
         )
         return self._printed(candidates)
 

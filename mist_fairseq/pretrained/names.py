@@ -56,10 +56,7 @@ def convert(
     """Our weights, of *own*'s names and shapes, from theirs, *state*; on the meta device only shapes are compared.
 
     *names* is the table. *optional* ones of ours may be missing, *ignored* ones of theirs left over, None for any.
-    Messages have the *source* of the weights and an *advice* for when they do not fit.
-
-    Raises:
-        ValueError: a weight is missing, unknown or of another shape; names it and both shapes.
+    A ValueError names what is missing, unknown or of another shape, the *source* of the weights and an *advice*.
     """
     parts = {name: their_names(names, name) for name in own}
     lacks = [part for name in parts if name not in optional for part in parts[name] if part not in state]

@@ -63,12 +63,7 @@ def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] |
 
 
 def read_sizes(folder: str) -> dict[str, Any]:
-    """The model options, numbers, that a pre-trained folder's ``config.json`` asks for.
-
-    Raises:
-        FileNotFoundError: the folder or its config.json is missing.
-        ValueError: a size is missing or no positive number, or the model is of no family that is known here.
-    """
+    """The numbers that a pre-trained folder's ``config.json`` gives for our options; errors name what is missing."""
     path, config = read_config(folder)
     family = _find_family(path, config)
     for name, supported in family.settings.items():
@@ -130,9 +125,7 @@ def other_vocabulary(path: Path, expected: int, given: int, advice: str = "") ->
 def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
     """Refuse files unlike ``SHA256SUMS``, if it is there, and weights unlike ``config.json``, before memory is taken.
 
-    Raises:
-        FileNotFoundError: there is no weights file.
-        ValueError: a file is damaged, or a weight is missing or of another shape (names it and both shapes).
+    Errors are as of ``find_file``, ``check_sums`` and ``convert``.
     """
     path = find_file(folder, WEIGHTS)
     check_sums(Path(folder), [*find_settings(folder), path.name], "fetch it again")
@@ -159,8 +152,7 @@ def empty_encoder(
 def load_pretrained(encoder: Encoder, folder: str):
     """Load a folder's weights into an ``Encoder`` of the folder's sizes; errors as of ``check_weights``.
 
-    The length classifier starts at random, as does, without a masked-LM head, the head's own transform. Poolers and
-    other heads are left aside.
+    The length classifier starts at random, as does, without a masked-LM head, its transform. Others are left aside.
     """
     path, own = find_file(folder, WEIGHTS), encoder.state_dict()
     family, state = read_family(folder, read_weights(path), encoder.config.vocab_size)
@@ -206,9 +198,6 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32; of a fairseq checkpoint those of the model.
 
     Nothing of the file is executed. With *shapes_only* the tensors are on the meta device and take no memory.
-
-    Raises:
-        ValueError: it is damaged or holds something else than a dictionary of tensors.
     """
     state: Any
     if path.suffix == ".safetensors":

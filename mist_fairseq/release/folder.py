@@ -99,12 +99,7 @@ def is_released(folder: str) -> bool:
 
 
 def load_folder(folder: str) -> Released:
-    """The model of a released folder, on the CPU and in evaluation mode.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged or does not fit the others; says which.
-    """
+    """The model of a released folder, on the CPU, for evaluation; errors name the file that is missing or damaged."""
     otherwise = "An ONNX folder is read by OnnxGenerator; a pre-trained encoder must be trained first"
     config = read_config(folder, FORMAT, VERSION, [WEIGHTS, DICTIONARY], otherwise)
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
@@ -133,17 +128,8 @@ def load_folder(folder: str) -> Released:
     return Released(encoder.eval(), tokenizer, limits)
 
 
-# -- as --pretrained ------------------------------------------------------------------------------------------
-
-
 def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict[str, int | bool]:
-    """What ``--pretrained`` sets of a model's configuration where it names a released model.
-
-    *architecture* is that of the model to be trained, ``mist`` or ``nat_mass``, and *tokenizer* that of the data.
-
-    Raises:
-        ValueError: the model is of another architecture, or the data was binarized with another vocabulary.
-    """
+    """What ``--pretrained`` sets of a configuration where it names a released model; ValueError: it is another kind."""
     released = load_folder(folder)
     if released.architecture != architecture:
         raise ValueError(f"--pretrained {folder} holds a {released.architecture} model, --arch is another kind")

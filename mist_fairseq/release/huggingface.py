@@ -3,7 +3,6 @@
 import json
 
 from safetensors.torch import save
-from torch import Tensor
 
 from mist_fairseq.files.exported import write_folder
 from mist_fairseq.mist.config import OPTION_NAMES
@@ -17,8 +16,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     """Write encoder and masked-LM head as ``save_pretrained`` does: ``config.json``, ``model.safetensors``, vocabulary.
 
     The length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with
-    its ``tokenizer_config.json``, any other as our ``dict.txt``. Returns and errors are as of ``write_folder``, and a
-    ValueError says what BERT does not have.
+    its ``tokenizer_config.json``, any other as our ``dict.txt``. Returns and errors are as of ``write_folder``.
     """
     encoder, tokenizer = released.encoder, released.tokenizer
     if not isinstance(encoder, Encoder):
@@ -39,7 +37,12 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
         "pad_token_id": tokenizer.special.pad,
         "tie_word_embeddings": encoder.head.weight is None,
     }
-    files = {"model.safetensors": [save(_bert_state(encoder), {"format": "pt"})]}
+    own = {name: value for name, value in encoder.state_dict().items() if name != "length_head.weight"}
+    exported = export(own, BERT.names).items()
+    state = {name if name.startswith("cls.") else BERT.prefix + name: value for name, value in exported}
+    if encoder.head.weight is not None:  # the decoder's bias is the head's; tied models have it tied, too
+        state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
+    files = {"model.safetensors": [save(state, {"format": "pt"})]}
     if tokenizer.settings["type"] == "wordpiece":
         settings = {
             "tokenizer_class": "BertTokenizer",
@@ -52,13 +55,3 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     else:
         files["dict.txt"] = [tokenizer.saved()]
     return write_folder(folder, config, files, overwrite)
-
-
-def _bert_state(encoder: Encoder) -> dict[str, Tensor]:
-    """Weights under the names of ``BertForMaskedLM``."""
-    own = {name: value for name, value in encoder.state_dict().items() if name != "length_head.weight"}
-    exported = export(own, BERT.names).items()
-    state = {name if name.startswith("cls.") else BERT.prefix + name: value for name, value in exported}
-    if encoder.head.weight is not None:  # the decoder's bias is the head's; tied models have it tied, too
-        state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
-    return state

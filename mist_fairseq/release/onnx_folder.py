@@ -60,8 +60,7 @@ def save_onnx(
 ) -> list[str]:
     """Write a model as an ONNX folder, in ``fp32``, ``int8`` or both; the same model gives the same files.
 
-    Returns and errors are as of ``write_folder``, and a ValueError says that the model is not of a ``mist_*``
-    architecture, or that the package onnx is not installed.
+    Returns and errors are as of ``write_folder``; ValueError: the model is not ``mist_*``, or there is no package onnx.
     """
     from mist_fairseq.engines.onnx_encoder import encoder_graph
     from mist_fairseq.mist.encoder import Encoder
@@ -129,8 +128,6 @@ def read_onnx(folder: str, precision: str, threads: int | None) -> tuple[OnnxEng
     given = session.get_modelmeta().custom_metadata_map
     for name, expected in _metadata(config, precision).items():
         if given.get(name) != expected:
-            raise ValueError(
-                f"{graph} and {CONFIG} beside it do not belong together (by their {name}): one was renamed, changed, "
-                "or is of another export; export the model again"
-            )
+            both = f"{graph} and {CONFIG} beside it do not belong together (by their {name})"
+            raise ValueError(f"{both}: one was renamed, changed, or is of another export; export the model again")
     return OnnxEngine.of_session(session), tokenizer, limits

@@ -20,8 +20,7 @@ INSTALL = "pip install -c constraints.txt -e .[scores]"
 class Meteor15(SummedMetric):
     """METEOR 1.5 in percent, with pycocoevalcap's arguments (``-l en -norm``) and sacrebleu's interface.
 
-    The Java program gives a sentence's counts and scores any sum of them, be it a corpus's or a bootstrap sample's. A
-    ModuleNotFoundError or FileNotFoundError says how to install pycocoevalcap or Java.
+    The Java program gives a sentence's counts and scores any sum of them, be it a corpus's or a bootstrap sample's.
     """
 
     def __init__(self):

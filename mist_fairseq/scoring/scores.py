@@ -82,8 +82,7 @@ def score(
 
     *references* and, for ``protocol.group``, *sources* are lines of raw files; *metrics* stand for the protocol's;
     *confidence* adds confidence intervals and paired tests. What cannot be computed (no Java, no Perl) is in
-    ``failed``, and the rest still comes. A ValueError says that numbers of lines differ, a metric or step is unknown,
-    or sources are missing.
+    ``failed``, and the rest still comes.
     """
     metrics = list(protocol.metrics if metrics is None else metrics)
     for metric in metrics:

@@ -18,7 +18,7 @@ import mist_fairseq
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.generate.text_generator import Output, Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher
-from mist_fairseq.serve.limits import Limits, option
+from mist_fairseq.serve.limits import Limits, flag
 from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, explain
 from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unless
 
@@ -96,7 +96,7 @@ def _check_limits(body: GenerateRequest, decoding: Decoding, limits: Limits) -> 
     def within(what: str, value, limit: str):
         most = getattr(limits, limit, None)
         if most is not None and value is not None and value > most:
-            raise ValueError(f"{what} is {value!r:.60}: at most {most} ({option(limit)})")
+            raise ValueError(f"{what} is {value!r:.60}: at most {most} ({flag(limit)})")
 
     for given in (body, decoding):
         for each in fields(Decoding):

@@ -1,7 +1,4 @@
-"""Dynamic batching: texts of concurrent requests share the model's batches.
-
-The model has a thread of its own; all else runs in one event loop.
-"""
+"""Texts of concurrent requests share batches; the model has a thread of its own, all else runs in one event loop."""
 
 import asyncio
 import contextlib
@@ -44,18 +41,14 @@ class Batcher:
     do. A batch that fails is run again text by text, so that one bad text does not take its neighbours with it.
 
     An asynchronous context manager: leaving it refuses new texts and finishes those that wait.
-
-    Attributes:
-        generate: ``TextGenerator.generate_sources``.
-        running: the number of texts in the model now.
-        closing: is set once new texts are refused.
     """
 
     def __init__(self, generate: Callable[..., list[list[Output]]], limits: Limits, metrics: CollectorRegistry):
-        self.generate, self._limits = generate, limits
-        self.running = 0
+        self.generate, self._limits = generate, limits  #: ``TextGenerator.generate_sources``
+        self.running = 0  #: texts in the model now
         self._queue: list[_Item] = []
-        self._changed, self.closing = asyncio.Event(), asyncio.Event()
+        self.closing = asyncio.Event()  #: set once new texts are refused
+        self._changed = asyncio.Event()
         waiting = Gauge("mist_queue_texts", "Texts that wait for the model.", registry=metrics)
         waiting.set_function(lambda: len(self._queue))
         running = Gauge("mist_model_texts", "Texts in the model.", registry=metrics)
@@ -92,8 +85,7 @@ class Batcher:
     async def submit(self, sources: list[Source], decoding: Decoding) -> list[list[Output]]:
         """The outputs of each source. When the caller is cancelled its texts that have not started are dropped.
 
-        Raises:
-            HTTPException: new texts are refused, these do not fit into the queue, or the model failed for one of them.
+        HTTPException: new texts are refused, these do not fit into the queue, or the model failed for one of them.
         """
         self.check_open()
         waiting, most = len(self._queue), self._limits.max_queue

@@ -13,7 +13,7 @@ from typing import Any
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
-from mist_fairseq.serve.limits import Limits, option
+from mist_fairseq.serve.limits import Limits, flag
 
 try:
     import uvicorn
@@ -27,7 +27,6 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     """Load the model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
 
     *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
-    An OSError or ValueError says which file or option is wrong.
     """
     whole_number("--threads", options.get("threads", 1))
     if read_json(Path(folder) / "config.json").get("format") == "onnx":
@@ -80,7 +79,7 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
     parser.add_argument("--threads", type=int, help="of the CPU, for the model (default: the model's)")
     for limit in fields(Limits):
         described = f"{limit.metadata['help']} (default: %(default)s)"
-        parser.add_argument(option(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
+        parser.add_argument(flag(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
     given = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

@@ -22,12 +22,7 @@ _Result = TypeVar("_Result")
 
 
 async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[str, Any]:
-    """Read a request's body, a JSON object. Once the batcher is closing the body is waited for no longer.
-
-    Raises:
-        HTTPException: the body must not be taken, or is no JSON object; says why.
-        ClientDisconnect: the client left.
-    """
+    """Read a request's body, a JSON object, unless the batcher is closing; HTTPException says why it is not taken."""
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, f"the content type is {kind[:60]!r}, expected application/json", _CLOSE)

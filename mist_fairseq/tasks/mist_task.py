@@ -18,9 +18,9 @@ from omegaconf import II
 from mist_fairseq.data.dataset import MistDataset, load_pair
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import engines
-from mist_fairseq.generate.decoding import DECODINGS, Decoding
+from mist_fairseq.generate.decoding import DECODINGS, Decoding, option
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.models.mist_model import PRECISIONS, MistModel, option
+from mist_fairseq.models.mist_model import PRECISIONS, MistModel
 from mist_fairseq.models.nar_generator import NARGenerator
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l

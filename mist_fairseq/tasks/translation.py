@@ -10,7 +10,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, Translat
 
 from mist_fairseq.data.dataset import AllBatches, cut, load_pair, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.models.mist_model import option
+from mist_fairseq.generate.decoding import option
 from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
 
 
@@ -41,10 +41,8 @@ class _Translates(TokenizerTask):
     def load_state_dict(self, state_dict):
         """Refuse a checkpoint with another vocabulary than the data's."""
         if state_dict.get("dictionary", self.state.dictionary) != self.state.dictionary:
-            raise ValueError(
-                f"the data in {self.cfg.data} was binarized with another vocabulary than the checkpoint was trained "
-                "with: run fairseq-preprocess with --srcdict and the dict.*.txt of the training data"
-            )
+            other = f"the data in {self.cfg.data} was binarized with another vocabulary than the checkpoint's"
+            raise ValueError(f"{other}: run fairseq-preprocess with --srcdict and the dict.*.txt of the training data")
         super().load_state_dict(state_dict)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):

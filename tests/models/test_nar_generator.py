@@ -99,9 +99,11 @@ def test_validation_is_without_dropout_in_the_precision_of_the_training(dictiona
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(AUTOREGRESSIVE_OPTIONS))
-def test_options_of_autoregressive_decoding_are_refused_by_name(dictionary, name):
-    default, _ = AUTOREGRESSIVE_OPTIONS[name]
+DEFAULTS = [option for options in AUTOREGRESSIVE_OPTIONS.values() for option in options.items()]
+
+
+@pytest.mark.parametrize(("name", "default"), sorted(DEFAULTS, key=lambda option: option[0]))
+def test_options_of_autoregressive_decoding_are_refused_by_name(dictionary, name, default):
     values = {bool: True, int: 7, float: 7.5, type(None): "hard"}
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} does not work"):
         generator(tiny_model(dictionary), options=Namespace(**{name: values[type(default)]}))

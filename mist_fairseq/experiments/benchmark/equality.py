@@ -86,8 +86,7 @@ def compare(
 
     *engines* are ``--accelerate`` and ``--precision`` of each; ``onnx`` stands for the exported model, without torch.
     With a *reference* (lines of raw text, as *source*) there are scores. Returns for JSON, by engine, the number of
-    outputs that differ, of near-ties among them, and the scores. A ValueError says that the protocol needs sources, or
-    that an engine cannot be had.
+    outputs that differ, of near-ties among them, and the scores.
     """
     if reference and protocol.group and not source:
         raise ValueError("this protocol scores outputs with equal sources as one: the sources are needed")

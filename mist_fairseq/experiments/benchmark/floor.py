@@ -38,9 +38,6 @@ class Rates(NamedTuple):
     bandwidth: float
 
 
-# -- products of a model ----------------------------------------------------------------------------------------
-
-
 def products(
     encoder: Encoder | EncoderDecoder,
     source: int,
@@ -53,10 +50,8 @@ def products(
 ) -> list[Product]:
     """List all matrix products of generating *batch* sentences of one length.
 
-    Args:
-        source, target: tokens of ``[CLS] X [SEP]`` and of the output, [SEP] counted.
-        decoding, iterations: as the task's options; with ``mist`` outputs end in [SEP], as a trained model's do.
-        source_limit: most tokens of a mixed source, where there is a limit.
+    *source* and *target* count the tokens of ``[CLS] X [SEP]`` and of the output, its [SEP] included. With ``mist``
+    outputs end in [SEP], as a trained model's do. *source_limit* is the most tokens of a mixed source, if limited.
     """
     listed = [*_source_pass(encoder, source, batch), _length(encoder, batch)]
     for done in range(iterations):
@@ -123,11 +118,8 @@ def training_operations(
     """Count the operations of the matrix products of one update, forward and backward, at real positions.
 
     A backward pass takes two products for each of the forward pass; what is computed again instead of kept does not
-    count. The first look of *glancing* is never differentiated.
-
-    Args:
-        source_lengths, target_lengths: tokens of each ``[CLS] X [SEP]`` and each ``Y [SEP]``.
-        mixing: with the MIST loss, whose sources are ``[CLS] Y_p [SEP] X [SEP]``, cut at *source_limit* if any.
+    count. The first look of *glancing* is never differentiated. Lengths count the tokens of each ``[CLS] X [SEP]`` and
+    ``Y [SEP]``; the sources of *mixing*, ``[CLS] Y_p [SEP] X [SEP]``, are cut at *source_limit* if any.
     """
     total = 0
     for (S, T), sentences in Counter(zip(source_lengths, target_lengths, strict=True)).items():
@@ -154,18 +146,13 @@ def floor_seconds(listed: Iterable[Product], rates: Rates, precision: str = "fp3
     return sum(max(count / rates.operations, size * weights / rates.bandwidth) for count, weights in listed)
 
 
-# -- rates of a machine -----------------------------------------------------------------------------------------
-
-
 def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:
-    """Measure what this machine reaches now, with torch's number of threads; errors as of ``fastest_product``.
-
-    Median times, of ``fastest_product`` and of copying 256 MiB: bytes read plus bytes written, as STREAM counts them.
-    """
+    """Measure what this machine reaches now with torch's threads, by medians; errors as of ``fastest_product``."""
     product, count = fastest_product(precision, device, repeats)
     data = torch.ones(_COPIED // 4, device=device)
     copy = torch.empty_like(data)
     copying = median_seconds(lambda: copy.copy_(data), repeats)
+    # Of copying count the bytes read and the bytes written, as in STREAM.
     return Rates(count / median_seconds(product, repeats), 2 * _COPIED / copying)
 
 
@@ -174,8 +161,7 @@ def fastest_product(
 ) -> tuple[Callable[[], Tensor], int]:
     """Return a product of 2048 x 2048 matrices by the fastest kernel, and its operations.
 
-    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16. A
-    ValueError says that no kernel of this device has the precision.
+    The matrices are an eighth as wide where it would take seconds, as one in bf16 does on CPUs that have no bf16.
     """
     small, seconds = _SIZE // 8, {}
     for make in _KERNELS[precision]:  # small ones first, as a large product by some kernels takes forever

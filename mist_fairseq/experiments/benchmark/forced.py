@@ -20,7 +20,6 @@ from mist_fairseq.models.nar_generator import NARGenerator
 _REFINED = (InsertionTransformerModel, LevenshteinTransformerModel, NATransformerModel)
 _SURE = 1e4  # a logit that decides
 
-
 # What is called before each batch with its sentences' ids, lengths and passes, (B) each: lengths of targets, special
 # tokens counted as in the system's own data; without passes the system takes its own number.
 Forcing = Callable[[Tensor, Tensor, Tensor | None], object]
@@ -65,10 +64,7 @@ class _Refinement:
 
 
 def force(model, generator) -> Forcing:
-    """Make a generator do what it is told before each batch; ValueError if its lengths cannot be prescribed.
-
-    An engine without a *model* takes lengths with each call.
-    """
+    """Make a generator do what it is told before each batch; ValueError if its lengths cannot be prescribed."""
     if isinstance(generator, IterativeRefinementGenerator) and isinstance(model, _REFINED):
         if generator.beam_size > 1:
             raise ValueError("output lengths cannot be prescribed with --iter-decode-with-beam: leave it at 1")
@@ -90,7 +86,8 @@ def force(model, generator) -> Forcing:
         generator.stop_unchanged = False
     elif isinstance(generator, SequenceGenerator):
         return _force_end(generator)
-    elif model is not None and not isinstance(generator, BangGenerator):  # which always does the same amount of work
+    # BANG always does the same amount of work; an engine without a model takes lengths with each call.
+    elif model is not None and not isinstance(generator, BangGenerator):
         raise ValueError(f"output lengths of {type(model).__name__} cannot be prescribed")
     return lambda *_: None
 

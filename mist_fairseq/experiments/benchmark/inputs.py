@@ -116,10 +116,7 @@ def _check_keys(given: dict, known: list[str]):
 
 
 def read_profile(name: str) -> Profile:
-    """Return a known profile, or read a YAML file: ``source`` and ``target``, each a length or lengths with weights.
-
-    A ValueError says that it is neither, or that a length is not possible.
-    """
+    """Return a known profile, or that of a YAML file: lengths, with weights if several, of source and target."""
     if name in PROFILES:
         return PROFILES[name]
     if not Path(name).is_file():

@@ -35,11 +35,7 @@ _METRICS = {
 
 
 class Benchmark:
-    """Systems loaded into one process. One that fails is left out from then on, and ``errors`` says why.
-
-    The speed of the others is compared with that of the first. *forced* gives every output the length of its
-    reference.
-    """
+    """Systems in one process, compared with the first; one that fails is left out from then on, ``errors`` says why."""
 
     def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False):
         self.entries, self.subset, self.forced = entries, subset, forced
@@ -83,10 +79,8 @@ class Benchmark:
     def time(self, chosen: np.ndarray, batch_size: int, warm_up: int = 3) -> dict:
         """Time every system on the same batches, all systems in turn at each.
 
-        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON: by system,
-        milliseconds a sentence (mean, median, p90, p99 over batches), sentences/s, tokens and passes a sentence, how
-        many sentences took how many passes, how many times as fast as the first it is, with a 95 % bootstrap interval
-        over batches.
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON by system its
+        ``summary``, tokens and passes a sentence, and how many sentences took how many passes.
         """
         batches = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}
@@ -136,15 +130,12 @@ class Benchmark:
         return {precision: machine_rates(precision, devices[precision]) for precision in sorted(devices)}
 
     def floor(self, chosen: np.ndarray, batch_size: int, rates: dict[str, Rates]) -> dict[str, float]:
-        """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates.
-
-        Each batch counts as sentences of its mean lengths, the outputs as long as the references.
-        """
+        """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates."""
 
         def least(system: System) -> float:
             seconds, precision, decoding = 0.0, system.entry.precision, system.generator.decoding
             how = {"decoding": decoding.decoding, "iterations": decoding.passes}
-            for batch in _batches(chosen, batch_size):
+            for batch in _batches(chosen, batch_size):  # counted by its mean lengths, outputs as long as references
                 source, target = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int)
                 sizes = int(source), int(target), len(batch)
                 listed = products(system.model.encoder, *sizes, **how, source_limit=system.model.limits.source)
@@ -252,9 +243,6 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> i
         return torch.cuda.max_memory_allocated() if entry.engine != "ctranslate2" else None  # not torch's memory
     after = measuring.memory_status("VmHWM")
     return None if before is None or after is None else after - before
-
-
-# -- tables in the layout of the paper, and a plot ----------------------------------------------------------------
 
 
 def markdown(result: dict) -> str:

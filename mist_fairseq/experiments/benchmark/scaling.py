@@ -67,8 +67,7 @@ class Axis(NamedTuple):
 def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
     """List the axes to measure, of iterations one for each decoding that has them.
 
-    *values* are by names of ``KINDS``; none leave an axis out. A ValueError says that an axis has a single value or an
-    impossible one, or that nothing is left to measure.
+    *values* are by names of ``KINDS``; none leave an axis out. ValueError: one is impossible or alone, or none is left.
     """
     axes = []
     for name, kind in KINDS.items():
@@ -85,8 +84,7 @@ def make_axes(values: Mapping[str, Iterable[int]]) -> list[Axis]:
 def make_entries(arguments: list[str], folder: Path, precision: str = "fp32", accelerate: str = "auto") -> list[Entry]:
     """List models with random weights, named after their architecture and its other arguments.
 
-    *arguments* are what fairseq-train would be given for each (``--task``, ``--arch``, sizes); data are those that
-    ``write_works`` writes to *folder*. A ValueError says that two models are the same.
+    *arguments* are what fairseq-train would be given for each; data are those that ``write_works`` writes to *folder*.
     """
     given: dict = {"precision": precision, "options": {"accelerate": accelerate}, "data": str(folder)}
     names = [re.sub(r"--task[ =]\S+ *|--arch[ =]", "", text).strip() or text for text in arguments]
@@ -103,10 +101,7 @@ def write_works(folder: Path, axes: list[Axis]):
 
 
 def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
-    """Load all models, by name, with outputs of prescribed lengths.
-
-    A ValueError says that a model is not one of ours, cannot be loaded, or that its limits are too low for the axes.
-    """
+    """Load all models, by name, with outputs of prescribed lengths; ValueError where a model's limits are too low."""
     systems = {}
     for entry in tqdm(entries, desc="loading", disable=None):
         system = systems[entry.name] = load_system(entry, forced=True)
@@ -117,19 +112,16 @@ def load_systems(entries: list[Entry], axes: list[Axis]) -> dict[str, System]:
             longest = max(getattr(work, side) for axis in axes for work in axis.works)
             limit = getattr(system.model.limits, side)
             if longest > limit:
-                raise ValueError(
-                    f"{entry.name} takes {side}s of {limit} tokens, expected at least {longest}: give it "
-                    f"--max-{side}-positions {longest}, or lower values of {side}"
-                )
+                advice = f"give it --max-{side}-positions {longest}, or lower values of {side}"
+                raise ValueError(f"{entry.name} takes {side}s of {limit} tokens, expected at least {longest}: {advice}")
     return systems
 
 
 def measure(systems: dict[str, System], axis: Axis, repeats: int = 15, warm_up: int = 1) -> dict:
-    """Time all values of an axis and all models in turn, in another order each time.
+    """Time all values of an axis and all models in turn, in another order each time, as ``latency`` does.
 
-    So whatever disturbs the machine disturbs all of them alike. Each is run twice in its turn, as it is and with
-    clocks around its parts, which on a GPU cost time. Returns for JSON: by model, for each value the milliseconds of a
-    batch (median and quartiles) and the shares of the parts, and the line through the medians.
+    Each is run twice in its turn, as it is and with clocks around its parts, which on a GPU cost time. Returns for
+    JSON by model each value's milliseconds and shares of the parts, and the line through the medians.
     """
     fixed = asdict(axis.works[0])
     del fixed[axis.name]

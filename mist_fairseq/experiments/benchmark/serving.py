@@ -1,7 +1,4 @@
-"""A server under load: throughput and latency with and without batching, and whether everyone gets their own answer.
-
-Clients are threads of one process on the same machine; each sends its next request when its last one is answered.
-"""
+"""A server under load: throughput and latency with and without batching, and whether everyone gets their own answer."""
 
 import contextlib
 import http.client

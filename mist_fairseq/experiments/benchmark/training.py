@@ -60,10 +60,9 @@ class Training:
 
 
 def time_training(entry: Entry, updates: int, warm_up: int = 2) -> dict:
-    """Time updates with and without mixing in turn, and beside each pair the machine's own product.
+    """Time updates with and without mixing in turn, and beside each pair the machine's own product, for JSON.
 
-    So whatever disturbs the machine disturbs all three alike. Ratios and shares are medians over such rounds. The
-    result is for JSON.
+    Ratios and shares are medians over such rounds, each disturbed alike by whatever disturbs the machine.
     """
     trainings = [Training(entry, arm) for arm in ARMS]
     batch_size = trainings[0].batch_size

@@ -62,10 +62,7 @@ def progress(items: Iterable, path: str, unit: str) -> Iterable:
 
 @contextmanager
 def open_text(path: str) -> Iterator[TextIO]:
-    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line.
-
-    A FileNotFoundError or, on opening or later, a ValueError names a file that is not there or a damaged gzip file.
-    """
+    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
     opener = gzip.open if str(path).endswith(".gz") else open
@@ -129,8 +126,7 @@ class PairFiles:
 def data_folder(out: str, overwrite: bool = False) -> Iterator[PairFiles]:
     """Write a data folder that appears, or replaces an older one, only when all of it is there.
 
-    Until then everything lies in a hidden folder beside it, which is removed whatever happens. FileExistsError: *out*
-    is in the way, before anything was done; ValueError: no pair was added.
+    Until then all lies in a hidden folder beside it. FileExistsError: *out* is in the way; ValueError: no pair came.
     """
     folder = Path(out).resolve()
     _check_free(folder, overwrite)

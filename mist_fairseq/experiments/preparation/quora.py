@@ -22,8 +22,7 @@ _SMALL_GROUP = 10
 def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_size: int, seed: int = 1):
     """Write pairs of duplicates, question1 to question2, in the order of the file.
 
-    Questions that differ only in case count as one when splits are drawn. Of training pairs there are fewer if the
-    file has no more; a ValueError says that it has too few for the other splits, or is another file.
+    Questions that differ only in case count as one when splits are drawn. Training pairs may be fewer than asked.
     """
     if min(train_size, valid_size, test_size) < 1:
         raise ValueError(f"sizes are {train_size}, {valid_size} and {test_size}, expected at least 1 each")
@@ -44,8 +43,7 @@ def assign_splits(
     """Return for every pair train, valid, test, or why it is in none, such that no question is in two of them.
 
     Questions that pairs connect, directly or through others, form a group. The test set and then the validation set
-    take whole groups until they are full, and what they do not need of the last one stays unused. Training pairs are
-    drawn from the other groups. If there are too few pairs, a ValueError says so.
+    take whole groups until they are full; what they do not need of the last one is unused. Training takes of the rest.
     """
     groups, rng = _connected(pairs), random.Random(seed)
     rng.shuffle(groups)
@@ -59,10 +57,9 @@ def assign_splits(
                 size -= size > 0
     rest = [index for group in queue for index in group]
     if not rest:
-        raise ValueError(
-            f"{len(pairs):,} duplicate pairs in {len(groups):,} groups of connected questions do not give "
-            f"{test_size:,} for testing, {valid_size:,} for validation and one for training: give smaller sizes"
-        )
+        given = f"{len(pairs):,} duplicate pairs in {len(groups):,} groups of connected questions"
+        wanted = f"{test_size:,} for testing, {valid_size:,} for validation and one for training"
+        raise ValueError(f"{given} do not give {wanted}: give smaller sizes")
     for index in rng.sample(rest, min(train_size, len(rest))):
         fates[index] = "train"
     return fates

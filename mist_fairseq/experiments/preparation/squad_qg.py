@@ -52,8 +52,7 @@ def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] =
 def read_split_lists(paths: Sequence[str]) -> dict[str, str]:
     """Map every title, as ``title_key`` gives it, to the split in whose list it is.
 
-    *paths* is a folder with doclist-{train,dev,test}.txt or three such files in this order, one title a line. A
-    ValueError says that it is something else, or that a title is in two lists.
+    *paths* is a folder with doclist-{train,dev,test}.txt or three such files in this order, one title a line.
     """
     if len(paths) == 1:
         paths = [str(Path(paths[0]) / f"doclist-{name}.txt") for name in ("train", "dev", "test")]

@@ -8,10 +8,7 @@ from mist_fairseq.text.tokenizer import SEP
 
 
 def static_mix(files: PairFiles, data: Path, pseudo_targets: list[str]):
-    """Write the originals in *data* and each training pair once more, with ``pseudo target [SEP] source`` as source.
-
-    ValueError: not as many pseudo targets as training pairs, unequal numbers of lines, or one that is not UTF-8.
-    """
+    """Write the pairs in *data*, and those for training once more with ``pseudo target [SEP] source`` as source."""
     texts = {split: [list(lines_of_file(data / f"{split}.{side}")) for side in SIDES] for split in SPLITS}
     for split, (sources, targets) in texts.items():
         if len(sources) != len(targets):

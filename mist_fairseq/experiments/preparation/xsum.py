@@ -24,10 +24,7 @@ _WEB_PAGE |= {"LinkedIn", "Copy this link", "These are external links and will o
 
 
 def prepare_documents(files: PairFiles, documents: str, split: str):
-    """Write the articles of a folder of ``ID.summary`` files, as a JSON file maps train, validation and test to ids.
-
-    A FileNotFoundError names a folder that is not there, a ValueError a split file that is something else.
-    """
+    """Write articles of a folder of ``ID.summary`` files, as a JSON file maps train, validation and test to ids."""
     if not Path(documents).is_dir():
         raise FileNotFoundError(f"{documents} is not a folder")
     ids = read_json(split)

@@ -13,13 +13,13 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.generate.decoding import option
 from mist_fairseq.mist.config import ENCODER_DECODER_OPTION_NAMES, EncoderDecoderConfig
 from mist_fairseq.mist.encoder_decoder import MaskDecoder
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import unpack
 from mist_fairseq.models.baselines.nat_mass import EncoderDecoderOptions
-from mist_fairseq.models.mist_model import option
 from mist_fairseq.models.nar_generator import Generator, refuse_options
 from mist_fairseq.pretrained.mass_and_bang import read_bang
 from mist_fairseq.pretrained.weights import check_vocabulary

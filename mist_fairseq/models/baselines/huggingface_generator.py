@@ -30,11 +30,8 @@ class HuggingFaceGenerator(Generator):
     log-probability divided by its length to the power of ``--lenpen``. Options that do not work are refused by name;
     those that the folder of a model would add (generation_config.json) have no effect.
 
-    Args:
-        model: any encoder-decoder of Hugging Face's.
-        pad, eos, start: ids of the padding, of the last token of source and target, and of the decoder's first input.
-        longest: most tokens the decoder takes, None where positions have no limit.
-        options: fairseq's, None for their defaults: ``--beam``, ``--nbest`` and those of ``_KNOWN`` count.
+    *pad*, *eos* and *start* are ids of the padding, the last token and the decoder's first input; *longest* is the most
+    tokens that the decoder takes, if limited. Of fairseq's *options* ``--beam``, ``--nbest`` and ``_KNOWN`` count.
     """
 
     def __init__(self, model, *, pad: int, eos: int, start: int, longest: int | None = None, options=None):

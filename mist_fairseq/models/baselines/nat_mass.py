@@ -8,9 +8,10 @@ from fairseq.models import register_model
 from omegaconf import II
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
+from mist_fairseq.generate.decoding import option
 from mist_fairseq.mist.config import ENCODER_DECODER_OPTION_NAMES, EncoderDecoderConfig
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
-from mist_fairseq.models.mist_model import PRECISIONS, MistModel, option
+from mist_fairseq.models.mist_model import PRECISIONS, MistModel
 from mist_fairseq.pretrained.mass_and_bang import ENCODER_DECODER, PRETRAINED_HELP, check_mass_vocabulary, read_mass
 
 

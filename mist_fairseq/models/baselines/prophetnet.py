@@ -1,7 +1,6 @@
 """ProphetNet (Qi et al. 2020), an autoregressive baseline of the paper: Hugging Face's model as one of fairseq's.
 
-Needs the extra ``huggingface``. The vocabulary is that of BERT-uncased, and the folder's ``prophetnet.tokenizer`` a
-``vocab.txt``.
+Needs the extra ``huggingface``. The vocabulary is BERT-uncased's, and ``prophetnet.tokenizer`` its ``vocab.txt``.
 """
 
 import json
@@ -14,9 +13,9 @@ import torch
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
+from mist_fairseq.generate.decoding import option
 from mist_fairseq.models.baselines.huggingface_generator import HuggingFaceGenerator, import_transformers, right_padded
 from mist_fairseq.models.baselines.nat_mass import EncoderDecoderOptions
-from mist_fairseq.models.mist_model import option
 from mist_fairseq.pretrained.names import convert
 from mist_fairseq.pretrained.weights import WEIGHTS, check_vocabulary, find_file, read_config, read_weights
 
