@@ -6,7 +6,7 @@ from mist_fairseq.pretrained.names import Family
 
 
 def _adjust(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Their window is of both sides."""
+    """Their window is both sides together."""
     return sizes | {"local_window": sizes["local_window"] // 2}
 
 

@@ -35,6 +35,6 @@ MPNET = replace(
     },
     prefix="mpnet.",
     tidy=_tidy,
-    padding_first=True,
+    first_position=2,
     has_types=False,
 )

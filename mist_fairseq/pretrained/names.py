@@ -29,7 +29,7 @@ class Family:
     mark: str = ""  # a part of the names of weights by which the family is known among those of its model types
     options: Mapping[str, Any] = field(default_factory=dict)  # of ours, which every model of the family has
     adjust: Callable[[dict[str, Any]], dict[str, Any]] = dict  # the options that were read -> those of ours
-    padding_first: bool = False  # fairseq's positions: the first is one after that of padding, ``pad_token_id``
+    first_position: int | None = 0  # row of the table of positions; None: the one after ``pad_token_id``, as fairseq's
     has_types: bool = True  # of tokens; if not, the target's starts as a copy of the only one, or at zero
 
 

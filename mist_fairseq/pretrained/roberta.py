@@ -19,6 +19,6 @@ ROBERTA = replace(
         "head.weight": "lm_head.decoder.weight",
     },
     prefix="roberta.",
-    padding_first=True,
+    first_position=None,
     has_types=False,
 )

@@ -65,7 +65,11 @@ def _find_family(path: Path, config: Mapping[str, Any], weights: Iterable[str] |
 def read_sizes(folder: str) -> dict[str, Any]:
     """The numbers that a pre-trained folder's ``config.json`` gives for our options; errors name what is missing."""
     path, config = read_config(folder)
-    family = _find_family(path, config)
+    return options_of(config, _find_family(path, config), path)
+
+
+def options_of(config: Mapping[str, Any], family: Family, path: Path) -> dict[str, Any]:
+    """As ``read_sizes``, of the content *config* of *path*."""
     for name, supported in family.settings.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{path}: {name} is {config[name]!r:.60}, and only {supported!r} is supported")
@@ -85,8 +89,7 @@ def read_sizes(folder: str) -> dict[str, Any]:
         if not fits:
             raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected {expected}")
         sizes[ours] = value
-    if family.padding_first:
-        sizes["max_positions"] -= _first_position(config)
+    sizes["max_positions"] -= _first_position(family, config)
     if not family.has_types:
         sizes |= {"token_types": 2, "source_type_id": 0, "target_type_id": 1}
     if config.get("tie_word_embeddings") is False:
@@ -94,9 +97,9 @@ def read_sizes(folder: str) -> dict[str, Any]:
     return family.adjust(sizes)
 
 
-def _first_position(config: Mapping[str, Any]) -> int:
-    """Of a family with ``padding_first``: the row of the first token in the table of positions."""
-    return int(config.get("pad_token_id", 1)) + 1
+def _first_position(family: Family, config: Mapping[str, Any]) -> int:
+    """The row of the first token in the table of positions."""
+    return int(config.get("pad_token_id", 1)) + 1 if family.first_position is None else family.first_position
 
 
 def find_settings(folder: str | Path) -> list[str]:
@@ -182,8 +185,7 @@ def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple
         if theirs in state:
             state[theirs] = changed(state[theirs])
 
-    if family.padding_first:
-        change("position_embeddings.weight", lambda table: table[_first_position(config) :])
+    change("position_embeddings.weight", lambda table: table[_first_position(family, config) :])
     if not family.has_types:
         (types,), (words,) = (their_names(family.names, f"{name}_embeddings.weight") for name in ("type", "word"))
         if words in state:

@@ -11,23 +11,44 @@ from tests.helpers import WORDS, encode, sources, tiny_encoder_decoder, tiny_rel
 LENGTHS = [9, 4, 13, 2]
 
 
+MODERNBERT = dict(
+    **dict(pre_norm=True, gated=True, without_biases=True, layers=4, rotary_base=1e5, layer_norm_eps=1e-5),
+    **dict(local_rotary_base=1e4, local_window=3, global_every=3),
+)
+
+
 @pytest.mark.parametrize("untie", [False, True])
-def test_bert_computes_the_same(tmp_path, dictionary, untie):
-    model = tiny_released(dictionary, untie_head=untie)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(layer_norm_eps=0.01, activation="relu", token_types=3, source_type=0, target_type=2),
+        dict(embedding_size=16),
+        dict(embedding_size=16, shared_layers=True, activation="gelu_new"),
+        dict(rel_pos_bins=8),
+        MODERNBERT,
+    ],
+    ids=["BERT", "BERT, switches", "ELECTRA", "ALBERT", "MPNet", "ModernBERT"],
+)
+def test_transformers_computes_the_same(tmp_path, dictionary, changes, untie):
+    model = tiny_released(dictionary, untie_head=untie, **changes)
     if untie:
         model.encoder.head.weight.data.mul_(1.5)
     save_huggingface(model, str(tmp_path))
     tokens, lengths = sources(LENGTHS, dictionary)
     mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-    bert, found = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
-    assert not found["missing_keys"] and all(key.startswith("cls.") for key in found["unexpected_keys"])
-    masked_lm, found = transformers.BertForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    given = {"attention_mask": mask}
+    if "rel_pos_bins" in changes:  # else MPNet's count from what is no padding, by its own vocabulary
+        given["position_ids"] = torch.arange(2, 2 + tokens.shape[1]).expand(len(tokens), -1)
+    plain, found = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert all("pooler" in key for key in found["missing_keys"])
+    masked_lm, found = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not found["missing_keys"] and not found["unexpected_keys"]
     with torch.no_grad():
         state = encode(model, tokens, lengths)
-        expected = bert(tokens, attention_mask=mask).last_hidden_state
+        expected = plain(tokens, **given).last_hidden_state
         torch.testing.assert_close(state.hidden[mask], expected[mask], atol=1e-5, rtol=1e-5)
-        logits = masked_lm(tokens, attention_mask=mask).logits
+        logits = masked_lm(tokens, **given).logits
         torch.testing.assert_close(model.encoder.token_logits(state.hidden[mask]), logits[mask], atol=1e-4, rtol=1e-4)
 
 
@@ -50,9 +71,9 @@ def test_pretrained_reads_it_back(tmp_path, dictionary):
         assert name == "length_head.weight" or torch.equal(value, other.state_dict()[name])
 
 
-def test_what_bert_does_not_have_is_refused(tmp_path, dictionary):
-    with pytest.raises(ValueError, match="no relative position bias"):
-        save_huggingface(tiny_released(dictionary, rel_pos_bins=8), str(tmp_path))
-    with pytest.raises(ValueError, match=r"only mist_\* architectures are BERT encoders"):
+def test_what_transformers_does_not_have_is_refused(tmp_path, dictionary):
+    with pytest.raises(ValueError, match="MPNetModel has no such max_rel_pos: export this model with --to folder"):
+        save_huggingface(tiny_released(dictionary, rel_pos_bins=8, max_rel_pos=60), str(tmp_path))
+    with pytest.raises(ValueError, match=r"only mist_\* architectures are encoders"):
         save_huggingface(tiny_encoder_decoder(dictionary), str(tmp_path))
     assert not list(tmp_path.iterdir())
