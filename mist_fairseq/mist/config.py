@@ -19,8 +19,8 @@ class SpecialTokens:
 
     @property
     def never_predicted(self) -> tuple[int, ...]:
-        """Ids that no target contains: [PAD], [CLS], [MASK] and *others*."""
-        return self.pad, self.cls, self.mask, *self.others
+        """Ids that no answer contains: all special tokens but [SEP], its end."""
+        return self.pad, self.cls, self.mask, self.unk, *self.others
 
 
 @dataclass

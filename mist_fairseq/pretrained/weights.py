@@ -186,11 +186,16 @@ def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple
             state[theirs] = changed(state[theirs])
 
     change("position_embeddings.weight", lambda table: table[_first_position(family, config) :])
+    (types,), (words,) = (their_names(family.names, f"{name}_embeddings.weight") for name in ("type", "word"))
     if not family.has_types:
-        (types,), (words,) = (their_names(family.names, f"{name}_embeddings.weight") for name in ("type", "word"))
         if words in state:
             state.setdefault(types, torch.zeros_like(state[words][:1]))
         change("type_embeddings.weight", lambda table: table[:1].repeat(2, 1))
+    rows = len(state.get(words, ()))
+    if rows > vocab_size and not state[words].is_meta:
+        logger.info(
+            "%s: %d rows of words, of which the last %d are no tokens, are cut", folder, rows, rows - vocab_size
+        )
     for ours in ("word_embeddings.weight", "head.weight", "head.bias"):
         change(ours, lambda table: table[:vocab_size])
     return family, state

@@ -23,7 +23,7 @@ float32. It is run for the source, and again for the target with the source as i
 - out, of the source: ``length_scores`` (B, classes), logits of the output's length, its final [SEP] counted; ``key0``,
   ``value0``, ``key1``, ... (B, H, K, d) of each layer.
 - out, of the target: ``predictions`` (B, L), *tokens* with every [MASK] among the first *lengths* replaced by the
-  likeliest token, which is never [PAD], [CLS] or [MASK]; ``scores`` (B, L), the log-probability of what replaced it, 0
+  likeliest token, which is no special one but [SEP]; ``scores`` (B, L), the log-probability of what replaced it, 0
   elsewhere.
 
 Single pass: run the source; take the largest of ``length_scores[:, 2 : max_target_positions + 1]`` (a word and [SEP]

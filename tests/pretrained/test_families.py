@@ -1,5 +1,7 @@
 """Each family against transformers' own model with random weights: ragged batches against one joint pass a sentence."""
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +100,34 @@ def test_logits_equal_transformers(family, tmp_path, dictionary, monkeypatch):
         ids = torch.cat([src[row, :S], tgt[row, :T]])
         expected = joint_logits(theirs, ids, S, T, monkeypatch)
         torch.testing.assert_close(ours.encoder.token_logits(hidden[row]), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_sources_are_what_the_plain_model_makes_of_them(family, tmp_path, dictionary):
+    """Which predicts masked tokens: its fill-mask."""
+    theirs, ours = saved(family, tmp_path), loaded(tmp_path, dictionary)
+    (src, lengths), encoder = sources([19], dictionary), ours.encoder
+    src[0, 5] = dictionary.mask()
+    given = {}
+    if theirs.config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # by default they look for padding
+        given["position_ids"] = torch.arange(2, 21)[None]
+    expected = theirs(src, attention_mask=torch.ones(1, 19), **given).logits[0]
+    state = encoder.encode_source(src, lengths, torch.arange(19))
+    torch.testing.assert_close(encoder.token_logits(state.hidden[0]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_are_no_tokens_are_cut(tmp_path, dictionary, caplog):
+    """Vocabularies are padded to a multiple of 64 or so."""
+    caplog.set_level(logging.INFO)
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=V + 5, **BERT_CONFIG))
+    theirs.save_pretrained(tmp_path)
+    ours = loaded(tmp_path, dictionary).encoder
+    assert torch.equal(ours.word_embeddings.weight, theirs.bert.embeddings.word_embeddings.weight[:V])
+    assert f"{V + 5} rows of words, of which the last 5 are no tokens, are cut" in caplog.text
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=V - 1, **BERT_CONFIG))
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"word_embeddings.weight has shape \({V - 1}, 32\), the model needs \({V}, 32\)"
+    ):
+        loaded(tmp_path, dictionary)

@@ -90,7 +90,7 @@ class BangGenerator(Generator):
     """Fills a fixed number of [MASK]s in one pass, drops the [SEP]s before the first word and cuts at the next.
 
     So does BANG's ``post_processed_nar.py`` with what is printed; it also drops [CLS] and what repeats the token or the
-    word before. Here [PAD], [CLS] and [MASK] are never predicted, and repeated words, not pieces, collapse.
+    word before. Here no special token but [SEP] is predicted, and repeated words, not pieces, collapse.
     """
 
     def __init__(self, model: BangNarModel, dictionary: TokenizerDictionary, options=None):
