@@ -1,6 +1,7 @@
 """Each family against transformers' own model with random weights: ragged batches against one joint pass a sentence."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.weights import check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.helpers import BERT_CONFIG, decode, encode, joint_mask, sources, targets, tiny_vocab
 
 V = len(tiny_vocab())
@@ -127,7 +129,25 @@ def test_rows_that_are_no_tokens_are_cut(tmp_path, dictionary, caplog):
     assert "the last 5 rows of words are no tokens and cut" in caplog.text
     theirs = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=V - 1, **BERT_CONFIG))
     theirs.save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=rf"weight has shape \({V - 1}, 32\), the model needs \({V}, 32\)"
-    ):
+    with pytest.raises(ValueError, match=rf"weight has shape \({V - 1}, 32\), the model needs \({V}, 32\)"):
         loaded(tmp_path, dictionary)
+
+
+MPNET = Path(__file__).parents[2] / ".cache" / "mpnet-base"
+
+
+@pytest.mark.skipif(not MPNET.is_dir(), reason="needs scripts/get_pretrained.py mpnet-base .cache/mpnet-base")
+@torch.no_grad()
+def test_real_mpnet():
+    theirs = transformers.MPNetModel.from_pretrained(MPNET, add_pooling_layer=False).eval()
+    tokenizer, sizes = load_tokenizer(MPNET), read_sizes(str(MPNET))
+    encoder = Encoder(EncoderConfig(len(tokenizer.symbols), **{OPTION_NAMES[name]: sizes[name] for name in sizes}))
+    load_pretrained(encoder.eval(), str(MPNET))
+    ids = torch.tensor([tokenizer.special.cls, *(index for _, index in tokenizer.encode("How can I learn to play?"))])
+    S, T = len(ids) - 4, 4
+    src, tgt = ids[None, :S], ids[None, S:]
+    state = encoder.encode_source(src, torch.tensor([S]), torch.arange(S))
+    hidden = encoder.decode_target(tgt, torch.tensor([T]), torch.arange(T), state)
+    positions = torch.arange(2, 2 + S + T)[None]
+    expected = theirs(ids[None], attention_mask=joint_mask(S, T)[None], position_ids=positions).last_hidden_state[0]
+    torch.testing.assert_close(torch.cat([state.hidden[0], hidden]), expected, atol=1e-4, rtol=0)
