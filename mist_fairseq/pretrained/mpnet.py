@@ -16,12 +16,11 @@ def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 MPNET = replace(
     BERT,
     model_types=("mpnet",),
-    sizes={
-        **{theirs: ours for theirs, ours in BERT.sizes.items() if theirs != "type_vocab_size"},
-        "relative_attention_num_buckets": "rel_pos_bins",
-    },
+    sizes={theirs: ours for theirs, ours in BERT.sizes.items() if theirs != "type_vocab_size"},
     optional={"layer_norm_eps": "layer_norm_eps"},
-    settings={"hidden_act": "gelu"},  # which the head has in any case
+    # The head has this activation in any case, and transformers counts 32 buckets whatever the table has.
+    settings={"hidden_act": "gelu", "relative_attention_num_buckets": 32},
+    options={"rel_pos_bins": 32},
     names={
         **BERT.names,
         "layers.{}.qkv": [f"encoder.layer.{{}}.attention.attn.{name}" for name in "qkv"],

@@ -193,9 +193,7 @@ def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple
         change("type_embeddings.weight", lambda table: table[:1].repeat(2, 1))
     rows = len(state.get(words, ()))
     if rows > vocab_size and not state[words].is_meta:
-        logger.info(
-            "%s: %d rows of words, of which the last %d are no tokens, are cut", folder, rows, rows - vocab_size
-        )
+        logger.info("%s: the last %d rows of words are no tokens and cut", folder, rows - vocab_size)
     for ours in ("word_embeddings.weight", "head.weight", "head.bias"):
         change(ours, lambda table: table[:vocab_size])
     return family, state

@@ -39,6 +39,7 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     config = _config(encoder.config, family) | {
         "model_type": family.model_types[0],
         "architectures": [f"{kind}ForMaskedLM"],
+        "vocab_size": encoder.config.vocab_size,
         "pad_token_id": tokenizer.special.pad,
         "tie_word_embeddings": their_names(family.names, "head.weight")[0] not in state,
     }

@@ -25,7 +25,7 @@ MODERNBERT = dict(
         dict(layer_norm_eps=0.01, activation="relu", token_types=3, source_type=0, target_type=2),
         dict(embedding_size=16),
         dict(embedding_size=16, shared_layers=True, activation="gelu_new"),
-        dict(rel_pos_bins=8),
+        dict(rel_pos_bins=32),
         MODERNBERT,
     ],
     ids=["BERT", "BERT, switches", "ELECTRA", "ALBERT", "MPNet", "ModernBERT"],
@@ -72,7 +72,9 @@ def test_pretrained_reads_it_back(tmp_path, dictionary):
 
 
 def test_what_transformers_does_not_have_is_refused(tmp_path, dictionary):
-    with pytest.raises(ValueError, match="MPNetModel has no such max_rel_pos: export this model with --to folder"):
+    with pytest.raises(
+        ValueError, match="MPNetModel has no such rel_pos_bins, max_rel_pos: export this model with --to fo"
+    ):
         save_huggingface(tiny_released(dictionary, rel_pos_bins=8, max_rel_pos=60), str(tmp_path))
     with pytest.raises(ValueError, match=r"only mist_\* architectures are encoders"):
         save_huggingface(tiny_encoder_decoder(dictionary), str(tmp_path))
