@@ -98,7 +98,7 @@ def main():
     parser.add_argument("commits", nargs=2, help="the one before and the one after")
     parser.add_argument("--rounds", type=int, default=7, help="of each measurement (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=32, help="of a round (default: %(default)s)")
-    parser.add_argument("--updates", type=int, default=32, help="of a training (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=12, help="of a training (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--only", default="", help="measure only what has this regular expression in its name")
     parser.add_argument("--out", required=True, help="JSON file to write")
@@ -142,13 +142,13 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
     training = ["--arch", "mist_base", *SMALL, "--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "1e-5"]
     training += ["--batch-size", "16", "--max-update", str(args.updates), "--num-workers", "0", "--log-format", "json"]
     training += ["--log-interval", "1", "--disable-validation", "--no-epoch-checkpoints", "--restore-file", "none"]
-    for _ in range(max(1, args.rounds // 3)):
+    for _ in range(max(1, args.rounds // 3)):  # also where --only leaves it out: the others need its checkpoint
         walls = []
         for i, commit in enumerate(commits):
             saved = str(folder / f"saved{i}")
             log = commit.run("-m", "fairseq_cli.train", data, *PLUGIN, *training, "--save-dir", saved)
-            clock = [float(value) for value in re.findall(r'"wall": "([\d.]+)"', log)]
-            walls.append(clock[args.updates - 1] - clock[1])  # without the first updates
+            speeds = [float(value) for value in re.findall(r'"wps": "([\d.]+)"', log)]  # target tokens a second
+            walls.append(1 / statistics.median(speeds[2 : args.updates]))  # without the first updates
         times.setdefault("fairseq-train, fp32, batch 16", []).append(tuple(walls))
     model = folder / "released"
     checkpoint = str(folder / "saved0" / "checkpoint_last.pt")
