@@ -41,12 +41,12 @@ def local_folder(name: str, files: Sequence[str] | None = None) -> str:
     if not may_be_name(name) or os.path.exists(name):
         expected = "give an existing one, or a name on the Hugging Face hub: org/name or org/name@revision"
         raise FileNotFoundError(f"there is no folder {name}: {expected}")
-    needed = files or [*SAFETENSORS, *PYTORCH]
     folder = _fetch(name, files or [CONFIG, SUMS, *TOKENIZER, *SAFETENSORS])
     if files is None and not _has_any(folder, SAFETENSORS):
         folder = _fetch(name, PYTORCH)
-    if not _has_any(folder, needed):
-        raise FileNotFoundError(f"{name} on {_endpoint()} has no {' and no '.join(needed)}: give another name")
+    if not _has_any(folder, files or [*SAFETENSORS, *PYTORCH]):
+        lacks = " and no ".join(files or [SAFETENSORS[0], PYTORCH[0]])
+        raise FileNotFoundError(f"{name} on {_endpoint()} has no {lacks}: give another name")
     logger.info("%s is in %s", name, folder)
     return folder
 

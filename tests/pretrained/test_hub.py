@@ -86,7 +86,7 @@ def test_a_branch_a_tag_and_a_commit(hub_server, files):
     first = hub_server.add("org/tiny", files)
     hub_server.repositories["org/tiny"].refs["v1"] = first
     second = hub_server.add("org/tiny", {"vocab.txt": b"new"})
-    hub_server.add("org/tiny", {"vocab.txt": b"proposed"}, "refs/pr/1")
+    hub_server.add("org/tiny", files | {"vocab.txt": b"proposed"}, "refs/pr/1")
     expected = {"": b"new", "@main": b"new", f"@{second}": b"new", "@refs/pr/1": b"proposed"}
     for revision, vocabulary in {**expected, "@v1": files["vocab.txt"], f"@{first}": files["vocab.txt"]}.items():
         assert content(local_folder("org/tiny" + revision))["vocab.txt"] == vocabulary
