@@ -6,7 +6,6 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 extras = {
-    "hub": ["huggingface_hub>=0.30"],  # names on the Hugging Face hub, scripts/export.py --push
     "huggingface": ["transformers>=4.50,<5"],  # ProphetNet
     # Why not before is in mist_fairseq/hub/onnx_generator.py, which checks it again.
     "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.24.1"],  # --accelerate onnxruntime, scripts/export.py --to onnx
@@ -17,6 +16,7 @@ extras = {
 # CTranslate2, and all engines, metrics and plots
 extras["benchmark"] = ["ctranslate2>=4.7", *(package for packages in extras.values() for package in packages)]
 
+extras["hub"] = ["huggingface_hub>=0.30"]  # names on the Hugging Face hub, scripts/export.py --push
 extras["serve"] = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]  # python -m mist_fairseq.serve
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
 extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/build_docs.sh

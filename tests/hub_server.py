@@ -133,7 +133,16 @@ class _Handler(BaseHTTPRequestHandler):
             repository = self.repository(name)
             commit = self.commit_of(repository, revision)
             files = [{"rfilename": file} for file in repository.commits[commit]]
-            self.send({"_id": "1", "id": name, "modelId": name, "sha": commit, "siblings": files, "tags": []})
+            self.send(
+                {
+                    "_id": "1",
+                    "id": name,
+                    "modelId": name,
+                    "sha": commit,
+                    "siblings": files,
+                    "private": repository.private,
+                }
+            )
 
     def resolve(self, name, revision, file):
         if self.is_moved(name):

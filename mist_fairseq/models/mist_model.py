@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ChoiceEnum(["fp32", "bf16", "int8"])
 _PRETRAINED_HELP = (
     "folder with config.json, vocab.txt and model.safetensors or pytorch_model.bin of a BERT, MiniLM or UniLM encoder, "
-    "or a model that scripts/export.py wrote; or org/name, org/name@revision of either on the Hugging Face hub; sets the "
-    "sizes and the initial weights"
+    "or a model that scripts/export.py wrote; or org/name, org/name@revision of either on the Hugging Face hub; sets "
+    "the sizes and the initial weights"
 )
 
 
