@@ -64,25 +64,23 @@ def push_folder(folder: str, name: str, files: Sequence[str], private: bool = Fa
     Raises:
         ImportError: huggingface_hub is not installed.
         FileNotFoundError: the hub cannot be reached, or does not take it; says why and what to do.
-        ValueError: it cannot be a name, or is there and not private.
+        FileExistsError: it is there and not private.
+        ValueError: it cannot be a name.
     """
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise ImportError(f"to push to the Hugging Face hub: {_INSTALL}") from error
-    failure = f"{folder} cannot be pushed to"
     try:
         address = HfApi().create_repo(name, private=private or None, exist_ok=True)
-        is_private = not private or HfApi().model_info(name).private
-    except Exception as error:
-        raise _explained(error, name, failure) from error
-    if not is_private:
-        raise ValueError(f"{name} is there and is not private: make it so on {address}, or choose another name")
-    try:
+        if private and not HfApi().model_info(name).private:
+            raise FileExistsError(f"{name} is there and not private: make it so on {address}, or choose another name")
         about = f"Export of {', '.join(files)} by mist_fairseq"
         HfApi().upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(files), commit_message=about)
+    except FileExistsError:
+        raise
     except Exception as error:
-        raise _explained(error, name, failure) from error
+        raise _explained(error, name, f"{folder} cannot be pushed to") from error
     return str(address)
 
 

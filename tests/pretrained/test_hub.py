@@ -198,7 +198,9 @@ def test_files_of_a_folder_are_pushed(monkeypatch, hub_server, folder):
         assert repository.private and len(repository.commits) == 2
         fetched = content(local_folder("org/new", ["*"]))
         repository.private = False
-        with pytest.raises(ValueError, match=r"^org/new is there and is not private: make it so on http.*/org/new, or"):
+        with pytest.raises(
+            FileExistsError, match=r"^org/new is there and not private: make it so on http.*/org/new, or"
+        ):
             push_folder(folder, "org/new", ["notes.txt"], private=True)
         assert len(repository.commits) == 2
     assert fetched == {name: (Path(folder) / name).read_bytes() for name in names}
