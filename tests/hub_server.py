@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-MODEL = r"/api/models/(?P<name>[^/]+(?:/(?!revision/)[^/]+)?)"
+MODEL = r"/api/models/(?P<name>[^/]+(?:/(?!revision/|tree/)[^/]+)?)"
 
 
 @dataclass
@@ -144,6 +144,14 @@ class _Handler(BaseHTTPRequestHandler):
                 }
             )
 
+    def tree(self, name, revision):
+        """What newer versions ask in the place of ``siblings``."""
+        if not self.is_moved(name):
+            repository = self.repository(name)
+            files = repository.commits[self.commit_of(repository, revision)]
+            oids = {file: hashlib.sha1(content).hexdigest() for file, content in files.items()}
+            self.send([{"type": "file", "path": file, "size": len(files[file]), "oid": oids[file]} for file in files])
+
     def resolve(self, name, revision, file):
         if self.is_moved(name):
             return
@@ -183,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
         if given["organization"] == "others":
             raise _Refused(403, message="You don't have the rights to create a model under this namespace")
         known = name in self.server.repositories
-        self.server.repositories.setdefault(name, Repository(private=given.get("private", False)))
+        if not known:
+            self.server.add(name, {".gitattributes": b""}, private=given.get("private", False))
         self.send({"url": f"{self.server.url}/{name}"}, 409 if known else 200)
 
     def validate(self):
@@ -225,6 +234,7 @@ ROUTES = {
     ("POST", "/api/validate-yaml"): _Handler.validate,
     ("GET", MODEL): _Handler.info,
     ("GET", MODEL + "/revision/(?P<revision>.+)"): _Handler.info,
+    ("GET", MODEL + "/tree/(?P<revision>.+)"): _Handler.tree,
     ("POST", MODEL + "/preupload/(?P<revision>.+)"): _Handler.preupload,
     ("POST", MODEL + "/commit/(?P<revision>.+)"): _Handler.commit,
     ("POST", r"/(?P<name>.+)\.git/info/lfs/objects/batch"): _Handler.batch,

@@ -98,8 +98,10 @@ def test_an_export_is_pushed_and_found_by_its_name(tmp_path, monkeypatch, releas
         assert not export(trained[0], "--data", data, *to, "--private", "--overwrite")
         assert hub_server.repositories["org/tiny"].private
         generator = MistGenerator.from_pretrained("org/tiny")
-        (pushed,) = hub_server.repositories["org/tiny"].commits.values()
-        assert pushed == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        _, pushed = hub_server.repositories["org/tiny"].commits.values()
+        assert pushed.pop(".gitattributes") == b"" and pushed == {
+            path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()
+        }
         assert b'MistGenerator.from_pretrained("org/tiny")\n' in pushed["README.md"]
         assert generator.generate(sources) == MistGenerator.from_pretrained(str(released)).generate(sources)
     assert export(released, "--to", "onnx", "--out", tmp_path / "onnx", "--private") == "2", "argparse's status"

@@ -192,18 +192,18 @@ def test_files_of_a_folder_are_pushed(monkeypatch, hub_server, folder):
     with fresh_library(monkeypatch, HF_TOKEN=hub_server.token):
         assert push_folder(folder, "org/new", names, private=True) == f"{hub_server.url}/org/new"
         repository = hub_server.repositories["org/new"]
-        assert repository.private and len(repository.commits) == 1
+        assert repository.private and len(repository.commits) == 2  # of which the first made it
         (Path(folder) / "config.json").write_text("{}")
         push_folder(folder, "org/new", names)
-        assert repository.private and len(repository.commits) == 2
+        assert repository.private and len(repository.commits) == 3
         fetched = content(local_folder("org/new", ["*"]))
         repository.private = False
         with pytest.raises(
             FileExistsError, match=r"^org/new is there and not private: make it so on http.*/org/new, or"
         ):
             push_folder(folder, "org/new", ["notes.txt"], private=True)
-        assert len(repository.commits) == 2
-    assert fetched == {name: (Path(folder) / name).read_bytes() for name in names}
+        assert len(repository.commits) == 3
+    assert fetched == {".gitattributes": b""} | {name: (Path(folder) / name).read_bytes() for name in names}
 
 
 @pytest.mark.parametrize(
