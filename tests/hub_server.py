@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             about |= {
                 "X-Linked-Size": str(len(content)),
                 "X-Linked-ETag": f'"{digest}"',
-                "Location": f"{self.server.url}/lfs/{digest}",
+                "Location": f"http://localhost:{self.server.server_port}/lfs/{digest}",
             }
             self.send(b"", 302, about)
         else:
@@ -192,7 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(403, message="You don't have the rights to create a model under this namespace")
         known = name in self.server.repositories
         if not known:
-            self.server.add(name, {".gitattributes": b""}, private=given.get("private", False))
+            self.server.add(
+                name,
+                {".gitattributes": b""},
+                private=bool(given.get("private") or given.get("visibility") == "private"),
+            )
         self.send({"url": f"{self.server.url}/{name}"}, 409 if known else 200)
 
     def validate(self):
