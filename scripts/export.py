@@ -3,12 +3,13 @@
     python scripts/export.py checkpoints/checkpoint_best.pt --data data-bin --to folder --out released \\
         --training-data "Quora question pairs, 50K split" --license mit --scores scores.json
     python scripts/export.py checkpoints/checkpoint_best.pt --data data-bin --to huggingface --out encoder
-    python scripts/export.py released --to onnx --out released-onnx
+    python scripts/export.py released --to onnx --out released-onnx --push org/name
 
 folder: model.safetensors, config.json, dict.txt and a model card, for MistGenerator.from_pretrained and --pretrained.
 huggingface: the encoder with its masked-LM head, for transformers.BertModel.from_pretrained.
 onnx: in fp32 and int8, or one of them (--precision), for OnnxGenerator, which needs neither fairseq nor torch.
 A folder that was written by --to folder may take the checkpoint's place.
+--push uploads what was written to the Hugging Face hub, from where the generators and --pretrained take it by its name.
 """
 
 import argparse
@@ -24,6 +25,8 @@ def main():
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--precision", choices=["fp32", "int8"], help="of --to onnx (default: files of both)")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload it there, too: needs huggingface_hub and a token")
+    parser.add_argument("--private", action="store_true", help="make what --push makes private")
     card = parser.add_argument_group("model card of --to folder")
     card.add_argument("--name", help="its title (default: the folder's name)")
     card.add_argument("--training-data", default="Not told.", help="what the model was trained on")
@@ -32,11 +35,17 @@ def main():
     card.add_argument("--notes", default="", help="a paragraph on intended use and limits")
     card.add_argument("--scores", nargs="*", help="what scripts/compare_decodings.py --out wrote")
     args = parser.parse_args()
+    if args.private and not args.push:
+        parser.error("--private is for --push")
     try:
         names = export(args)
+        print(f"{args.out}: {', '.join(names)}")
+        if args.push:
+            from mist_fairseq.pretrained.hub import push_folder
+
+            print(push_folder(args.out, args.push, names, args.private))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
-    print(f"{args.out}: {', '.join(names)}")
 
 
 def export(args: argparse.Namespace) -> list[str]:
@@ -58,8 +67,9 @@ def export(args: argparse.Namespace) -> list[str]:
         from mist_fairseq.release.onnx_folder import FILES, save_onnx
 
         return save_onnx(released, args.out, args.overwrite, [args.precision] if args.precision else list(FILES))
-    name = args.name or os.path.basename(os.path.abspath(args.out))
-    description = Description(name, args.training_data, args.license, args.language, args.notes, args.scores)
+    name = args.name or os.path.basename(args.push or os.path.abspath(args.out))
+    about = (args.training_data, args.license, args.language, args.notes, args.scores, args.push or "")
+    description = Description(name, *about)
     text = model_card(description, released, cfg, updates)
     return save_folder(released, args.out, text, args.overwrite)
 

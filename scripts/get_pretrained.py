@@ -1,6 +1,7 @@
 """Put a pre-trained encoder into a folder, or check one that you filled.
 
 python scripts/get_pretrained.py minilm-l6 DIR      # downloads, 80 MB
+python scripts/get_pretrained.py mpnet-base DIR     # downloads, 400 MB
 python scripts/get_pretrained.py bert-base DIR      # checks DIR; says which files it must hold
 """
 

@@ -10,7 +10,9 @@ from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.release.folder import load_folder
+from mist_fairseq.pretrained.hub import local_folder
+from mist_fairseq.release.folder import FILES, Released, load_folder, save_folder
+from mist_fairseq.release.model_card import Description, model_card
 from mist_fairseq.text.tokenizer import Tokenizer
 
 
@@ -61,21 +63,35 @@ class MistGenerator(TextGenerator, nn.Module):
         """Load a released model, which ``scripts/export.py`` wrote, or a fairseq checkpoint, which needs fairseq.
 
         Args:
-            folder: of the released model, or of checkpoints.
+            folder: of the released model, or of checkpoints; or a released model's name on the Hugging Face hub,
+                ``org/name`` or ``org/name@revision``.
             checkpoint_file: the checkpoint's name in *folder*, for instance ``checkpoint_best.pt``.
             data_name_or_path: the folder of a checkpoint's ``dict.*.txt``; seen from *folder* if it begins with a dot.
             precision, accelerate: as of the class.
 
-        Errors name a file that is missing, damaged, or does not fit the others, or say what the engine cannot do.
+        Raises:
+            FileNotFoundError: a file is missing, or the name cannot be had.
+            ValueError: a file is damaged or does not fit the others, or the engine cannot do the precision.
         """
         if checkpoint_file is None:
-            released = load_folder(str(folder))
+            released = load_folder(local_folder(str(folder), FILES))
         else:
             from mist_fairseq.checkpoints.loading import load_checkpoint
 
             data = Path(folder if str(data_name_or_path).startswith(".") else "", data_name_or_path)
             released, _, _ = load_checkpoint(str(Path(folder) / checkpoint_file), str(data))
         return cls(released.encoder, released.tokenizer, released.limits, precision, accelerate)
+
+    def save_pretrained(self, folder: str, overwrite: bool = False) -> list[str]:
+        """Write a released folder, in fp32, as ``scripts/export.py --to folder`` does; the names of its files.
+
+        The model card in it says nothing of the training.
+
+        Raises:
+            FileExistsError: the folder has such files already, and *overwrite* is off.
+        """
+        released = Released(self.encoder, self.tokenizer, self.limits)
+        return save_folder(released, folder, model_card(Description(Path(folder).resolve().name), released), overwrite)
 
     @property
     def device(self) -> torch.device:

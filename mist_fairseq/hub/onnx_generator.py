@@ -9,9 +9,11 @@
 from pathlib import Path
 
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
+from mist_fairseq.files.exported import CONFIG, SUMS
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.release.onnx_folder import read_onnx
+from mist_fairseq.pretrained.hub import local_folder
+from mist_fairseq.release.onnx_folder import DICTIONARY, FILES, read_onnx
 from mist_fairseq.text.tokenizer import Tokenizer
 
 
@@ -27,8 +29,14 @@ class OnnxGenerator(TextGenerator):
     def from_pretrained(cls, folder: str, precision: str = "fp32", threads: int | None = None) -> "OnnxGenerator":
         """Load what ``scripts/export.py --to onnx`` wrote, in ``fp32`` or ``int8``, by default with a thread a core.
 
-        Errors name a file that is missing, damaged or of another export, or say that ONNX Runtime is not installed.
+        *folder* may be a name on the Hugging Face hub, ``org/name`` or ``org/name@revision``; then huggingface_hub is
+        needed, too, and the files of the precision are fetched.
+
+        Raises:
+            FileNotFoundError: a file is missing, or the name cannot be had.
+            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed.
         """
+        folder = local_folder(str(folder), [CONFIG, SUMS, DICTIONARY, *FILES.get(precision, ())])
         generator = cls(*read_onnx(folder, precision, threads))
         generator._origin = str(Path(folder).resolve()), precision, threads
         return generator

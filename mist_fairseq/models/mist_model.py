@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ChoiceEnum(["fp32", "bf16", "int8"])
 _PRETRAINED_HELP = (
     "folder with config.json, vocabulary and model.safetensors or pytorch_model.bin of an encoder of a family that "
-    "docs/encoders.md lists, or a model that scripts/export.py wrote; sets the sizes and the initial weights"
+    "docs/encoders.md lists, or a model that scripts/export.py wrote; or org/name, org/name@revision of either on the "
+    "Hugging Face hub; sets the sizes and the initial weights"
 )
 
 

@@ -34,6 +34,7 @@ FAMILIES = (UNILM, BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, MPNET, MODERNBERT
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _DEFAULTS = {field.name: field.default for field in fields(EncoderConfig)}
+_INDEX = ".index.json"  # behind a name of these: of which files the weights are
 _ADVICE = "config.json beside it is that of another model"
 
 
@@ -43,6 +44,35 @@ def find_file(folder: str, names: Sequence[str]) -> Path:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
     raise FileNotFoundError(f"--pretrained {folder}: there is no {' and no '.join(names)} in it")
+
+
+def find_weights(folder: str) -> Path:
+    """The weights of a folder, or the index of the files that they are in; FileNotFoundError if it has neither."""
+    return find_file(folder, weights_there(folder) or WEIGHTS)
+
+
+def weights_there(folder: str | Path) -> list[str]:
+    """Names of the weights that a folder has, one file or the index of several, the first to be taken."""
+    names = [name + end for name in WEIGHTS for end in ("", _INDEX)]
+    return [name for name in names if (Path(folder) / name).is_file()]
+
+
+def weight_files(path: Path) -> list[str]:
+    """The names of all files of weights: that of *path*, and those that it names if it is an index.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: it is no index.
+    """
+    if not path.name.endswith(_INDEX):
+        return [path.name]
+    weights = read_json(path).get("weight_map")
+    names = sorted(set(map(str, weights.values()))) if isinstance(weights, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ValueError(f"{path}: weight_map does not say in which files beside it the weights are")
+    if lacks := [name for name in names if not (path.parent / name).is_file()]:
+        raise FileNotFoundError(f"{path} names {', '.join(lacks)}, not there: fetch all files of the weights")
+    return [path.name, *names]
 
 
 def read_config(folder: str) -> tuple[Path, dict[str, Any]]:
@@ -130,8 +160,8 @@ def check_weights(folder: str, sizes: Mapping[str, int], vocab_size: int):
 
     Errors are as of ``find_file``, ``check_sums`` and ``convert``.
     """
-    path = find_file(folder, WEIGHTS)
-    check_sums(Path(folder), [*find_settings(folder), path.name], "fetch it again")
+    path = find_weights(folder)
+    check_sums(Path(folder), [*find_settings(folder), *weight_files(path)], "fetch it again")
     family, shapes = read_family(folder, read_weights(path, shapes_only=True), vocab_size)
     own = empty_encoder(folder, sizes, vocab_size, family, shapes).state_dict()
     convert(shapes, own, family.names, str(path), _ADVICE, _may_lack(own))
@@ -157,7 +187,7 @@ def load_pretrained(encoder: Encoder, folder: str):
 
     The length classifier starts at random, as does, without a masked-LM head, its transform. Others are left aside.
     """
-    path, own = find_file(folder, WEIGHTS), encoder.state_dict()
+    path, own = find_weights(folder), encoder.state_dict()
     family, state = read_family(folder, read_weights(path), encoder.config.vocab_size)
     used = convert(state, own, family.names, str(path), _ADVICE, _may_lack(own))
     if "head.weight" in own:  # starts as a copy of the word embeddings
@@ -202,8 +232,12 @@ def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``torch.save`` file, in fp32; of a fairseq checkpoint those of the model.
 
-    Nothing of the file is executed. With *shapes_only* the tensors are on the meta device and take no memory.
+    *path* may be the index of several such files. Nothing of a file is executed. With *shapes_only* the tensors are on
+    the meta device and take no memory.
     """
+    if path.name.endswith(_INDEX):
+        parts = [read_weights(path.parent / name, shapes_only) for name in weight_files(path)[1:]]
+        return {name: tensor for part in parts for name, tensor in part.items()}
     state: Any
     if path.suffix == ".safetensors":
         try:

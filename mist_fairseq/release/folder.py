@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mist_fairseq.files.exported import CONFIG, read_config, write_folder
+from mist_fairseq.files.exported import CONFIG, SUMS, read_config, write_folder
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.torch_files import check_shapes
 from mist_fairseq.mist.config import (
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mist_fairseq", 1
 WEIGHTS, DICTIONARY, CARD = "model.safetensors", "dict.txt", "README.md"
+FILES = (CONFIG, WEIGHTS, DICTIONARY, SUMS)  # what is read
 
 # The architecture in config.json -> class of the model, class of its sizes, and what options call these.
 _ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, str]]] = {
@@ -81,7 +82,8 @@ def save_folder(released: Released, folder: str, card: str, overwrite: bool = Fa
     config = {"format": FORMAT, "version": VERSION, "architecture": released.architecture}
     config |= zip(_LIMITS, (released.limits.source, released.limits.target))
     config["model"] = released.sizes()
-    state = {name: value.contiguous() for name, value in released.state().items()}
+    whole = {name: value.float() if value.is_floating_point() else value for name, value in released.state().items()}
+    state = {name: value.contiguous() for name, value in whole.items()}
     contents = {
         WEIGHTS: [save(state, {"config": json.dumps(config, sort_keys=True)})],
         DICTIONARY: [released.tokenizer.saved()],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_fairseq.files.markdown import markdown_table
+from mist_fairseq.pretrained.hub import may_be_name
 from mist_fairseq.release.folder import Released
 
 # Settings of the training that a reader looks for: the part of fairseq's configuration and the names in it.
@@ -35,14 +36,17 @@ class Description:
     """What a checkpoint does not know of itself."""
 
     name: str  # title of the card
-    data: str  # what the model was trained on
-    licence: str  # identifier of the weights' licence, such as mit
+    data: str = "Not told."  # what the model was trained on
+    licence: str = "unknown"  # identifier of the weights' licence, such as mit
     language: str = ""  # of the texts, such as en
     notes: str = ""  # a paragraph on intended use and limits
     scores: list[str] | None = None  # JSON files that scripts/compare_decodings.py wrote
+    hub_name: str = ""  # org/name, if it goes to the Hugging Face hub
 
 
-def model_card(description: Description, released: Released, cfg: Mapping[str, Any], updates: int | None = None) -> str:
+def model_card(
+    description: Description, released: Released, cfg: Mapping[str, Any] | None = None, updates: int | None = None
+) -> str:
     """Markdown with the front matter of Hugging Face's model cards; *cfg* and *updates* are those of the training."""
     front = {"license": description.licence, "language": description.language, "library_name": "mist_fairseq"}
     front["pipeline_tag"] = "text2text-generation"
@@ -54,13 +58,15 @@ def model_card(description: Description, released: Released, cfg: Mapping[str, A
     )
     rows = [["updates", str(updates)]] if updates else []
     for part, names in _SETTINGS.items():
-        values: dict[str, Any] = {name: (cfg.get(part) or {}).get(name) for name in names}
-        if values.get("pretrained"):
+        values: dict[str, Any] = {name: ((cfg or {}).get(part) or {}).get(name) for name in names}
+        if values.get("pretrained") and not may_be_name(values["pretrained"]):
             values["pretrained"] = Path(values["pretrained"]).name  # not where it was on the machine of the training
         rows += [[part if name == "_name" else name, str(value)] for name, value in values.items() if value is not None]
     paragraphs = ["\n".join(["---", *(f"{key}: {value}" for key, value in front.items() if value), "---"])]
     paragraphs += [f"# {description.name}", introduction, *([description.notes] if description.notes else [])]
-    paragraphs += ["## Use", _USE, "## Data", description.data]
+    here = '"DIR")  # this folder'
+    use = _USE.replace(here, f'"{description.hub_name}")') if description.hub_name else _USE
+    paragraphs += ["## Use", use, "## Data", description.data]
     paragraphs += ["## Training", markdown_table(["setting", "value"], rows)]
     scores = [_scores(Path(path)) for path in description.scores or []]
     paragraphs += ["## Scores", *(scores or ["None were given when this model was exported."])]

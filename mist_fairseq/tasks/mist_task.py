@@ -22,6 +22,7 @@ from mist_fairseq.generate.decoding import DECODINGS, Decoding, option
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.models.mist_model import PRECISIONS, MistModel
 from mist_fairseq.models.nar_generator import NARGenerator
+from mist_fairseq.pretrained.hub import local_folder
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
 from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
@@ -121,6 +122,8 @@ class MistTask(TokenizerTask):
         if kind is None or not issubclass(kind, MistModel):  # fairseq would build any, of any size
             raise ValueError(f"{cfg._name} is no architecture of --task mist: take another --arch or --task")
         start_from: str = "" if from_checkpoint else cfg.pretrained or ""
+        if start_from:
+            start_from = local_folder(start_from)
         released = start_from and is_released(start_from)
         if start_from:
             if released:

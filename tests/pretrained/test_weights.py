@@ -1,8 +1,11 @@
+import json
 import pickle
 
 import pytest
 import torch
+from transformers import BertForMaskedLM
 
+from mist_fairseq.files.exported import write_sums
 from mist_fairseq.mist.config import OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
@@ -41,6 +44,37 @@ def test_all_layouts_give_the_same_weights(tmp_path, dictionary, safetensors, pr
         if name == "length_head.weight" or (name.startswith("head.") and not head):
             continue
         assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+def test_weights_in_several_files_as_transformers_writes_them(tmp_path, dictionary, safetensors):
+    torch.manual_seed(2)
+    theirs = BertForMaskedLM(BertForMaskedLM.config_class(vocab_size=V, **BERT_CONFIG))
+    for name, size in (("whole", "1GB"), ("parts", "20KB")):
+        theirs.save_pretrained(tmp_path / name, max_shard_size=size, safe_serialization=safetensors)
+    end = "safetensors" if safetensors else "bin"
+    first, *others = sorted((tmp_path / "parts").glob(f"*-of-*.{end}"))
+    assert len(others) > 2
+    check_weights(str(tmp_path / "parts"), read_sizes(str(tmp_path / "parts")), V)
+    found, expected = (load(tmp_path / name, dictionary).encoder.state_dict() for name in ("parts", "whole"))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    write_sums(tmp_path / "parts", [path.name for path in (tmp_path / "parts").iterdir()])
+    first.write_bytes(first.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=f"{first.name} is damaged, or is not the file that SHA256SUMS"):
+        check_weights(str(tmp_path / "parts"), read_sizes(str(tmp_path / "parts")), V)
+    first.unlink()
+    for read in (lambda folder: check_weights(folder, read_sizes(folder), V), lambda folder: load(folder, dictionary)):
+        with pytest.raises(FileNotFoundError, match=rf"index\.json names {first.name}, not there: fetch all files"):
+            read(str(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {}}, {"weight_map": {"a": "../other.bin"}}])
+def test_an_index_of_nothing_beside_it_is_refused(tmp_path, dictionary, content):
+    folder = write_bert_folder(tmp_path / "a", bert_state(V))
+    (folder / "model.safetensors").rename(tmp_path / "other.bin")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index\.json: weight_map does not say in which files beside it"):
+        load(folder, dictionary)
 
 
 def test_untied_head_takes_the_checkpoints_decoder_or_a_copy(tmp_path, dictionary):
