@@ -12,6 +12,7 @@ class SpecialTokens:
     cls: int
     sep: int
     mask: int
+    others: tuple[int, ...] = ()  # further special and unused tokens
 
     @property
     def never_predicted(self) -> tuple[int, int, int]:
