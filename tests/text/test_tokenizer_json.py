@@ -26,6 +26,7 @@ from tests.text.helpers import AWKWARD, has_special, ids_of, lines_of_languages,
 
 BERTS = [PAD, "[unused1]", UNK, CLS, SEP, MASK]
 ROBERTAS = ["<s>", "<pad>", "</s>", "<unk>"]
+ENDS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<mask>": 3}
 LINES = [*lines_of_languages(), *real_lines()[:1500]]
 TEXTS = [line.rstrip() for line in [*LINES, *AWKWARD] if not has_special(line)]
 
@@ -152,20 +153,21 @@ def test_what_is_saved_and_what_is_pickled_is_the_same(family, tmp_path):
 
 
 def test_texts_come_back(family):
-    """As they were from bytes; else in the form that the family gives them, but for the spaces of WordPiece."""
+    """As they were from bytes; else as the family normalises them, but for spaces, of which some is lost."""
     ours, theirs, _ = family
-    backend, decoder = theirs.backend_tokenizer, json.loads(theirs.backend_tokenizer.to_str())["decoder"]["type"]
+    backend = theirs.backend_tokenizer
+    kind, exact = json.loads(backend.to_str())["decoder"]["type"], not getattr(theirs, "add_prefix_space", False)
     for text in TEXTS:
         ids = ids_of(ours, text)
         if ours.special.unk in ids:
             continue
         given = backend.normalizer.normalize_str(text) if backend.normalizer else text
-        if decoder == "ByteLevel":
+        if kind == "ByteLevel" and exact:
             assert ours.decode(ids) == shown(given)
-        elif decoder == "WordPiece":
+        elif kind == "WordPiece":
             assert "".join(ours.decode(ids).split()) == "".join(unicodedata.normalize("NFC", given).split())
         else:
-            assert ours.decode(ids).split() == given.split()
+            assert ours.decode(ids).split() == shown(given).replace("\u2581", " ").split()
 
 
 def test_repeated_words_collapse(family):
@@ -197,7 +199,9 @@ def test_settings_beside_it_go_before_the_files(tmp_path):
 @pytest.mark.parametrize("name, kind", [("xlm-roberta", "XLMRoberta"), ("camembert", "Camembert")])
 @pytest.mark.parametrize("told_by", ["tokenizer_class", "model_type"])
 def test_sentencepiece_models_of_others_have_transformers_ids(name, kind, told_by, tmp_path):
-    theirs = unigram(tmp_path, f"{kind}TokenizerFast")
+    unigram(tmp_path, f"{kind}TokenizerFast")
+    # The fast one normalises few characters otherwise (the half-width ｶﾞ); the encoders were trained with SentencePiece.
+    theirs = getattr(transformers, f"{kind}Tokenizer")(str(tmp_path / "sentencepiece.bpe.model"))
     told = f"{kind}Tokenizer" if told_by == "tokenizer_class" else name
     (tmp_path / "config.json").write_text(json.dumps({told_by: told}))
     ours = load_tokenizer(tmp_path)
@@ -235,7 +239,7 @@ def test_which_file_of_a_folder_counts(tmp_path):
     [
         ({"model": {"type": "WordPiece"}}, r"tokenizer\.json is not a file that the tokenizers library takes"),
         ({"model": {"type": "WordLevel", "vocab": {"<s>": 0, "<unk>": 1}, "unk_token": "<unk>"}}, "has no pad token"),
-        ({"model": {"type": "WordLevel", "vocab": {"<s>": 0, "<pad>": 1, "a": 10**9}, "unk_token": "a"}}, "damaged"),
+        ({"model": {"type": "WordLevel", "vocab": ENDS | {"a": 10**9}, "unk_token": "a"}}, "it is damaged"),
     ],
 )
 def test_other_files_are_refused(change, message, tmp_path):
@@ -256,6 +260,6 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(ends))
     with pytest.raises(ValueError, match="has no mask token"):
         load_tokenizer(tmp_path)
-    (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "the"}')
+    (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "a"}')
     with pytest.raises(ValueError, match="one token for several ends: .*'cls': '<|endoftext|>', 'sep': '<|endoft"):
         load_tokenizer(tmp_path)
