@@ -128,11 +128,13 @@ def _special_names(
     if model.get("unk_id") is not None:
         told["unk"] = model["vocab"][model["unk_id"]][0]
     for processor in post.get("processors", [post]):
-        template = [part["SpecialToken"]["id"] for part in processor.get("single", ()) if "SpecialToken" in part]
-        if len(template) > 1:
-            told |= {"cls": template[0], "sep": template[-1]}
-        if "cls" in processor:
-            told |= {"cls": processor["cls"][0], "sep": processor["sep"][0]}
+        ends: list[str] = []
+        if processor.get("type") == "TemplateProcessing":
+            ends = [part["SpecialToken"]["id"] for part in processor["single"] if "SpecialToken" in part]
+        elif processor.get("type") in ("BertProcessing", "RobertaProcessing"):
+            ends = [processor["cls"][0], processor["sep"][0]]
+        if len(ends) > 1:
+            told |= {"cls": ends[0], "sep": ends[-1]}
     found: list[str] = []
     for key, usual in _NAMES.items():
         entries = (config.get(f"{key}_token"), config.get(_ALSO_CALLED.get(key, "")), told.get(key))
@@ -177,7 +179,7 @@ def _as_bert(file: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any] 
 
 def _puts_space_first(pre_tokenizer: Any) -> bool:
     parts = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
-    return any(part and part["type"] == "ByteLevel" and part["add_prefix_space"] for part in parts)
+    return any(part and part.get("type") == "ByteLevel" and part["add_prefix_space"] for part in parts)
 
 
 def _without(file: Mapping[str, Any], hidden: Collection[str], unknown: str) -> dict[str, Any]:
