@@ -164,8 +164,9 @@ def test_texts_come_back(family):
         given = backend.normalizer.normalize_str(text) if backend.normalizer else text
         if kind == "ByteLevel" and exact:
             assert ours.decode(ids) == shown(given)
-        elif kind == "WordPiece":
-            assert "".join(ours.decode(ids).split()) == "".join(unicodedata.normalize("NFC", given).split())
+        elif kind in ("WordPiece", "ByteLevel"):  # the second has a space behind each added token
+            assert ours.decode(ids)[:1] != " " or text[:1] == " "
+            assert "".join(ours.decode(ids).split()) == "".join(unicodedata.normalize("NFC", shown(given)).split())
         else:
             assert ours.decode(ids).split() == shown(given).replace("\u2581", " ").split()
 
