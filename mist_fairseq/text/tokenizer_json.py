@@ -70,8 +70,9 @@ def tokenizer_json_tokenizer(
 
     by_id = {index: token for token, index in vocabulary.items()}
     size = max(by_id) + 1
-    if size > 2 * len(by_id) + 1000:
-        raise ValueError(f"{source} has {len(by_id):,} tokens with ids up to {size - 1:,}: it is damaged")
+    if len(by_id) < len(vocabulary) or size > 2 * len(by_id) + 1000:
+        ids = f"{len(by_id):,} different ids up to {size - 1:,}"
+        raise ValueError(f"{source} is damaged: its {len(vocabulary):,} tokens have {ids}")
     symbols = [by_id.get(index, f"<no token {index}>") for index in range(size)]
     added = {token["content"] for token in file["added_tokens"]}
     others = {token["content"] for token in file["added_tokens"] if token["special"]} | set(symbols) - vocabulary.keys()
@@ -103,19 +104,19 @@ def tokenizer_json_tokenizer(
 
 def _load(file: Mapping[str, Any], source: str) -> Any:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(file))
+        made = tokenizers.Tokenizer.from_str(json.dumps(file))
+        made.encode("a \U0010fffd", add_special_tokens=False)  # not every model can have unknown characters
     except Exception as error:  # the library raises no other
         raise ValueError(f"{source} is not a file that the tokenizers library takes: {error}") from error
+    return made
 
 
 def _as_configured(part: Any, config: Mapping[str, Any]) -> Any:
     """The normaliser or the pre-tokeniser, with the settings of ``tokenizer_config.json``."""
-    names = _SETTINGS.get(part["type"], {}) if isinstance(part, dict) and "type" in part else {}
-    return (
-        {**part, **{ours: config[name] for name, ours in names.items() if type(config.get(name)) is bool}}
-        if names
-        else part
-    )
+    if not isinstance(part, dict):
+        return part
+    names = _SETTINGS.get(str(part.get("type")), {})
+    return part | {ours: config[name] for name, ours in names.items() if type(config.get(name)) is bool}
 
 
 def _special_names(
