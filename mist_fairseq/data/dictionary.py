@@ -1,8 +1,10 @@
-"""fairseq dictionaries that have a tokenizer: BERT's WordPiece, SentencePiece, or the byte-level BPE of BART.
+"""fairseq dictionaries that have a tokenizer: any of ``mist_fairseq.text.tokenizer_files.load_tokenizer``.
 
 fairseq turns text into ids only by ``Dictionary.encode_line`` and ids into text only by ``Dictionary.string``, so with
 such a dictionary every fairseq command takes raw text in and gives readable text out.
 """
+
+from pathlib import Path
 
 import torch
 from fairseq.data import Dictionary, data_utils
@@ -91,5 +93,14 @@ class TokenizerDictionary(Dictionary):
 
 
 def load_dictionary(filename: str) -> TokenizerDictionary:
-    """Load a dictionary; files and errors as of ``load_tokenizer``."""
+    """Load a dictionary; files, folders and errors as of ``load_tokenizer``, or of a name on the Hugging Face hub.
+
+    A name is what could be one, has no file's ending and is not there.
+    """
+    path = Path(filename)
+    if not path.exists() and path.suffix not in (".txt", ".json", ".model"):
+        from mist_fairseq.pretrained import hub
+
+        if hub.may_be_name(filename):
+            filename = hub.local_folder(filename, ["config.json", *hub.TOKENIZER])
     return TokenizerDictionary(load_tokenizer(filename))

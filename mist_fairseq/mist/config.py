@@ -15,7 +15,7 @@ class SpecialTokens:
     cls: int
     sep: int
     mask: int
-    others: tuple[int, ...] = ()  # further special tokens, and unused ones
+    others: tuple[int, ...] = ()  # further special and unused tokens
 
     @property
     def never_predicted(self) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ _KINDS, _ORDERS = ("counts", "totals"), range(4)  # of n-grams
 
 _PREPROCESS = (
     "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
-    "--joined-dictionary --srcdict FILE, a BERT vocab.txt, a SentencePiece model or BART's dict.txt"
+    "--joined-dictionary --srcdict FILE: a pre-trained encoder's folder, its name on the hub, or a tokenizer's file"
 )
 
 

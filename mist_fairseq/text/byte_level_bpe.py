@@ -5,7 +5,7 @@ import json
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from mist_fairseq.text.tokenizer import LibraryTokenizer, number_symbols
+from mist_fairseq.text.tokenizer import LibraryTokenizer, never_text, number_symbols
 
 PAD, UNK, CLS, SEP, MASK = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
 
@@ -25,7 +25,8 @@ def byte_level_bpe_tokenizer(
         merges: pairs joined by a space, the first merged first (``vocab.bpe`` without its first line).
         source: the file, for errors: ValueError if something is missing or stands twice, or a merge makes no token.
     """
-    ids, special = number_symbols(symbols, (PAD, UNK, CLS, SEP, MASK), source, "BART's dict.txt")
+    others = {str(number) for text, number in encoder.items() if never_text(text)}
+    ids, special = number_symbols(symbols, (PAD, UNK, CLS, SEP, MASK), source, "BART's dict.txt", others)
     if len({number for number in encoder.values() if type(number) is int and 0 <= number < 2**32}) < len(encoder):
         raise ValueError(f"encoder.json of {source} has a token without a number of its own")
     if absent := sorted(set(pre_tokenizers.ByteLevel.alphabet()) - encoder.keys()):
@@ -38,8 +39,8 @@ def byte_level_bpe_tokenizer(
     backend = tokenizers.Tokenizer(models.BPE(encoder, pairs))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     text_of = {str(number): text for text, number in encoder.items()}
-    pieces = [text_of[symbol] if symbol in text_of else _spelled(symbol) for symbol in symbols]
-    space = _spelled(" ")
+    pieces = [text_of[symbol] if symbol in text_of else spelled(symbol) for symbol in symbols]
+    space = spelled(" ")
     return LibraryTokenizer(
         backend=backend,
         ids={text: ids[str(number)] for text, number in encoder.items() if str(number) in ids},
@@ -53,7 +54,7 @@ def byte_level_bpe_tokenizer(
     )
 
 
-def _spelled(text: str) -> str:
+def spelled(text: str) -> str:
     """A text with GPT-2's character for each of its bytes."""
     spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
     return "".join(characters for characters, _ in spelling)

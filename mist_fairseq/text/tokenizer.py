@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +19,10 @@ HEADER = "#mist_fairseq dictionary 1"
 _DOUBLED = frozenset("+-'`/*=")
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which have no UTF-8
+
+# What no text contains: BERT's room for more, its special tokens where a family has others, too, fairseq's filling,
+# GPT-2's end of a text.
+_NEVER_TEXT = re.compile(r"\[(unused\d+|PAD|UNK|CLS|SEP|MASK)\]|madeupword\d+|<\|endoftext\|>")
 
 # What some reader takes for the end of a line; tabs, which part fields; NUL, which makes a file binary to grep.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -126,10 +130,15 @@ class LibraryTokenizer(Tokenizer):
         return self.join([unknown if index == self.special.unk else self.pieces[index] for index in ids])
 
 
+def never_text(symbol: str) -> bool:
+    """Whether this is a token that stands for no text, going by its name."""
+    return bool(_NEVER_TEXT.fullmatch(symbol))
+
+
 def number_symbols(
-    symbols: list[str], names: tuple[str, ...], source: str, needed: str
+    symbols: list[str], names: tuple[str, ...], source: str, needed: str, others: Collection[str] = ()
 ) -> tuple[dict[str, int], SpecialTokens]:
-    """The id of each symbol, and those of the special *names*, in the order of ``SpecialTokens``.
+    """The id of each symbol, and those of the special *names*, in the order of ``SpecialTokens``, and of *others*.
 
     Raises:
         ValueError: a special one is missing, where *needed* is what to give instead; or one stands twice.
@@ -139,7 +148,9 @@ def number_symbols(
         raise ValueError(f"{source} has no {', '.join(missing)}: {needed} is needed")
     if len(ids) != len(symbols):
         raise ValueError(f"{source} has {len(symbols)} tokens but only {len(ids)} different ones")
-    return ids, SpecialTokens(*(ids[name] for name in names))
+    further = (i for i, name in enumerate(symbols) if name not in names and (name in others or never_text(name)))
+    pad, unk, cls, sep, mask = (ids[name] for name in names)
+    return ids, SpecialTokens(pad, unk, cls, sep, mask, tuple(further))
 
 
 def without_controls(text: str) -> str:

@@ -6,6 +6,8 @@ from tokenizers import models, normalizers, pre_tokenizers
 from mist_fairseq.text.detokenize import join_words
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK, LibraryTokenizer, number_symbols
 
+SPECIAL = (PAD, UNK, CLS, SEP, MASK)
+
 
 def wordpiece_tokenizer(
     symbols: list[str],
@@ -23,7 +25,7 @@ def wordpiece_tokenizer(
         ValueError: a special token is missing, or a line stands twice.
     """
     needed = "a masked-LM vocabulary (BERT's vocab.txt, one token a line) or a SentencePiece model"
-    ids, special = number_symbols(symbols, (PAD, UNK, CLS, SEP, MASK), source, needed)
+    ids, special = number_symbols(symbols, SPECIAL, source, needed)
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=100))
     # The slow BertTokenizer composes characters (NFC) before it looks at casing and accents.
     casing = {"lowercase": lowercase, "strip_accents": strip_accents}
@@ -35,7 +37,7 @@ def wordpiece_tokenizer(
         backend=backend,
         ids=ids,
         pieces=symbols,
-        join=_join,
+        join=join_pieces,
         symbols=symbols,
         special=special,
         starts_word=[not _continues(symbol) for symbol in symbols],
@@ -48,7 +50,8 @@ def _continues(piece: str) -> bool:
     return piece.startswith("##") and len(piece) > 2
 
 
-def _join(pieces: list[str]) -> str:
+def join_pieces(pieces: list[str]) -> str:
+    """Make text of pieces, of which those that go on with a word begin with ``##``."""
     words: list[str] = []
     for piece in pieces:
         if words and _continues(piece):

@@ -1,4 +1,7 @@
 import pickle
+import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +25,27 @@ def test_fairseqs_interface(bert, dictionary, tmp_path):
     for other in (load_dictionary(str(tmp_path / "dict.src.txt")), pickle.loads(pickle.dumps(bert))):
         assert other == bert
     assert bert != dictionary
+
+
+def test_folders_and_names_on_the_hub_are_taken(bert, minilm, tmp_path, monkeypatch):
+    asked = []
+
+    def local_folder(name, files):
+        assert {"config.json", "vocab.txt"} <= set(files)
+        asked.append(name)
+        return minilm
+
+    hub = SimpleNamespace(local_folder=local_folder, may_be_name=lambda text: text[0] != "/", TOKENIZER=("vocab.txt",))
+    monkeypatch.setitem(sys.modules, "mist_fairseq.pretrained.hub", hub)
+    monkeypatch.setattr("mist_fairseq.pretrained.hub", hub, raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(minilm, "org/here", ignore=shutil.ignore_patterns("model.*"))
+    for name in ("org/name.v2", "org/name@main", minilm, "org/here"):
+        assert load_dictionary(name) == bert
+    for name in ("bin/dict.src.txt", "/no/such"):
+        with pytest.raises(FileNotFoundError, match="no dictionary at .*: give a folder or file of a tokenizer"):
+            load_dictionary(name)
+    assert asked == ["org/name.v2", "org/name@main"]
 
 
 def test_only_a_literal_sep_is_special(bert):

@@ -12,7 +12,15 @@ from pathlib import Path
 
 # Those that need neither torch nor fairseq come first; they are what atheris runs.
 _MODULES = {
-    "dictionary": ("vocabulary", "saved_dictionary", "sentencepiece_model", "tokenizer_config", "text", "ids"),
+    "dictionary": (
+        "vocabulary",
+        "saved_dictionary",
+        "sentencepiece_model",
+        "tokenizer_config",
+        "tokenizer_json",
+        "text",
+        "ids",
+    ),
     "preparation": ("quora", "squad", "squad_lists", "xsum_json_lines", "xsum_documents", "static_mix", "gzip_lines"),
     "readers": ("bart_dictionary", "generation", "training_log", "result_files", "systems", "requests"),
 }

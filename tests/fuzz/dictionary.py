@@ -16,7 +16,7 @@ from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import CLS, HEADER, MASK, PAD, SEP, UNK, Tokenizer
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
-from tests.fuzz import files, refuses
+from tests.fuzz import SEPARATOR, files, refuses
 
 WORDS = "how can i learn the guitar fast ' s t , . - ? 3 5 do n ##n ##ing gui ##tar C + \u4e2d \u2028 caf\u00e9".split(
     " "
@@ -79,6 +79,11 @@ def tokenizer_config(data: bytes):
     vocabulary = Path(config).with_name("vocab.txt")
     vocabulary.write_text("\n".join(SYMBOLS), encoding="utf-8")
     _loads_or_is_refused([str(vocabulary), config])
+
+
+def tokenizer_json(data: bytes):
+    """The same of a file of the tokenizers library, with settings beside it."""
+    _loads_or_is_refused(files(data, ["tokenizer.json", "tokenizer_config.json"]))
 
 
 @cache
@@ -172,6 +177,41 @@ def _start_saved() -> list[bytes]:
 
 
 _CONFIG = b'{"do_lower_case": false, "strip_accents": null, "tokenize_chinese_chars": true}'
+
+
+def _start_tokenizer_json() -> list[bytes]:
+    cased = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
+    wordpiece = {"type": "WordPiece", "unk_token": UNK, "continuing_subword_prefix": "##"}
+    wordpiece |= {"max_input_chars_per_word": 100, "vocab": {symbol: i for i, symbol in enumerate(SYMBOLS)}}
+    ends = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    unigram = {"type": "Unigram", "unk_id": 3, "vocab": [[piece, 0.0] for piece in ends]}
+    unigram["vocab"] += [["\u2581" + word, -float(i)] for i, word in enumerate(WORDS)]
+    encoder = {piece: i for i, piece in enumerate([*ends, *sorted(ByteLevel.alphabet()), "ho"])}
+    added = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added_tokens = [{"id": i, "content": piece, "special": True, **added} for i, piece in enumerate(ends)]
+    roberta = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    bytes_ = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    parts = [
+        {
+            "model": wordpiece,
+            "normalizer": cased | {"lowercase": False},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        },
+        {"model": unigram, "pre_tokenizer": metaspace, "decoder": metaspace, "added_tokens": added_tokens},
+        {
+            "model": {"type": "BPE", "vocab": encoder, "merges": ["h o"]},
+            "pre_tokenizer": bytes_,
+            "decoder": bytes_,
+            "post_processor": roberta | {"add_prefix_space": False},
+            "added_tokens": [*added_tokens, {"id": 300, "content": "a b", "special": False, **added}],
+        },
+    ]
+    empty = {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None}
+    return [json.dumps(empty | part).encode() + SEPARATOR + _CONFIG for part in parts]
+
+
 _TEXT_PIECES = [
     *(word.encode() for word in WORDS + SYMBOLS),
     b" ",
@@ -197,6 +237,7 @@ START = {
         [_CONFIG, b"null", b"[3]", DEEP, b'{"do_lower_case": null}', b'{"strip_accents": []}'],
         [b"{}", b"[]", b"null", b"true", b"3", *_ODD],
     ),
+    "tokenizer_json": (_start_tokenizer_json(), [b"null", b"{}", b"[]", b"true", b'"type"', b'"<s>"', b"-1", *_ODD]),
     "text": ([text.encode("utf-8", "surrogatepass") for text in [*TEXTS, *LINES]], _TEXT_PIECES),
     "ids": ([bytes(range(60)), b"\x06\x06\x04\x06"], [bytes([byte]) for byte in range(70)]),
 }

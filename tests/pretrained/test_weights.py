@@ -11,6 +11,7 @@ from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 from tests.helpers import (
+    BERT_CONFIG,
     bert_state,
     tiny_vocab,
     write_bert_folder,

@@ -49,12 +49,15 @@ def test_saved_files_and_fingerprints_stay(tmp_path):
     ]
 
 
-def test_casing_comes_from_the_tokenizer_config(tmp_path):
+def test_casing_comes_from_the_tokenizer_config_or_from_the_vocabulary(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join([*tiny_vocab(), "Hello", "hello"]) + "\n", encoding="utf-8")
+    guessed = load_tokenizer(vocab)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
     lower = load_tokenizer(vocab)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = load_tokenizer(vocab)
+    assert guessed.fingerprint() == cased.fingerprint()
     assert lower.encode("Hello") == [("hello", lower.indices["hello"])]
     assert cased.encode("Hello") == [("Hello", cased.indices["Hello"])]
     assert lower.fingerprint() != cased.fingerprint()
