@@ -80,7 +80,7 @@ def _config(config: EncoderConfig, family: Family) -> dict[str, Any]:
     if "local_attention" in given:  # both sides together
         given["local_attention"] *= 2
     dropouts = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.attention_dropout}
-    return given | dropouts | family.settings
+    return given | dropouts | dict(family.settings)
 
 
 def _unlike(config: EncoderConfig, family: Family, given: dict[str, Any]) -> list[str]:
