@@ -3,7 +3,7 @@ import torch
 import transformers
 
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.pretrained.weights import load_pretrained, read_sizes
+from mist_fairseq.pretrained.weights import check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 from mist_fairseq.release.huggingface import save_huggingface
 from tests.helpers import WORDS, encode, sources, tiny_encoder_decoder, tiny_released
@@ -66,6 +66,7 @@ def test_pretrained_reads_it_back(tmp_path, dictionary):
     sizes = read_sizes(str(tmp_path))
     assert [sizes[name] for name in ("token_types", "source_type_id", "target_type_id")] == [3, 1, 2]
     assert sizes["encoder_embed_dim"] == 32
+    check_weights(str(tmp_path), sizes, len(dictionary))
     load_pretrained(other, str(tmp_path))
     for name, value in encoder.state_dict().items():
         assert name == "length_head.weight" or torch.equal(value, other.state_dict()[name])

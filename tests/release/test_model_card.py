@@ -76,3 +76,10 @@ def test_what_holds_no_scores_is_refused(tmp_path, changes):
         card(scores=[path])
     with pytest.raises(FileNotFoundError):
         card(scores=[str(tmp_path / "none.json")])
+
+
+@pytest.mark.parametrize("given, shown", [("org/name@v1", "org/name@v1"), ("./runs/minilm", "minilm"), ("/a/b", "b")])
+def test_a_card_names_what_it_started_from_but_no_place_on_a_machine(given, shown):
+    text = model_card(Description("tiny"), tiny_released(), {"model": {"pretrained": given}})
+    assert f"| pretrained | {shown} |" in text and 'from_pretrained("DIR")' in text
+    assert 'from_pretrained("org/tiny")\n' in model_card(Description("tiny", hub_name="org/tiny"), tiny_released())
