@@ -109,7 +109,7 @@ def _build(file: Mapping[str, Any], config: Mapping[str, Any], source: str) -> L
 def _read_ids(file: Mapping[str, Any], source: str) -> dict[str, int]:
     """The ids of all tokens; ValueError where they are no ids."""
     tokens = file["model"]["vocab"]
-    ids = dict(tokens) if isinstance(tokens, dict) else {piece: index for index, (piece, _) in enumerate(tokens)}
+    ids = dict(tokens) if isinstance(tokens, dict) else {piece[0]: index for index, piece in enumerate(tokens)}
     for token in file["added_tokens"]:
         ids.setdefault(token["content"], token["id"])
     different = {index for index in ids.values() if type(index) is int and 0 <= index < 2 * len(ids) + 1000}
@@ -204,7 +204,7 @@ def _without(file: Mapping[str, Any], hidden: Collection[str], unknown: str) -> 
     """The file for text alone: none of the tokens of *hidden* comes out of it, but *unknown*."""
     model, vocabulary = file["model"], file["model"]["vocab"]
     if isinstance(vocabulary, list):  # Unigram's, where a piece's place is its id: nothing is spelled as an empty piece
-        vocabulary = [["" if piece in hidden else piece, score] for piece, score in vocabulary]
+        vocabulary = [["" if piece in hidden else piece, *score] for piece, *score in vocabulary]
     elif model.get("type") != "BPE":  # which makes no token that it has no merge for
         kept = [token for token in sorted(vocabulary, key=vocabulary.get) if token not in hidden or token == unknown]
         vocabulary = {token: number for number, token in enumerate(kept)}  # a gap would be printed about
