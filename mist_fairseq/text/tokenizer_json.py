@@ -58,36 +58,40 @@ def tokenizer_json_tokenizer(
     Raises:
         ValueError: the library does not take the file, or it lacks a special token.
     """
-    given = config or {}
-    file = {"added_tokens": [], **file, "truncation": None, "padding": None}  # which say nothing about ids
+    try:
+        return _build(file, config or {}, source)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{source} is not a file of the tokenizers library ({error!r:.200})") from error
+
+
+def _build(file: Mapping[str, Any], config: Mapping[str, Any], source: str) -> LibraryTokenizer:
+    whole: dict[str, Any] = {"added_tokens": [], **file, "truncation": None, "padding": None}  # nothing about ids
     for name in ("normalizer", "pre_tokenizer"):
-        file[name] = _as_configured(file.get(name), given)
-    whole = _load(file, source)
-    vocabulary = whole.get_vocab(with_added_tokens=True)
-    names = _special_names(file, given, vocabulary, source)
-    if berts := _as_bert(file, names):
+        whole[name] = _as_configured(whole.get(name), config)
+    model, vocabulary = whole["model"], _read_ids(whole, source)
+    names = _special_names(whole, config, vocabulary, source)
+    if berts := _as_bert(whole, names):
         return wordpiece_tokenizer(**berts, source=source)
 
     by_id = {index: token for token, index in vocabulary.items()}
-    size = max(by_id) + 1
-    if len(by_id) < len(vocabulary) or size > 2 * len(by_id) + 1000:
-        ids = f"{len(by_id):,} different ids up to {size - 1:,}"
-        raise ValueError(f"{source} is damaged: its {len(vocabulary):,} tokens have {ids}")
-    symbols = [by_id.get(index, f"<no token {index}>") for index in range(size)]
-    added = {token["content"] for token in file["added_tokens"]}
-    others = {token["content"] for token in file["added_tokens"] if token["special"]} | set(symbols) - vocabulary.keys()
+    symbols = [by_id.get(index, f"<no token {index}>") for index in range(max(by_id) + 1)]
+    added = {token["content"] for token in whole["added_tokens"]}
+    others = {token["content"] for token in whole["added_tokens"] if token["special"]} | set(
+        symbols
+    ) - vocabulary.keys()
     ids, special = number_symbols(symbols, names, source, "another", others)
     hidden = {*names, *(symbols[index] for index in special.others)}
 
-    model, decoder = file["model"], (file.get("decoder") or {}).get("type")
+    backend = _load(_without(whole, hidden, names[1]), source)
+    decoder = (whole.get("decoder") or {}).get("type")
     prefix = model.get("continuing_subword_prefix") if model.get("type") == "WordPiece" else None
-    join = " ".join if whole.decoder is None else whole.decoder.decode
+    join = " ".join if backend.decoder is None else backend.decoder.decode
     if decoder == "WordPiece" and prefix == "##":
         join = join_pieces
-    elif decoder == "ByteLevel" and _puts_space_first(file["pre_tokenizer"]):
-        join = decoders.Sequence([whole.decoder, decoders.Strip(" ", 1, 0)]).decode
+    elif decoder == "ByteLevel" and _puts_space_first(whole["pre_tokenizer"]):
+        join = decoders.Sequence([backend.decoder, decoders.Strip(" ", 1, 0)]).decode
     return LibraryTokenizer(
-        backend=_load(_without(file, hidden, names[1]), source),
+        backend=backend,
         ids={token: index for token, index in ids.items() if token not in hidden},
         pieces=[spelled(symbol) if decoder == "ByteLevel" and symbol in added else symbol for symbol in symbols],
         join=join,
@@ -98,11 +102,24 @@ def tokenizer_json_tokenizer(
             for symbol in symbols
         ],
         settings={"type": "tokenizer-json", "config": {f"{key}_token": name for key, name in zip(_NAMES, names)}},
-        content=json.dumps(file, ensure_ascii=False, sort_keys=True) + "\n",
+        content=json.dumps(whole, ensure_ascii=False, sort_keys=True) + "\n",
     )
 
 
+def _read_ids(file: Mapping[str, Any], source: str) -> dict[str, int]:
+    """The ids of all tokens; ValueError where they are no ids."""
+    tokens = file["model"]["vocab"]
+    ids = dict(tokens) if isinstance(tokens, dict) else {piece[0]: index for index, piece in enumerate(tokens)}
+    for token in file["added_tokens"]:
+        ids.setdefault(token["content"], token["id"])
+    different = {index for index in ids.values() if type(index) is int and 0 <= index < 2 * len(ids) + 1000}
+    if len(different) < len(ids):
+        raise ValueError(f"{source} is damaged: it has {len(ids):,} tokens, but {len(different):,} ids that may be")
+    return ids
+
+
 def _load(file: Mapping[str, Any], source: str) -> Any:
+    """The library's tokenizer."""
     try:
         made = tokenizers.Tokenizer.from_str(json.dumps(file))
         made.encode("a \U0010fffd", add_special_tokens=False)  # not every model can have unknown characters
@@ -187,7 +204,7 @@ def _without(file: Mapping[str, Any], hidden: Collection[str], unknown: str) -> 
     """The file for text alone: none of the tokens of *hidden* comes out of it, but *unknown*."""
     model, vocabulary = file["model"], file["model"]["vocab"]
     if isinstance(vocabulary, list):  # Unigram's, where a piece's place is its id: nothing is spelled as an empty piece
-        vocabulary = [["" if piece in hidden else piece, score] for piece, score in vocabulary]
+        vocabulary = [["" if piece in hidden else piece, *score] for piece, *score in vocabulary]
     elif model.get("type") != "BPE":  # which makes no token that it has no merge for
         kept = [token for token in sorted(vocabulary, key=vocabulary.get) if token not in hidden or token == unknown]
         vocabulary = {token: number for number, token in enumerate(kept)}  # a gap would be printed about

@@ -27,6 +27,7 @@ from tests.text.helpers import AWKWARD, has_special, ids_of, lines_of_languages,
 BERTS = [PAD, "[unused1]", UNK, CLS, SEP, MASK]
 ROBERTAS = ["<s>", "<pad>", "</s>", "<unk>"]
 ENDS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<mask>": 3}
+WORDS = {"model": {"type": "WordLevel", "vocab": ENDS | {"a": 4}, "unk_token": "a"}}
 LINES = [*lines_of_languages(), *real_lines()[:1500]]
 TEXTS = [line.rstrip() for line in [*LINES, *AWKWARD] if not has_special(line)]
 
@@ -238,11 +239,13 @@ def test_which_file_of_a_folder_counts(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model": {"type": "WordPiece"}}, r"tokenizer\.json is not a file that the tokenizers library takes"),
+        ({"model": {"type": "WordPiece"}}, r"tokenizer\.json is not a file of the tokenizers library .KeyError"),
+        ({"model": {"type": "Unigram", "vocab": [["a", "b"]]}}, "has no pad token"),
+        (WORDS | {"normalizer": {"type": "Nothing"}}, "is not a file that the tokenizers library takes: "),
         ({"model": {"type": "WordLevel", "vocab": {"<s>": 0, "<unk>": 1}, "unk_token": "<unk>"}}, "has no pad token"),
         (
             {"model": {"type": "WordLevel", "vocab": ENDS | {"a": 10**9}, "unk_token": "a"}},
-            "is damaged: its 5 tokens have 5 different ids up to 1,000,000,000",
+            "is damaged: it has 5 tokens, but 4 ids that may be",
         ),
     ],
 )
