@@ -6,7 +6,7 @@
     python scripts/export.py released --to onnx --out released-onnx --push org/name
 
 folder: model.safetensors, config.json, dict.txt and a model card, for MistGenerator.from_pretrained and --pretrained.
-huggingface: the encoder with its masked-LM head, for transformers.BertModel.from_pretrained.
+huggingface: the encoder with its masked-LM head, for transformers.AutoModel.from_pretrained.
 onnx: in fp32 and int8, or one of them (--precision), for OnnxGenerator, which needs neither fairseq nor torch.
 A folder that was written by --to folder may take the checkpoint's place.
 --push uploads what was written to the Hugging Face hub, from where the generators and --pretrained take it by its name.

@@ -18,7 +18,7 @@ from mist_fairseq.pretrained.weights import (
     weight_files,
     weights_there,
 )
-from mist_fairseq.text.tokenizer_files import load_tokenizer
+from mist_fairseq.text.tokenizer_files import VOCABULARIES, load_tokenizer
 
 
 @dataclass
@@ -80,11 +80,11 @@ def get_pretrained(name: str, folder: str) -> str:
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
     settings, weights = find_settings(path), weights_there(path)
-    if not weights or not {"config.json", "vocab.txt"} <= set(settings):
-        raise FileNotFoundError(
-            f"{path} needs config.json, vocab.txt and {' or '.join(WEIGHTS)} (and tokenizer_config.json if there is "
-            f"one): put them there, from {encoder.source}, and run this again"
+    if not weights or "config.json" not in settings or not {*VOCABULARIES} & {*settings}:
+        needed = (
+            f"config.json, vocab.txt or another vocabulary, {' or '.join(WEIGHTS)}, and tokenizer_config.json if any"
         )
+        raise FileNotFoundError(f"{path} needs {needed}: put them there, from {encoder.source}, and run this again")
     _check_digests(encoder, path)
     check_sums(path, [*settings, *weight_files(path / weights[0])], f"fetch it again and remove {SUMS}")
     sizes = read_sizes(folder)
@@ -93,7 +93,7 @@ def get_pretrained(name: str, folder: str) -> str:
         expected = f"{encoder.layers} of {encoder.hidden_size}"
         raise ValueError(f"{path}/config.json has {layers} layers of {width}, expected {expected}")
     read_weights(path / weights[0], shapes_only=True)
-    entries = len(load_tokenizer(str(path / "vocab.txt")).symbols)
+    entries = len(load_tokenizer(path).symbols)
     write_sums(path, [*settings, *(file for name in weights for file in weight_files(path / name))])
     return f"{path}: {layers} layers of {width}, {entries:,} vocabulary entries, weights in {weights[0]}"
 

@@ -25,7 +25,7 @@ from mist_fairseq.pretrained.mpnet import MPNET
 from mist_fairseq.pretrained.names import Family, convert, their_names
 from mist_fairseq.pretrained.roberta import ROBERTA
 from mist_fairseq.text.tokenizer import Tokenizer
-from mist_fairseq.text.tokenizer_files import VOCABULARIES, load_tokenizer
+from mist_fairseq.text.tokenizer_files import VOCABULARIES, find_vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -129,18 +129,21 @@ def options_of(config: Mapping[str, Any], family: Family, path: Path) -> dict[st
 
 def _first_position(family: Family, config: Mapping[str, Any]) -> int:
     """The row of the first token in the table of positions."""
-    return int(config.get("pad_token_id", 1)) + 1 if family.first_position is None else family.first_position
+    padding = config.get("pad_token_id", 1)
+    if type(padding) is not int or padding < 0:
+        raise ValueError(f"config.json: pad_token_id is {padding!r:.60}, expected a whole number of at least 0")
+    return padding + 1 if family.first_position is None else family.first_position
 
 
 def find_settings(folder: str | Path) -> list[str]:
     """Names of what is read of a folder beside its weights, as far as it is there."""
-    names = ("config.json", *VOCABULARIES, "merges.txt", "tokenizer_config.json")
+    names = ("config.json", *VOCABULARIES, "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
     return [name for name in names if (Path(folder) / name).is_file()]
 
 
-def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = VOCABULARIES) -> Path:
-    """The vocabulary file of a folder, the first of *names*; a ValueError refuses data of another *tokenizer*."""
-    path = find_file(folder, names)
+def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ()) -> Path:
+    """The vocabulary file of a folder, or the first of *names*; a ValueError refuses data of another *tokenizer*."""
+    path = find_file(folder, names) if names else find_vocabulary(Path(folder))
     expected = load_tokenizer(str(path))
     if expected.fingerprint() != tokenizer.fingerprint():
         raise other_vocabulary(path, len(expected.symbols), len(tokenizer.symbols))

@@ -101,7 +101,7 @@ def test_missing_files_are_named(tmp_path, dictionary):
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors and no pytorch_model\.bin"):
         load(folder, dictionary)
     (folder / "vocab.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"no vocabulary: expected one of vocab\.txt, tokenizer\.json"):
         check_vocabulary(str(folder), dictionary.tokenizer)
 
 
