@@ -129,10 +129,12 @@ def options_of(config: Mapping[str, Any], family: Family, path: Path) -> dict[st
 
 def _first_position(family: Family, config: Mapping[str, Any]) -> int:
     """The row of the first token in the table of positions."""
+    if family.first_position is not None:
+        return family.first_position
     padding = config.get("pad_token_id", 1)
     if type(padding) is not int or padding < 0:
         raise ValueError(f"config.json: pad_token_id is {padding!r:.60}, expected a whole number of at least 0")
-    return padding + 1 if family.first_position is None else family.first_position
+    return padding + 1
 
 
 def find_settings(folder: str | Path) -> list[str]:
