@@ -16,7 +16,7 @@ extras = {
 # CTranslate2, and all engines, metrics and plots
 extras["benchmark"] = ["ctranslate2>=4.7", *(package for packages in extras.values() for package in packages)]
 
-extras["hub"] = ["huggingface_hub>=0.30"]  # names on the Hugging Face hub, scripts/export.py --push
+extras["hub"] = ["huggingface-hub>=0.30"]  # names on the Hugging Face hub, scripts/export.py --push
 extras["serve"] = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]  # python -m mist_fairseq.serve
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
 extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/build_docs.sh

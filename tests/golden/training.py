@@ -6,6 +6,7 @@ FILE gets, for each update in JSON, what the criterion and the trainer log, in a
 gradient as the optimizer got it (clipped). Nothing but fairseq is touched here.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -16,6 +17,13 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train
 
 _OF_TIME = {"wps", "ups", "wall", "train_wall"}
+
+
+# In 0.1 [UNK] and unused tokens could be predicted, which a training with glancing or mixing notices.
+with contextlib.suppress(ImportError):  # of the code of 0.1
+    from mist_fairseq.mist.config import SpecialTokens
+
+    SpecialTokens.never_predicted = property(lambda self: (self.pad, self.cls, self.mask))
 
 
 def main():

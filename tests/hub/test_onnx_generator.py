@@ -79,7 +79,7 @@ def test_generates_as_pytorch(both, decoding, iterations, options):
     found, expected = (each.generate(TEXTS, **given) for each in both)
     assert_same(found, expected)
     if not options:
-        assert found[6].cut and not found[2].tokens and len({output.text for output in found}) > 5
+        assert found[6].cut and not found[2].tokens and len({output.text for output in found}) > 3
         steps = {output.steps for output in found if output.tokens}
         assert steps == {1} if iterations == 1 else max(steps) == 3
 

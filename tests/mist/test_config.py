@@ -4,7 +4,7 @@ from mist_fairseq.mist.config import EncoderConfig, EncoderDecoderConfig, Positi
 
 
 def test_special_tokens_that_no_target_has():
-    assert SpecialTokens(pad=0, unk=1, cls=2, sep=3, mask=4).never_predicted == (0, 2, 4)
+    assert SpecialTokens(pad=0, unk=1, cls=2, sep=3, mask=4, others=(7, 9)).never_predicted == (0, 2, 4, 1, 7, 9)
 
 
 @pytest.mark.parametrize(
