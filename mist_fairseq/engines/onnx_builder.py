@@ -129,12 +129,20 @@ class Graph:
         """From here on products are of another number of rows."""
         self._middles = None
 
-    def activate(self, x: str, activation: str, name: str, bias: Tensor | None) -> str:
+    def bias(self, name: str, linear: nn.Linear) -> str:
+        """The bias of a product, "" if it has none."""
+        return "" if linear.bias is None else self.weight(f"{name}.bias", linear.bias)
+
+    def sum(self, *parts: str) -> str:
+        """The sum of all parts that are there."""
+        first, *others = filter(None, parts)
+        return self.node("Sum", first, *others) if others else first
+
+    def activate(self, x: str, activation: str, bias: str = "") -> str:
         """An *activation* of ``ACTIVATIONS`` of x + bias. *Shapes:* x (N, O), bias (O)."""
-        if bias is not None and activation == "gelu":
-            return self.node("BiasGelu", x, self.weight(name, bias), domain=CONTRIBUTED)
-        if bias is not None:
-            x = self.node("Add", x, self.weight(name, bias))
+        if bias and activation == "gelu":
+            return self.node("BiasGelu", x, bias, domain=CONTRIBUTED)
+        x = self.sum(x, bias)
         if activation == "silu":
             return self.node("Mul", x, self.node("Sigmoid", x))
         if activation in ("gelu", "relu"):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
@@ -87,7 +87,7 @@ def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_siz
     if encoder.embedding_projection is None:
         return x
     x = graph.linear(x, "embedding_projection.weight", encoder.embedding_projection.weight)
-    return graph.node("Add", x, graph.weight("embedding_projection.bias", encoder.embedding_projection.bias))
+    return graph.sum(x, graph.bias("embedding_projection", encoder.embedding_projection))
 
 
 def _masks(
@@ -147,7 +147,7 @@ def _add_layers(
         attended, _, _ = graph.nodes_of(
             "MultiHeadAttention",
             [f"attended{i}", f"key{i}", f"value{i}"],
-            *(query, key, value, _bias(graph, name + ".qkv", layer.qkv), "", masks[layer.is_local]),
+            *(query, key, value, graph.bias(f"{name}.qkv", layer.qkv), "", masks[layer.is_local]),
             *past[2 * i : 2 * i + 2],
             num_heads=config.heads,
             domain=CONTRIBUTED,
@@ -155,14 +155,14 @@ def _add_layers(
         attended = graph.reshape(attended, -1, config.hidden_size)
         attended = product(attended, f"{name}.attention_output.weight", layer.attention_output.weight)
         if config.pre_norm:
-            x = _sum(graph, x, attended, _bias(graph, f"{name}.attention_output", layer.attention_output))
+            x = graph.sum(x, attended, graph.bias(f"{name}.attention_output", layer.attention_output))
             fed = _feed_forward(graph, layer, name, graph.norm(x, f"{name}.ffn_norm", layer.ffn_norm), config)
-            x = _sum(graph, x, fed, _bias(graph, f"{name}.ffn_out", layer.ffn_out))
+            x = graph.sum(x, fed, graph.bias(f"{name}.ffn_out", layer.ffn_out))
         else:
-            bias = _bias(graph, f"{name}.attention_output", layer.attention_output)
+            bias = graph.bias(f"{name}.attention_output", layer.attention_output)
             x = graph.norm(attended, f"{name}.attention_norm", layer.attention_norm, x, bias)
             fed = _feed_forward(graph, layer, name, x, config)
-            x = graph.norm(fed, f"{name}.ffn_norm", layer.ffn_norm, x, _bias(graph, f"{name}.ffn_out", layer.ffn_out))
+            x = graph.norm(fed, f"{name}.ffn_norm", layer.ffn_norm, x, graph.bias(f"{name}.ffn_out", layer.ffn_out))
     return x if encoder.final_norm is None else graph.norm(x, "final_norm", encoder.final_norm)
 
 
@@ -170,13 +170,13 @@ def _feed_forward(graph: Graph, layer: Layer, name: str, x: str, config: Encoder
     """Without the last bias. *Shape:* (N, D) -> (N, D)."""
     product = partial(graph.linear, reused=config.shared_layers)
     inner = product(x, f"{name}.ffn_in.weight", layer.ffn_in.weight)
-    if not config.gated:
-        inner = graph.activate(inner, config.activation, f"{name}.ffn_in.bias", layer.ffn_in.bias)
-    else:
-        if layer.ffn_in.bias is not None:
-            inner = graph.node("Add", inner, graph.weight(f"{name}.ffn_in.bias", layer.ffn_in.bias))
+    bias = graph.bias(f"{name}.ffn_in", layer.ffn_in)
+    if config.gated:
+        inner = graph.sum(inner, bias)
         inner, gate = graph.nodes_of("Split", [inner + "_inner", inner + "_gate"], inner, axis=1, num_outputs=2)
-        inner = graph.node("Mul", graph.activate(inner, config.activation, "", None), gate)
+        inner = graph.node("Mul", graph.activate(inner, config.activation), gate)
+    else:
+        inner = graph.activate(inner, config.activation, bias)
     return product(inner, f"{name}.ffn_out.weight", layer.ffn_out.weight)
 
 
@@ -187,15 +187,6 @@ def _turned(graph: Graph, encoder: Encoder, x: str, positions: str, base: float)
     turns = rotary_turns(torch.arange(config.max_positions)[None], size, base)
     tables = [graph.weight(f"{part}.{base:g}", turn[0, 0]) for part, turn in zip(("cosines", "sines"), turns)]
     return graph.node("RotaryEmbedding", x, positions, *tables, num_heads=config.heads, domain=CONTRIBUTED)
-
-
-def _bias(graph: Graph, name: str, linear: nn.Linear) -> str:
-    """The bias of a product, "" if it has none."""
-    return "" if linear.bias is None else graph.weight(f"{name}.bias", linear.bias)
-
-
-def _sum(graph: Graph, *parts: str) -> str:
-    return graph.node("Sum", *(part for part in parts if part))
 
 
 def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, lengths: str) -> None:
@@ -213,7 +204,7 @@ def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens
     head = encoder.head
     graph.rows_change()
     x = graph.linear(hidden, "head.transform.weight", head.transform.weight)
-    x = graph.activate(x, encoder.config.activation, "head.transform.bias", head.transform.bias)
+    x = graph.activate(x, encoder.config.activation, graph.bias("head.transform", head.transform))
     x = graph.norm(x, "head.norm", head.norm)
     name, weight = "word_embeddings.weight", encoder.word_embeddings.weight
     if head.weight is not None:

@@ -71,6 +71,10 @@ class EncoderConfig:
             raise ValueError(f"activation is {self.activation!r:.60}, expected one of {', '.join(ACTIVATIONS)}")
         if self.rotary_base and self.hidden_size // self.heads % 2:
             raise ValueError(f"rotary positions need heads of an even size, not {self.hidden_size // self.heads}")
+        if self.local_window and (self.rel_pos_bins or self.global_every < 1):
+            raise ValueError("local layers go with no relative position bias, and each n-th sees all, from n = 1 on")
+        if self.local_window and bool(self.rotary_base) != bool(self.local_rotary_base):
+            raise ValueError("rotary positions need two bases, that of layers that see all and that of local ones")
         # The first buckets hold one distance each, the others more and more of them, up to the largest distance.
         if self.rel_pos_bins and not 1 <= self.rel_pos_bins // 4 < self.max_rel_pos:
             raise ValueError(

@@ -90,8 +90,11 @@ class Layer(nn.Module):
         inner = self.ffn_in(x)
         if self.gated:
             inner, gate = inner.chunk(2, dim=-1)
-            return self.ffn_out(self.activation(inner) * gate)  # type: ignore[no-any-return]
-        return self.ffn_out(self.activation(inner))  # type: ignore[no-any-return]
+            inner = self.activation(inner) * gate
+        else:
+            inner = self.activation(inner)
+        outer: Tensor = self.ffn_out(inner)
+        return outer
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)

@@ -17,16 +17,17 @@ def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in state.items()}
 
 
+# Of most families; token types are not.
+SIZES = {
+    "hidden_size": "encoder_embed_dim",
+    "num_hidden_layers": "encoder_layers",
+    "num_attention_heads": "encoder_attention_heads",
+    "intermediate_size": "encoder_ffn_embed_dim",
+    "max_position_embeddings": "max_positions",
+}
 BERT = Family(
     model_types=("bert", "minilm"),
-    sizes={
-        "hidden_size": "encoder_embed_dim",
-        "num_hidden_layers": "encoder_layers",
-        "num_attention_heads": "encoder_attention_heads",
-        "intermediate_size": "encoder_ffn_embed_dim",
-        "max_position_embeddings": "max_positions",
-        "type_vocab_size": "token_types",
-    },
+    sizes={**SIZES, "type_vocab_size": "token_types"},
     # The first four are UniLM's. BERT ignores the types, which a folder exported for Hugging Face has, too.
     optional={
         **{name: name for name in ("source_type_id", "target_type_id", "rel_pos_bins", "max_rel_pos")},

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mist_fairseq.files.exported import CONFIG, SUMS
+from mist_fairseq.text.tokenizer_files import BESIDE, VOCABULARIES
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER = (
-    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "sentencepiece.bpe.model", "spiece.model", "sp.model", "dict.txt"),
-)
+TOKENIZER = (*VOCABULARIES, *BESIDE, "dict.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 

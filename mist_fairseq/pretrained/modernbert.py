@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mist_fairseq.pretrained.bert import SIZES
 from mist_fairseq.pretrained.names import Family
 
 
@@ -13,11 +14,7 @@ def _adjust(sizes: dict[str, Any]) -> dict[str, Any]:
 MODERNBERT = Family(
     model_types=("modernbert",),
     sizes={
-        "hidden_size": "encoder_embed_dim",
-        "num_hidden_layers": "encoder_layers",
-        "num_attention_heads": "encoder_attention_heads",
-        "intermediate_size": "encoder_ffn_embed_dim",
-        "max_position_embeddings": "max_positions",
+        **SIZES,
         "local_attention": "local_window",
         "global_attn_every_n_layers": "global_every",
     },

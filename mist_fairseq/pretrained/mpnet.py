@@ -1,10 +1,11 @@
-"""MPNet (Hugging Face's ``MPNetModel`` and ``MPNetForMaskedLM``): BERT with relative position bias, without types."""
+"""MPNet (Hugging Face's ``MPNetModel`` and ``MPNetForMaskedLM``): RoBERTa with relative position bias."""
 
 from dataclasses import replace
 
 from torch import Tensor
 
-from mist_fairseq.pretrained.bert import BERT
+from mist_fairseq.pretrained.bert import SIZES
+from mist_fairseq.pretrained.roberta import ROBERTA
 
 
 def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -14,26 +15,21 @@ def _tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 MPNET = replace(
-    BERT,
+    ROBERTA,
     model_types=("mpnet",),
-    sizes={theirs: ours for theirs, ours in BERT.sizes.items() if theirs != "type_vocab_size"},
+    sizes=SIZES,
     optional={"layer_norm_eps": "layer_norm_eps"},
     # The head has this activation in any case, and transformers counts 32 buckets whatever the table has.
     settings={"hidden_act": "gelu", "relative_attention_num_buckets": 32},
     options={"rel_pos_bins": 32},
     names={
-        **BERT.names,
+        **ROBERTA.names,
         "layers.{}.qkv": [f"encoder.layer.{{}}.attention.attn.{name}" for name in "qkv"],
         "layers.{}.attention_output": "encoder.layer.{}.attention.attn.o",
         "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
         "relative_bias": "encoder.relative_attention_bias",
-        "head.transform": "lm_head.dense",
-        "head.norm": "lm_head.layer_norm",
-        "head.bias": "lm_head.bias",
-        "head.weight": "lm_head.decoder.weight",
     },
     prefix="mpnet.",
     tidy=_tidy,
     first_position=2,
-    has_types=False,
 )

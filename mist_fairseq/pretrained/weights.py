@@ -25,7 +25,7 @@ from mist_fairseq.pretrained.mpnet import MPNET
 from mist_fairseq.pretrained.names import Family, convert, their_names
 from mist_fairseq.pretrained.roberta import ROBERTA
 from mist_fairseq.text.tokenizer import Tokenizer
-from mist_fairseq.text.tokenizer_files import VOCABULARIES, find_vocabulary, load_tokenizer
+from mist_fairseq.text.tokenizer_files import BESIDE, VOCABULARIES, find_vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +106,12 @@ def options_of(config: Mapping[str, Any], family: Family, path: Path) -> dict[st
     sizes: dict[str, Any] = dict(family.options)
     for theirs, ours in {**family.sizes, **family.optional}.items():
         value = config.get(theirs)
-        if value is None and theirs in family.optional:
+        # None where the family has a default of its own is something else than nothing.
+        if value is None and theirs in family.optional and not (theirs in config and ours in family.options):
             continue
         default = _DEFAULTS[OPTION_NAMES[ours]]
-        if isinstance(default, bool | str):
-            fits, expected = isinstance(value, type(default)), f"a {type(default).__name__}"
+        if isinstance(default, str):
+            fits, expected = isinstance(value, str), "a name"
         elif isinstance(default, float):
             fits, expected = isinstance(value, int | float) and value > 0, "a number above 0"
         else:
@@ -139,8 +140,7 @@ def _first_position(family: Family, config: Mapping[str, Any]) -> int:
 
 def find_settings(folder: str | Path) -> list[str]:
     """Names of what is read of a folder beside its weights, as far as it is there."""
-    names = ("config.json", *VOCABULARIES, "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
-    return [name for name in names if (Path(folder) / name).is_file()]
+    return [name for name in ("config.json", *VOCABULARIES, *BESIDE) if (Path(folder) / name).is_file()]
 
 
 def check_vocabulary(folder: str, tokenizer: Tokenizer, names: Sequence[str] = ()) -> Path:

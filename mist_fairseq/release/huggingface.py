@@ -111,9 +111,8 @@ def _state(encoder: Encoder, family: Family) -> dict[str, Tensor]:
         own["position_embeddings.weight"] = torch.cat([table.new_zeros(family.first_position, table.shape[1]), table])
     if family is MPNET:
         own["relative_bias.weight"] = own["relative_bias.weight"].t()
-    head = {name for name in own if name.startswith("head.")}
     state = {
-        theirs if name in head else family.prefix + theirs: value
+        theirs if name.startswith("head.") else family.prefix + theirs: value
         for name, tensor in own.items()
         for theirs, value in export({name: tensor}, family.names).items()
     }

@@ -17,6 +17,8 @@ from mist_fairseq.text.wordpiece import SPECIAL, wordpiece_tokenizer
 
 # What a folder of a pre-trained encoder may have; find_vocabulary says which of them counts.
 VOCABULARIES = ("vocab.txt", "tokenizer.json", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "sp.model")
+# What is read beside one of these.
+BESIDE = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 
 _BRACKETED = re.compile(r"\[.*\]|<.*>")  # special tokens, whatever they are for
 _TOKEN_AND_COUNT = re.compile(r"(.*) \d+\s*")

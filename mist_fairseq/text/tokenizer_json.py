@@ -75,10 +75,8 @@ def _build(file: Mapping[str, Any], config: Mapping[str, Any], source: str) -> L
 
     by_id = {index: token for token, index in vocabulary.items()}
     symbols = [by_id.get(index, f"<no token {index}>") for index in range(max(by_id) + 1)]
-    added = {token["content"] for token in whole["added_tokens"]}
-    others = {token["content"] for token in whole["added_tokens"] if token["special"]} | set(
-        symbols
-    ) - vocabulary.keys()
+    added = {token["content"]: token["special"] for token in whole["added_tokens"]}
+    others = {name for name in symbols if added.get(name) or name not in vocabulary}
     ids, special = number_symbols(symbols, names, source, "another", others)
     hidden = {*names, *(symbols[index] for index in special.others)}
 

@@ -10,6 +10,11 @@ def test_special_tokens_that_no_target_has():
 @pytest.mark.parametrize(
     "sizes, message",
     [
+        ({"activation": "swish"}, "activation is 'swish', expected one of gelu, "),
+        ({"rotary_base": 1e4, "heads": 32}, "rotary positions need heads of an even size, not 1"),
+        ({"local_window": 4, "rel_pos_bins": 8}, "local layers go with no relative position bias"),
+        ({"local_window": 4, "global_every": 0}, "each n-th sees all, from n = 1 on"),
+        ({"local_window": 4, "rotary_base": 1e4}, "rotary positions need two bases"),
         ({"heads": 5}, "hidden size 32 is not a multiple of the 5 attention heads"),
         ({"heads": 0}, "0 attention heads"),
         ({"source_type": -1}, "source token type -1 is not one of the 2"),

@@ -145,6 +145,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path, dictionary):
     "change, message",
     [
         ({"model_type": "roberta", "hidden_act": "relu"}, "hidden_act is 'relu', and only 'gelu' is supported"),
+        (
+            {
+                "model_type": "modernbert",
+                "local_attention": 8,
+                "global_attn_every_n_layers": 2,
+                "local_rope_theta": None,
+            },
+            "local_rope_theta is None, expected a number above 0",
+        ),
         ({"model_type": "deberta-v2"}, "deberta-v2.* disentangled"),
         ({"hidden_size": 0}, "hidden_size is 0"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is '1e-12'"),
