@@ -19,7 +19,9 @@ def as_read(tokenizer, line):
     encoding = tokenizer.backend.encode(line, add_special_tokens=False)
     text, end = "", 0
     for token, (start, stop) in zip(encoding.tokens, encoding.offsets):
-        text += " " * (text != "" and any(map(str.isspace, line[end:start]))) + token.removeprefix("##" * (len(token) > 2))
+        text += " " * (text != "" and any(map(str.isspace, line[end:start]))) + token.removeprefix(
+            "##" * (len(token) > 2)
+        )
         end = stop
     return text
 
@@ -30,9 +32,15 @@ def kind(line, decoded):
     longer = line if line[at : at + 1] == " " else decoded
     if longer[at : at + 1] != " ":
         return "another character"
-    around = [longer[max(at - 2, 0) : at].split(" ")[-1].rjust(2, "^"), longer[at + 1 : at + 3].split(" ")[0].ljust(2, "^")]
+    around = [
+        longer[max(at - 2, 0) : at].split(" ")[-1].rjust(2, "^"),
+        longer[at + 1 : at + 3].split(" ")[0].ljust(2, "^"),
+    ]
     shown = [
-        "".join("字" if "\u2e80" <= c <= "\uffef" and c.isalpha() else "0" if c.isdecimal() else "a" if c.isalnum() else c for c in s)
+        "".join(
+            "字" if "\u2e80" <= c <= "\uffef" and c.isalpha() else "0" if c.isdecimal() else "a" if c.isalnum() else c
+            for c in s
+        )
         for s in around
     ]
     return f"{'lost' if longer is line else 'put'} {' '.join(shown)}"
@@ -43,7 +51,9 @@ def main():
     parser.add_argument("vocabulary", help="a vocab.txt")
     parser.add_argument("files", nargs="+", help="texts, one sentence a line")
     parser.add_argument("--lines", help="FIRST:LAST of each file, as Python counts (default: all)", default=":")
-    parser.add_argument("--kinds", type=int, default=20, help="how many kinds of failure are shown (default: %(default)s)")
+    parser.add_argument(
+        "--kinds", type=int, default=20, help="how many kinds of failure are shown (default: %(default)s)"
+    )
     parser.add_argument("--examples", type=int, default=0, help="lines shown of each kind (default: %(default)s)")
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.vocabulary)
