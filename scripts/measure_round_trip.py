@@ -1,89 +1,81 @@
-"""How many lines come back, space by space, from a tokenizer: encoded, decoded and compared with what went in.
+"""How many lines of a text come back from a tokenizer, encoded and decoded, space by space.
 
-    python scripts/measure_round_trip.py vocab.txt english.txt --examples 2
+    python scripts/measure_round_trip.py vocab.txt english.txt --kinds 20 --examples 2
 
-What is compared with is the line as the tokenizer reads it: lower-cased where it does that, with single spaces. Lines
-with an unknown token are left out. A failure's kind is its first difference: a space put or lost, between what; letters
-are "a", digits "0", Chinese characters "字", no character "^".
+A line is compared with itself as the tokenizer reads it: lower-cased where it does that, with single spaces. Lines with
+an unknown token are left out. No rule can tell "why ?" from "why?" by their tokens, so that lines typed as usual count
+by themselves, too: no space before a comma, one behind it, none or two around a hyphen. Failures are told apart by
+their first difference, a space put or lost between two characters; "a" is any letter, "0" a digit, "字" a Chinese one.
 """
 
 import argparse
+import re
 import time
 from collections import Counter, defaultdict
 
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 
+UNUSUAL = re.compile(r"\w [.,;:?!)\]]+( |$)|[(\[] |[^\W\d]\)?[,;?!][^\W\d]|[^\W\d]( [-/]|[-/] )[^\W\d]")
+ROWS = {
+    "all": lambda line: True,
+    "without digits": lambda line: not re.search(r"\d", line),
+    "with digits": lambda line: re.search(r"\d", line),
+    "typed as usual": lambda line: not UNUSUAL.search(line),
+}
+
 
 def as_read(tokenizer, line):
-    """The line in the tokenizer's own spelling, a space wherever the line has white space between two tokens."""
+    """The line in the tokenizer's own spelling, with a space where the line has white space between two tokens."""
     encoding = tokenizer.backend.encode(line, add_special_tokens=False)
     text, end = "", 0
     for token, (start, stop) in zip(encoding.tokens, encoding.offsets):
-        text += " " * (text != "" and any(map(str.isspace, line[end:start]))) + token.removeprefix(
-            "##" * (len(token) > 2)
-        )
+        space = text and any(map(str.isspace, line[end:start]))
+        text += (" " if space else "") + (token[2:] if token.startswith("##") and len(token) > 2 else token)
         end = stop
     return text
 
 
 def kind(line, decoded):
-    """Where *decoded* first differs from *line*: "put 0. 0", "lost a ?"."""
+    """Their first difference: "put 0 . 0" or "lost a ?"."""
     at = next(i for i, (a, b) in enumerate(zip(line + "\0", decoded + "\0")) if a != b)
-    longer = line if line[at : at + 1] == " " else decoded
-    if longer[at : at + 1] != " ":
-        return "another character"
-    around = [
-        longer[max(at - 2, 0) : at].split(" ")[-1].rjust(2, "^"),
-        longer[at + 1 : at + 3].split(" ")[0].ljust(2, "^"),
-    ]
-    shown = [
-        "".join(
-            "字" if "\u2e80" <= c <= "\uffef" and c.isalpha() else "0" if c.isdecimal() else "a" if c.isalnum() else c
-            for c in s
-        )
-        for s in around
-    ]
-    return f"{'lost' if longer is line else 'put'} {' '.join(shown)}"
+    what, text = ("lost", line) if line[at : at + 1] == " " else ("put", decoded)
+    around = "".join(
+        "字" if "\u2e80" <= c <= "\uffef" and c.isalpha() else "0" if c.isdecimal() else "a" if c.isalnum() else c
+        for c in f"{text[max(at - 2, 0) : at]}_{text[at + 1 : at + 3]}"
+    )
+    return f"{what} {around}" if text[at : at + 1] == " " else "another character"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("vocabulary", help="a vocab.txt")
+    parser.add_argument("vocabulary", help="a vocab.txt, or a folder with one")
     parser.add_argument("files", nargs="+", help="texts, one sentence a line")
-    parser.add_argument("--lines", help="FIRST:LAST of each file, as Python counts (default: all)", default=":")
-    parser.add_argument(
-        "--kinds", type=int, default=20, help="how many kinds of failure are shown (default: %(default)s)"
-    )
+    parser.add_argument("--kinds", type=int, default=20, help="how many kinds of failure (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=0, help="lines shown of each kind (default: %(default)s)")
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.vocabulary)
-    chosen = slice(*(int(n) if n else None for n in args.lines.split(":")))
     for file in args.files:
         with open(file, encoding="utf-8") as f:
-            lines = [line.strip() for line in list(f)[chosen]]
-        kept, back, kinds, examples, seconds = Counter(), Counter(), Counter(), defaultdict(list), 0.0
-        for line in lines:
-            ids = [index for _, index in tokenizer.encode(line)]
-            if not ids or tokenizer.special.unk in ids:
-                continue
-            start = time.perf_counter()
-            decoded = tokenizer.decode(ids)
-            seconds += time.perf_counter() - start
-            expected, digits = as_read(tokenizer, line), any(map(str.isdecimal, line))
-            kept[digits] += 1
-            back[digits] += decoded == expected
-            if decoded != expected:
-                kinds[found := kind(expected, decoded)] += 1
-                examples[found].append(f"    {expected}\n    {decoded}")
-        print(f"{file}: {len(lines)} lines, {kept.total()} without unknown tokens, decoded in ", end="")
-        print(f"{seconds / max(kept.total(), 1) * 1e6:.0f} us each")
-        for name, got, of in [("all", back.total(), kept.total()), *((n, back[d], kept[d]) for n, d in DIGITS)]:
-            print(f"  {name}: {got} of {of} come back, {100 * got / max(of, 1):.2f} %")
-        for found, count in kinds.most_common(args.kinds):
-            print(f"  {count:6} {found}", *examples[found][: args.examples], sep="\n")
+            encoded = [(line, [index for _, index in tokenizer.encode(line)]) for line in map(str.strip, f)]
+        encoded = [(line, ids) for line, ids in encoded if ids and tokenizer.special.unk not in ids]
+        start = time.perf_counter()
+        decoded = [tokenizer.decode(ids) for _, ids in encoded]
+        seconds = time.perf_counter() - start
+        lines, back, failures = Counter(), Counter(), defaultdict(list)
+        for (line, _), text in zip(encoded, decoded):
+            expected = as_read(tokenizer, line)
+            rows = [row for row, belongs in ROWS.items() if belongs(expected)]
+            lines.update(rows)
+            if text == expected:
+                back.update(rows)
+            else:
+                failures[kind(expected, text)].append(f"    {expected}\n    {text}")
+        print(f"{file}: {seconds / max(len(encoded), 1) * 1e6:.0f} us a line")
+        for row, count in lines.items():
+            print(f"  {row}: {back[row]} of {count} come back, {100 * back[row] / count:.2f} %")
+        for found, shown in sorted(failures.items(), key=lambda item: -len(item[1]))[: args.kinds]:
+            print(f"  {len(shown):6} {found}", *shown[: args.examples], sep="\n")
 
-
-DIGITS = (("without digits", False), ("with digits", True))
 
 if __name__ == "__main__":
     main()
