@@ -18,10 +18,10 @@ _RUNS = frozenset(".-'\"`*+_=/:&|<>!?#")  # several of one of these are one mark
 _PAIRS = frozenset(["->", "-->", "=>", "==>", "<-", "<=", ">=", "!=", ":=", "+=", ":/", "://"])  # so are these
 _BRACKET_WORDS = frozenset(["lrb", "rrb", "lsb", "rsb", "lcb", "rcb"])
 _APOSTROPHES = frozenset("'\u2019")
-_QUOTES = {mark: (mark,) for mark in ('"', '""', "'", "''", "\u2019", "*", "**", "__")} | {
-    '"""': ('"', '"""'), "`": ("`", "'"), "``": ("``", "''"), "<": (">",), "\u201c": ("\u201d",), "\u2018": ("\u2019",),
-    "\u201e": ("\u201c", "\u201d"), "\u201a": ("\u2018", "\u2019"), "\u00ab": ("\u00bb",), "\u00bb": ("\u00ab",),
-    "\u2039": ("\u203a",), "\u203a": ("\u2039",),
+_QUOTES = {mark: (mark,) for mark in ('"', "'", "''", "\u2019", "*", "**", "__")} | {
+    '""': ('""', '"""'), '"""': ('"', '""', '"""'), "`": ("`", "'"), "``": ("``", "''"), "<": (">",),
+    "\u201c": ("\u201d",), "\u2018": ("\u2019",), "\u201e": ("\u201c", "\u201d"), "\u201a": ("\u2018", "\u2019"),
+    "\u00ab": ("\u00bb",), "\u00bb": ("\u00ab",), "\u2039": ("\u203a",), "\u203a": ("\u2039",),
 }  # what opens a quotation, and what may close it  # fmt: skip
 _CLOSING_QUOTES = frozenset(mark for marks in _QUOTES.values() for mark in marks)
 _UNCLOSED = frozenset(['"', '"""', *"\u201c\u201e\u2018\u201a\u00ab\u2039"])  # these may open one that nothing closes
@@ -36,8 +36,7 @@ _ENDINGS = frozenset(
 )
 # What comes behind a dash and not behind a hyphen: "it rained - which is good".
 _CLAUSES = frozenset(
-    "the a an and but which who that was is are if as we he they his this though while "
-    "what why how when where do".split()
+    "the a an and but which who that was is are if as we he they his this though while what why how when where".split()
 )
 
 
@@ -62,7 +61,14 @@ class _Place(NamedTuple):
         before, after = self.before.lower(), self.after.lower()
         initials = len(before) == len(after) == 1 and before.isalpha() and after.isalpha()
         host = self.chunk[:3] == "www" or ("://" in self.chunk and "/" not in self.chunk.partition("://")[2])
-        return initials or after in _ENDINGS or (self.glue and after.isalnum()) or (host and before not in _ENDINGS)
+        code = "`" in self.chunk and before.isalnum()
+        return (
+            initials
+            or code
+            or after in _ENDINGS
+            or (self.glue and after.isalnum())
+            or (host and before not in _ENDINGS)
+        )
 
     def in_thousands(self) -> bool:  # "1,000", "2,500km", "1,00,000", "3,5 %"
         digits = len(self.after) - len(self.after.lstrip("0123456789"))
@@ -70,14 +76,15 @@ class _Place(NamedTuple):
         return self.in_number() and (groups or (len(self.before) < 3 and self.second in ("%", "\u20ac")))
 
     def in_compound(self) -> bool:  # "state-of-the-art", "a/what-is-it"
-        return "-" in self.chunk or "/" in self.chunk or self.second in _DASHES or (self.glue and self.before != "")
+        parts = "-" in self.chunk or "/" in self.chunk or self.second in _DASHES
+        return self.before[-1:].isalnum() and parts
 
     def is_dash(self) -> bool:  # "rain - which is good", '"yes" - she said'
-        parts = self.after.lower() in _CLAUSES or self.before in _CLOSING or self.before in _QUOTES
-        return parts and not self.in_compound()
+        outside = self.after.lower() in _CLAUSES or self.before in (")", "]", "?", "!", ",", ";", ":", '"')
+        return outside and not self.glue and not self.in_compound()
 
     def is_option(self) -> bool:  # "-v", "-1"
-        return len(self.after) == 1 or self.after.isdecimal()
+        return (len(self.after) == 1 and self.after.isalnum()) or self.after.isdecimal()
 
     def has_arguments(self) -> bool:  # "thing(s)", "main()", "f(x)", "a_b(c)", "[text](address)"
         short = self.after == ")" or (self.second == ")" and self.after.lower() in ("s", "es"))
@@ -98,10 +105,10 @@ _TO_BEFORE: dict[str, Callable[[_Place], bool]] = {
     "$": lambda at: at.before[-1:].isdecimal() and not at.after[:1].isdecimal(),  # "900$"
     "#": lambda at: at.before.lower() in ("c", "f") or "/" in at.chunk,  # "c#", "a.com/b#c"
     "(": _Place.has_arguments,
-    "[": lambda at: at.before == "]",
     "-": lambda at: not at.is_dash(),
     "\u2013": lambda at: not at.is_dash(),
-    "--": lambda at: at.in_compound(),  # "git --all"
+    "--": lambda at: False,  # "git --all", "well -- what is it"
+    "=": lambda at: at.before != ")",  # "a=b", "f(x) = 1"
 }
 _TO_AFTER: dict[str, Callable[[_Place], bool]] = {
     ".": lambda at: at.in_number() or (at.in_name() and at.after[:1].isalnum()),
@@ -115,9 +122,10 @@ _TO_AFTER: dict[str, Callable[[_Place], bool]] = {
     "@": lambda at: True,
     "$": lambda at: not _TO_BEFORE["$"](at),
     "#": lambda at: at.before.lower() not in ("", "c", "f") or at.after[:1].isdecimal(),  # "#1", "# heading"
-    "-": lambda at: at.is_option() or (at.before != "" and not at.is_dash()),  # "- item"
+    "-": lambda at: (at.before != "" and not at.is_dash()) or (at.is_option() and at.after.lower() not in _CLAUSES),
     "\u2013": lambda at: at.before != "" and not at.is_dash(),
     "--": lambda at: at.after.lower() not in _CLAUSES,
+    "=": lambda at: at.before != ")",
 }
 
 
@@ -143,7 +151,11 @@ def join_words(words: list[str]) -> str:
             if word in _QUOTES or word in _CLOSING_QUOTES:
                 left, right = _quote(word, place, last, i, open_quotes)
             else:
-                left = _TO_BEFORE[word](place) if word in _TO_BEFORE else word[0] in _CLOSING or word in _JOINING
+                left = (
+                    _TO_BEFORE[word](place)
+                    if word in _TO_BEFORE
+                    else (word[0] in _CLOSING and word not in _PAIRS) or word in _JOINING
+                )
                 right = _TO_AFTER[word](place) if word in _TO_AFTER else word in _OPENING or word in _JOINING
         if not (glue or left or _unspaced(before, word)):
             text += " "
@@ -188,16 +200,18 @@ def _quote(word: str, place: _Place, last: dict[str, int], i: int, open_quotes: 
         del open_quotes[closed[-1] :]
         return True, False
     if any(i + 2 <= last.get(mark, 0) for mark in _QUOTES.get(word, ())):
-        # not in "2*3" and "* item"
-        opens = word != "*" or (place.before != "" and not place.in_number())
+        opens = word != "*" or (place.before != "" and not place.in_number())  # not in "* item", "2*3"
     else:  # not in 11" tall
-        opens = word in _UNCLOSED and not place.before[-1:].isdecimal() and place.before not in _CLOSING - {":"}
+        beside = place.before[-1:].isdecimal() or place.before in _CLOSING - {":"} or place.after in _CLOSING
+        opens = word in _UNCLOSED and not beside
     if opens and place.after:
         open_quotes.append(word)
         return False, True
     if word[0] in "*<>":
-        return place.in_number(), place.in_number()
+        return place.in_number(), place.in_number() or (place.glue and place.before != "")
     if word[0] == "_":
         return True, True
-    # "the students' books", "the qur'an"
-    return place.before not in ("", ":"), place.after[:1].isalnum() and (place.glue or place.before[-1:] != "s")
+    if word in _APOSTROPHES or word == "`":  # "the students' books", "the qur'an", "the '80s"
+        inside = place.glue or (place.before.isalnum() and place.before[-1:] != "s") or place.after[:1].isdecimal()
+        return place.before != ":" and not place.after[:1].isdecimal(), inside and place.after[:1].isalnum()
+    return True, False

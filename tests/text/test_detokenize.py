@@ -27,11 +27,11 @@ from mist_fairseq.text.detokenize import join_words
         "e-mail, self-driving cars and/or a twenty-one-year-old",
         "a state-of-the-art, black-and-white four-and-a-half",
         "it rained all day - which was good - and then it stopped.",
-        "use -v or git commit, --amend",
+        "call it (-v) or git, --amend",
         "- an item",
         # numbers, units, currency and times
         "it costs $1,000.50 (or 3.5%) at 10:30.",
-        "it costs £4.56, €1,234.50, rs. 500, 900$ or ₹1,00,000.",
+        "it costs £4.56, €1,234.50, rs. 500, or 900$ and ₹1,00,000.",
         "is v2.0.1 newer than python3.11?",
         "a run of 2,500km in 250+ days, 1992, 17 and 2016",
         "from 9:30 to 17:45, 24/7, on 12/05/2016",
@@ -45,13 +45,14 @@ from mist_fairseq.text.detokenize import join_words
         "go to www.example.com or mail a@b.org!",
         "see https://a.b/c_d?e=f&g=h for more",
         "read http://www.a.b.co.uk/x/y-z_1.html now.",
-        "open a .doc file, a.pdf or setup.py",
+        "open a .doc file, b.pdf or setup.py",
         "follow @name, #hashtag",
         # brackets and code
         "what is #1 in [this] {list}?",
         "the thing(s) of f(x) and main() are (mostly) fine.",
         "is it true? (and why) for b. (old) ones",
-        "[a link](https://a.b/c) or ![an image](x.png)",
+        "[a link](https://a.b/c) or [[b]]",
+        "![an image](x.png)",
         "if a_b(c) -> d => e != f",
         "a -- who is that?",
         # runs of marks
@@ -78,7 +79,7 @@ def test_english_text_comes_back(text):
         "이것은 한국어 문장입니다.",
         "यह एक वाक्य है। क्या यह ठीक है?",
         "¿Qué es «esto»? ¡Nada!",
-        "Der „Name“ kostet 3,5 % mehr, z.B. am 3.10. um 10:30 Uhr.",
+        "Der „Name“ kostet 2,50 € mehr, z.B. am 3.10. um 10:30 Uhr.",
     ],
 )
 def test_other_languages_come_back(text):
