@@ -4,7 +4,8 @@
 
 A line is compared with itself as the tokenizer reads it: lower-cased where it does that, with single spaces. Lines with
 an unknown token are left out. No rule can tell "why ?" from "why?" by their tokens, so that lines typed as usual count
-by themselves, too: no space before a comma, one behind it, none or two around a hyphen. Failures are told apart by
+by themselves, too: no space before a full
+stop or a comma and one behind it, one before a bracket, none or two around a hyphen. Failures are told apart by
 their first difference, a space put or lost between two characters; "a" is any letter, "0" a digit, "字" a Chinese one.
 """
 
@@ -15,7 +16,10 @@ from collections import Counter, defaultdict
 
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 
-UNUSUAL = re.compile(r"\w [.,;:?!)\]]+( |$)|[(\[] |[^\W\d]\)?[,;?!][^\W\d]|[^\W\d]( [-/]|[-/] )[^\W\d]")
+UNUSUAL = re.compile(
+    r"\w [.,;:?!)\]]+( |$)|[(\[] |[^\W\d]\)?[,;?!][^\W\d]|[^\W\d]( [-/]|[-/] )[^\W\d]"
+    r"|[^\W\d]{3}\.(?!com|org|net)[^\W\d]{3}|[^\W\d]{2}\((?!e?s\))[^\W\d]{2}"
+)
 ROWS = {
     "all": lambda line: True,
     "without digits": lambda line: not re.search(r"\d", line),

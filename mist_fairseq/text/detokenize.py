@@ -127,36 +127,33 @@ _TO_AFTER: dict[str, Callable[[_Place], bool]] = {
     "--": lambda at: at.after.lower() not in _CLAUSES,
     "=": lambda at: at.before != ")",
 }
+_CLOSING_RUNS = frozenset(mark * n for mark in ".!?" for n in range(2, 100))
+_SIDES = ((_TO_BEFORE, _CLOSING | _CLOSING_RUNS | _JOINING), (_TO_AFTER, _OPENING | _JOINING))
 
 
 def join_words(words: list[str]) -> str:
     """Join words and punctuation marks, as BERT's basic tokenizer splits them, to text."""
     words = _merge(words)
     padded = ["", *words, "", "", ""]
-    marks = [i for i, word in enumerate(words) if not word.isalnum()]
     last = {  # where each mark may close a quotation for the last time
-        words[i]: i
-        for i in marks
-        if not (words[i] in _APOSTROPHES and _Place(padded[i], padded[i + 2], "", "", "", False).in_word())
+        word: i
+        for i, word in enumerate(words)
+        if not word[:1].isalnum()
+        and not (word in _APOSTROPHES and _Place(padded[i], padded[i + 2], "", "", "", False).in_word())
     }
     text = ""
     start = 0  # of the text since the last space
     glue = True  # nothing is put between the previous word and the next
     open_quotes: list[str] = []
-    for i, word in enumerate(words):
-        left = right = False
-        before = padded[i]
-        if not word.isalnum():
+    for i, (before, word) in enumerate(zip(padded, words)):
+        if word[:1].isalnum():
+            left = right = False
+        else:
             place = _Place(before, *padded[i + 2 : i + 5], text[start:], glue)
             if word in _QUOTES or word in _CLOSING_QUOTES:
                 left, right = _quote(word, place, last, i, open_quotes)
             else:
-                left = (
-                    _TO_BEFORE[word](place)
-                    if word in _TO_BEFORE
-                    else (word[0] in _CLOSING and word not in _PAIRS) or word in _JOINING
-                )
-                right = _TO_AFTER[word](place) if word in _TO_AFTER else word in _OPENING or word in _JOINING
+                left, right = (rules[word](place) if word in rules else word in always for rules, always in _SIDES)
         if not (glue or left or _unspaced(before, word)):
             text += " "
             start = len(text)
