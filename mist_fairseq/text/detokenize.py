@@ -14,7 +14,7 @@ _CLOSING = frozenset(".,!?;:)]}%\u2026\u0964\u0965\u060c\u061b\u061f")
 _OPENING = frozenset("([{$#~\u00bf\u00a1")
 _JOINING = frozenset(["/", "//", "://", "::", "_", "__", "^", "\\", "=", "\u2010", "\u2011"])
 _DASHES = frozenset(["-", "--", "\u2013"])
-_RUNS = frozenset(".-'\"`*+_=/:&|<>!?#")  # several of one of these are one mark
+_RUNS = frozenset("-'\"`*+_=/:&|<>#")  # several of one of these are one mark
 _PAIRS = frozenset(["->", "-->", "=>", "==>", "<-", "<=", ">=", "!=", ":=", "+=", ":/", "://"])  # so are these
 _BRACKET_WORDS = frozenset(["lrb", "rrb", "lsb", "rsb", "lcb", "rcb"])
 _APOSTROPHES = frozenset("'\u2019")
@@ -38,6 +38,7 @@ _ENDINGS = frozenset(
 _CLAUSES = frozenset(
     "the a an and but which who that was is are if as we he they his this though while what why how when where".split()
 )
+_FUNCTIONS = frozenset("bcdefghjklmnopqrstuvwxyzFGHPQR")  # "f(x)"
 
 
 class _Place(NamedTuple):
@@ -48,7 +49,7 @@ class _Place(NamedTuple):
     second: str  # behind *after*
     third: str
     chunk: str  # the text since the last space
-    glue: bool  # nothing may stand between the mark and what is before it, a bracket or the beginning
+    glue: bool  # an opening mark is before it
 
     def in_number(self) -> bool:  # "3.5", "10:30", "2+2", "v2.0"
         return self.before[-1:].isdecimal() and self.after[:1].isdecimal()
@@ -88,7 +89,7 @@ class _Place(NamedTuple):
 
     def has_arguments(self) -> bool:  # "thing(s)", "main()", "f(x)", "a_b(c)", "[text](address)"
         short = self.after == ")" or (self.second == ")" and self.after.lower() in ("s", "es"))
-        letter = len(self.before) == 1 and self.before.isascii() and self.before.isalpha() and self.before not in "ai"
+        letter = self.chunk == self.before in _FUNCTIONS
         return short or letter or "_" in self.chunk or self.before == "]"
 
     def has_ampersand(self) -> bool:  # "q&a", "at&t", "a?b=c&d=e"
@@ -114,7 +115,7 @@ _TO_AFTER: dict[str, Callable[[_Place], bool]] = {
     ".": lambda at: at.in_number() or (at.in_name() and at.after[:1].isalnum()),
     ",": _Place.in_thousands,
     ":": lambda at: at.in_number() or (at.glue and at.after[:1].isalnum()),  # "(:make)"
-    "!": lambda at: at.glue and at.after != "" and at.after not in _CLOSING,  # "![image]"
+    "!": lambda at: (at.glue or at.before == "") and at.after == "[",  # "![image]"
     "?": lambda at: at.second == "=" or (at.glue and at.after[:1].isalnum()),  # "a.com/b?c=d", "(?i)"
     "+": _Place.in_number,
     "++": lambda at: not at.before.isalnum(),  # "++i"
@@ -127,8 +128,7 @@ _TO_AFTER: dict[str, Callable[[_Place], bool]] = {
     "--": lambda at: at.after.lower() not in _CLAUSES,
     "=": lambda at: at.before != ")",
 }
-_CLOSING_RUNS = frozenset(mark * n for mark in ".!?" for n in range(2, 100))
-_SIDES = ((_TO_BEFORE, _CLOSING | _CLOSING_RUNS | _JOINING), (_TO_AFTER, _OPENING | _JOINING))
+_SIDES = ((_TO_BEFORE, _CLOSING | _JOINING), (_TO_AFTER, _OPENING | _JOINING))
 
 
 def join_words(words: list[str]) -> str:
@@ -149,7 +149,8 @@ def join_words(words: list[str]) -> str:
         if word[:1].isalnum():
             left = right = False
         else:
-            place = _Place(before, *padded[i + 2 : i + 5], text[start:], glue)
+            after, second, third = padded[i + 2 : i + 5]
+            place = _Place(before, after, second, third, text[start:], glue and before != "")
             if word in _QUOTES or word in _CLOSING_QUOTES:
                 left, right = _quote(word, place, last, i, open_quotes)
             else:
@@ -163,7 +164,7 @@ def join_words(words: list[str]) -> str:
 
 
 def _merge(words: list[str]) -> list[str]:
-    """Make one of marks that belong together: "...", "''", "->", and ``-lrb-``, a bracket of the Penn Treebank."""
+    """Make one of marks that belong together: "--", "''", "->", and ``-lrb-``, a bracket of the Penn Treebank."""
     merged: list[str] = []
     for word in words:
         previous = merged[-1] if merged else ""
@@ -205,10 +206,15 @@ def _quote(word: str, place: _Place, last: dict[str, int], i: int, open_quotes: 
         open_quotes.append(word)
         return False, True
     if word[0] in "*<>":
-        return place.in_number(), place.in_number() or (place.glue and place.before != "")
+        return place.in_number(), place.in_number() or place.glue
     if word[0] == "_":
         return True, True
     if word in _APOSTROPHES or word == "`":  # "the students' books", "the qur'an", "the '80s"
-        inside = place.glue or (place.before.isalnum() and place.before[-1:] != "s") or place.after[:1].isdecimal()
+        inside = (
+            place.before == ""
+            or place.glue
+            or (place.before.isalnum() and place.before[-1:] != "s")
+            or place.after[:1].isdecimal()
+        )
         return place.before != ":" and not place.after[:1].isdecimal(), inside and place.after[:1].isalnum()
     return True, False
