@@ -58,18 +58,12 @@ class _Place(NamedTuple):
         contracted = self.after.lower() in _CONTRACTED and self.before[-1:].isalnum()
         return contracted or (self.before.lower() in _ELIDED and self.after[:1].isalnum()) or self.in_number()
 
-    def in_name(self) -> bool:  # "u.s.a.", "example.com", "www.a.b.c", "(.git"
+    def in_name(self) -> bool:  # "u.s.a.", "example.com", "www.a.b.c", "(.git", "`a.b`"
         before, after = self.before.lower(), self.after.lower()
         initials = len(before) == len(after) == 1 and before.isalpha() and after.isalpha()
         host = self.chunk[:3] == "www" or ("://" in self.chunk and "/" not in self.chunk.partition("://")[2])
-        code = "`" in self.chunk and before.isalnum()
-        return (
-            initials
-            or code
-            or after in _ENDINGS
-            or (self.glue and after.isalnum())
-            or (host and before not in _ENDINGS)
-        )
+        inside = self.glue or ("`" in self.chunk and before.isalnum()) or (host and before not in _ENDINGS)
+        return initials or after in _ENDINGS or (inside and after[:1].isalnum())
 
     def in_thousands(self) -> bool:  # "1,000", "2,500km", "1,00,000", "3,5 %"
         digits = len(self.after) - len(self.after.lstrip("0123456789"))
@@ -112,7 +106,7 @@ _TO_BEFORE: dict[str, Callable[[_Place], bool]] = {
     "=": lambda at: at.before != ")",  # "a=b", "f(x) = 1"
 }
 _TO_AFTER: dict[str, Callable[[_Place], bool]] = {
-    ".": lambda at: at.in_number() or (at.in_name() and at.after[:1].isalnum()),
+    ".": lambda at: at.in_number() or at.in_name(),
     ",": _Place.in_thousands,
     ":": lambda at: at.in_number() or (at.glue and at.after[:1].isalnum()),  # "(:make)"
     "!": lambda at: (at.glue or at.before == "") and at.after == "[",  # "![image]"
@@ -204,17 +198,14 @@ def _quote(word: str, place: _Place, last: dict[str, int], i: int, open_quotes: 
         opens = word in _UNCLOSED and not beside
     if opens and place.after:
         open_quotes.append(word)
+        del open_quotes[:-8]  # deeper ones are no text, and would take long
         return False, True
     if word[0] in "*<>":
         return place.in_number(), place.in_number() or place.glue
     if word[0] == "_":
         return True, True
     if word in _APOSTROPHES or word == "`":  # "the students' books", "the qur'an", "the '80s"
-        inside = (
-            place.before == ""
-            or place.glue
-            or (place.before.isalnum() and place.before[-1:] != "s")
-            or place.after[:1].isdecimal()
-        )
-        return place.before != ":" and not place.after[:1].isdecimal(), inside and place.after[:1].isalnum()
+        year = place.after[:1].isdecimal()
+        inside = year or place.glue or place.before == "" or (place.before.isalnum() and place.before[-1] != "s")
+        return place.before != ":" and not year, inside and place.after[:1].isalnum()
     return True, False
