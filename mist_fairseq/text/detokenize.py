@@ -14,7 +14,7 @@ _CLOSING = frozenset(".,!?;:)]}%\u2026\u0964\u0965\u060c\u061b\u061f")
 _OPENING = frozenset("([{$#~\u00bf\u00a1")
 _JOINING = frozenset(["/", "//", "://", "::", "_", "__", "^", "\\", "=", "\u2010", "\u2011"])
 _DASHES = frozenset(["-", "--", "\u2013"])
-_RUNS = frozenset("-'\"`*+_=/:&|<>#")  # several of one of these are one mark
+_RUNS = frozenset("-'\"`*+_=/:&|<>#~\u2014")  # several of one of these are one mark
 _PAIRS = frozenset(["->", "-->", "=>", "==>", "<-", "<=", ">=", "!=", ":=", "+=", ":/", "://"])  # so are these
 _BRACKET_WORDS = frozenset(["lrb", "rrb", "lsb", "rsb", "lcb", "rcb"])
 _APOSTROPHES = frozenset("'\u2019")
@@ -172,16 +172,13 @@ def _merge(words: list[str]) -> list[str]:
 
 
 def _unspaced(before: str, word: str) -> bool:
-    """Whether one is a wide mark, or a Chinese character that has a word beside it: "用python写，"."""
-    if before.isascii() and word.isascii():
-        return False
-    for one, other in ((before, word), (word, before)):
-        if len(one) == 1 and unicodedata.east_asian_width(one) in "WF":
-            if not one.isalnum() and unicodedata.category(one)[0] == "P":
-                return True
-            if unicodedata.name(one, "").startswith("CJK") and (other.isalnum() or not other.isascii()):
-                return True
-    return False
+    """Whether one is a Chinese character or a wide mark: "用python写3个,好吗？"."""
+    return any(
+        not one.isascii()
+        and unicodedata.east_asian_width(one[0]) in "WF"
+        and (unicodedata.category(one[0])[0] == "P" or unicodedata.name(one[0], "").startswith("CJK"))
+        for one in (before, word)
+    )
 
 
 def _quote(word: str, place: _Place, last: dict[str, int], i: int, open_quotes: list[str]) -> tuple[bool, bool]:
