@@ -10,8 +10,8 @@ from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.pretrained.hub import local_folder
-from mist_fairseq.release.folder import FILES, Released, load_folder, save_folder
+from mist_fairseq.pretrained.hub import exported_folder
+from mist_fairseq.release.folder import FILES, FORMAT, Released, load_folder, save_folder
 from mist_fairseq.release.model_card import Description, model_card
 from mist_fairseq.text.tokenizer import Tokenizer
 
@@ -74,7 +74,7 @@ class MistGenerator(TextGenerator, nn.Module):
             ValueError: a file is damaged or does not fit the others, or the engine cannot do the precision.
         """
         if checkpoint_file is None:
-            released = load_folder(local_folder(str(folder), FILES))
+            released = load_folder(exported_folder(str(folder), FORMAT, FILES))
         else:
             from mist_fairseq.checkpoints.loading import load_checkpoint
 

@@ -12,8 +12,8 @@ from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.files.exported import CONFIG, SUMS
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
-from mist_fairseq.pretrained.hub import local_folder
-from mist_fairseq.release.onnx_folder import DICTIONARY, FILES, read_onnx
+from mist_fairseq.pretrained.hub import exported_folder
+from mist_fairseq.release.onnx_folder import DICTIONARY, FILES, FORMAT, read_onnx
 from mist_fairseq.text.tokenizer import Tokenizer
 
 
@@ -36,7 +36,7 @@ class OnnxGenerator(TextGenerator):
             FileNotFoundError: a file is missing, or the name cannot be had.
             ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed.
         """
-        folder = local_folder(str(folder), [CONFIG, SUMS, DICTIONARY, *FILES.get(precision, ())])
+        folder = exported_folder(str(folder), FORMAT, [CONFIG, SUMS, DICTIONARY, *FILES.get(precision, ())])
         generator = cls(*read_onnx(folder, precision, threads))
         generator._origin = str(Path(folder).resolve()), precision, threads
         return generator

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mist_fairseq.files.exported import CONFIG, SUMS
+from mist_fairseq.files.reading import read_json
 from mist_fairseq.text.tokenizer_files import BESIDE, VOCABULARIES
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,17 @@ def local_folder(name: str, files: Sequence[str] | None = None) -> str:
         raise FileNotFoundError(f"{name} on {_endpoint()} has no {lacks}: give another name")
     logger.info("%s is in %s", name, folder)
     return folder
+
+
+def exported_folder(name: str, kind: str, files: Sequence[str]) -> str:
+    """``local_folder`` of a model that ``scripts/export.py`` wrote.
+
+    Of a model whose ``config.json`` is of another *kind* no more is fetched: the reader of the folder says what it is.
+    """
+    folder = local_folder(name, [CONFIG])
+    if folder == name or read_json(Path(folder) / CONFIG).get("format") != kind:
+        return folder
+    return local_folder(name, files)
 
 
 def may_be_name(text: str) -> bool:

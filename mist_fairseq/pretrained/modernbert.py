@@ -1,5 +1,6 @@
 """ModernBERT (Hugging Face's ``ModernBertModel`` and ``ModernBertForMaskedLM``; Warner et al. 2024)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mist_fairseq.pretrained.bert import SIZES
@@ -9,6 +10,23 @@ from mist_fairseq.pretrained.names import Family
 def _adjust(sizes: dict[str, Any]) -> dict[str, Any]:
     """Their window is both sides together."""
     return sizes | {"local_window": sizes["local_window"] // 2}
+
+
+def _settle(config: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers 5 lists the kinds of the layers, and has a table of rotary positions for each kind."""
+    settled = dict(config)
+    if kinds := config.get("layer_types"):
+        every = next((i for i, kind in enumerate(kinds) if i and kind == "full_attention"), len(kinds))
+        if kinds != ["sliding_attention" if i % every else "full_attention" for i in range(len(kinds))]:
+            raise ValueError(f"layer_types are {kinds!r:.100}, expected full_attention first and every so many layers")
+        settled["global_attn_every_n_layers"] = every
+    tables = config.get("rope_parameters") or {}
+    for kind, name in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
+        table = tables.get(kind) or {}
+        if table.get("rope_type", "default") != "default":
+            raise ValueError(f"rope_parameters of {kind} are {table!r:.100}, and only the default type is supported")
+        settled |= {name: table["rope_theta"]} if "rope_theta" in table else {}
+    return settled
 
 
 MODERNBERT = Family(
@@ -46,6 +64,7 @@ MODERNBERT = Family(
     },
     prefix="model.",
     tidy=dict,
+    settle=_settle,
     options={
         "pre_norm": True,
         "gated_ffn": True,

@@ -100,6 +100,10 @@ def read_sizes(folder: str) -> dict[str, Any]:
 
 def options_of(config: Mapping[str, Any], family: Family, path: Path) -> dict[str, Any]:
     """As ``read_sizes``, of the content *config* of *path*."""
+    try:
+        config = family.settle(config)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     for name, supported in family.settings.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{path}: {name} is {config[name]!r:.60}, and only {supported!r} is supported")

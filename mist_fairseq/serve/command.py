@@ -10,9 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mist_fairseq.files.exported import CONFIG
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
+from mist_fairseq.pretrained.hub import local_folder
 from mist_fairseq.serve.limits import Limits, flag
 
 try:
@@ -24,12 +26,12 @@ except ModuleNotFoundError as error:
 
 
 def load_generator(folder: str, **options: Any) -> TextGenerator:
-    """Load the model of a folder: ONNX if its ``config.json`` says so, else PyTorch.
+    """Load the model of a folder, or of a name on the hub: ONNX if its ``config.json`` says so, else PyTorch.
 
     *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
     """
     whole_number("--threads", options.get("threads", 1))
-    if read_json(Path(folder) / "config.json").get("format") == "onnx":
+    if read_json(Path(local_folder(folder, [CONFIG])) / CONFIG).get("format") == "onnx":
         if "accelerate" in options:
             raise ValueError(f"--accelerate {options['accelerate']} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.hub.onnx_generator import OnnxGenerator
@@ -71,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
 def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
     """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m mist_fairseq.serve", description="Serve a model over HTTP.")
-    parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX")
+    parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX; or its name on the Hugging Face hub")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")

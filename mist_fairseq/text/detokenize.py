@@ -38,6 +38,7 @@ _ENDINGS = frozenset(
 _CLAUSES = frozenset(
     "the a an and but which who that was is are if as we he they his this though while what why how when where".split()
 )
+_CHUNK = 99  # characters that tell what a mark is in, an address for instance
 _FUNCTIONS = frozenset("bcdefghjklmnopqrstuvwxyzFGHPQR")  # "f(x)"
 
 
@@ -48,7 +49,7 @@ class _Place(NamedTuple):
     after: str
     second: str  # behind *after*
     third: str
-    chunk: str  # the text since the last space
+    chunk: str  # the text since the last space, the end of it if it is long
     glue: bool  # an opening mark is before it
 
     def in_number(self) -> bool:  # "3.5", "10:30", "2+2", "v2.0"
@@ -144,7 +145,8 @@ def join_words(words: list[str]) -> str:
             left = right = False
         else:
             after, second, third = padded[i + 2 : i + 5]
-            place = _Place(before, after, second, third, text[start:], glue and before != "")
+            chunk = text[max(start, len(text) - _CHUNK) :]
+            place = _Place(before, after, second, third, chunk, glue and before != "")
             if word in _QUOTES or word in _CLOSING_QUOTES:
                 left, right = _quote(word, place, last, i, open_quotes)
             else:
@@ -162,7 +164,8 @@ def _merge(words: list[str]) -> list[str]:
     merged: list[str] = []
     for word in words:
         previous = merged[-1] if merged else ""
-        if previous and ((word in _RUNS and not previous.strip(word)) or previous + word in _PAIRS):
+        run = word in _RUNS and previous[-1:] == word and previous[:2] in (word, word * 2)
+        if run or (len(previous) < 3 and previous + word in _PAIRS):
             merged[-1] += word
         elif word == "-" and merged[-2:-1] == ["-"] and previous.lower() in _BRACKET_WORDS:
             merged[-2:] = [f"-{previous}-"]

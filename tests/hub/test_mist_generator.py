@@ -148,6 +148,11 @@ def test_a_name_on_the_hub(tmp_path, hub, hub_server):
     assert "README.md" not in hub_server.fetched()
     with pytest.raises(FileNotFoundError, match=r"^there is no folder org/none, and no such model on http"):
         MistGenerator.from_pretrained("org/none")
+    hub_server.add("org/bert", files | {"config.json": b'{"model_type": "bert"}'})
+    hub_server.requests.clear()
+    with pytest.raises(ValueError, match=r"its format is 'bert', .* a pre-trained encoder must be trained first$"):
+        MistGenerator.from_pretrained("org/bert")
+    assert hub_server.fetched() == ["config.json"]
 
 
 @pytest.mark.parametrize("build", [tiny_released, tiny_encoder_decoder])

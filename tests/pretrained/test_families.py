@@ -1,5 +1,6 @@
 """Each family against transformers' own model with random weights: ragged batches against one joint pass a sentence."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -151,3 +152,28 @@ def test_real_mpnet():
     positions = torch.arange(2, 2 + S + T)[None]
     expected = theirs(ids[None], attention_mask=joint_mask(S, T)[None], position_ids=positions).last_hidden_state[0]
     torch.testing.assert_close(torch.cat([state.hidden[0], hidden]), expected, atol=1e-4, rtol=0)
+
+
+def test_modernbert_of_transformers_5(tmp_path):
+    """Which says the same in other words: these are of its 5.24."""
+    saved("modernbert", tmp_path)
+    expected = read_sizes(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"):
+        del config[name]
+    config["layer_types"] = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    rope = {"rope_type": "default", "rope_theta": 160000.0}
+    config["rope_parameters"] = {"full_attention": rope, "sliding_attention": rope | {"rope_theta": 5000.0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_sizes(str(tmp_path)) == expected | {"local_rotary_base": 5000.0}
+
+    refused = {
+        "layer_types are .* expected full_attention first": {"layer_types": ["sliding_attention", "full_attention"]},
+        "rope_parameters of full_attention are .* default type": {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+        "rope_theta is -1, expected a number": {"rope_parameters": {"full_attention": {"rope_theta": -1}}},
+        "config.json: ": {"rope_parameters": [1]},
+    }  # fmt: skip
+    for message, changes in refused.items():
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=message):
+            read_sizes(str(tmp_path))
