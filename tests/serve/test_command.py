@@ -134,14 +134,16 @@ def test_options_that_cannot_work(tmp_path, option, value, message):
 def test_a_folder_without_a_model(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "other/config.json").mkdir(parents=True)
-    for wrong in (tmp_path / "nothing", tmp_path / "file", tmp_path / "other"):
-        assert re.fullmatch(rf"error: \[Errno \d+\] .* '{wrong}/config.json'", error_of(wrong, "--port", 0))
+    for wrong in (tmp_path / "nothing", tmp_path / "file"):
+        assert error_of(wrong, "--port", 0).startswith(f"error: there is no folder {wrong}: give an existing one, or")
+    wrong = tmp_path / "other"
+    assert re.fullmatch(rf"error: \[Errno \d+\] .* '{wrong}/config.json'", error_of(wrong, "--port", 0))
     (tmp_path / "config.json").write_text("{")
     assert f"error: {tmp_path / 'config.json'} is not JSON: " in error_of(tmp_path, "--port", 0)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pytorch"])
-def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, kind):
+def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, hub_server, kind):
     """Options that are not given are left to the model."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     loaded = []
@@ -164,6 +166,9 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, kind):
     if kind == "pytorch":  # which reads the number from the environment when it is loaded
         assert os.environ["OMP_NUM_THREADS"] == str(options.pop("threads"))
     assert loaded == [((str(tmp_path),), {}), ((str(tmp_path),), options)]
+    hub_server.add("org/tiny", {"config.json": (tmp_path / "config.json").read_bytes(), "dict.txt": b""})
+    load_generator("org/tiny")
+    assert loaded[2:] == [(("org/tiny",), {})] and hub_server.fetched() == ["config.json"]
 
 
 def test_it_ends_without_a_traceback(tmp_path):
