@@ -2,7 +2,8 @@
 
 Every product takes at least the time of its arithmetic at the rate of a large product, and at least that of reading
 its weights from memory; everything else counts as free. What a measurement needs beyond this floor is overhead that a
-better implementation might remove. Dimensions are those of ``mist/encoder.py``.
+better implementation might remove, as are products of local layers with what they do not see. Dimensions are those of
+``mist/encoder.py``, and E the size of embeddings.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mist_fairseq.experiments.benchmark.measuring import median_seconds
+from mist_fairseq.mist.config import EncoderConfig
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.encoder_decoder import EncoderDecoder
 
@@ -72,7 +74,7 @@ def _source_pass(encoder, S: int, batch: int = 1, mixed: bool = False) -> list[P
         whole, keys_only = config.layers - mixed, int(mixed)
     else:  # keys and values for cross-attention
         whole, keys_only = config.encoder_layers, config.decoder_layers
-    weights = whole * _layer_weights(config) + keys_only * 2 * D * D
+    weights = whole * _layer_weights(config) + keys_only * 2 * D * D + _projection(config)
     return [_with_weights(batch * S, weights), _attention(D, S, S, batch * whole)]
 
 
@@ -80,11 +82,13 @@ def _target_pass(encoder, T: int, S: int, masked: int, batch: int = 1) -> list[P
     """List the products of ``decode_target`` over a source of S tokens, and of ``token_logits`` at masked positions."""
     config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):  # the head has a matrix before the vocabulary's
-        layers, cross, before = config.layers, 0, D * D
+        layers, cross, E = config.layers, 0, config.embedding_size or D
+        before = D * E
     else:  # query and output of cross-attention
-        layers, cross, before = config.decoder_layers, 2 * D * D, 0
-    body = _with_weights(batch * T, layers * (_layer_weights(config) + cross))
-    head = _with_weights(batch * masked, before + D * config.vocab_size)
+        layers, cross, E = config.decoder_layers, 2 * D * D, D
+        before = 0
+    body = _with_weights(batch * T, layers * (_layer_weights(config) + cross) + _projection(config))
+    head = _with_weights(batch * masked, before + E * config.vocab_size)
     return [body, _attention(D, T, S + T, batch * layers), head]
 
 
@@ -93,8 +97,14 @@ def _length(encoder, batch: int = 1) -> Product:
 
 
 def _layer_weights(config) -> int:
-    """Count the weights of self-attention's projections and the feed-forward network."""
-    return 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_size
+    """Count the weights of self-attention's projections and the feed-forward network, shared ones in each layer."""
+    matrices = 3 if isinstance(config, EncoderConfig) and config.gated else 2
+    return 4 * config.hidden_size**2 + matrices * config.hidden_size * config.ffn_size
+
+
+def _projection(config) -> int:
+    """Count the weights between embeddings of a size of their own and the first layer."""
+    return config.embedding_size * config.hidden_size if isinstance(config, EncoderConfig) else 0
 
 
 def _with_weights(rows: int, weights: int) -> Product:

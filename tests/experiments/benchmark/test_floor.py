@@ -21,10 +21,17 @@ from tests.helpers import batch, decode, encode, sources, targets, tiny_model
 S, T, LIMIT = 9, 5, 40
 
 
-@pytest.fixture(params=["mist", "nat_mass"])
+SWITCHES: dict[str, dict] = {
+    "mist": {},
+    "albert": {"embedding_size": 16, "shared_layers": True},
+    "modernbert": {"pre_norm": True, "gated_ffn": True, "rotary_base": 1e4},
+}
+
+
+@pytest.fixture(params=[*SWITCHES, "nat_mass"])
 def model(request, dictionary):
-    if request.param == "mist":
-        return tiny_model(dictionary)
+    if request.param in SWITCHES:
+        return tiny_model(dictionary, **SWITCHES[request.param])
     config = NatMassConfig()
     sizes = dict(encoder_layers=2, decoder_layers=3, encoder_embed_dim=32, encoder_ffn_embed_dim=48)
     for name, value in dict(sizes, encoder_attention_heads=4, length_classes=30, precision="fp32").items():
@@ -84,12 +91,14 @@ def superfluous(encoder, mixed) -> int:
 
 
 def test_all_matrices_are_read(model):
-    """Once in a single pass, but the layers of ``Encoder`` twice."""
+    """Once in a single pass, but the layers of ``Encoder`` twice, and shared ones as often as they are run."""
     encoder = model.encoder
     linear = {name: m.weight.numel() for name, m in encoder.named_modules() if isinstance(m, torch.nn.Linear)}
     weights = sum(linear.values()) + encoder.word_embeddings.weight.numel()
     if isinstance(encoder, Encoder):
-        weights += sum(count for name, count in linear.items() if name.startswith("layers."))
+        layers = sum(count for name, count in linear.items() if name.startswith("layers."))
+        weights += (3 if encoder.config.shared_layers else 1) * layers  # of two layers
+        weights += linear.get("embedding_projection", 0)
     assert sum(product.weights for product in products(encoder, S, T, 4)) == weights
 
 
