@@ -19,6 +19,7 @@ from mist_fairseq.pretrained.mpnet import MPNET
 from mist_fairseq.pretrained.names import Family, export, their_names
 from mist_fairseq.pretrained.weights import options_of
 from mist_fairseq.release.folder import Released
+from mist_fairseq.text.tokenizer import Tokenizer
 
 
 def save_huggingface(released: Released, folder: str, overwrite: bool = False) -> list[str]:
@@ -26,8 +27,8 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
 
     The format is that of the family in transformers that computes the same: BERT's for RoBERTa and DistilBERT, too,
     which then keeps the types of source and target. In MPNet's and ModernBERT's all tokens are the source's. The
-    length classifier has no place there and is left out. A WordPiece vocabulary is written as ``vocab.txt`` with its
-    ``tokenizer_config.json``, any other as our ``dict.txt``.
+    length classifier has no place there and is left out. BERT's WordPiece is written as ``vocab.txt``, what came from a
+    ``tokenizer.json`` as that, each with its ``tokenizer_config.json``; any other tokenizer as our ``dict.txt``.
 
     Returns and errors are as of ``write_folder``, and a ValueError says what no such family has.
     """
@@ -47,18 +48,24 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
     if other := _unlike(encoder.config, family, given):
         raise ValueError(f"transformers.{kind}Model has no such {', '.join(other)}: export this model with --to folder")
     files = {"model.safetensors": [save(state, {"format": "pt"})]}
-    if tokenizer.settings["type"] == "wordpiece":
-        settings = {
+    return write_folder(folder, config, files | _tokenizer_files(tokenizer, encoder.config.max_positions), overwrite)
+
+
+def _tokenizer_files(tokenizer: Tokenizer, max_length: int) -> dict[str, list[bytes]]:
+    """What ``transformers.AutoTokenizer`` reads, as far as there is such a file."""
+    own = tokenizer.settings
+    if own["type"] == "wordpiece":
+        name, settings = "vocab.txt", {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": tokenizer.settings["lowercase"],
-            **{name: tokenizer.settings[name] for name in ("strip_accents", "tokenize_chinese_chars")},
-            "model_max_length": encoder.config.max_positions,
+            "do_lower_case": own["lowercase"],
+            **{name: own[name] for name in ("strip_accents", "tokenize_chinese_chars")},
         }
-        files["tokenizer_config.json"] = [json.dumps(settings, indent=2).encode(), b"\n"]
-        files["vocab.txt"] = [tokenizer.content.encode()]
+    elif own["type"] == "tokenizer-json":
+        name, settings = "tokenizer.json", {"tokenizer_class": "PreTrainedTokenizerFast", **own["config"]}
     else:
-        files["dict.txt"] = [tokenizer.saved()]
-    return write_folder(folder, config, files, overwrite)
+        return {"dict.txt": [tokenizer.saved()]}
+    about = json.dumps(settings | {"model_max_length": max_length}, indent=2) + "\n"
+    return {"tokenizer_config.json": [about.encode()], name: [tokenizer.content.encode()]}
 
 
 def _family(config: EncoderConfig) -> tuple[Family, str]:

@@ -2,11 +2,14 @@ import pytest
 import torch
 import transformers
 
-from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.mist.config import EncoderConfig, PositionLimits
+from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.pretrained.weights import check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 from mist_fairseq.release.huggingface import save_huggingface
+from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.helpers import WORDS, encode, sources, tiny_encoder_decoder, tiny_released
+from tests.text.test_tokenizer_json import FAMILIES
 
 LENGTHS = [9, 4, 13, 2]
 
@@ -57,6 +60,21 @@ def test_the_tokenizer_gives_the_same_ids(tmp_path, dictionary):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in (" ".join(WORDS), "Caf\u00e9 GUITAR, \u4e2d\u6587!"):
         assert tokenizer(text)["input_ids"][1:] == dictionary.encode_line(text).tolist()
+
+
+@pytest.mark.parametrize("kind", ["MPNet", "ModernBERT", "XLM-R"])
+def test_a_tokenizer_json_is_written_again(tmp_path, kind):
+    """With special tokens of the family's names."""
+    theirs = FAMILIES[kind](tmp_path)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tokenizer = load_tokenizer(tmp_path / "theirs")
+    encoder = Encoder(EncoderConfig(len(tokenizer.symbols), hidden_size=8, layers=1, heads=2, ffn_size=8))
+    save_huggingface(Released(encoder, tokenizer, PositionLimits(40, 20)), str(tmp_path / "ours"))
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    for text in (*WORDS, "Caf\u00e9 GUITAR, 2.5 \u4e2d\u6587!"):
+        assert again(text)["input_ids"] == theirs(text)["input_ids"]
+    assert set(again.special_tokens_map.values()) <= set(theirs.special_tokens_map.values())
+    assert load_tokenizer(tmp_path / "ours").fingerprint() == tokenizer.fingerprint()
 
 
 def test_pretrained_reads_it_back(tmp_path, dictionary):
