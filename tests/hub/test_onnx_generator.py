@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from mist_fairseq import MistGenerator, OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.engines.test_onnx_encoder import VARIANTS, released_of
 from tests.generate.plain import DECODINGS
-from tests.helpers import tiny_generator, tiny_released
+from tests.helpers import WORDS, tiny_generator, tiny_released
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -82,6 +83,19 @@ def test_generates_as_pytorch(both, decoding, iterations, options):
         assert found[6].cut and not found[2].tokens and len({output.text for output in found}) > 3
         steps = {output.steps for output in found if output.tokens}
         assert steps == {1} if iterations == 1 else max(steps) == 3
+
+
+LIKE = {"RoBERTa": "absolute positions", "MPNet": "relative positions", "ModernBERT": "ModernBERT"}
+
+
+@pytest.mark.parametrize("both", [VARIANTS[name] for name in LIKE.values()], ids=LIKE, indirect=True)
+def test_five_hundred_sentences(both):
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(500)]
+    given = dict(decoding="mist", iterations=2, return_scores=True, batch_size=50)
+    found, expected = (each.generate(texts, **given) for each in both)
+    assert_same(found, expected)
+    assert len({round(output.score, 4) for output in found}) > 400
 
 
 def test_int8_generates_almost_the_same(exported, plain):
