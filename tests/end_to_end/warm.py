@@ -1,7 +1,4 @@
-"""A warm start: commands are forked from a process that has imported torch and fairseq already.
-
-The plugin is not imported beforehand: ``--user-dir`` does that, as ever.
-"""
+"""A warm start: commands are forked from a process that has imported torch and fairseq already, see ``preloaded``."""
 
 import json
 import logging
@@ -19,10 +16,10 @@ from multiprocessing import reduction
 from pathlib import Path
 
 _COMMANDS = ("preprocess", "train", "hydra-train", "generate", "interactive", "validate")
-_MODULES = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in _COMMANDS}
+MODULES = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in _COMMANDS}
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["sacrebleu", "torch._dynamo", *_MODULES.values()])
+_forks.set_forkserver_preload(["tests.end_to_end.preloaded"])
 
 
 def run_module(line: list[str], folder: str, environment: dict[str, str], text: str = "", timeout: float = 300):
@@ -136,7 +133,7 @@ def environment() -> dict[str, str]:
     server = socketserver.ThreadingUnixStreamServer(str(folder / "socket"), _Request)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    warm = {"python": [], **{name: ["-m", module] for name, module in _MODULES.items()}}
+    warm = {"python": [], **{name: ["-m", module] for name, module in MODULES.items()}}
     for command in Path(sys.executable).parent.iterdir():
         if command.name not in warm:
             (folder / "bin" / command.name).symlink_to(command)
