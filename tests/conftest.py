@@ -11,14 +11,8 @@ from mist_fairseq.pretrained.download import get_pretrained
 from tests.helpers import tiny_dictionary
 from tests.hub_server import HubServer
 
+gc.set_threshold(20_000, 20, 100)  # to look through torch and fairseq for garbage took a tenth of all time
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-
-
-def pytest_collection_finish():
-    """What was imported is no garbage: to look through torch and fairseq for some took a tenth of all time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000)
 
 
 @pytest.fixture(scope="session")

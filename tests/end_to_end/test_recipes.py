@@ -1,8 +1,10 @@
 """The recipes' stages, and the scripts around a trained checkpoint."""
 
+import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from tests.end_to_end.warm import environment
 from tests.helpers import WORDS
 
 
-def shell(*arguments, fails=False) -> str:
+def shell(*arguments, fails=False, **variables) -> str:
     """Run a script of the repository from another folder and give back what it printed."""
-    options = {"env": {**environment(), "KEEP_VENV": "1"}, "cwd": "/", "timeout": 300}
+    options = {"env": {**environment(), "KEEP_VENV": "1", **variables}, "cwd": "/", "timeout": 300}
     done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, **options)
     output = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, output
@@ -71,10 +73,22 @@ def test_static_mixing_trains_on_originals_and_mixed_pairs(out):
     assert ": 160 sents" in (out / "static-mixing/data-bin/preprocess.log").read_text()
 
 
-def test_generate_and_score(out):
+def quick_java(folder: Path) -> str:
+    """A PATH with a Java that does not read METEOR's table of paraphrases, which takes 12 s: ``test_meteor15.py`` does."""
+    path, java = environment()["PATH"], shutil.which("java")
+    if java is None:
+        return path
+    (folder / "none.gz").write_bytes(gzip.compress(b""))
+    (folder / "java").write_text(f'#!/bin/sh\nexec {java} "$@" -a {folder}/none.gz\n')
+    (folder / "java").chmod(0o755)
+    return f"{folder}:{path}"
+
+
+def test_generate_and_score(out, tmp_path):
     arguments = ["--out", out, "--arm", "static-mixing", "--decodings", "single-pass", "mist:2", "--cpu"]
     quora("generate", *arguments)
-    printed = quora("score", *arguments, "--label", "init=random", "data=question pairs")
+    labels = ["--label", "init=random", "data=question pairs"]
+    printed = quora("score", *arguments, *labels, PATH=quick_java(tmp_path))
     found = json.loads((out / "static-mixing/generated/decodings-test.json").read_text())
     assert (found["task"], found["arm"], found["init"], found["data"]) == (
         "quora",

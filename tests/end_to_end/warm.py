@@ -13,6 +13,7 @@ import tempfile
 import threading
 from functools import cache
 from multiprocessing import reduction
+from multiprocessing.util import _exit_function
 from pathlib import Path
 
 _COMMANDS = ("preprocess", "train", "hydra-train", "generate", "interactive", "validate")
@@ -92,6 +93,7 @@ def _run(line: list[str], folder: str, environment: dict[str, str], *streams: in
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    _exit_function()  # ends the data loader's workers: they notice after 5 s, and keep a pipe open
     os._exit(status)
 
 
