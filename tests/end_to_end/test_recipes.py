@@ -74,7 +74,7 @@ def test_static_mixing_trains_on_originals_and_mixed_pairs(out):
 
 
 def quick_java(folder: Path) -> str:
-    """A PATH with a Java that does not read METEOR's table of paraphrases, which takes 12 s: ``test_meteor15.py`` does."""
+    """A PATH with a Java that does not read METEOR's table of paraphrases: ``test_meteor15.py`` does, for 12 s."""
     path, java = environment()["PATH"], shutil.which("java")
     if java is None:
         return path
