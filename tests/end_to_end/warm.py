@@ -19,8 +19,8 @@ from pathlib import Path
 _COMMANDS = ("preprocess", "train", "hydra-train", "generate", "interactive", "validate")
 MODULES = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in _COMMANDS}
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.end_to_end.preloaded"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.end_to_end.preloaded"])
 
 
 def run_module(line: list[str], folder: str, environment: dict[str, str], text: str = "", timeout: float = 300):
@@ -58,7 +58,7 @@ def _received(duplicate) -> int:
 
 
 def _start(line: list[str], folder: str, environment: dict[str, str], *streams: int):
-    process = _forks.Process(target=_run, args=(line, folder, environment, *map(_Stream, streams)))
+    process = FORKS.Process(target=_run, args=(line, folder, environment, *map(_Stream, streams)))
     process.start()
     return process
 
