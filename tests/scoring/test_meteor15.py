@@ -1,5 +1,7 @@
 import importlib.util
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,11 +10,24 @@ from tests.scoring.conftest import needs_java, streams
 
 
 @needs_java
-def test_equals_pycocoevalcap(corpus, meteor):
-    from pycocoevalcap.meteor.meteor import Meteor
+def test_equals_pycocoevalcap(corpus, meteor, monkeypatch):
+    """Our program answers it, too, for it would start the same one with the same arguments and read for 12 s."""
+    from pycocoevalcap.meteor import meteor as pycocoevalcap
 
+    started, process = [], meteor._process
+
+    def start(command, cwd, **_):
+        started.append([str(Path(cwd, word)) if word.endswith(".jar") else word for word in command])
+        stdin = SimpleNamespace(write=process.stdin.buffer.write, flush=process.stdin.buffer.flush, close=int)
+        return SimpleNamespace(stdin=stdin, stdout=process.stdout.buffer, kill=int, wait=int)
+
+    monkeypatch.setattr(pycocoevalcap, "subprocess", SimpleNamespace(Popen=start, PIPE=None))
     hypotheses, references = corpus
-    expected, each = Meteor().compute_score(dict(enumerate(references)), {i: [h] for i, h in enumerate(hypotheses)})
+    theirs = pycocoevalcap.Meteor()
+    expected, each = theirs.compute_score(dict(enumerate(references)), {i: [h] for i, h in enumerate(hypotheses)})
+    jar = process.args.index("-jar") + 1
+    assert started[0][-6:] == process.args[jar + 1 :] and started[0][-7] == process.args[jar]
+    assert {"-jar", "-Xmx2G"} == set(started[0][1:-7]) <= set(process.args[:jar])
     assert meteor.corpus_score(hypotheses, streams(references)).score == pytest.approx(100 * expected, abs=1e-9)
     assert meteor.sentence_score(hypotheses[0], references[0]).score == pytest.approx(100 * each[0], abs=1e-9)
 

@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
+from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.inputs import write_data
+from tests.end_to_end.warm import FORKS
 
 SENTENCES = 12
 
@@ -12,3 +16,9 @@ def data(tmp_path_factory):
     folder.mkdir()
     write_data(folder, {"source": {4: 1, 6: 1, 9: 1}, "target": {3: 1, 5: 1, 12: 1}}, SENTENCES)
     return str(folder)
+
+
+@pytest.fixture
+def warm_processes(monkeypatch):
+    """New processes do nothing else, but are forked from one that has imported fairseq."""
+    monkeypatch.setattr(measuring, "multiprocessing", SimpleNamespace(get_context=lambda _: FORKS))

@@ -144,7 +144,7 @@ def test_scores_are_those_of_the_outputs(benchmark):
     assert "12 sentences" in benchmark.errors["a"] and "11 references" in benchmark.errors["b"]
 
 
-def test_memory_is_measured_apart(data):
+def test_memory_is_measured_apart(data, warm_processes):
     """Weights that nothing else comes near to."""
     options = {"accelerate": "none"}  # an engine keeps weights of its own
     benchmark = Benchmark([entry(data, f"{MIST} --max-positions 3000000", "large", options)])
