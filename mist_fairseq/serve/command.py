@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
 def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
     """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m mist_fairseq.serve", description="Serve a model over HTTP.")
-    parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX; or its name on the Hugging Face hub")
+    parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX, or its name on the hub")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")

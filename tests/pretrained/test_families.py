@@ -167,12 +167,13 @@ def test_modernbert_of_transformers_5(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_sizes(str(tmp_path)) == expected | {"local_rotary_base": 5000.0}
 
+    yarn = {"full_attention": {"rope_type": "yarn"}}
     refused = {
         "layer_types are .* expected full_attention first": {"layer_types": ["sliding_attention", "full_attention"]},
-        "rope_parameters of full_attention are .* default type": {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+        "rope_parameters of full_attention are .* default type": {"rope_parameters": yarn},
         "rope_theta is -1, expected a number": {"rope_parameters": {"full_attention": {"rope_theta": -1}}},
         "config.json: ": {"rope_parameters": [1]},
-    }  # fmt: skip
+    }
     for message, changes in refused.items():
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(ValueError, match=message):
