@@ -27,9 +27,7 @@ class Family:
     prefix: str  # what the names of encoder weights may begin with, in files, beside what the table has
     tidy: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # makes a state dict, without prefix, one of these names
     mark: str = ""  # a part of the names of weights by which the family is known among those of its model types
-    settle: Callable[[Mapping[str, Any]], Mapping[str, Any]] = (
-        dict  # another version's config.json -> one of these names
-    )
+    settle: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict  # another version's config.json -> this one's
     options: Mapping[str, Any] = field(default_factory=dict)  # of ours, which every model of the family has
     adjust: Callable[[dict[str, Any]], dict[str, Any]] = dict  # the options that were read -> those of ours
     first_position: int | None = 0  # row of the table of positions; None: the one after ``pad_token_id``, as fairseq's

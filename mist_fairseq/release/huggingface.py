@@ -53,16 +53,10 @@ def save_huggingface(released: Released, folder: str, overwrite: bool = False) -
 
 def _tokenizer_files(tokenizer: Tokenizer, max_length: int) -> dict[str, list[bytes]]:
     """What ``transformers.AutoTokenizer`` reads, as far as there is such a file."""
-    own = tokenizer.settings
+    own: dict[str, Any] = dict(tokenizer.settings)
     if own["type"] == "wordpiece":
-        name, settings = (
-            "vocab.txt",
-            {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": own["lowercase"],
-                **{name: own[name] for name in ("strip_accents", "tokenize_chinese_chars")},
-            },
-        )
+        name, settings = "vocab.txt", {"tokenizer_class": "BertTokenizer", "do_lower_case": own["lowercase"]}
+        settings |= {name: own[name] for name in ("strip_accents", "tokenize_chinese_chars")}
     elif own["type"] == "tokenizer-json":
         name, settings = "tokenizer.json", {"tokenizer_class": "PreTrainedTokenizerFast", **own["config"]}
     else:
