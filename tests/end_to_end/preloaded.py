@@ -13,7 +13,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from tests.end_to_end.warm import MODULES
 
-for name in ("sacrebleu", "safetensors.torch", "tokenizers", "torch._dynamo", *MODULES.values()):
+OTHERS = ("fairseq.data.data_utils_fast", "onnxruntime", "sacrebleu", "safetensors.torch", "tokenizers", "torch._dynamo")
+for name in (*OTHERS, *MODULES.values()):
     importlib.import_module(name)
 
 with warnings.catch_warnings():  # each of the commands warns by itself

@@ -7,6 +7,7 @@ something happen to a worker before it takes part in an update: ``pause`` writes
 it does for GPUs.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -17,10 +18,11 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
-from fairseq_cli import train
 from torch import distributed
 
 FOLDER = Path(sys.argv.pop(1))
+sys.modules.pop("fairseq_cli.train", None)  # in a warm process, too, it sets logging up
+train = importlib.import_module("fairseq_cli.train")
 updates, trainers, saved = [], [], []
 
 build, train_step, optimizer_step, main = Trainer.__init__, Trainer.train_step, FairseqTask.optimizer_step, train.main

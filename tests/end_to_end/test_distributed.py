@@ -15,11 +15,12 @@ import torch
 
 from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, SMALL
-from tests.end_to_end.warm import start_module
+from tests.end_to_end.warm import environment, start_module
 
+UPDATES = 20
 MODEL = ["--user-dir", "mist_fairseq", "--task", "mist", "--arch", "mist_tiny", *SMALL, *LIMITS]
 TRAINING = ["--criterion", "mist_loss", "--dropout", "0", "--attention-dropout", "0", "--disable-validation"]
-TRAINING += ["--optimizer", "sgd", "--lr", "0.02", "--lr-scheduler", "fixed", "--max-update", "20"]
+TRAINING += ["--optimizer", "sgd", "--lr", "0.02", "--lr-scheduler", "fixed", "--max-update", str(UPDATES)]
 TRAINING += ["--required-batch-size-multiple", "1", "--cpu", "--num-workers", "0", "--no-epoch-checkpoints"]
 TRAINING += ["--no-progress-bar", "--log-format", "simple", "--log-interval", "1"]
 SHARED = ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-world-size", "2"]
@@ -72,7 +73,7 @@ def train(folder: Path, number: int, *options) -> list[dict]:
 
 
 def assert_equal_updates(workers: list[dict], one: dict):
-    """To 1e-5 of the largest gradient, with the same sentences in each of the 20 updates."""
+    """To 1e-5 of the largest gradient, with the same sentences in each update."""
     first, second = workers
     for a, b, c in zip(first["updates"], second["updates"], one["updates"], strict=True):
         assert sorted(chain(*a["batches"], *b["batches"])) == sorted(chain(*c["batches"]))
@@ -81,7 +82,7 @@ def assert_equal_updates(workers: list[dict], one: dict):
         for mine, other, expected in zip(a["gradients"], b["gradients"], c["gradients"], strict=True):
             assert torch.equal(mine, other)
             torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5 * largest)
-    assert len(one["updates"]) == 20
+    assert len(one["updates"]) == UPDATES
     for name, value in one["model"].items():
         assert torch.equal(first["model"][name], second["model"][name]), name
         torch.testing.assert_close(first["model"][name], value, rtol=0, atol=1e-5)
@@ -121,7 +122,7 @@ def test_two_workers_glance_as_one(data, tmp_path):
     assert workers[0]["saved"] > 0 and workers[1]["saved"] == 0
 
     resumed = train(tmp_path / "on", 2, *common, "--restore-file", tmp_path / "two" / "checkpoint_last.pt", "--no-save")
-    assert [len(worker["updates"]) for worker in resumed] == [1, 1]  # after 20 of --max-update 20
+    assert [len(worker["updates"]) for worker in resumed] == [1, 1]  # after all of --max-update
     for name, value in resumed[0]["model"].items():
         assert torch.equal(value, resumed[1]["model"][name]), name
     first, second = ({*chain(*worker["updates"][0]["batches"])} for worker in resumed)
@@ -164,7 +165,7 @@ def test_a_killed_worker_ends_those_that_fairseq_started(data, tmp_path):
 # -- scripts/train_cpu_workers.sh ---------------------------------------------------------------------------------
 
 
-def start_script(folder: Path, worker: str, *arguments, **environment) -> subprocess.Popen:
+def start_script(folder: Path, worker: str, *arguments, **variables) -> subprocess.Popen:
     """Start scripts/train_cpu_workers.sh with an executable file of these contents for fairseq-train."""
     command = folder / "bin" / "fairseq-train"
     command.parent.mkdir()
@@ -173,12 +174,12 @@ def start_script(folder: Path, worker: str, *arguments, **environment) -> subpro
     path = f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     line = ["bash", "scripts/train_cpu_workers.sh", *arguments, "--save-dir", folder / "checkpoints"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    environment = {**ENVIRONMENT, "PATH": path, "FOLDER": str(folder), **environment}
-    return subprocess.Popen(list(map(str, line)), cwd=ROOT, env=environment, **pipes)
+    variables = {**ENVIRONMENT, "PATH": path, "FOLDER": str(folder), **variables}
+    return subprocess.Popen(list(map(str, line)), cwd=ROOT, env=variables, **pipes)
 
 
 def test_a_killed_worker_ends_the_script(data, tmp_path):
-    worker = f'#!/bin/sh\nexec "{sys.executable}" -m tests.end_to_end.telling "$FOLDER" "$@"\n'
+    worker = f'#!/bin/sh\nexec "{environment()["WARM_PYTHON"]}" -m tests.end_to_end.telling "$FOLDER" "$@"\n'
     arguments = [data, *MODEL, *TRAINING, "--batch-size", "8"]
     process = start_script(tmp_path, worker, *arguments, MISHAP="1 3 pause")
     wait_until((tmp_path / "paused").exists)

@@ -1,5 +1,6 @@
 """A warm start: commands are forked from a process that has imported torch and fairseq already, see ``preloaded``."""
 
+import contextlib
 import gzip
 import json
 import logging
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 from functools import cache
-from multiprocessing import reduction
+from multiprocessing import connection, reduction
 from multiprocessing.util import _exit_function
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _run(line: list[str], folder: str, environment: dict[str, str], *streams: in
 _COMMAND = """#!{python} -IS
 import json, os, socket, sys
 line = {line} + sys.argv[1:]
-if line[0] == "-m" and line[1].startswith("fairseq_cli."):
+if line[0] == "-m" and line[1].startswith(("fairseq_cli.", "tests.")):
     line = line[1:]
 elif not line[0].endswith(".py"):
     os.execv({python!r}, [{python!r}, *line])
@@ -112,7 +113,10 @@ with socket.socket(socket.AF_UNIX) as tests:
     tests.connect({address!r})
     socket.send_fds(tests, [b"x"], [0, 1, 2])
     tests.sendall(json.dumps([line, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
-    sys.exit(int(tests.makefile().readline()))
+    status = int(tests.makefile().readline())
+if status < 0:
+    os.kill(os.getpid(), -status)
+sys.exit(status)
 """
 
 
@@ -122,8 +126,11 @@ class _Request(socketserver.BaseRequestHandler):
         process = _start(*json.loads(self.request.makefile().readline()), *streams)
         for stream in streams:
             os.close(stream)
+        if process.sentinel not in connection.wait([process.sentinel, self.request]):
+            process.kill()  # as the command was
         process.join()
-        self.request.sendall(b"%d\n" % process.exitcode)
+        with contextlib.suppress(BrokenPipeError):
+            self.request.sendall(b"%d\n" % process.exitcode)
 
 
 @cache
