@@ -5,24 +5,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from mist_fairseq.pretrained.download import get_pretrained
-from tests.helpers import tiny_dictionary
 from tests.hub_server import HubServer
 
 gc.set_threshold(20_000, 20, 100)  # to look through torch and fairseq for garbage took a tenth of all time
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def pytest_collection():
+    """Not in the process that gives pytest-xdist's workers their tests: it runs none, and they wait for it."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(scope="session")
 def dictionary():
+    from tests.helpers import tiny_dictionary
+
     return tiny_dictionary()
 
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """The real MiniLM-L6 folder, downloaded once into .cache (scripts/test.sh does that before the tests run)."""
+    from mist_fairseq.pretrained.download import get_pretrained
+
     folder = Path(__file__).parent.parent / ".cache" / "minilm-l6"
     get_pretrained("minilm-l6", str(folder))
     return str(folder)
