@@ -1,4 +1,3 @@
-import gc
 import os
 import sys
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from mist_fairseq.pretrained.download import get_pretrained
 from tests.helpers import tiny_dictionary
 from tests.hub_server import HubServer
 
-gc.set_threshold(20_000, 20, 100)  # to look through torch and fairseq for garbage took a tenth of all time
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

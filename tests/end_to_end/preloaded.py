@@ -24,4 +24,3 @@ with warnings.catch_warnings():  # each of the commands warns by itself
 
 gc.collect()
 gc.freeze()  # a command looks for garbage among its own objects
-gc.set_threshold(20_000)
