@@ -1,4 +1,3 @@
-import gc
 import os
 import sys
 from contextlib import contextmanager
@@ -7,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import HubServer
-
-gc.set_threshold(20_000, 20, 100)  # to look through torch and fairseq for garbage took a tenth of all time
 
 
 def pytest_collection():

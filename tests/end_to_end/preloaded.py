@@ -13,7 +13,14 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from tests.end_to_end.warm import MODULES
 
-OTHERS = ("fairseq.data.data_utils_fast", "onnxruntime", "sacrebleu", "safetensors.torch", "tokenizers", "torch._dynamo")
+OTHERS = (
+    "fairseq.data.data_utils_fast",
+    "onnxruntime",
+    "sacrebleu",
+    "safetensors.torch",
+    "tokenizers",
+    "torch._dynamo",
+)
 for name in (*OTHERS, *MODULES.values()):
     importlib.import_module(name)
 
@@ -24,4 +31,3 @@ with warnings.catch_warnings():  # each of the commands warns by itself
 
 gc.collect()
 gc.freeze()  # a command looks for garbage among its own objects
-gc.set_threshold(20_000)

@@ -20,6 +20,7 @@ from mist_fairseq.release.onnx_folder import save_onnx
 from mist_fairseq.scoring.scores import METRICS, score
 from tests.awkward import LONGEST, NOT_UTF8, PIECES, as_file, is_one_line, long_texts, shown, texts
 from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, preprocess, run
+from tests.end_to_end.warm import environment
 from tests.helpers import tiny_dictionary, tiny_generator, tiny_released, tiny_vocab
 from tests.serve.helpers import FakeGenerator, serving
 from tests.text.helpers import write_bart_dictionary
@@ -143,6 +144,7 @@ def generated(trained, raw, tmp_path_factory) -> Path:
         ]
         arguments += ["--examples", "1000", "--batch-size", "16"]
         patch.setattr(sys, "argv", ["compare_decodings.py", *map(str, arguments)])
+        patch.setattr(sys, "executable", environment()["WARM_PYTHON"])  # which runs fairseq-generate
         with (
             pytest.raises(SystemExit) as end,
             open(out / "printed.txt", "w", encoding="utf-8", newline="") as printed,
