@@ -13,15 +13,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from tests.end_to_end.warm import MODULES
 
-OTHERS = (
-    "fairseq.data.data_utils_fast",
-    "onnxruntime",
-    "sacrebleu",
-    "safetensors.torch",
-    "tokenizers",
-    "torch._dynamo",
-)
-for name in (*OTHERS, *MODULES.values()):
+for name in ("onnxruntime", "sacrebleu", "safetensors.torch", "tokenizers", "torch._dynamo", *MODULES.values()):
     importlib.import_module(name)
 
 with warnings.catch_warnings():  # each of the commands warns by itself

@@ -1,6 +1,6 @@
 import json
+import os
 import runpy
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +11,7 @@ from mist_fairseq import MistGenerator
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from tests.conftest import fresh_library
 from tests.end_to_end.conftest import LIMITS, ROOT, TRAINING, command_line, run
+from tests.end_to_end.warm import run_module
 
 
 def export(*arguments) -> str:
@@ -113,8 +114,8 @@ def test_training_starts_from_a_name(tmp_path, monkeypatch, data, bert_folder, h
     folder = tmp_path / "checkpoints"
     command = ["--arch", "mist_base", *LIMITS, *TRAINING, "--max-update", "1", "--save-dir", folder]
     line = command_line("train", data, *command, "--pretrained", f"org/tiny@{commit}")
-    done = subprocess.run([sys.executable, "-m", *line], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and f"org/tiny@{commit} is in {tmp_path}" in done.stdout, done.stderr
+    status, printed = run_module(line, str(ROOT), {**os.environ})
+    assert status == 0 and f"org/tiny@{commit} is in {tmp_path}" in printed, printed
     hub_server.down = True
     generator = MistGenerator.from_pretrained(str(folder), "checkpoint_last.pt", str(data))
     assert generator.encoder.config.hidden_size == 32

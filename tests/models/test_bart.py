@@ -5,9 +5,8 @@ from argparse import Namespace
 
 import pytest
 import torch
-from fairseq import options, tasks
+from fairseq import tasks
 from fairseq.data import Dictionary
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.bart.model import BARTModel, bart_base_architecture
 from fairseq.trainer import Trainer
 from transformers import BartConfig, BartForConditionalGeneration
@@ -15,6 +14,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.files.torch_files import load_torch_file
+from tests.configurations import configuration
 from tests.helpers import ragged
 from tests.text.helpers import write_bart_dictionary
 
@@ -53,10 +53,10 @@ def restore(folder, tmp_path):
     def build(*more):
         for lang in ("src", "tgt"):
             load_dictionary(str(folder / "dict.txt")).save(str(tmp_path / f"dict.{lang}.txt"))
-        line = [str(tmp_path), "--task", "mist_translation", "--arch", "bart_base", "--cpu", "--optimizer", "adam"]
+        line = ["--task", "mist_translation", "--arch", "bart_base", "--cpu", "--optimizer", "adam"]
         line += ["--source-lang", "src", "--target-lang", "tgt", "--lr", "1e-3", "--batch-size", "4", *more]
         line += [word for name, size in SIZES.items() for word in ("--" + name.replace("_", "-"), str(size))]
-        config = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), line))
+        config = configuration(tmp_path, *line)
         task = tasks.setup_task(config.task)
         model = task.build_model(config.model)
         trainer = Trainer(config, task, model, task.build_criterion(config.criterion))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from fairseq import options, tasks
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq import tasks
 from fairseq.trainer import Trainer
 
+from tests.configurations import configuration
 from tests.helpers import batch
 from tests.tasks.test_mist_task import write_data
 
@@ -20,9 +20,9 @@ LIMITS = ["--max-source-positions", "40", "--max-target-positions", "20"]
 
 @pytest.fixture
 def trainer(tmp_path) -> Trainer:
-    line = [str(write_data(tmp_path)), "--task", "mist", "--arch", "mist_tiny", *SIZES, *LIMITS, *TRAINING]
-    line += ["--save-dir", str(tmp_path)]
-    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), line))
+    line = ["--task", "mist", "--arch", "mist_tiny", *SIZES, *LIMITS, *TRAINING]
+    cfg = configuration(write_data(tmp_path), *line)
+    cfg.checkpoint.save_dir = str(tmp_path)
     task = tasks.setup_task(cfg.task)
     torch.manual_seed(0)
     trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))

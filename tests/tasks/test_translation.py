@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from fairseq import options, tasks
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq import tasks
 
+from tests.configurations import configuration as made_configuration
 from tests.helpers import tiny_dictionary, tiny_vocab
 from tests.tasks.test_mist_task import LINES, corpus_bleu, validate, write_data
 from tests.tasks.test_mist_task import make_task as make_mist_task
@@ -24,8 +24,8 @@ LONG = [*LINES, ("how " * 100, "why"), ("[SEP] the guitar", "it"), ("the guitar 
 def configuration(folder, name, *more):
     """What fairseq-train makes of its command line."""
     sizes = [word for size in SIZES.items() for word in ("--" + size[0].replace("_", "-"), str(size[1]))]
-    line = [str(folder), "--task", name, *MODELS[name], *sizes, "--share-all-embeddings", "--batch-size", "4"]
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), [*line, *more]))
+    line = ["--task", name, *MODELS[name], *sizes, "--share-all-embeddings", "--batch-size", "4"]
+    return made_configuration(folder, *line, *more)
 
 
 def make_task(folder, name, *more):

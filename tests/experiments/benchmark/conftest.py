@@ -1,12 +1,30 @@
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
 
-from mist_fairseq.experiments.benchmark import measuring
+from mist_fairseq.experiments.benchmark import measuring, systems, training
 from mist_fairseq.experiments.benchmark.inputs import write_data
 from tests.end_to_end.warm import FORKS
 
 SENTENCES = 12
+
+
+@pytest.fixture(scope="package", autouse=True)
+def remembered_configurations():
+    """A system's configuration, for which hydra takes most of a second, is made once."""
+    made, make = {}, systems.training_configuration
+
+    def configuration(entry):
+        key = entry.data_path, entry.arguments
+        if key not in made:
+            made[key] = make(entry)
+        return deepcopy(made[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (systems, training):
+            patch.setattr(module, "training_configuration", configuration)
+        yield
 
 
 @pytest.fixture(scope="session")
