@@ -110,7 +110,6 @@ def trained(tmp_path_factory, data, bert_folder) -> tuple[Path, str]:
             data,
             *("--arch", "mist_base", "--pretrained", start_from, *LIMITS, *TRAINING, "--max-update", "150"),
             *("--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"),
-            *("--validate-interval", "5", "--save-interval", "5"),
             *("--no-epoch-checkpoints", "--save-dir", folder / "checkpoints"),
         )
     finally:
