@@ -63,7 +63,9 @@ def main():
     parser.add_argument("--warm-up", type=int, default=3, help="batches before the clock counts (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
     parser.add_argument("--forced", action="store_true", help="every output as long as its reference")
-    parser.add_argument("--synthetic", metavar="PROFILE", help="random data of quora, squad_qg, xsum or a YAML file")
+    parser.add_argument(
+        "--synthetic", metavar="PROFILE", help="random data of quora, squad_qg, xsum, long or a YAML file"
+    )
     parser.add_argument("--profile", action="store_true", help="where our own systems' time goes")
     parser.add_argument("--floor", action="store_true", help="what our own systems' matrix products take at least")
     parser.add_argument("--no-memory", action="store_true", help="do not load every system once more for its memory")

@@ -29,7 +29,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--profile", default="quora", help="quora, squad_qg, xsum or a YAML file (default: quora)")
+    parser.add_argument(
+        "--profile", default="quora", help="quora, squad_qg, xsum, long or a YAML file (default: quora)"
+    )
     precisions = {"nargs": "+", "default": ["fp32"], "choices": ["fp32", "bf16"]}
     parser.add_argument("--precision", **precisions, help="(default: fp32)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64], help="(default: 64)")

@@ -88,7 +88,7 @@ def test_profile_from_a_file(tmp_path):
         ("source: 2\ntarget: 9", "source has length 2"),
         ("source: 20\ntarget: {9: -1}", "target has length 9 with weight -1"),
         ("source: 20\ntarget: nine", "target has length 'nine'"),
-        (None, "no profile .*: expected quora, squad_qg, xsum or a YAML file"),
+        (None, "no profile .*: expected quora, squad_qg, xsum, long or a YAML file"),
     ],
 )
 def test_profiles_that_cannot_be(tmp_path, content, message):
