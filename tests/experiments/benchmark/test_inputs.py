@@ -62,7 +62,8 @@ def test_files_that_say_no_systems(tmp_path, text, message):
 @pytest.mark.parametrize("name", PROFILES)
 def test_lengths_are_the_profiles(tmp_path, name):
     write_data(tmp_path, PROFILES[name], 3)
-    system = load(entry(str(tmp_path), MIST))
+    limits = "--max-positions 2112 --max-source-positions 2048 --max-target-positions 64"
+    system = load(entry(str(tmp_path), f"{MIST} {limits}"))
     assert len(system.dictionary) == VOCABULARY
     inputs = system.batch(range(3))["net_input"]
     for side, key in (("source", "src_lengths"), ("target", "target_lengths")):
