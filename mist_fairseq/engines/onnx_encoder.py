@@ -137,9 +137,12 @@ def _add_layers(
         number = 0 if config.shared_layers else i
         name, layer = f"layers.{number}", encoder.layers[number]
         inner = x
-        if config.pre_norm and i > 0:
+        if config.pre_norm and number > 0:
             inner = graph.norm(x, f"{name}.attention_norm", layer.attention_norm)
         joint = graph.node("Reshape", product(inner, f"{name}.qkv.weight", layer.qkv.weight), shape)
+        bias = graph.bias(f"{name}.qkv", layer.qkv)
+        if config.rotary_base:  # which turn the biases, too
+            joint, bias = graph.sum(joint, bias), ""
         query, key, value = graph.nodes_of("Split", [f"{part}{i}" for part in "qkv"], joint, axis=2, num_outputs=3)
         if config.rotary_base:
             base = config.local_rotary_base if layer.is_local else config.rotary_base
@@ -147,7 +150,7 @@ def _add_layers(
         attended, _, _ = graph.nodes_of(
             "MultiHeadAttention",
             [f"attended{i}", f"key{i}", f"value{i}"],
-            *(query, key, value, graph.bias(f"{name}.qkv", layer.qkv), "", masks[layer.is_local]),
+            *(query, key, value, bias, "", masks[layer.is_local]),
             *past[2 * i : 2 * i + 2],
             num_heads=config.heads,
             domain=CONTRIBUTED,

@@ -21,6 +21,8 @@ VARIANTS = {
     "relu": dict(activation="relu", layer_norm_eps=0.01),
     "pre-norm": dict(pre_norm=True, activation="silu"),
     "gated": dict(gated=True, activation="gelu_pytorch_tanh"),
+    "rotary positions, with biases": dict(rotary_base=1e4),
+    "pre-norm, one layer": dict(pre_norm=True, shared_layers=True),
     "ModernBERT": dict(
         **dict(pre_norm=True, gated=True, without_biases=True, layers=4, rotary_base=1e5),
         **dict(local_rotary_base=1e4, local_window=2, global_every=3),
@@ -29,8 +31,12 @@ VARIANTS = {
 
 
 def released_of(dictionary, changes):
-    """An output matrix of its own also has values of its own, once trained."""
+    """An output matrix of its own also has values of its own, once trained, and biases are no zeros."""
     released = tiny_released(dictionary, **changes)
+    if released.encoder.config.rotary_base and not released.encoder.config.without_biases:
+        torch.manual_seed(2)
+        for layer in released.encoder.layers:
+            layer.qkv.bias.data.normal_(std=0.2)
     if released.encoder.head.weight is not None:
         torch.manual_seed(1)
         released.encoder.head.weight.data.normal_(std=0.1)
