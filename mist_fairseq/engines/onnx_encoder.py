@@ -60,15 +60,16 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
 
     masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
     masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
-    predicted, log_p = _predict(graph, encoder, graph.node("Gather", x, masked), special)
+    predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special)
     zeros = graph.node("ConstantOfShape", graph.node("Shape", flat))
-    for name, empty, values in (("predictions", flat, predicted), ("scores", zeros, log_p)):
-        filled = graph.node("ScatterElements", empty, masked, values, axis=0)
+    names = ["predictions", "scores", "second_predictions", "second_scores"]
+    for name, values in zip(names, predicted):
+        filled = graph.node("ScatterElements", flat if "predictions" in name else zeros, masked, values, axis=0)
         graph.node("Reshape", filled, graph.node("Shape", tokens), output=name)
     outputs: dict[str, list[int | str]]
-    outputs = {"length_scores": ["B", config.length_classes], "predictions": ["B", "L"], "scores": ["B", "L"]}
+    outputs = {"length_scores": ["B", config.length_classes], **{name: ["B", "L"] for name in names}}
     outputs |= {name: ["B", heads, "K", D // heads] for name in parts}
-    return graph.build(outputs, ["predictions"], file)
+    return graph.build(outputs, names[::2], file)
 
 
 def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_size: str) -> str:
@@ -202,8 +203,8 @@ def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, length
     graph.node("Gemm", graph.node("Div", total, count), weight, transB=1, output="length_scores")
 
 
-def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens) -> tuple[str, str]:
-    """The masked-LM head's likeliest tokens and their log-probabilities. *Shape:* (N, D) -> (N), (N)."""
+def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens) -> tuple[str, str, str, str]:
+    """What ``likeliest`` gives of the masked-LM head's scores. *Shape:* (N, D) -> (N) each."""
     head = encoder.head
     graph.rows_change()
     x = graph.linear(hidden, "head.transform.weight", head.transform.weight)
@@ -218,17 +219,23 @@ def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens
     return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK))
 
 
-def likeliest(graph: Graph, logits: str, blocks: int) -> tuple[str, str]:
-    """Tokens and log-probabilities; ONNX Runtime finds maxima of blocks faster than the place of one in a row.
+def likeliest(graph: Graph, logits: str, blocks: int) -> tuple[str, str, str, str]:
+    """Tokens and log-probabilities, the second likeliest ones and theirs.
 
-    *Shape:* (N, blocks * _BLOCK) -> (N), (N).
+    ONNX Runtime finds maxima of blocks faster than the place of one in a row.
+
+    *Shape:* (N, blocks * _BLOCK) -> (N) each.
     """
-    log_p = graph.reshape(graph.node("LogSoftmax", logits, axis=-1), 0, blocks, _BLOCK)
+    flat = graph.node("LogSoftmax", logits, axis=-1)
+    log_p = graph.reshape(flat, 0, blocks, _BLOCK)
     largest = graph.node("ReduceMax", log_p, graph.constant([2]), keepdims=0)  # (N, blocks)
     block = graph.node("ArgMax", largest, axis=1, keepdims=1)  # (N, 1)
     inside = graph.node("ArgMax", graph.node("GatherND", log_p, block, batch_dims=1), axis=1, keepdims=0)  # (N)
     first = graph.node("Squeeze", graph.node("Mul", block, graph.constant(_BLOCK)), graph.constant([1]))
-    return graph.node("Add", first, inside), graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
+    two = graph.nodes_of("TopK", ["two_scores", "two_tokens"], flat, graph.constant([2]), axis=1)
+    scores, tokens = (graph.node("Gather", values, graph.constant(1), axis=1) for values in two)
+    best = graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
+    return graph.node("Add", first, inside), best, tokens, scores
 
 
 def _padded(weight: Tensor, value: float = 0.0) -> Tensor:

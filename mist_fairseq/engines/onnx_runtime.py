@@ -73,9 +73,11 @@ class OnnxEngine:
         self._session = session
         past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
         self._past = [value.name for value in past]
+        self._outputs = {value.name for value in session.get_outputs()}
         self._encoded = ["length_scores", *(name.removeprefix("past_") for name in self._past)]
         _, heads, _, width = past[0].shape
         self._nothing = np.zeros((1, heads, 0, width), np.float32)
+        self._run = functools.partial(session.run, run_options=_only_what_is_asked())
 
     def asarray(self, values: Any) -> np.ndarray:
         """An array of numpy."""
@@ -86,14 +88,28 @@ class OnnxEngine:
         tokens = np.ascontiguousarray(tokens[:, : lengths.max()])
         nothing = self._nothing.repeat(len(tokens), axis=0)
         feed = {"tokens": tokens, "lengths": lengths, "past_lengths": np.zeros_like(lengths)}
-        length_scores, *past = self._session.run(self._encoded, feed | dict.fromkeys(self._past, nothing))
+        length_scores, *past = self._run(self._encoded, feed | dict.fromkeys(self._past, nothing))
         return OnnxState(length_scores, past, lengths)
 
-    def fill(self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState) -> tuple[np.ndarray, np.ndarray]:
-        """Predict every [MASK]; see ``generate.decoding.Engine``."""
+    def fill(
+        self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, second: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predict every [MASK]; see ``generate.decoding.Engine``. ValueError: *second* with a graph older than that."""
+        names = ["second_predictions", "second_scores"] if second else ["predictions", "scores"]
+        if not self._outputs.issuperset(names):
+            raise ValueError("diversity_penalty needs a newer ONNX model: export it again with scripts/export.py")
         feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
-        predictions, scores = self._session.run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
+        predictions, scores = self._run(names, feed | dict(zip(self._past, state.past)))
         return predictions, scores
+
+
+def _only_what_is_asked() -> Any:
+    """Options of a run that computes nothing but the outputs that it gives."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 @functools.cache

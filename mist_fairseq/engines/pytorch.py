@@ -68,7 +68,7 @@ class PyTorchEngine:
         return PyTorchState(source, self._score_lengths)
 
     @torch.no_grad()
-    def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState) -> tuple[Tensor, Tensor]:
+    def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
         index = self._positions(lengths, tokens.shape[1])
         flat = tokens.flatten()
@@ -77,7 +77,7 @@ class PyTorchEngine:
             masked = flat[index] == self.special.mask
             if not tokens.is_cuda and not masked.all():
                 index, hidden, masked = index[masked], hidden[masked], masked[masked]
-            predicted, scores = likeliest_with_scores(self.token_logits(hidden), self.special.never_predicted)
+            predicted, scores = likeliest_with_scores(self.token_logits(hidden), self.special.never_predicted, second)
         if tokens.is_cuda:
             predicted, scores = torch.where(masked, predicted, flat[index]), scores.masked_fill(~masked, 0.0)
         filled = flat.index_copy(0, index, predicted).view_as(tokens)

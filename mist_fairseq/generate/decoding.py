@@ -9,9 +9,10 @@ refines the candidates of the first pass.
 Dimensions: B sentences, K candidates of each, S source and T target positions.
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypedDict
 
 from array_api_compat import array_namespace, device
@@ -45,13 +46,14 @@ class Engine(Protocol):
             lengths: real tokens of each, *Shape:* (B).
         """
 
-    def fill(self, tokens: Array, lengths: Array, state: Any) -> tuple[Array, Array]:
+    def fill(self, tokens: Array, lengths: Array, state: Any, second: bool = False) -> tuple[Array, Array]:
         """Predict every [MASK]; the other tokens stay, with score 0.
 
         Args:
             tokens: the target, partly or wholly [MASK], right-padded, *Shape:* (B, T).
             lengths: real tokens of each, *Shape:* (B).
             state: of the same sentences.
+            second: give the second likeliest token of each [MASK]; only asked for with ``diversity_penalty``.
 
         Returns:
             Tokens and their log-probabilities, each (B, T).
@@ -66,6 +68,10 @@ class DecodingOptions(TypedDict, total=False):
     min_length: int
     max_length: int | None
     keep_repeats: bool
+    distinct: bool
+    exclude_source: bool
+    min_score: float | None
+    diversity_penalty: float
 
 
 def option(default: Any, text: str) -> Any:
@@ -82,29 +88,41 @@ class Decoding:
 
     decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")
     iterations: int | None = option(None, "passes over the target; by default 1 for single-pass, else 3")
-    length_beam: int | None = option(None, "decode this many of the likeliest lengths, best first; by default nbest")
-    nbest: int = option(1, "answers to each text; fewer where the bounds leave fewer lengths")
+    length_beam: int | None = option(
+        None, "decode this many of the likeliest lengths, and keep the best; by default, and at least, nbest"
+    )
+    nbest: int = option(1, "answers to each text; fewer where the lengths within the bounds give no more")
     min_length: int = option(1, "fewest tokens before the final [SEP]")
     max_length: int | None = option(
         None, "most tokens before the final [SEP]; by default what the model was trained for"
     )
     keep_repeats: bool = option(False, "do not collapse directly repeated words")
+    distinct: bool = option(True, "leave out answers that differ from a better one in case and punctuation only")
+    exclude_source: bool = option(False, "leave out answers that differ from the text in case and punctuation only")
+    min_score: float | None = option(None, "leave out answers with a lower score; where none is left it is empty")
+    diversity_penalty: float = option(
+        0.0,
+        "with nbest, vary the likeliest answers word by word too, and take this much off the score of an answer for "
+        "each share of its words that a better answer has",
+    )
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}, expected one of {', '.join(DECODINGS)}")
-        numbers = {"nbest": self.nbest, "min_length": self.min_length, "length_beam": self.width}
-        numbers["iterations"] = self.passes
+        numbers = {"nbest": self.nbest, "min_length": self.min_length, "iterations": self.passes}
+        numbers |= {"length_beam": self.nbest if self.length_beam is None else self.length_beam}
         if self.max_length is not None:
             numbers["max_length"] = self.max_length
         for name, value in numbers.items():
             object.__setattr__(self, name, whole_number(name, value))
-        if not isinstance(self.keep_repeats, bool):
-            raise ValueError(f"keep_repeats is {self.keep_repeats!r}, expected True or False")
+        for name in ("keep_repeats", "distinct", "exclude_source"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected True or False")
+        if self.min_score is not None:
+            object.__setattr__(self, "min_score", _real("min_score", self.min_score))
+        object.__setattr__(self, "diversity_penalty", _real("diversity_penalty", self.diversity_penalty, least=0.0))
         if self.decoding == "single-pass" and self.passes > 1:
             raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
-        if self.nbest > self.width:
-            raise ValueError(f"nbest {self.nbest} needs a length_beam of at least {self.nbest}, not {self.length_beam}")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -117,8 +135,13 @@ class Decoding:
 
     @property
     def width(self) -> int:
-        """How many lengths of each text are decoded."""
-        return self.nbest if self.length_beam is None else self.length_beam
+        """How many lengths of each text are decoded at once."""
+        return max(self.nbest, self.length_beam or 1)
+
+    @property
+    def branches(self) -> int:
+        """How many variants of the likeliest answers are decoded beside the lengths."""
+        return 2 * self.nbest if self.diversity_penalty and self.nbest > 1 else 0
 
     def longest(self, limits: PositionLimits) -> int:
         """The most tokens of an output, the final [SEP] counted; ValueError if *min_length* leaves none."""
@@ -136,22 +159,27 @@ class Candidates:
     tokens: Array  #: (B * K, T)
     scores: Array  #: log-probability of each token, (B * K, T)
     lengths: Array  #: the final [SEP] counted, (B * K)
+    choice_scores: Array  #: log-probability of each length, 0 where it was given; of a variant with its odds, (B * K)
     steps: Array  #: passes over the target, (B * K)
     history: list[Array]  #: tokens after each pass, each (B * K, T)
     number: int  #: K
-    length_scores: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: they were given
+    length_shares: Array | None = None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given
 
-    def mean_scores(self) -> list[float]:
-        """Mean log-probability of each candidate's tokens, in fp64, where padding changes no digit of the sum."""
+    def totals(self) -> list[float]:
+        """The score of each candidate, by which they are ranked: log p(T|X) + 1/T * sum of log p(y_i|X, T).
+
+        In fp64, where padding changes no digit of the sum.
+        """
         xp = array_namespace(self.scores)
         real = padding_mask(self.lengths, self.tokens.shape[1])
         sums = xp.sum(xp.where(real, xp.astype(self.scores, xp.float64), 0.0), axis=1)
-        means: list[float] = (sums / xp.astype(self.lengths, xp.float64)).tolist()
-        return means
+        totals = xp.astype(self.choice_scores, xp.float64) + sums / xp.astype(self.lengths, xp.float64)
+        listed: list[float] = totals.tolist()
+        return listed
 
     def ranked(self) -> Iterator[list[tuple[int, float]]]:
-        """For each sentence its candidates' rows with their mean scores, best first."""
-        rows = list(enumerate(self.mean_scores()))
+        """For each sentence its candidates' rows with their scores, best first."""
+        rows = list(enumerate(self.totals()))
         for first in range(0, len(rows), self.number):
             yield sorted(rows[first : first + self.number], key=lambda row: -row[1])
 
@@ -166,6 +194,7 @@ def decode(
     *,
     target_lengths: Array | None = None,
     stop_unchanged: bool = True,
+    skip: int = 0,
 ) -> Candidates:
     """Decode a batch; ValueError: the model makes no outputs as long as the decoding asks for.
 
@@ -175,20 +204,25 @@ def decode(
         target_lengths: lengths that the outputs are to have, the final [SEP] counted, *Shape:* (B); by default the
             likeliest ones are chosen.
         stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
+        skip: leave out so many of the likeliest lengths, and decode as many of the next.
     """
     xp = array_namespace(tokens)
-    state = _encode_distinct(engine, tokens, lengths)
-    length_scores = None
+    state, log_p = _encode_distinct(engine, tokens, lengths), None
     if target_lengths is None:
-        target_lengths, length_scores = _choose_lengths(state.length_scores, decoding, limits)
+        log_p = _length_log_p(state.length_scores, decoding, limits)
+        target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
+    else:
+        choice_scores = xp.zeros_like(target_lengths)
     number = target_lengths.shape[0] // tokens.shape[0]
-    if number > 1:
-        rows = xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number)
-        state, tokens, lengths = state.select(rows), tokens[rows], lengths[rows]
     run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
-    filled, scores = engine.fill(run.masks(target_lengths), target_lengths, state)
+    if number > 1:
+        run = run.select(xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number))
+    filled, scores = engine.fill(run.masks(target_lengths), target_lengths, run.state)
     steps = xp.ones_like(target_lengths)
-    candidates = Candidates(filled, scores, target_lengths, steps, [filled], number, length_scores)
+    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number)
+    candidates.length_shares = None if log_p is None else xp.exp(log_p)
+    if decoding.branches:
+        run, candidates = vary(run, candidates, decoding.branches)
     DECODINGS[decoding.decoding](run, candidates)
     return candidates
 
@@ -206,11 +240,55 @@ class Run:
     limits: PositionLimits  #: of the model
     stop_unchanged: bool  #: whether MIST ends for a sentence that a pass did not change
 
+    def select(self, rows: Array) -> "Run":
+        """The same of the sources *rows* (repeats allowed), *Shape:* (B')."""
+        sources = {"tokens": self.tokens[rows], "lengths": self.lengths[rows], "state": self.state.select(rows)}
+        return replace(self, **sources)
+
     def masks(self, lengths: Array) -> Array:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
         xp = array_namespace(lengths)
         real = padding_mask(lengths, int(xp.max(lengths)))
         return xp.where(real, self.special.mask, self.special.pad)
+
+
+def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidates]:
+    """Add *branches* variants to the candidates of each sentence, all in one pass over the target.
+
+    In each a candidate's second likeliest token is put in at one place, where it is likely, and the [MASK]s around it
+    are filled anew. That is a choice as the length is one, so the token's odds count as the length's probability does.
+
+    *Shapes:* of (B * K, T) -> (B * (K + branches), T).
+    """
+    xp = array_namespace(candidates.tokens)
+    (rows, T), K, where = candidates.tokens.shape, candidates.number, device(candidates.tokens)
+    masks = run.masks(candidates.lengths)
+    second, second_scores = run.engine.fill(masks, candidates.lengths, run.state, second=True)
+    may_vary = padding_mask(candidates.lengths, T) & (candidates.tokens != run.special.sep)
+    odds = xp.where(may_vary, second_scores - candidates.scores, -float("inf"))
+    totals = xp.asarray(candidates.totals(), dtype=odds.dtype, device=where)[:, None]
+    order = xp.argsort(xp.reshape(totals + odds, (-1, K * T)), axis=1, descending=True, stable=True)[:, :branches]
+    base = xp.reshape(xp.arange(0, rows, K, device=where)[:, None] + order // T, (-1,))
+    put = xp.arange(T, device=where) == xp.reshape(order % T, (-1, 1))
+    lengths = candidates.lengths[base]
+    tokens, scores = run.engine.fill(xp.where(put, second[base], masks[base]), lengths, run.state.select(base))
+    choice_scores = candidates.choice_scores[base] + xp.sum(xp.where(put, odds[base], 0.0), axis=1)
+
+    def joined(old: Array, new: Array) -> Array:
+        parts = [xp.reshape(part, (rows // K, -1, *part.shape[1:])) for part in (old, new)]
+        return xp.reshape(xp.concat(parts, axis=1), (-1, *old.shape[1:]))
+
+    both = replace(
+        candidates,
+        tokens=joined(candidates.tokens, tokens),
+        scores=joined(candidates.scores, xp.where(put, second_scores[base], scores)),
+        lengths=joined(candidates.lengths, lengths),
+        choice_scores=joined(candidates.choice_scores, choice_scores),
+        steps=joined(candidates.steps, candidates.steps[base]),
+        number=K + order.shape[1],
+    )
+    both.history = [both.tokens]
+    return run.select(joined(xp.arange(rows, device=where), base)), both
 
 
 def single_pass(run: Run, candidates: Candidates) -> None:
@@ -295,6 +373,19 @@ def whole_number(name: str, value: Any, most: int | None = None) -> int:
     return number
 
 
+def _real(name: str, value: Any, least: float = -math.inf) -> float:
+    """*value* as a float; ValueError unless it is a number of at least *least*."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except TypeError:
+        number = math.nan
+    if not (least <= number and math.isfinite(number)):
+        raise ValueError(
+            f"{name} is {value!r}, expected a number{'' if math.isinf(least) else f' of at least {least:g}'}"
+        )
+    return number
+
+
 def _encode_distinct(engine: Engine, tokens: Array, lengths: Array) -> Any:
     """Encode each distinct source once: data with several references repeats its sources."""
     if tokens.shape[0] > 1 and "cuda" not in str(device(tokens)):  # a GPU would wait
@@ -306,15 +397,28 @@ def _encode_distinct(engine: Engine, tokens: Array, lengths: Array) -> Any:
     return engine.encode(tokens, lengths)
 
 
-def _choose_lengths(scores: Array, decoding: Decoding, limits: PositionLimits) -> tuple[Array, Array]:
-    """The K likeliest lengths, final [SEP] counted; of equally likely ones the shortest first.
-
-    *Shapes:* (B, classes) -> (B * K) lengths, and (B, lengths) probabilities of all that are allowed.
-    """
+def __length_log_p(scores: Array, decoding: Decoding, limits: PositionLimits) -> Array:
+    """Log-probabilities of the lengths that are allowed, from ``min_length`` on. *Shapes:* (B, classes) -> (B, N)."""
     xp = array_namespace(scores)
-    shortest = decoding.min_length + 1
-    allowed = scores[:, shortest : decoding.longest(limits) + 1]
-    order = xp.argsort(allowed, axis=1, descending=True, stable=True)
-    shares = xp.exp(allowed - xp.max(allowed, axis=1, keepdims=True))
-    chosen = xp.reshape(order[:, : decoding.width] + shortest, (-1,))
-    return chosen, shares / xp.sum(shares, axis=1, keepdims=True)
+    allowed = scores[:, decoding.min_length + 1 : decoding.longest(limits) + 1]
+    allowed = allowed - xp.max(allowed, axis=1, keepdims=True)
+    return allowed - xp.log(xp.sum(xp.exp(allowed), axis=1, keepdims=True))
+
+
+def _length_log_p(scores: Array, decoding: Decoding, limits: PositionLimits) -> Array:
+    """Log-probabilities of the lengths that are allowed, from ``min_length`` on. *Shapes:* (B, classes) -> (B, N)."""
+    xp = array_namespace(scores)
+    allowed = scores[:, decoding.min_length + 1 : decoding.longest(limits) + 1]
+    allowed = allowed - xp.max(allowed, axis=1, keepdims=True)
+    return allowed - xp.log(xp.sum(xp.exp(allowed), axis=1, keepdims=True))
+
+
+def _choose_lengths(log_p: Array, decoding: Decoding, skip: int) -> tuple[Array, Array]:
+    """The likeliest lengths after the first *skip*, final [SEP] counted; of equally likely ones the shortest first.
+
+    *Shapes:* of ``_length_log_p`` (B, N) -> (B * K), (B * K) log-probabilities.
+    """
+    xp = array_namespace(log_p)
+    order = xp.argsort(log_p, axis=1, descending=True, stable=True)[:, skip : max(2 * skip, decoding.width)]
+    chosen = xp.take_along_axis(log_p, order, axis=1)
+    return xp.reshape(order, (-1,)) + decoding.min_length + 1, xp.reshape(chosen, (-1,))

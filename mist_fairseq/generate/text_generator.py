@@ -1,6 +1,7 @@
 """Raw text in, readable text out: what the generators of ``hub`` share. Needs neither torch nor fairseq."""
 
 import itertools
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
@@ -8,7 +9,8 @@ from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 
 import numpy as np
 
-from mist_fairseq.generate.decoding import Candidates, Decoding, DecodingOptions, Engine, decode, whole_number
+from mist_fairseq.generate.answers import Answers, answer
+from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, whole_number
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
 
@@ -46,7 +48,8 @@ class Output:
 
     Attributes:
         text: readable.
-        score: mean log-probability of its tokens, the final [SEP] and dropped repetitions counted.
+        score: log-probability of its length, unless that was given, plus the mean of its tokens', the final [SEP] and
+            dropped repetitions counted; -inf for an empty answer that stands for none.
         tokens: as the vocabulary writes them.
         token_scores: log-probability of each token.
         steps: passes over the target; MIST stops when nothing changes any more.
@@ -118,14 +121,13 @@ class TextGenerator:
             texts: something with a length, such as a list, gives a list; anything else, such as a generator or an open
                 file, an iterator, which reads *texts* as it goes and holds a bounded number of them.
             decoding: ``single-pass``, ``mist`` or ``mask-predict``; or a ``Decoding``, in place of the options here.
-            nbest: answers to each text, from a beam of lengths; more than one gives a list for each text, shorter where
-                the bounds leave fewer lengths.
+            nbest: answers to each text; more than one gives a list for each text, shorter where the lengths within the
+                bounds give no more.
             lengths: in tokens before the final [SEP], one for all texts or one for each, None for the predicted one.
             return_scores: give an ``Output`` with scores, tokens, the text after each pass, in place of its text.
             batch_size: texts that are generated at once.
             progress: show a progress bar; by default for more than 1,000 texts, on a terminal. Needs tqdm.
-            options: ``iterations``, ``length_beam``, ``min_length``, ``max_length`` and ``keep_repeats``, as of
-                ``Decoding``.
+            options: the other fields of ``Decoding``, by name.
 
         Returns:
             Texts, or ``Output`` with *return_scores*; lists of these with *nbest* above 1.
@@ -141,6 +143,8 @@ class TextGenerator:
         batch_size = whole_number("batch_size", batch_size)
         number = len(texts) if isinstance(texts, Sized) else None
         outputs: Iterator[Any] = self._outputs(self.read(texts, lengths, decoding), decoding, batch_size, return_scores)
+        if decoding.nbest == 1:
+            outputs = ([*ranked, Output("", -math.inf)][:1] for ranked in outputs)
         if not return_scores:
             outputs = ([output.text for output in ranked] for ranked in outputs)
         if decoding.nbest == 1:
@@ -169,7 +173,7 @@ class TextGenerator:
     def read(self, texts: Iterable[Text], lengths: Lengths, decoding: Decoding) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
         decoding.longest(self.limits)
-        if lengths is not None and decoding.width > 1:
+        if lengths is not None and decoding.width > 1 and not decoding.branches:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
         if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):
             raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
@@ -207,10 +211,7 @@ class TextGenerator:
         """
         wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
-        return [
-            [Output("") for _ in range(decoding.nbest)] if self.is_empty(source) else next(results)
-            for source in sources
-        ]
+        return [[Output("")] if self.is_empty(source) else next(results) for source in sources]
 
     def is_empty(self, source: Source) -> bool:
         """Whether there is nothing to read, as of white space or control characters."""
@@ -226,49 +227,33 @@ class TextGenerator:
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
-        engine, special, asked = self.engine, self.tokenizer.special, None
+        engine, asked = self.engine, None
         if sources[0].length is not None:
             asked = engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
         inputs = engine.asarray(tokens), engine.asarray(np.array(lengths))
-        candidates = decode(
-            engine, *inputs, decoding, special, self.limits, target_lengths=asked, stop_unchanged=self.stop_unchanged
+        answered = answer(
+            *(engine, *inputs, decoding, self.tokenizer, self.limits),
+            target_lengths=asked,
+            stop_unchanged=self.stop_unchanged,
+            history=details,
         )
-        return self._read_candidates(candidates, sources, decoding, details)
+        return [self._outputs_of(one, source, decoding, details) for one, source in zip(answered, sources)]
 
-    def _read_candidates(
-        self, candidates: Candidates, sources: list[Source], decoding: Decoding, details: bool
-    ) -> list[list[Output]]:
-        """The outputs of a batch, best first."""
-        tokens, scores = candidates.tokens.tolist(), candidates.scores.tolist()
-        lengths, steps = candidates.lengths.tolist(), candidates.steps.tolist()
-        history = [step.tolist() for step in candidates.history] if details else []
-        keep = decoding.keep_repeats
-
-        def output(row: int, score: float, source: Source) -> Output:
-            length = lengths[row]
-            kept = self.tokenizer.text_positions(tokens[row][:length], keep)
-            made = Output(self._decode(tokens[row][:length], keep), score, steps=steps[row], cut=source.cut)
-            if details:
-                shown = [i for i in kept if tokens[row][i] != self.tokenizer.special.sep]
-                made.tokens = [self.tokenizer.symbols[tokens[row][i]] for i in shown]
-                made.token_scores = [scores[row][i] for i in shown]
-                made.history = [self._decode(step[row][:length], keep) for step in history[: steps[row]]]
-            return made
-
+    def _outputs_of(self, answers: Answers, source: Source, decoding: Decoding, details: bool) -> list[Output]:
+        """The outputs of a source, best first."""
+        decode, symbols, sep = self.tokenizer.decode, self.tokenizer.symbols, self.tokenizer.special.sep
+        shares = enumerate(answers.length_shares, start=decoding.min_length) if details else ()
+        length_scores = dict(sorted(shares, key=lambda share: -share[1]))
         outputs = []
-        for number, (ranked, source) in enumerate(zip(candidates.ranked(), sources)):
-            best = [output(row, score, source) for row, score in ranked[: decoding.nbest]]
-            if details and candidates.length_scores is not None:
-                shares = enumerate(candidates.length_scores[number].tolist(), start=decoding.min_length)
-                length_scores = dict(sorted(shares, key=lambda share: -share[1]))
-                for one in best:
-                    one.length_scores = length_scores
-            outputs.append(best)
+        for one in answers.best:
+            made = Output(decode(one.tokens), one.score, steps=one.steps, length_scores=length_scores, cut=source.cut)
+            if details:
+                shown = [i for i, token in enumerate(one.tokens) if token != sep]
+                made.tokens = [symbols[one.tokens[i]] for i in shown]
+                made.token_scores = [one.token_scores[i] for i in shown]
+                made.history = list(map(decode, one.history))
+            outputs.append(made)
         return outputs
-
-    def _decode(self, ids: list[int], keep_repeats: bool) -> str:
-        """Readable text of a generated sequence."""
-        return self.tokenizer.decode([ids[i] for i in self.tokenizer.text_positions(ids, keep_repeats)])
 
 
 def _is_iterable(value: object) -> TypeGuard[Iterable[Any]]:

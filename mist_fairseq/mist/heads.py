@@ -53,14 +53,17 @@ def likeliest_tokens(logits: Tensor, never: tuple[int, ...]) -> Tensor:
     return tokens
 
 
-def likeliest_with_scores(logits: Tensor, never: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens and their log-probabilities in fp32, over all tokens but *never*.
+def likeliest_with_scores(logits: Tensor, never: tuple[int, ...], second: bool = False) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens, or the *second* likeliest, and their log-probabilities in fp32, over all but *never*.
 
     *Shapes:* (N, V), which may be overwritten -> (N), (N).
     """
     logits = _without(logits.float(), never)
     tokens = argmax(logits)
-    return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    log_p = logits.log_softmax(-1)
+    if second:
+        tokens = argmax(logits.scatter(1, tokens[:, None], float("-inf")))
+    return tokens, log_p.gather(1, tokens[:, None])[:, 0]
 
 
 def _without(logits: Tensor, never: tuple[int, ...]) -> Tensor:

@@ -1,5 +1,6 @@
 """What fairseq-generate and -interactive call: fairseq's generators, and the one of ``generate.decoding``."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
@@ -7,7 +8,8 @@ import torch
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines.pytorch import PyTorchEngine
-from mist_fairseq.generate.decoding import Candidates, Decoding, decode
+from mist_fairseq.generate.answers import Answer, answer
+from mist_fairseq.generate.decoding import Decoding
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
 # what to do instead -> the options with their defaults.
@@ -92,34 +94,26 @@ class NARGenerator(Generator):
         for what, lengths in (("a source has", inputs["src_lengths"]), ("an output is to have", asked)):
             if lengths is not None and not lengths.is_cuda and lengths.min() < 1:  # a GPU would wait
                 raise ValueError(f"{what} {int(lengths.min())} tokens, expected at least 1")
-        special = self.tokenizer.special
-        engine = self.model.engine or PyTorchEngine(self.model.encoder, special, self.model.precision, convert=False)
+        model = self.model
+        engine = model.engine or PyTorchEngine(model.encoder, self.tokenizer.special, model.precision, convert=False)
         sources = engine.asarray(inputs["src_tokens"]), engine.asarray(inputs["src_lengths"])
-        asked = None if asked is None else engine.asarray(asked)
-        limits = self.model.limits
-        candidates = decode(
-            engine, *sources, self.decoding, special, limits, target_lengths=asked, stop_unchanged=self.stop_unchanged
+        answered = answer(
+            *(engine, *sources, self.decoding, self.tokenizer, model.limits),
+            target_lengths=None if asked is None else engine.asarray(asked),
+            stop_unchanged=self.stop_unchanged,
+            history=self.retain_history,
         )
-        return self._printed(candidates)
+        return [list(map(self._printed, answers.best or [self._nothing()])) for answers in answered]
 
-    def _printed(self, candidates: Candidates) -> list[list[dict]]:
-        """As fairseq's commands print them, with a final eos: on empty ones fairseq's BLEU crashes."""
-        tokens, scores = torch.as_tensor(candidates.tokens).cpu(), torch.as_tensor(candidates.scores).cpu()
-        lengths, steps = candidates.lengths.tolist(), candidates.steps.tolist()
-        history = [torch.as_tensor(step).cpu() for step in candidates.history] if self.retain_history else []
+    def _nothing(self) -> Answer:
+        """What stands for an answer where the options leave none."""
+        return Answer([self.eos], [0.0], -math.inf, 0, [])
 
-        def hypothesis(row: int, score: float) -> dict:
-            kept = self._kept(tokens[row, : lengths[row]])
-            made: dict = {"tokens": tokens[row, kept], "positional_scores": scores[row, kept], "steps": steps[row]}
-            made |= {"score": torch.tensor(score, dtype=torch.float64), "attention": None, "alignment": None}
-            if self.retain_history:
-                passes = (step[row, : lengths[row]] for step in history[: steps[row]])
-                made["history"] = [{"tokens": ids[self._kept(ids)]} for ids in passes]
-            return made
-
-        return [[hypothesis(*candidate) for candidate in ranked] for ranked in candidates.ranked()]
-
-    def _kept(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Positions of the final text."""
-        kept = self.tokenizer.text_positions(tokens.tolist(), self.decoding.keep_repeats)
-        return torch.tensor(kept, dtype=torch.long)
+    def _printed(self, answer: Answer) -> dict:
+        """As fairseq's commands print it, with a final eos: on empty ones fairseq's BLEU crashes."""
+        made: dict = {"tokens": torch.tensor(answer.tokens), "positional_scores": torch.tensor(answer.token_scores)}
+        made |= {"score": torch.tensor(answer.score, dtype=torch.float64), "attention": None, "alignment": None}
+        made["steps"] = answer.steps
+        if self.retain_history:
+            made["history"] = [{"tokens": torch.tensor(ids)} for ids in answer.history]
+        return made

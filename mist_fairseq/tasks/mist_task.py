@@ -57,10 +57,14 @@ class MistTaskConfig(FairseqDataclass):
     eval_bleu_print_samples: bool = option(False, "log one output of each validation batch")
     decoding: ChoiceEnum(list(DECODINGS)) = option("single-pass", _SAME["decoding"])  # type: ignore[valid-type]
     decoding_iterations: Optional[int] = option(None, _SAME["iterations"])
-    length_beam: int = option(1, "decode this many of the likeliest lengths, keep the best")
+    length_beam: Optional[int] = option(None, _SAME["length_beam"])
     min_length: int = option(1, _SAME["min_length"])
     max_length: Optional[int] = option(None, _SAME["max_length"])
     keep_repeats: bool = option(False, _SAME["keep_repeats"])
+    keep_duplicates: bool = option(False, "keep answers that differ from a better one in case and punctuation only")
+    exclude_source: bool = option(False, _SAME["exclude_source"])
+    min_score: Optional[float] = option(None, _SAME["min_score"])
+    diversity_penalty: float = option(0.0, _SAME["diversity_penalty"])
     length_guesses: int = option(0, argparse.SUPPRESS)  # of version 0.1
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
@@ -146,10 +150,11 @@ class MistTask(TokenizerTask):
         if prefix_allowed_tokens_fn is not None:
             raise ValueError("prefix_allowed_tokens_fn needs an autoregressive model: tokens are predicted at once")
         decoding = Decoding(
+            **{name: self.cfg[name] for name in _SAME if name in self.cfg and name != "decoding"},
             decoding=str(self.cfg.decoding),
             iterations=self.cfg.decoding_iterations,
             nbest=getattr(args, "nbest", 1),
-            **{name: self.cfg[name] for name in ("length_beam", "min_length", "max_length", "keep_repeats")},
+            distinct=not self.cfg.keep_duplicates,
         )
         return NARGenerator(models, self.dictionary, decoding, args)
 

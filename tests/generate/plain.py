@@ -16,14 +16,16 @@ def encode_one(model, source):
 
 
 @torch.no_grad()
-def plain_fill(model, tokens, source):
-    """Predict the [MASK]s. -> tokens, log-probabilities."""
+def plain_fill(model, tokens, source, without=()):
+    """Predict the [MASK]s, by other tokens than those of *without*. -> tokens, log-probabilities."""
     special = model.tokenizer.special
     hidden = helpers.decode(model, torch.tensor([tokens]), torch.tensor([len(tokens)]), encode_one(model, source))[0]
     logits = model.encoder.token_logits(hidden)
     logits[:, special.never_predicted] = -float("inf")
     log_p = logits.log_softmax(-1)
     filled, scores = list(tokens), [0.0] * len(tokens)
+    for t, token in enumerate(without):
+        log_p[t, token] = -float("inf")
     for t, token in enumerate(tokens):
         if token == special.mask:
             filled[t] = int(log_p[t].argmax())
@@ -32,10 +34,16 @@ def plain_fill(model, tokens, source):
 
 
 @torch.no_grad()
+def plain_length_scores(model, source, low=2, high=None) -> dict[int, float]:
+    """The log-probabilities of the lengths from *low* to *high*, likeliest first."""
+    lengths = range(low, (high or model.limits.target) + 1)
+    logits = model.encoder.length_logits(encode_one(model, source))[0, lengths.start : lengths.stop]
+    return dict(sorted(zip(lengths, logits.log_softmax(0).tolist()), key=lambda item: -item[1]))
+
+
 def plain_lengths(model, source, low=2, high=None) -> list[int]:
     """The lengths from *low* to *high*, likeliest first."""
-    logits = model.encoder.length_logits(encode_one(model, source))[0]
-    return sorted(range(low, (high or model.limits.target) + 1), key=lambda length: -float(logits[length]))
+    return list(plain_length_scores(model, source, low, high))
 
 
 def plain_decode(model, source, decoding, iterations, length):
@@ -105,12 +113,13 @@ class Runner:
         return [[candidate(*one) for one in ranked] for ranked in found.ranked()]
 
 
-def assert_equals_plain(found, model, source, decoding, iterations, length):
-    """A candidate of ``Runner`` is that of the plain loop."""
+def assert_equals_plain(found, model, source, decoding, iterations, length, given=False):
+    """A candidate of ``Runner`` is that of the plain loop, with a predicted length or a *given* one."""
+    length_score = 0.0 if given else plain_length_scores(model, source)[length]
     tokens, scores, history = plain_decode(model, source, decoding, iterations, length)
     assert found["tokens"] == tokens
     torch.testing.assert_close(found["scores"], torch.tensor(scores), atol=1e-4, rtol=0)
-    assert abs(found["score"] - sum(scores) / len(scores)) < 1e-4
+    assert abs(found["score"] - length_score - sum(scores) / len(scores)) < 1e-4
     steps = iterations
     if decoding == "mist":  # which stops where nothing changes
         steps = next((n + 1 for n in range(1, iterations) if history[n] == history[n - 1]), iterations)

@@ -67,7 +67,7 @@ def test_length_bounds_count_tokens_before_the_final_sep(run, dictionary, low, h
     found = run.candidates(rows, Decoding(min_length=low, max_length=high))
     most = min(high or 19, 19)
     assert found.lengths.tolist() == [plain_lengths(run.model, source, low + 1, most + 1)[0] for source in rows]
-    for source, shares in zip(rows, found.length_scores):
+    for source, shares in zip(rows, found.length_shares):
         expected = run.model.encoder.length_logits(encode_one(run.model, source))[0, low + 1 : most + 2].softmax(0)
         torch.testing.assert_close(torch.as_tensor(shares), expected.detach(), atol=1e-5, rtol=0)
 
@@ -81,9 +81,9 @@ def test_bounds_that_the_model_cannot_keep_are_refused(run, dictionary):
 @pytest.mark.parametrize("decoding, iterations", DECODINGS)
 def test_lengths_may_be_given(run, dictionary, decoding, iterations):
     rows, lengths = some_sources(dictionary), [2, 7, 3, 20, 7, 1]
-    assert run.candidates(rows, Decoding(decoding, iterations), lengths).length_scores is None
+    assert run.candidates(rows, Decoding(decoding, iterations), lengths).length_shares is None
     for source, length, (best,) in zip(rows, lengths, run(rows, Decoding(decoding, iterations), lengths)):
-        assert_equals_plain(best, run.model, source, decoding, iterations, length)
+        assert_equals_plain(best, run.model, source, decoding, iterations, length, given=True)
 
 
 def test_mist_stops_at_a_fixed_point_unless_told_otherwise(dictionary):
@@ -143,11 +143,15 @@ def test_least_confident_equals_a_plain_loop(kind, rows, seed):
         ({"decoding": "mist", "iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
         ({"decoding": "mist", "iterations": True}, "iterations is True"),
         ({"iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),
-        ({"nbest": 3, "length_beam": 2}, "nbest 3 needs a length_beam of at least 3, not 2"),
         ({"nbest": 1.5}, "nbest is 1.5"),
         ({"min_length": 0}, "min_length is 0, expected a whole number of at least 1"),
         ({"min_length": 5, "max_length": 4}, "min_length 5 is more than max_length 4"),
         ({"keep_repeats": "no"}, "keep_repeats is 'no', expected True or False"),
+        ({"distinct": None}, "distinct is None, expected True or False"),
+        ({"min_score": "low"}, "min_score is 'low', expected a number"),
+        ({"min_score": float("nan")}, "min_score is nan, expected a number"),
+        ({"diversity_penalty": -1}, "diversity_penalty is -1, expected a number of at least 0"),
+        ({"diversity_penalty": True}, "diversity_penalty is True, expected a number of at least 0"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

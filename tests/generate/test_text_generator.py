@@ -121,7 +121,7 @@ def test_other_iterables(echo, tmp_path):
 def test_a_text_of_nothing_gives_nothing(echo, text):
     (output,) = echo.generate([text], return_scores=True)
     assert output == Output("") and not echo.batches
-    assert echo.generate([text, "it"], nbest=2) == [["", ""], ["it", "it"]]
+    assert echo.generate([text, "it the"], nbest=2) == [[""], ["it the", "it"]]
 
 
 def test_other_scripts_and_half_characters(echo):
@@ -133,12 +133,13 @@ def test_other_scripts_and_half_characters(echo):
 def test_scores_and_the_rest(echo):
     given = dict(decoding="mist", return_scores=True, max_length=4)
     (output,) = echo.generate(["how can"], **given)
-    assert output.text == "how can" and output.score == pytest.approx(-0.3)
+    shares = np.exp([0, -1, -1, -2])
+    shares /= shares.sum()
+    assert output.text == "how can" and output.score == pytest.approx(np.log(shares[0]) - 0.3)
     assert output.tokens == ["how", "can"] and output.token_scores == pytest.approx([-0.3, -0.3])
     assert output.steps == 2 and output.history == ["how can", "how can"], "the second pass changed nothing"
-    shares = np.exp([0, -1, -1, -2])
     assert list(output.length_scores) == [2, 1, 3, 4]
-    assert list(output.length_scores.values()) == pytest.approx(list(shares / shares.sum()))
+    assert list(output.length_scores.values()) == pytest.approx(list(shares))
     (output,) = echo.generate(["how how the the"], **given, keep_repeats=False)
     assert (
         output.text == "how the"
@@ -150,11 +151,25 @@ def test_scores_and_the_rest(echo):
 
 
 def test_nbest(echo):
-    first, second = echo.generate(["how", "can it"], nbest=3, return_scores=True)
-    assert [output.text for output in second] == ["can", "can it", "can it"], "of 1, 2 and 3 words"
-    assert [output.score for output in first] == pytest.approx([-0.2, -0.3, -0.4])
-    assert len({id(output.length_scores) for output in second}) == 1
-    assert [len(ranked) for ranked in echo.generate(["how"], nbest=2, length_beam=4)] == [2]
+    first, second = echo.generate(["how the can it", "can it"], nbest=3, return_scores=True)
+    assert [output.text for output in first] == ["how the can it", "how the can", "how the"]
+    shares = np.exp([0.0, -1, -2]) / np.exp([-3.0, -2, -1, 0, -1, -2, -3, -4, -5]).sum()
+    assert [output.score for output in first] == pytest.approx(np.log(shares) - [0.5, 0.4, 0.3])
+    assert len({id(output.length_scores) for output in first}) == 1
+    assert [output.text for output in second] == ["can it", "can"], "no other length gives another text"
+    assert [len(ranked) for ranked in echo.generate(["how it"], nbest=2, length_beam=4)] == [2]
+
+
+def test_answers_may_have_to_be_distinct_new_and_good(echo):
+    texts, score = ["how the can it", "can it"], np.log(1 / np.exp([-3.0, -2, -1, 0, -1, -2, -3, -4, -5]).sum()) - 0.5
+    assert echo.generate(texts, nbest=3, distinct=False)[1] == ["can it", "can", "can it"]
+    assert echo.generate(texts, exclude_source=True) == ["how the can", "can"]
+    assert echo.generate(texts, exclude_source=True, nbest=9) == [["how the can", "how the", "how"], ["can"]]
+    assert echo.generate(texts[:1], min_score=score - 1e-6) == texts[:1]
+    assert echo.generate(texts[:1], min_score=score + 1e-6) == [""], "none is good enough"
+    assert echo.generate(texts[:1], min_score=score + 1e-6, nbest=2) == [[]]
+    (none,) = echo.generate(texts[:1], min_score=0, return_scores=True)
+    assert none.text == "" and none.score == -np.inf
 
 
 def test_lengths(echo):
@@ -213,14 +228,12 @@ def test_numbers_may_be_numpys(echo):
     texts = np.array(["how can it", "the guitar it"])
     assert echo.generate(texts, lengths=np.int64(2)) == echo.generate(texts, lengths=np.array([2, 2]))
     assert echo.generate(texts, lengths=np.array([1, 2])) == ["how", "the guitar"]
-    assert echo.generate(texts, nbest=np.int32(2), batch_size=np.int64(1)) == [
-        ["how can", "how can it"],
-        ["the guitar", "the guitar it"],
-    ]
+    ranked = [["how can it", "how can"], ["the guitar it", "the guitar"]]
+    assert echo.generate(texts, nbest=np.int32(2), batch_size=np.int64(1)) == ranked
 
 
 def test_a_decoding_may_be_given_whole(echo):
-    (ranked,) = echo.generate(["how"], decoding=Decoding("mask-predict", 4, nbest=2), return_scores=True)
+    (ranked,) = echo.generate(["how it"], decoding=Decoding("mask-predict", 4, nbest=2), return_scores=True)
     assert [output.steps for output in ranked] == [4, 4]
 
 

@@ -1,0 +1,141 @@
+"""The answers to each text of a batch: its candidates ranked, alike ones left out, more lengths where too few are left.
+
+Needs neither torch nor fairseq.
+"""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from array_api_compat import array_namespace, device
+
+from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
+from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.mist.mixing import Array
+from mist_fairseq.text.tokenizer import Tokenizer
+
+
+@dataclass
+class Answer:
+    """A candidate as its text is read: without [SEP]s but a final one, repeats collapsed."""
+
+    tokens: list[int]
+    token_scores: list[float]  #: log-probability of each
+    score: float  #: of ``Candidates.totals``, over all that was predicted
+    steps: int  #: passes over the target
+    history: list[list[int]]  #: tokens after each pass; none unless asked for
+
+
+@dataclass
+class Answers:
+    """Those to one sentence."""
+
+    best: list[Answer] = field(default_factory=list)  #: at most ``nbest``, best first
+    all: list[Answer] = field(default_factory=list)
+    length_shares: list[float] = field(default_factory=list)  #: as of ``Candidates``; none where it was given
+
+
+def answer(
+    engine: Engine,
+    tokens: Array,
+    lengths: Array,
+    decoding: Decoding,
+    tokenizer: Tokenizer,
+    limits: PositionLimits,
+    *,
+    target_lengths: Array | None = None,
+    stop_unchanged: bool = True,
+    history: bool = False,
+) -> list[Answers]:
+    """Answer each sentence of a batch; arguments and errors are those of ``decode``.
+
+    Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before.
+    """
+    answers = [Answers() for _ in range(tokens.shape[0])]
+    rows, tried = list(range(len(answers))), 0
+    while rows:
+        index = array_namespace(tokens).asarray(rows, device=device(tokens))
+        given = tokens[index], lengths[index], decoding, tokenizer.special, limits
+        asked = None if target_lengths is None else target_lengths[index]
+        candidates = decode(engine, *given, target_lengths=asked, stop_unchanged=stop_unchanged, skip=tried)
+        for row, more in zip(rows, _read(candidates, tokenizer, decoding.keep_repeats, history)):
+            answers[row].all += more
+            source = tokens[row, : lengths[row]].tolist() if decoding.exclude_source else []
+            answers[row].best = _pick(answers[row].all, decoding, tokenizer, source)
+        if candidates.length_shares is None:
+            break
+        if not tried:
+            for one, shares in zip(answers, candidates.length_shares.tolist()):
+                one.length_shares = shares
+        tried += max(tried, decoding.width)
+        rows = [row for row in rows if len(answers[row].best) < decoding.nbest and _more(answers[row], tried, decoding)]
+    return answers
+
+
+def _more(answers: Answers, tried: int, decoding: Decoding) -> bool:
+    """Whether there are lengths left that could pass ``min_score``, which no score can whose length alone does not."""
+    least = -math.inf if decoding.min_score is None else decoding.min_score
+    left = sorted(answers.length_shares, reverse=True)[tried:]
+    return bool(left) and left[0] >= math.exp(least)
+
+
+def _read(
+    candidates: Candidates, tokenizer: Tokenizer, keep_repeats: bool, with_history: bool
+) -> Iterator[list[Answer]]:
+    """The candidates of each sentence."""
+    tokens, scores = candidates.tokens.tolist(), candidates.scores.tolist()
+    lengths, steps = candidates.lengths.tolist(), candidates.steps.tolist()
+    history = [step.tolist() for step in candidates.history] if with_history else []
+
+    def kept(ids: list[int]) -> list[int]:
+        return [ids[i] for i in tokenizer.text_positions(ids, keep_repeats)]
+
+    def answer(row: int, score: float) -> Answer:
+        ids = tokens[row][: lengths[row]]
+        places = tokenizer.text_positions(ids, keep_repeats)
+        passes = [kept(step[row][: lengths[row]]) for step in history[: steps[row]]]
+        return Answer([ids[i] for i in places], [scores[row][i] for i in places], score, steps[row], passes)
+
+    for ranked in candidates.ranked():
+        yield [answer(*candidate) for candidate in ranked]
+
+
+def _pick(answers: list[Answer], decoding: Decoding, tokenizer: Tokenizer, source: list[int]) -> list[Answer]:
+    """At most *nbest* that the options leave, best first; *source* is what they may have to differ from."""
+    least = -sys.float_info.max if decoding.min_score is None else decoding.min_score
+    left = [one for one in answers if one.score >= least]  # -inf is of variants that there is no room for
+    left.sort(key=lambda one: -one.score)
+    if decoding.nbest == 1 and not decoding.exclude_source:
+        return left[:1]
+    taken = {_letters(tokenizer.decode(source))} if decoding.exclude_source else set()
+    picked: list[Answer] = []
+    penalties = [0.0] * len(left)
+    while left and len(picked) < decoding.nbest:
+        best = max(range(len(left)), key=lambda i: left[i].score - penalties[i])
+        one = left.pop(best)
+        penalties.pop(best)
+        letters = _letters(tokenizer.decode(one.tokens))
+        if letters in taken:
+            continue
+        if decoding.distinct:
+            taken.add(letters)
+        picked.append(one)
+        if decoding.diversity_penalty:
+            penalties = [
+                max(penalty, decoding.diversity_penalty * _shared(other, one))
+                for penalty, other in zip(penalties, left)
+            ]
+    return picked
+
+
+def _letters(text: str) -> str:
+    """What is compared of a text: letters and digits without case; all of one that has none."""
+    return "".join(filter(str.isalnum, text.casefold())) or text
+
+
+def _shared(answer: Answer, better: Answer) -> float:
+    """The share of an answer's tokens that a better one has, too."""
+    tokens = Counter(answer.tokens)
+    return (tokens & Counter(better.tokens)).total() / tokens.total()

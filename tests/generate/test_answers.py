@@ -1,0 +1,106 @@
+"""n-best answers against plain loops over all lengths and variants."""
+
+import pytest
+import torch
+
+from mist_fairseq.generate.answers import answer
+from mist_fairseq.generate.decoding import Decoding
+from tests.generate.plain import DECODINGS, Runner, plain_decode, plain_fill, plain_length_scores
+from tests.generate.test_decoding import some_sources
+from tests.helpers import tiny_released
+
+
+@pytest.fixture(scope="module", params=["none", "onnxruntime"])
+def run(request, dictionary):
+    return Runner(tiny_released(dictionary), request.param)
+
+
+def answers(run, sources, decoding, **options):
+    """For each source the texts and scores of its answers."""
+    width = max(map(len, sources))
+    tokens = [source + [run.special.pad] * (width - len(source)) for source in sources]
+    given = (run.engine.asarray(torch.tensor(values)) for values in (tokens, list(map(len, sources))))
+    found = answer(run.engine, *given, decoding, run.model.tokenizer, run.model.limits, **options)
+    return [[(one.tokens, one.score) for one in each.best] for each in found]
+
+
+def ranked(run, candidates, number):
+    """Those of pairs of tokens and scores that differ in their letters, best first."""
+    tokenizer, best = run.model.tokenizer, {}
+    for tokens, score in sorted(candidates, key=lambda one: -one[1]):
+        tokens = [tokens[i] for i in tokenizer.text_positions(tokens, False)]
+        letters = "".join(filter(str.isalnum, tokenizer.decode(tokens)))
+        best.setdefault(letters, (tokens, pytest.approx(score, abs=1e-4)))
+    return list(best.values())[:number]
+
+
+@pytest.mark.parametrize("decoding, iterations", DECODINGS)
+def test_the_likeliest_lengths_that_differ(run, dictionary, decoding, iterations):
+    """Of all lengths, though they are decoded three, three, six, ... at a time."""
+    rows = some_sources(dictionary, [9, 4, 2])
+    for source, found in zip(rows, answers(run, rows, Decoding(decoding, iterations, nbest=19)), strict=True):
+        candidates = []
+        for length, log_p in plain_length_scores(run.model, source).items():
+            tokens, scores, _ = plain_decode(run.model, source, decoding, iterations, length)
+            candidates.append((tokens, log_p + sum(scores) / length))
+        assert found == ranked(run, candidates, 19)
+
+
+def test_more_lengths_until_there_are_enough(run, dictionary, monkeypatch):
+    rows, widths, fill = some_sources(dictionary, [9, 4]), [], run.engine.fill
+    monkeypatch.setattr(run.engine, "fill", lambda *given: widths.append(len(given[0])) or fill(*given))
+
+    def number(**options):
+        widths.clear()
+        return [len(each) for each in answers(run, rows, Decoding(**options))], widths
+
+    assert number(nbest=2) == ([2, 2], [4])
+    assert number(nbest=2, max_length=1) == ([1, 1], [2]), "there is one length"
+    found, tried = number(nbest=20)
+    assert tried == [38], "all nineteen at once"
+    monkeypatch.setattr(type(run.model.tokenizer), "decode", lambda *_: "equal")
+    assert number(nbest=2) == ([1, 1], [4, 4, 8, 16, 6])
+    least = answers(run, rows, Decoding())[0][0][1]
+    assert number(nbest=2, min_score=least + 0.01)[1][0] == 4 and sum(widths) < 38, "no length that is too unlikely"
+
+
+def test_variants_equal_a_plain_loop(run, dictionary):
+    """The likeliest second tokens, each in its place, with all else filled in anew."""
+    model, special, decoding = run.model, run.special, Decoding(nbest=3, diversity_penalty=1e-9, max_length=8)
+    rows = some_sources(dictionary, [9, 4, 13])
+    for source, found in zip(rows, answers(run, rows, decoding), strict=True):
+        lengths = dict(list(plain_length_scores(model, source, high=9).items())[:3])
+        candidates, variants = [], []
+        for length, log_p in lengths.items():
+            masks = [special.mask] * length
+            tokens, scores = plain_fill(model, masks, source)
+            candidates.append((tokens, log_p + sum(scores) / length))
+            second, second_scores = plain_fill(model, masks, source, without=tokens)
+            for i in range(length):
+                if tokens[i] != special.sep:
+                    odds = second_scores[i] - scores[i]
+                    variants.append((candidates[-1][1] + odds, log_p + odds, length, i, second[i], second_scores[i]))
+        for _, log_p, length, i, token, score in sorted(variants, reverse=True)[: decoding.branches]:
+            filled, scores = plain_fill(model, [*[special.mask] * i, token, *[special.mask] * (length - i - 1)], source)
+            candidates.append((filled, log_p + (sum(scores) + score) / length))
+        assert found == ranked(run, candidates, 3)
+
+
+def test_a_penalty_makes_answers_less_alike(run, dictionary):
+    rows = some_sources(dictionary)
+
+    def shared(penalty):
+        lists = answers(run, rows, Decoding(nbest=5, diversity_penalty=penalty))
+        tokens = [[set(one) for one, _ in each] for each in lists]
+        assert [each[0] for each in lists] == [each[0] for each in answers(run, rows, Decoding())]
+        return sum(len(one & other) for each in tokens for one in each for other in each if one is not other)
+
+    assert shared(20.0) < shared(1e-9)
+
+
+def test_variants_of_a_given_length(run, dictionary):
+    rows = some_sources(dictionary, [9, 4])
+    lengths = run.engine.asarray(torch.tensor([5, 7]))
+    found = answers(run, rows, Decoding(nbest=4, diversity_penalty=0.5), target_lengths=lengths)
+    assert [len(each) for each in found] == [4, 4]
+    assert all(len(tokens) <= length for each, length in zip(found, [5, 7]) for tokens, _ in each)
