@@ -63,7 +63,7 @@ def answer(
         for row, more in zip(rows, _read(candidates, tokenizer, decoding.keep_repeats, history)):
             answers[row].all += more
             source = tokens[row, : lengths[row]].tolist() if decoding.exclude_source else []
-            answers[row].best = _pick(answers[row].all, decoding, tokenizer, source)
+            answers[row].best = pick(answers[row].all, decoding, tokenizer, source)
         if candidates.length_shares is None:
             break
         if not tried:
@@ -102,7 +102,7 @@ def _read(
         yield [answer(*candidate) for candidate in ranked]
 
 
-def _pick(answers: list[Answer], decoding: Decoding, tokenizer: Tokenizer, source: list[int]) -> list[Answer]:
+def pick(answers: list[Answer], decoding: Decoding, tokenizer: Tokenizer, source: list[int]) -> list[Answer]:
     """At most *nbest* that the options leave, best first; *source* is what they may have to differ from."""
     least = -sys.float_info.max if decoding.min_score is None else decoding.min_score
     left = [one for one in answers if one.score >= least]  # -inf is of variants that there is no room for
