@@ -6,6 +6,7 @@ here numbers may differ as far as those of other processors do.
 
 import pytest
 
+from mist_fairseq.generate import decoding
 from mist_fairseq.mist.config import SpecialTokens
 from tests.golden import golden
 from tests.golden.record import ONNX_SETTINGS, read
@@ -22,9 +23,16 @@ EQUAL_IN_INT8 = 0.6
 
 @pytest.fixture(scope="module", autouse=True)
 def as_before():
-    """In 0.1 [UNK] and unused tokens could be predicted, which is in every score."""
+    """In 0.1 [UNK] and unused tokens could be predicted, and the length's probability was in no score."""
+    choose = decoding._choose_lengths
+
+    def without_scores(*given):
+        lengths, scores = choose(*given)
+        return lengths, 0 * scores
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpecialTokens, "never_predicted", property(lambda self: (self.pad, self.cls, self.mask)))
+        patch.setattr(decoding, "_choose_lengths", without_scores)
         yield
 
 
@@ -47,6 +55,8 @@ def test_files_of_before_answer_the_same(name, setting):
 def assert_same(found: list[list[dict]], recorded: list[list[dict]], tolerance: float):
     assert len(found) == len(recorded) == len(INPUTS)
     for text, row, expected in zip(INPUTS, found, recorded):
+        if "history" in expected[0] and not expected[0]["history"]:  # of an empty text, which has one answer now
+            expected = expected[:1]
         assert [answer["text"] for answer in row] == [answer["text"] for answer in expected], text
         for answer, old in zip(row, expected):
             history = old.get("history", [old["text"]])
@@ -93,6 +103,7 @@ def test_onnx_answers_the_same(onnx, setting):
     assert_same(found, OUTPUTS[setting], OTHER)
     if setting in ONNX_SETTINGS:
         for row, expected in zip(found, ONNX[f"{name}, {setting}"], strict=True):
+            expected = expected[: len(row)]  # how many there are was compared above
             assert [one["text"] for one in row] == [text for text, _ in expected]
             assert [one["score"] for one in row] == pytest.approx([score for _, score in expected], abs=OTHER)
 

@@ -27,7 +27,10 @@ def hub():
     "build, accelerate", [(tiny_released, "none"), (tiny_released, "onnxruntime"), (tiny_encoder_decoder, "none")]
 )
 def test_outputs_are_those_of_the_decodings(decoding, iterations, build, accelerate):
-    generator, given = tiny_generator(build(), accelerate=accelerate), Decoding(decoding, iterations, nbest=2, distinct=False)
+    generator, given = (
+        tiny_generator(build(), accelerate=accelerate),
+        Decoding(decoding, iterations, nbest=2, distinct=False),
+    )
     tokenizer, sep = generator.tokenizer, generator.tokenizer.special.sep
     outputs = generator.generate(TEXTS, decoding=given, batch_size=5, return_scores=True)
     for text, ranked in zip(TEXTS, outputs):

@@ -54,7 +54,7 @@ def test_the_graph_is_run_as_described(exported, dictionary, precision):
     }
     assert {one.name: one.shape for one in model.get_outputs()} == {
         "length_scores": ["B", 32],
-        **dict.fromkeys(["predictions", "scores", "second_predictions", "second_scores"], ["B", "L"]),
+        **{name: ["B", "L"] for name in ("predictions", "scores", "second_predictions", "second_scores")},
         **{name: ["B", 4, "K", 8] for name in names},
     }
     nothing = np.zeros((4, 4, 0, 8), np.float32)
