@@ -143,6 +143,11 @@ class Decoding:
         """How many variants of the likeliest answers are decoded beside the lengths."""
         return 2 * self.nbest if self.diversity_penalty and self.nbest > 1 else 0
 
+    @property
+    def candidates(self) -> int:
+        """How many candidates of each text are decoded at once."""
+        return self.width + self.branches
+
     def longest(self, limits: PositionLimits) -> int:
         """The most tokens of an output, the final [SEP] counted; ValueError if *min_length* leaves none."""
         longest = limits.target if self.max_length is None else min(limits.target, self.max_length + 1)

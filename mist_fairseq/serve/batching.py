@@ -125,7 +125,7 @@ class Batcher:
         if not self._queue:
             return [], 0
         oldest = self._queue[0]
-        capacity = max(1, self._limits.max_batch // oldest.decoding.width)
+        capacity = max(1, self._limits.max_batch // oldest.decoding.candidates)
         alike = [item for item in self._queue if item.may_join(oldest)]
         # The sort is stable: of two texts of one length the older comes first.
         alike.sort(key=lambda item: abs(len(item.source.ids) - len(oldest.source.ids)))

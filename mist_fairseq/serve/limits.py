@@ -9,7 +9,7 @@ from mist_fairseq.generate.decoding import option
 class Limits:
     """Each is an option of the command, ``max_batch`` is ``--max-batch``; a ValueError names what cannot work."""
 
-    max_batch: int = option(32, "texts that the model gets at once, each counted as often as its length beam is wide")
+    max_batch: int = option(32, "texts that the model gets at once, each counted as often as it has candidates")
     max_wait: float = option(0.0, "milliseconds that a text waits for others while the model is free")
     max_queue: int = option(1024, "texts that may wait; a request for which there is no room gets a 503")
     max_texts: int = option(64, "texts of a request")
