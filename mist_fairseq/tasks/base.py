@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _KINDS, _ORDERS = ("counts", "totals"), range(4)  # of n-grams
 
+_SIZES = ("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple")
+
 _PREPROCESS = (
     "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
     "--joined-dictionary --srcdict FILE: a pre-trained encoder's folder, its name on the hub, or a tokenizer's file"
@@ -50,6 +52,10 @@ class TokenizerTask(FairseqTask):
         if whole is not None and "checkpoint" in whole:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        for name in _SIZES:  # fairseq takes 0 for no limit, and crashes at the last of them
+            if whole is not None and "dataset" in whole and whole.dataset[name] is not None and whole.dataset[name] < 1:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is {whole.dataset[name]}, expected at least 1, or leave it out")
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
