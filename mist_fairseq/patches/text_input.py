@@ -4,8 +4,10 @@ By itself fairseq ends a line at a lone \r, too, and does not say which file and
 """
 
 import gc
+import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -23,6 +25,8 @@ from mist_fairseq.data.binarized import write_checksums
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.patches import replaces
 from mist_fairseq.text.lines import count_lines, decoded, lines_of_file
+
+logger = logging.getLogger(__name__)
 
 
 def install_interactive():
@@ -62,9 +66,12 @@ def _multiprocess_dataset(
 
 def _check(path: str, output_prefix: str) -> int:
     """The number of lines of a file, which for a source must be that of its target."""
-    count = count_lines(path)
+    lines = Counter(bool(line.strip()) for line in lines_of_file(path))
+    count, blank = lines.total(), lines[False]
     if not count:
         raise ValueError(f"{path} is empty: expected at least one line")
+    if blank:
+        logger.warning("%s of the %s lines of %s are empty: they count as texts", f"{blank:,}", f"{count:,}", path)
     # Prefixes are FOLDER/SPLIT.SOURCE-TARGET.LANGUAGE, and sources come first.
     text, _, language = path.rpartition(".")
     _, is_source, target = output_prefix.removesuffix(f".{language}").rpartition(f".{language}-")

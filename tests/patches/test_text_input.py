@@ -48,10 +48,11 @@ def test_binarized_lines_are_the_files(workers, bart, tmp_path):
     assert names == ["", "-tgt.src.bin", "-tgt.src.crc32", "-tgt.src.idx"]
 
 
-def test_more_workers_than_lines(bart, tmp_path):
-    (tmp_path / "valid.src").write_bytes(b"a\r\n\nb")
+def test_more_workers_than_lines(bart, tmp_path, caplog):
+    (tmp_path / "valid.src").write_bytes(b"\xef\xbb\xbfa\r\n\n \t\r\nb")
     summary, data = binarize(tmp_path, bart, workers=20)
-    assert [bart.string(ids) for ids in data] == ["a", "", "b"] and summary.num_seq == 3
+    assert [bart.string(ids) for ids in data] == ["a", "", "", "b"] and summary.num_seq == 4
+    assert caplog.messages == [f"2 of the 4 lines of {tmp_path / 'valid.src'} are empty: they count as texts"]
 
 
 def test_raw_data_has_the_same_lines(bart, tmp_path):
