@@ -63,8 +63,11 @@ class AllBatches(FairseqDataset):
     """Mixed into a data set of fairseq's: batches of all sentences."""
 
     def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
-        """As fairseq's, which leaves out a last batch that is no multiple of 8 sentences, and which fails at a
-        sentence of more than *max_tokens*: it is a batch of its own here."""
+        """As fairseq's, but without its two failures.
+
+        It leaves out a last batch that is no multiple of 8 sentences, and stops at a sentence of more than *max_tokens*,
+        which is a batch of its own here.
+        """
         sizes = self.num_tokens_vec(indices)
         if max_tokens is not None and (longer := int((sizes > max_tokens).sum())):
             logger.warning(
