@@ -4,7 +4,6 @@ import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
