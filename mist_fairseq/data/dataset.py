@@ -65,8 +65,8 @@ class AllBatches(FairseqDataset):
     def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
         """As fairseq's, but without its two failures.
 
-        It leaves out a last batch that is no multiple of 8 sentences, and stops at a sentence of more than *max_tokens*,
-        which is a batch of its own here.
+        It leaves out a last batch that is no multiple of 8 sentences, and stops at a sentence of more than
+        *max_tokens*, which is a batch of its own here.
         """
         sizes = self.num_tokens_vec(indices)
         if max_tokens is not None and (longer := int((sizes > max_tokens).sum())):

@@ -107,7 +107,7 @@ def test_what_is_longer_than_a_batch_is_one_of_its_own(dictionary, caplog):
     message = (
         "3 of 9 sentences have more than the 8 tokens of a batch (--max-tokens), up to 10: each is a batch of its "
     )
-    assert caplog.messages == 2 * [message + "own"]
+    assert caplog.messages == 2 * [message + "its own"]
     caplog.clear()
     dataset.batch_by_size(order, 10)
     assert not caplog.messages
