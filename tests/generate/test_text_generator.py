@@ -75,13 +75,22 @@ def test_a_literal_special_token_is_text(echo):
         assert "".join(read(echo, ("it", f"{name}"))[3:-1]).replace("##", "") == name.lower()
 
 
-def test_what_is_too_long_is_cut_and_says_so(echo):
+def test_what_is_too_long_is_cut_and_says_so(echo, caplog):
     source = echo.encode("how " * 10_000)
     assert len(source.ids) == 20 and source.ids[-1] == SEP and source.cut
     exactly = echo.encode("how " * 18)
     assert len(exactly.ids) == 20 and not exactly.cut
     outputs = echo.generate(["how " * 19, "how " * 18], return_scores=True)
     assert [output.cut for output in outputs] == [True, False]
+    message = "1 of 2 texts are longer than the 20 tokens that the model reads, and lost their ends: "
+    assert [line.startswith(message) for line in caplog.messages] == [True]
+    caplog.clear()
+    echo.generate(["how " * 18])
+    assert not caplog.messages
+    answers = echo.generate(iter(3 * ["how " * 19]), batch_size=1)
+    next(answers)
+    answers.close()  # before its end
+    assert len(caplog.messages) == 1
 
 
 def test_a_list_gives_a_list_in_its_order(echo):
