@@ -39,7 +39,7 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
         yield text[:-1].removesuffix("\r") if text.endswith("\n") else text
 
 
-def check_mark(start: bytes, name: str | Path):
+def check_mark(start: bytes, name: str | Path) -> None:
     """ValueError if the bytes that the file *name* begins with are the byte order mark of UTF-16."""
     if start.startswith(_UTF16):
         raise ValueError(f"{name} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8 {name}")
