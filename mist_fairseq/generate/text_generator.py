@@ -3,7 +3,7 @@
 import itertools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 
@@ -137,7 +137,9 @@ class TextGenerator:
             TypeError: *texts* is a single string, or one of them neither text nor a pair; says which.
             ValueError: an option cannot work; names it.
         """
-        if isinstance(texts, str | bytes) or not _is_iterable(texts):
+        # The keys of a mapping, the columns of a table and a set, which has no order, would pass for texts.
+        no_texts = isinstance(texts, str | bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
+        if no_texts or not _is_iterable(texts):
             raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, nbest=nbest, **options)

@@ -1,5 +1,6 @@
 """What all tasks of mist_fairseq have in common."""
 
+import io
 import logging
 import math
 import os
@@ -47,15 +48,20 @@ class TokenizerTask(FairseqTask):
     def __init__(self, cfg, *args, **kwargs):
         super().__init__(cfg, *args, **kwargs)
         self._batches = []  # sentences' ids and loss of each batch since the last update
+        self._max_update = 0
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as all that is read, whatever the locale's is
         install_interactive()
         whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
         if whole is not None and "checkpoint" in whole:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
-        for name in _SIZES:  # fairseq takes 0 for no limit, and crashes at the last of them
-            if whole is not None and "dataset" in whole and whole.dataset[name] is not None and whole.dataset[name] < 1:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} is {whole.dataset[name]}, expected at least 1, or leave it out")
+        if whole is not None and "optimization" in whole and "dataset" in whole:
+            self._max_update = whole.optimization.max_update
+            given = [(name, whole.dataset[name]) for name in _SIZES]
+            for name, value in [*given, *(("update_freq", number) for number in whole.optimization.update_freq)]:
+                if value is not None and value < 1:  # fairseq takes some for no limit, and crashes at others
+                    raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
@@ -92,6 +98,9 @@ class TokenizerTask(FairseqTask):
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
         """Forward and backward of a batch; nothing comes of one without sentences."""
+        if 0 < self._max_update <= update_num:  # fairseq would find out after one more update, and save it
+            logger.info("the training ended before, at %d updates: to go on give a higher --max-update", update_num)
+            sys.exit(0)
         failure = sys.exception()
         # While fairseq handles this error it runs the batches again, to log the first module with a NaN.
         runs_again = isinstance(failure, FloatingPointError)

@@ -97,7 +97,7 @@ def test_a_list_gives_a_list_in_its_order(echo):
     texts = [" ".join(["how", "can", "it"][: 1 + i % 3]) + " the" * (i % 7) for i in range(50)]
     for given, size in ((texts, 8), (tuple(texts), 7), (texts, 10**20)):
         assert echo.generate(given, batch_size=size, keep_repeats=True) == texts
-    assert echo.generate([]) == [] and echo.generate({}) == []
+    assert echo.generate([]) == [] and echo.generate(()) == []
 
 
 def test_batches_are_of_similar_lengths(echo):
@@ -181,6 +181,9 @@ def test_lengths(echo):
         (b"how", r"\(bytes\): expected a list"),
         (None, r"texts is None \(NoneType\)"),
         (7, r"texts is 7 \(int\)"),
+        ({"text": "it"}, r"texts is \{'text': 'it'\} \(dict\): expected a list"),  # would be the text "text"
+        ({"it"}, r"texts is \{'it'\} \(set\)"),
+        (np.array([["it", "how"]]), r"texts is array\(.*\(ndarray\)"),
         (["it", None], r"texts\[1\]: None \(NoneType\) is no text: expected a string"),
         ([3], r"texts\[0\]: 3 \(int\)"),
         ([b"it"], r"texts\[0\]: b'it' \(bytes\)"),

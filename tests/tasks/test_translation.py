@@ -76,12 +76,19 @@ def test_what_does_not_fit_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "option", ["batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple"]
+    "option",
+    [
+        *("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple"),
+        "update_freq",
+    ],
 )
 def test_batches_of_nothing_are_refused(tmp_path, option):
     """fairseq would take all data for one batch, and divides by the last."""
     cfg = configuration(write_data(tmp_path), "mist_translation")
-    cfg.dataset[option] = 0
+    if option == "update_freq":
+        cfg.optimization.update_freq = [2, 0]
+    else:
+        cfg.dataset[option] = 0
     with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} is 0, expected at least 1"):
         tasks.setup_task(cfg.task)
 
