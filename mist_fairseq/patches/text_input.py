@@ -4,6 +4,7 @@ By itself fairseq ends a line at a lone \r, too, and does not say which file and
 """
 
 import gc
+import io
 import logging
 import os
 import sys
@@ -30,10 +31,17 @@ logger = logging.getLogger(__name__)
 
 
 def install_interactive():
-    """Replace ``buffered_read`` of fairseq-interactive, if that is what runs; called by tasks with our dictionaries."""
-    for name in ("__main__", "fairseq_cli.interactive"):
+    """Replace ``buffered_read`` of fairseq-interactive, if that is what runs; called by tasks with our dictionaries.
+
+    It and fairseq-generate print UTF-8, as they read it, whatever the locale's encoding is.
+    """
+    commands = ("fairseq_cli.interactive", "fairseq_cli.generate")
+    for name in ("__main__", *commands):
         module: Any = sys.modules.get(name)
-        if getattr(getattr(module, "__spec__", None), "name", None) == "fairseq_cli.interactive":
+        command = getattr(getattr(module, "__spec__", None), "name", None)
+        if command in commands and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        if command == commands[0]:
             module.buffered_read = _buffered_read
 
 

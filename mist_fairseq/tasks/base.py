@@ -1,6 +1,5 @@
 """What all tasks of mist_fairseq have in common."""
 
-import io
 import logging
 import math
 import os
@@ -49,8 +48,6 @@ class TokenizerTask(FairseqTask):
         super().__init__(cfg, *args, **kwargs)
         self._batches = []  # sentences' ids and loss of each batch since the last update
         self._max_update = 0
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as all that is read, whatever the locale's is
         install_interactive()
         whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
         if whole is not None and "checkpoint" in whole:
