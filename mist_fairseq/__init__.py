@@ -23,7 +23,10 @@ def __getattr__(name: str):
     """The generators, imported when they are asked for."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{name} needs {error.name}: pip install {error.name}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

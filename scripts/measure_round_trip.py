@@ -14,6 +14,7 @@ import re
 import time
 from collections import Counter, defaultdict
 
+from mist_fairseq.text.lines import lines_of_file
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 
 UNUSUAL = re.compile(
@@ -59,8 +60,8 @@ def main():
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.vocabulary)
     for file in args.files:
-        with open(file, encoding="utf-8") as f:
-            encoded = [(line, [index for _, index in tokenizer.encode(line)]) for line in map(str.strip, f)]
+        lines = map(str.strip, lines_of_file(file))
+        encoded = [(line, [index for _, index in tokenizer.encode(line)]) for line in lines]
         encoded = [(line, ids) for line, ids in encoded if ids and tokenizer.special.unk not in ids]
         start = time.perf_counter()
         decoded = [tokenizer.decode(ids) for _, ids in encoded]

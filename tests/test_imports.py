@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import mist_fairseq
 from tests.checkpoints.helpers import write_checkpoint
 
 START = "import json, logging, sys\nroot = logging.getLogger()\nbefore = root.level, root.handlers[:]\n"
@@ -56,3 +59,9 @@ generator = MistGenerator.from_pretrained(sys.argv[1], "checkpoint.pt", sys.argv
 result += [generator.generate(["how can i learn"]) != [], {UNCHANGED}]
 """
     assert result_of(script, str(tmp_path)) == [True] * 4
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(mist_fairseq._MODULES, "OnnxGenerator", "absent")
+    with pytest.raises(ModuleNotFoundError, match="^OnnxGenerator needs absent: pip install absent$"):
+        _ = mist_fairseq.OnnxGenerator

@@ -1,5 +1,6 @@
 """Source-target pairs as the model reads them."""
 
+import logging
 import os
 from typing import Any
 
@@ -13,6 +14,8 @@ from mist_fairseq.data.binarized import check_binarized
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.packing import real_positions
+
+logger = logging.getLogger(__name__)
 
 
 def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, combine: bool = False):
@@ -49,12 +52,32 @@ def cut(tokens: Tensor, limit: int) -> Tensor:
     return tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]])
 
 
+def log_cut(number: int, of: int, limit: int):
+    """Say so if some of the lines of fairseq-interactive, or of a split, are longer than the model reads."""
+    if number:
+        message = "%s of %s sources are longer than the model reads, and cut to %d tokens (--max-source-positions)"
+        logger.warning(message, f"{number:,}", f"{of:,}", limit)
+
+
 class AllBatches(FairseqDataset):
     """Mixed into a data set of fairseq's: batches of all sentences."""
 
     def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1):
-        """As fairseq's, which leaves out a last batch that is no multiple of 8 sentences."""
-        batches = super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple)
+        """As fairseq's, but without its two failures.
+
+        It leaves out a last batch that is no multiple of 8 sentences, and stops at a sentence of more than
+        *max_tokens*, which is a batch of its own here.
+        """
+        sizes = self.num_tokens_vec(indices)
+        if max_tokens is not None and (longer := int((sizes > max_tokens).sum())):
+            logger.warning(
+                "%s of %s sentences have more than the %s tokens of a batch (--max-tokens), up to %s: each is a batch "
+                "of its own",
+                *(f"{number:,}" for number in (longer, len(sizes), max_tokens, sizes.max())),
+            )
+            sizes = np.minimum(sizes, max_tokens)
+        limits = (max_tokens, max_sentences, required_batch_size_multiple)
+        batches = data_utils.batch_by_size(indices, None, sizes.astype("int64"), *limits)
         rest = indices[sum(len(batch) for batch in batches) :]
         return [*batches, rest] if len(rest) else batches
 

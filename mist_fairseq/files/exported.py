@@ -63,15 +63,22 @@ def write_folder(
     return names
 
 
+def read_any_config(folder: str) -> dict[str, Any]:
+    """The ``config.json`` of a folder; FileNotFoundError says what is to be done with one that has none."""
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        what = "it holds checkpoints: name one, or export it" if any(path.glob("*.pt")) else _AGAIN
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: {what}")
+    return read_json(path / CONFIG)
+
+
 def read_config(folder: str, kind: str, version: int, files: list[str], advice: str) -> dict[str, Any]:
     """The ``config.json`` of an exported folder, whose ``format`` and version must be *kind* and *version*.
 
     *files* are the others that must be there, with the right checksums; *advice* is what to do with another kind.
     """
     path = Path(folder)
-    if not (path / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}: {_AGAIN}")
-    config = read_json(path / CONFIG)
+    config = read_any_config(folder)
     if config.get("format") != kind:
         given = config.get("format", config.get("model_type"))
         raise ValueError(f"{path / CONFIG} is not what is needed: its format is {given!r}, expected {kind!r}. {advice}")

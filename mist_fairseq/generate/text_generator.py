@@ -1,9 +1,10 @@
 """Raw text in, readable text out: what the generators of ``hub`` share. Needs neither torch nor fairseq."""
 
 import itertools
+import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 
@@ -13,6 +14,8 @@ from mist_fairseq.generate.answers import Answers, answer
 from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, whole_number
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 # Of inputs whose number is not known, so many batches are read ahead and sorted by length.
 _WINDOW = 16
@@ -115,7 +118,7 @@ class TextGenerator:
 
         A text is a string, or a tuple or list of strings that are read with [SEP] between them, for instance
         ``(answer, passage)``. ``[SEP]`` and the like in a string are plain text. What is longer than the model reads
-        is cut. An empty text has an empty output.
+        is cut, and a warning logged at the end. An empty text has an empty output.
 
         Args:
             texts: something with a length, such as a list, gives a list; anything else, such as a generator or an open
@@ -136,7 +139,9 @@ class TextGenerator:
             TypeError: *texts* is a single string, or one of them neither text nor a pair; says which.
             ValueError: an option cannot work; names it.
         """
-        if isinstance(texts, str | bytes) or not _is_iterable(texts):
+        # The keys of a mapping, the columns of a table and a set, which has no order, would pass for texts.
+        no_texts = isinstance(texts, str | bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
+        if no_texts or not _is_iterable(texts):
             raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, nbest=nbest, **options)
@@ -196,13 +201,23 @@ class TextGenerator:
         self, sources: Iterator[Source], decoding: Decoding, batch_size: int, details: bool
     ) -> Iterator[list[Output]]:
         """Outputs in order; batches are of similar lengths, out of a window of sources."""
-        while window := list(itertools.islice(sources, min(_WINDOW * batch_size, sys.maxsize))):
-            outputs: dict[int, list[Output]] = {}
-            by_length = sorted(range(len(window)), key=lambda i: (window[i].length is None, len(window[i].ids)))
-            for _, group in itertools.groupby(by_length, key=lambda i: window[i].length is None):
-                while batch := list(itertools.islice(group, min(batch_size, sys.maxsize))):
-                    outputs.update(zip(batch, self.generate_sources([window[i] for i in batch], decoding, details)))
-            yield from (outputs[i] for i in range(len(window)))
+        number = cut = 0
+        try:
+            while window := list(itertools.islice(sources, min(_WINDOW * batch_size, sys.maxsize))):
+                number, cut = number + len(window), cut + sum(source.cut for source in window)
+                outputs: dict[int, list[Output]] = {}
+                by_length = sorted(range(len(window)), key=lambda i: (window[i].length is None, len(window[i].ids)))
+                for _, group in itertools.groupby(by_length, key=lambda i: window[i].length is None):
+                    while batch := list(itertools.islice(group, min(batch_size, sys.maxsize))):
+                        outputs.update(zip(batch, self.generate_sources([window[i] for i in batch], decoding, details)))
+                yield from (outputs[i] for i in range(len(window)))
+        finally:
+            if cut:
+                logger.warning(
+                    "%s of %s texts are longer than the %d tokens that the model reads, and lost their ends: shorten "
+                    "or split them; return_scores tells which (Output.cut)",
+                    *(f"{cut:,}", f"{number:,}", self.limits.source),
+                )
 
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
         """The *nbest* outputs of each source of one batch, best first; without *details* only with text and score.

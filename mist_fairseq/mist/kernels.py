@@ -15,7 +15,11 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: int) -> Tensor:
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        bits = (
+            torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+            .random_(-(2**63), None)
+            .view(torch.int16)
+        )
         kept = (bits[: x.numel()] >= threshold - 2**15).view(x.shape)
         ctx.save_for_backward(kept)
         ctx.scale = 2**16 / (2**16 - threshold)
@@ -109,7 +113,7 @@ def argmax(scores: Tensor, block: int = 128) -> Tensor:
     if whole < V:
         largest = torch.cat([largest, scores[:, whole:].amax(1, keepdim=True)], dim=1)
     first = block * largest.argmax(1, keepdim=True)
-    columns = (first + torch.arange(block)).clamp(max=V - 1)
+    columns = (first + torch.arange(block, device=first.device)).clamp(max=V - 1)
     return first[:, 0] + scores.gather(1, columns).argmax(1)
 
 

@@ -4,8 +4,11 @@ By itself fairseq ends a line at a lone \r, too, and does not say which file and
 """
 
 import gc
+import io
+import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -24,12 +27,21 @@ from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.patches import replaces
 from mist_fairseq.text.lines import count_lines, decoded, lines_of_file
 
+logger = logging.getLogger(__name__)
+
 
 def install_interactive():
-    """Replace ``buffered_read`` of fairseq-interactive, if that is what runs; called by tasks with our dictionaries."""
-    for name in ("__main__", "fairseq_cli.interactive"):
+    """Replace ``buffered_read`` of fairseq-interactive, if that is what runs; called by tasks with our dictionaries.
+
+    It and fairseq-generate print UTF-8, as they read it, whatever the locale's encoding is.
+    """
+    commands = ("fairseq_cli.interactive", "fairseq_cli.generate")
+    for name in ("__main__", *commands):
         module: Any = sys.modules.get(name)
-        if getattr(getattr(module, "__spec__", None), "name", None) == "fairseq_cli.interactive":
+        command = getattr(getattr(module, "__spec__", None), "name", None)
+        if command in commands and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        if command == commands[0]:
             module.buffered_read = _buffered_read
 
 
@@ -62,9 +74,12 @@ def _multiprocess_dataset(
 
 def _check(path: str, output_prefix: str) -> int:
     """The number of lines of a file, which for a source must be that of its target."""
-    count = count_lines(path)
+    lines = Counter(bool(line.strip()) for line in lines_of_file(path))
+    count, blank = lines.total(), lines[False]
     if not count:
         raise ValueError(f"{path} is empty: expected at least one line")
+    if blank:
+        logger.warning("%s of the %s lines of %s are empty: they count as texts", f"{blank:,}", f"{count:,}", path)
     # Prefixes are FOLDER/SPLIT.SOURCE-TARGET.LANGUAGE, and sources come first.
     text, _, language = path.rpartition(".")
     _, is_source, target = output_prefix.removesuffix(f".{language}").rpartition(f".{language}-")

@@ -37,6 +37,8 @@ def local_folder(name: str, files: Sequence[str] | None = None) -> str:
     """
     if os.path.isdir(name):
         return name
+    if os.path.isfile(name):
+        raise FileNotFoundError(f"{name} is a file: give its folder")
     if not may_be_name(name) or os.path.exists(name):
         expected = "give an existing one, or a name on the Hugging Face hub: org/name or org/name@revision"
         raise FileNotFoundError(f"there is no folder {name}: {expected}")

@@ -117,7 +117,7 @@ def read_onnx(folder: str, precision: str, threads: int | None) -> tuple[OnnxEng
         raise ValueError(f"precision is {precision!r}, expected {' or '.join(FILES)}")
     whole_number("threads", 1 if threads is None else threads)
     path = Path(folder)
-    advice = "Export the model with scripts/export.py --to onnx"
+    advice = "MistGenerator reads a folder of --to folder, of which scripts/export.py --to onnx makes one in ONNX"
     config = read_config(folder, FORMAT, VERSION, [DICTIONARY, *FILES[precision]], advice)
     names = ("max_source_positions", "max_target_positions")
     limits = PositionLimits(*(whole_number(f"{path / CONFIG}: {name}", config.get(name)) for name in names))

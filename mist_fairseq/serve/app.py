@@ -81,7 +81,7 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         outputs = await unless(client_leaves(request), batcher.submit(sources, decoding))
         if outputs is None:
             raise ClientDisconnect
-        names = [each.name for each in fields(Output) if body.details or each.name in ("text", "score")]
+        names = [each.name for each in fields(Output) if body.details or each.name in ("text", "score", "cut")]
         answers = [[{name: getattr(output, name) for name in names} for output in ranked] for ranked in outputs]
         return JSONResponse({"id": body.id, "outputs": answers})
 

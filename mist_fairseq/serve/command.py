@@ -7,22 +7,16 @@ import signal
 import socket
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from mist_fairseq.files.exported import CONFIG
-from mist_fairseq.files.reading import read_json
+import uvicorn
+
+from mist_fairseq.files.exported import CONFIG, read_any_config
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.pretrained.hub import local_folder
+from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.limits import Limits, flag
-
-try:
-    import uvicorn
-
-    from mist_fairseq.serve.app import create_app
-except ModuleNotFoundError as error:
-    sys.exit(f"error: no module {error.name!r}, which the server needs: pip install -c constraints.txt -e .[serve]")
 
 
 def load_generator(folder: str, **options: Any) -> TextGenerator:
@@ -31,7 +25,7 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
     """
     whole_number("--threads", options.get("threads", 1))
-    if read_json(Path(local_folder(folder, [CONFIG])) / CONFIG).get("format") == "onnx":
+    if read_any_config(local_folder(folder, [CONFIG])).get("format") == "onnx":
         if "accelerate" in options:
             raise ValueError(f"--accelerate {options['accelerate']} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.hub.onnx_generator import OnnxGenerator

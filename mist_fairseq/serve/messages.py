@@ -68,7 +68,7 @@ class GenerateResponse(BaseModel):
 
     id: str | int | None = Field(description="The request's.")
     outputs: list[list[Output]] = Field(
-        description="Of each text nbest answers, best first; without details they have only text and score."
+        description="Of each text at most nbest answers, best first; without details only text, score and cut."
     )
 
 

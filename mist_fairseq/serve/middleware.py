@@ -26,6 +26,8 @@ async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, f"the content type is {kind[:60]!r}, expected application/json", _CLOSE)
+    if coding := request.headers.get("content-encoding"):
+        raise HTTPException(415, f"the body is compressed, {coding[:60]!r}: send it as it is", _CLOSE)
     try:
         async with asyncio.timeout(limits.max_seconds):
             body = await unless(batcher.closing.wait(), _read(request, limits.max_body))
@@ -35,12 +37,20 @@ async def read_json(request: Request, limits: Limits, batcher: Batcher) -> dict[
     if body is None:
         batcher.check_open()
     try:
-        content = json.loads(body or b"")
+        content = json.loads(body or b"", object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]  # advice to programmers follows
         raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from error
     if not isinstance(content, dict):
         raise HTTPException(422, f"the body is {content!r:.60}, expected a JSON object")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands twice the last value would count without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice in an object")
     return content
 
 

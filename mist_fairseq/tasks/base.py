@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _KINDS, _ORDERS = ("counts", "totals"), range(4)  # of n-grams
 
+_SIZES = ("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple")
+
 _PREPROCESS = (
     "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
     "--joined-dictionary --srcdict FILE: a pre-trained encoder's folder, its name on the hub, or a tokenizer's file"
@@ -45,11 +47,18 @@ class TokenizerTask(FairseqTask):
     def __init__(self, cfg, *args, **kwargs):
         super().__init__(cfg, *args, **kwargs)
         self._batches = []  # sentences' ids and loss of each batch since the last update
+        self._max_update = 0
         install_interactive()
         whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
         if whole is not None and "checkpoint" in whole:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        if whole is not None and "optimization" in whole and "dataset" in whole:
+            self._max_update = whole.optimization.max_update
+            given = [(name, whole.dataset[name]) for name in _SIZES]
+            for name, value in [*given, *(("update_freq", number) for number in whole.optimization.update_freq)]:
+                if value is not None and value < 1:  # fairseq takes some for no limit, and crashes at others
+                    raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
@@ -86,6 +95,9 @@ class TokenizerTask(FairseqTask):
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
         """Forward and backward of a batch; nothing comes of one without sentences."""
+        if 0 < self._max_update <= update_num:  # fairseq would find out after one more update, and save it
+            logger.info("the training ended before, at %d updates: to go on give a higher --max-update", update_num)
+            sys.exit(0)
         failure = sys.exception()
         # While fairseq handles this error it runs the batches again, to log the first module with a NaN.
         runs_again = isinstance(failure, FloatingPointError)

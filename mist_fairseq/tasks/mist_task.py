@@ -15,7 +15,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
 from omegaconf import II
 
-from mist_fairseq.data.dataset import MistDataset, load_pair
+from mist_fairseq.data.dataset import MistDataset, load_pair, log_cut
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import engines
 from mist_fairseq.generate.decoding import DECODINGS, Decoding, option
@@ -114,7 +114,9 @@ class MistTask(TokenizerTask):
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, **_):
         """A data set of sources alone, for fairseq-interactive."""
-        return MistDataset(ListDataset(src_tokens, src_lengths), None, self.dictionary, self.limits)
+        dataset = MistDataset(ListDataset(src_tokens, src_lengths), None, self.dictionary, self.limits)
+        log_cut(dataset.truncated()[0], len(dataset), self.limits.source)
+        return dataset
 
     def max_positions(self):
         """The limits of source and target."""

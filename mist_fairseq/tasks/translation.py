@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from fairseq.data import LanguagePairDataset, PrependTokenDataset, TruncateDataset
+from fairseq import utils
+from fairseq.data import LanguagePairDataset, ListDataset, PrependTokenDataset, TruncateDataset
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
-from mist_fairseq.data.dataset import AllBatches, cut, load_pair, random_order
+from mist_fairseq.data.dataset import AllBatches, cut, load_pair, log_cut, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.generate.decoding import option
 from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
@@ -48,17 +49,27 @@ class _Translates(TokenizerTask):
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load one split; sources are cut, as the mist task's are. Errors as of ``load_pair``."""
         source, target = load_pair(self.cfg, self.src_dict, split, epoch, combine)
+        self.datasets[split] = self._pairs(source, target, shuffle=split == self.cfg.train_subset)
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None):
+        """A data set of sources alone, for fairseq-interactive; they are cut, too. Args: as fairseq's."""
+        super().build_dataset_for_inference(src_tokens, src_lengths, constraints)  # refuses constraints it cannot do
+        return self._pairs(ListDataset(src_tokens, src_lengths), None, constraints=constraints)
+
+    def _pairs(self, source, target, **options) -> PairDataset:
         starts_with_bos = isinstance(self, TranslationLevenshteinTask)
-        source = _Cut(source, self.cfg.max_source_positions - starts_with_bos)
+        limit = self.cfg.max_source_positions - starts_with_bos
+        log_cut(int((np.asarray(source.sizes) > limit).sum()), len(source), self.cfg.max_source_positions)
+        source = _Cut(source, limit)
         if starts_with_bos:
             source = PrependTokenDataset(source, self.src_dict.bos())
             target = target and PrependTokenDataset(target, self.tgt_dict.bos())
-        self.datasets[split] = PairDataset(
+        return PairDataset(
             *(source, source.sizes, self.src_dict),
             *(target, None if target is None else target.sizes, self.tgt_dict),
             left_pad_source=self.cfg.left_pad_source,
             left_pad_target=self.cfg.left_pad_target,
-            shuffle=split == self.cfg.train_subset,
+            **options,
         )
 
     def build_model(self, cfg, from_checkpoint=False):
@@ -66,6 +77,8 @@ class _Translates(TokenizerTask):
         model = super().build_model(cfg, from_checkpoint)
         if hasattr(model, "load_pretrained") and cfg.pretrained and not from_checkpoint:
             model.load_pretrained(cfg.pretrained, self.src_dict)
+        # What generates is not told the limit that a checkpoint was trained with.
+        self.cfg.max_source_positions = utils.resolve_max_positions(self.max_positions(), model.max_positions())[0]
         return model
 
     def build_generator(self, models, args, *others, **options):

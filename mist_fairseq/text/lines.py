@@ -4,6 +4,8 @@ import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 def lines_of_file(path: str | Path) -> Iterator[str]:
     r"""Read the lines of a text file one after the other, without their ends.
@@ -12,7 +14,8 @@ def lines_of_file(path: str | Path) -> Iterator[str]:
     lone \r, U+2028 and the like are text. The last line needs no end. A byte order mark is no text.
 
     Raises:
-        ValueError: a line is not UTF-8; names the file and the line. Those before it have come by then.
+        ValueError: a line is not UTF-8; names the file and the line. Those before it have come by then. Or the file
+            begins with the mark of UTF-16.
     """
     with open(path, "rb") as file:
         yield from decoded(file, path)
@@ -22,7 +25,10 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
     """Decode lines as a binary file gives them, by the same rule; *name* is what errors call the file."""
     for number, line in enumerate(lines, start=1):
         if number == 1:
+            check_mark(line, name)
             line = line.removeprefix(codecs.BOM_UTF8)
+            if not line:
+                return
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -31,6 +37,12 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
                 f"{name}, line {number:,} is not UTF-8: {error.reason} {where}: convert the file"
             ) from None
         yield text[:-1].removesuffix("\r") if text.endswith("\n") else text
+
+
+def check_mark(start: bytes, name: str | Path) -> None:
+    """ValueError if the bytes that the file *name* begins with are the byte order mark of UTF-16."""
+    if start.startswith(_UTF16):
+        raise ValueError(f"{name} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8 {name}")
 
 
 def count_lines(path: str | Path) -> int:

@@ -55,8 +55,12 @@ def sentencepiece_tokenizer(
 
     Raises:
         ValueError: the bytes are no SentencePiece model, or [MASK] is one of its ordinary pieces.
+        ImportError: SentencePiece is not installed.
     """
-    from sentencepiece import SentencePieceProcessor  # an ONNX folder of another tokenizer needs no such package
+    try:
+        from sentencepiece import SentencePieceProcessor  # an ONNX folder of another tokenizer needs no such package
+    except ImportError as error:
+        raise ImportError(f"{source} needs SentencePiece, which is not installed: pip install sentencepiece") from error
 
     processor = SentencePieceProcessor()
     try:

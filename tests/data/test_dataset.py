@@ -93,3 +93,21 @@ def test_no_sentence_is_lost_in_batching(dictionary, multiple, sizes):
         batches = dataset.batch_by_size(dataset.ordered_indices(), required_batch_size_multiple=multiple, **sizes)
         assert sorted(i for batch in batches for i in batch) == list(range(number))
         assert all(len(batch) for batch in batches)
+
+
+def test_what_is_longer_than_a_batch_is_one_of_its_own(dictionary, caplog):
+    sizes = [3, 9, 3, 8, 3, 9, 3, 3, 6]
+    dataset = make(dictionary, [(size, 2) for size in sizes])  # and [CLS]
+    order = dataset.ordered_indices()
+    for multiple in (1, 8):
+        batches = [list(batch) for batch in dataset.batch_by_size(order, 8, required_batch_size_multiple=multiple)]
+        assert sorted(i for batch in batches for i in batch) == list(range(9))
+        assert sorted(batch for batch in batches if max(sizes[i] for i in batch) > 3) == [[1], [3], [5], [8]]
+        assert all(len(batch) == 1 or len(batch) * 4 <= 8 for batch in batches)
+    message = (
+        "3 of 9 sentences have more than the 8 tokens of a batch (--max-tokens), up to 10: each is a batch of its "
+    )
+    assert caplog.messages == 2 * [message + "its own"]
+    caplog.clear()
+    dataset.batch_by_size(order, 10)
+    assert not caplog.messages

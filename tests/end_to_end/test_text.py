@@ -184,12 +184,15 @@ def test_generate_prints_a_line_of_each_kind_for_each_text(generated, sides):
 
 def test_interactive_answers_line_by_line(trained, raw, generated, sides):
     """What fairseq-generate answers, from stdin; files are read by the same lines."""
-    options = ["--cpu", *DECODING, "--buffer-size", "16", "--batch-size", "16"]
+    # A long line has more tokens than a batch, and one is cut.
+    options = ["--cpu", *DECODING, "--buffer-size", "16", "--max-tokens", "40"]
     given = (raw / "test.src").read_bytes().decode()
     printed = run("interactive", trained.data, "--path", trained.checkpoint, *options, text=given)
     answers = re.findall(r"^D-(\d+)\t\S+\t(.*)$", printed, re.MULTILINE)
     outputs = read_generation(generated.read_text(encoding="utf-8")).outputs
     assert answers == [(str(i), output) for i, output in enumerate(outputs)]
+    assert "have more than the 40 tokens of a batch" in printed
+    assert " sources are longer than the model reads, and cut to 50 tokens (--max-source-positions)" in printed
     assert len(outputs) == len(sides["test"][0])
 
 

@@ -75,20 +75,29 @@ def test_a_literal_special_token_is_text(echo):
         assert "".join(read(echo, ("it", f"{name}"))[3:-1]).replace("##", "") == name.lower()
 
 
-def test_what_is_too_long_is_cut_and_says_so(echo):
+def test_what_is_too_long_is_cut_and_says_so(echo, caplog):
     source = echo.encode("how " * 10_000)
     assert len(source.ids) == 20 and source.ids[-1] == SEP and source.cut
     exactly = echo.encode("how " * 18)
     assert len(exactly.ids) == 20 and not exactly.cut
     outputs = echo.generate(["how " * 19, "how " * 18], return_scores=True)
     assert [output.cut for output in outputs] == [True, False]
+    message = "1 of 2 texts are longer than the 20 tokens that the model reads, and lost their ends: "
+    assert [line.startswith(message) for line in caplog.messages] == [True]
+    caplog.clear()
+    echo.generate(["how " * 18])
+    assert not caplog.messages
+    answers = echo.generate(iter(3 * ["how " * 19]), batch_size=1)
+    next(answers)
+    answers.close()  # before its end
+    assert len(caplog.messages) == 1
 
 
 def test_a_list_gives_a_list_in_its_order(echo):
     texts = [" ".join(["how", "can", "it"][: 1 + i % 3]) + " the" * (i % 7) for i in range(50)]
     for given, size in ((texts, 8), (tuple(texts), 7), (texts, 10**20)):
         assert echo.generate(given, batch_size=size, keep_repeats=True) == texts
-    assert echo.generate([]) == [] and echo.generate({}) == []
+    assert echo.generate([]) == [] and echo.generate(()) == []
 
 
 def test_batches_are_of_similar_lengths(echo):
@@ -187,6 +196,9 @@ def test_lengths(echo):
         (b"how", r"\(bytes\): expected a list"),
         (None, r"texts is None \(NoneType\)"),
         (7, r"texts is 7 \(int\)"),
+        ({"text": "it"}, r"texts is \{'text': 'it'\} \(dict\): expected a list"),  # would be the text "text"
+        ({"it"}, r"texts is \{'it'\} \(set\)"),
+        (np.array([["it", "how"]]), r"texts is array\(.*\(ndarray\)"),
         (["it", None], r"texts\[1\]: None \(NoneType\) is no text: expected a string"),
         ([3], r"texts\[0\]: 3 \(int\)"),
         ([b"it"], r"texts\[0\]: b'it' \(bytes\)"),

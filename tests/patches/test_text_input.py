@@ -5,13 +5,14 @@ import io
 import itertools
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary, data_utils
 
 from mist_fairseq.data.dictionary import load_dictionary
-from mist_fairseq.patches.text_input import _buffered_read
+from mist_fairseq.patches.text_input import _buffered_read, install_interactive
 from tests.awkward import LONGEST, NOT_UTF8, as_file, is_one_line, long_texts, shown, texts
 from tests.helpers import tiny_dictionary
 from tests.text.helpers import write_bart_dictionary
@@ -48,10 +49,11 @@ def test_binarized_lines_are_the_files(workers, bart, tmp_path):
     assert names == ["", "-tgt.src.bin", "-tgt.src.crc32", "-tgt.src.idx"]
 
 
-def test_more_workers_than_lines(bart, tmp_path):
-    (tmp_path / "valid.src").write_bytes(b"a\r\n\nb")
+def test_more_workers_than_lines(bart, tmp_path, caplog):
+    (tmp_path / "valid.src").write_bytes(b"\xef\xbb\xbfa\r\n\n \t\r\nb")
     summary, data = binarize(tmp_path, bart, workers=20)
-    assert [bart.string(ids) for ids in data] == ["a", "", "b"] and summary.num_seq == 3
+    assert [bart.string(ids) for ids in data] == ["a", "", "", "b"] and summary.num_seq == 4
+    assert caplog.messages == [f"2 of the 4 lines of {tmp_path / 'valid.src'} are empty: they count as texts"]
 
 
 def test_raw_data_has_the_same_lines(bart, tmp_path):
@@ -161,3 +163,17 @@ def test_interactive_reads_the_same_lines(source, tmp_path, monkeypatch):
         assert [next(lines), next(lines)] == [["a"], ["b"]]  # answered before
         with pytest.raises(ValueError, match=rf"{name}, line 3 is not UTF-8"):
             next(lines)
+
+
+@pytest.mark.parametrize("command", ["fairseq_cli.generate", "fairseq_cli.interactive", None])
+def test_commands_print_utf8_whatever_the_locale(command, monkeypatch):
+    """They would end half-way, at the first character that the locale lacks; other programs are left alone."""
+    for name in ("__main__", "fairseq_cli.generate", "fairseq_cli.interactive"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    if command:
+        monkeypatch.setitem(sys.modules, command, SimpleNamespace(__spec__=SimpleNamespace(name=command)))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii", errors="replace"))
+    install_interactive()
+    print("\u2603", flush=True)
+    assert printed.getvalue() == ("\u2603\n".encode() if command else b"?\n")

@@ -46,13 +46,20 @@ def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch, hub_server):
     assert not hub_server.requests
 
 
-@pytest.mark.parametrize("name", ["./none", "../none", "/none", "~/none", "~none", "a/b/c", "a/b/c@main", "file"])
+@pytest.mark.parametrize("name", ["./none", "../none", "/none", "~/none", "~none", "a/b/c", "a/b/c@main"])
 def test_a_path_that_is_not_there_is_not_looked_up(tmp_path, monkeypatch, hub_server, name):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
     with pytest.raises(FileNotFoundError, match=rf"^there is no folder {name}: give an existing one, or a name on .*$"):
         local_folder(name)
-    assert not hub_server.requests and may_be_name(name) == (name == "file")
+    assert not hub_server.requests and not may_be_name(name)
+
+
+def test_a_file_is_no_folder(tmp_path, monkeypatch, hub_server):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="^file is a file: give its folder$"):
+        local_folder("file")
+    assert not hub_server.requests
 
 
 def test_only_what_is_needed_is_fetched_and_only_once(hub_server, files, caplog):

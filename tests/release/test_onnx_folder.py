@@ -200,7 +200,7 @@ def test_another_vocabulary(folder):
     "changes, message",
     [
         ({"version": 1}, "config.json: version is 1, expected 2: export the model again"),
-        ({"format": "else"}, "its format is 'else', expected 'onnx'. Export the model with scripts/export.py"),
+        ({"format": "else"}, "its format is 'else', expected 'onnx'. MistGenerator reads a folder of --to folder, of "),
         ({"max_source_positions": "40"}, "max_source_positions is '40', expected a whole number"),
         ({"max_target_positions": 0}, "max_target_positions is 0, expected a whole number"),
         ({"max_source_positions": 60}, r"do not belong together \(by their config\): one was renamed, changed"),

@@ -103,7 +103,7 @@ def expected(text, **options) -> str:
 
 def answered(text: str, id: object = None) -> tuple[int, dict]:
     """Status and JSON of an answer without details."""
-    return 200, {"id": id, "outputs": [[{"text": text, "score": -0.25}]]}
+    return 200, {"id": id, "outputs": [[{"text": text, "score": -0.25, "cut": False}]]}
 
 
 def distinct(number: int) -> list[str]:

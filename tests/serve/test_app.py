@@ -51,6 +51,7 @@ def test_options_mean_what_they_mean_in_python(running, options):
 def test_a_text_longer_than_the_model_reads_is_cut_and_says_so(running):
     status, answer = running.post({"text": "how " * 500, "details": True})
     assert status == 200 and answer["outputs"][0][0]["cut"] and len(answer["outputs"][0][0]["tokens"]) == 38
+    assert running.post({"text": "how " * 500})[1]["outputs"][0][0]["cut"]
 
 
 def test_many_long_texts_are_read_beside_the_event_loop(running):

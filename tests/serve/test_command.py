@@ -134,10 +134,13 @@ def test_options_that_cannot_work(tmp_path, option, value, message):
 def test_a_folder_without_a_model(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "other/config.json").mkdir(parents=True)
-    for wrong in (tmp_path / "nothing", tmp_path / "file"):
-        assert error_of(wrong, "--port", 0).startswith(f"error: there is no folder {wrong}: give an existing one, or")
+    wrong = tmp_path / "nothing"
+    assert error_of(wrong, "--port", 0).startswith(f"error: there is no folder {wrong}: give an existing one, or")
+    assert error_of(tmp_path / "file", "--port", 0) == f"error: {tmp_path / 'file'} is a file: give its folder"
     wrong = tmp_path / "other"
-    assert re.fullmatch(rf"error: \[Errno \d+\] .* '{wrong}/config.json'", error_of(wrong, "--port", 0))
+    assert error_of(wrong, "--port", 0).startswith(f"error: {wrong} has no config.json: export the model again with")
+    (wrong / "checkpoint_best.pt").touch()
+    assert error_of(wrong, "--port", 0).startswith(f"error: {wrong} has no config.json: it holds checkpoints: name one")
     (tmp_path / "config.json").write_text("{")
     assert f"error: {tmp_path / 'config.json'} is not JSON: " in error_of(tmp_path, "--port", 0)
 
@@ -173,10 +176,10 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, hub_server, ki
 
 def test_it_ends_without_a_traceback(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "onnx"}')
-    program = 'import sys; sys.modules["fastapi"] = None; import mist_fairseq.serve.command'
+    program = 'import sys, runpy; sys.modules["fastapi"] = None; runpy.run_module("mist_fairseq.serve", alter_sys=True)'
     for command, message in (
         (server_command(tmp_path), "config.json: version is None, expected 2"),
-        ([sys.executable, "-c", program], "no module 'fastapi', which the server needs: pip install"),
+        ([sys.executable, "-c", program], "no module 'fastapi', which the server needs: pip install fastapi uvicorn"),
     ):
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr

@@ -22,10 +22,11 @@ LEFT = 'mist_requests_total{path="/generate",status="499"}'
         ('{"text": "how"', "the body is not JSON in UTF-8: Expecting ',' delimiter: line 1 column 15"),
         (b'{"text": "\xe9t\xe9"}', "the body is not JSON in UTF-8: 'utf-8' codec can't decode byte 0xe9 in"),
         (gzip.compress(b"{}", mtime=0), "the body is not JSON in UTF-8: 'utf-8' codec can't decode byte 0x8b"),
+        ('{"text": "how", "text": "it"}', "the body is not JSON in UTF-8: a key stands twice in an object"),
         ("[" * 100_000, "the body is not JSON in UTF-8: maximum recursion depth"),
         ('{"text": "how", "id": ' + "1" * 10_000 + "}", "the body is not JSON in UTF-8: Exceeds the limit ("),
     ],
-    ids=["empty", "brace", "unfinished", "latin-1", "gzip", "deep", "long number"],
+    ids=["empty", "brace", "unfinished", "latin-1", "gzip", "twice", "deep", "long number"],
 )
 def test_a_body_that_is_not_json(running, body, message):
     status, answer = running.post(body)
@@ -37,6 +38,9 @@ def test_other_content_types_are_refused(running):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp"):
         status, _, body = running.ask("POST", "/generate", '{"text": "how"}', content_type=kind)
         assert status == 415 and f"'{kind}', expected application/json" in json.loads(body)["error"]
+    packed = {"content_type": "application/json", "content_encoding": "gzip"}
+    status, _, body = running.ask("POST", "/generate", gzip.compress(b'{"text": "how"}'), **packed)
+    assert status == 415 and "the body is compressed, 'gzip': send it as it is" in json.loads(body)["error"]
     status, _, _ = running.ask("POST", "/generate", '{"text": "how"}', content_type="Application/JSON; charset=utf-8")
     assert status == 200
 

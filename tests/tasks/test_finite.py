@@ -103,6 +103,18 @@ def test_training_goes_on_after_all_finite_updates(trainer, tmp_path, monkeypatc
     assert trainer.get_num_updates() == 2 and not torch.equal(before[0], parameters(trainer)[0])
 
 
+def test_a_training_that_ended_makes_no_further_update(trainer, monkeypatch):
+    """Started again, with --max-update as it was, fairseq would make one more before it looks."""
+    (one,) = batches(trainer.task, [4, 1, 9])
+    monkeypatch.setattr(trainer.task, "_max_update", 1)
+    trainer.train_step([one])
+    before = parameters(trainer)
+    with pytest.raises(SystemExit) as ended:
+        trainer.train_step([one])
+    assert ended.value.code == 0 and trainer.get_num_updates() == 1
+    assert all(map(torch.equal, before, parameters(trainer)))
+
+
 def test_a_skipped_update_with_a_wrong_loss_stops_the_next(trainer, tmp_path, monkeypatch):
     """fairseq skips updates whose gradients overflow with --fp16, and says nothing of their loss."""
     one, bad = batches(trainer.task, [4, 1, 9], [8, 2, 6])

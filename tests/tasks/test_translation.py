@@ -75,6 +75,24 @@ def test_what_does_not_fit_is_refused(tmp_path, name):
         tasks.TASK_REGISTRY[name].build_dictionary(["train.src"])
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple"),
+        "update_freq",
+    ],
+)
+def test_batches_of_nothing_are_refused(tmp_path, option):
+    """fairseq would take all data for one batch, and divides by the last."""
+    cfg = configuration(write_data(tmp_path), "mist_translation")
+    if option == "update_freq":
+        cfg.optimization.update_freq = [2, 0]
+    else:
+        cfg.dataset[option] = 0
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} is 0, expected at least 1"):
+        tasks.setup_task(cfg.task)
+
+
 def test_a_checkpoint_with_another_vocabulary_is_refused(tmp_path, name):
     task = make_task(write_data(tmp_path / "data"), name)
     saved = dict(task.state.state_dict)
@@ -120,3 +138,19 @@ def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name, monkeypatch):
     states = [meter.state_dict() for key, meter in logged.items() if key.startswith("_bleu")]
     numbers = [value for state in states for value in state.values()]
     assert len(states) == 10 and all(value is None or type(value) in (int, float) for value in numbers)
+
+
+def test_interactive_cuts_to_what_the_model_was_trained_for(tmp_path, name, caplog):
+    """fairseq-interactive does not give the task the limits of the checkpoint."""
+    folder = write_data(tmp_path)
+    trained = configuration(folder, name).model
+    trained.max_source_positions = 10
+    task = make_task(folder, name)
+    task.build_model(trained, from_checkpoint=True)
+    tokens = [task.source_dictionary.encode_line(line).long() for line in ("how " * 600, "how", "can i learn")]
+    dataset = task.build_dataset_for_inference(tokens, [len(line) for line in tokens])
+    assert "1 of 3 sources are longer than the model reads, and cut to 10 tokens" in caplog.text
+    batches = task.get_batch_iterator(dataset, max_tokens=6, max_positions=(10, 1024)).next_epoch_itr(shuffle=False)
+    found = {i: batch for batch in batches for i in batch["id"].tolist()}
+    assert sorted(found) == [0, 1, 2] and found[0]["net_input"]["src_tokens"].shape == (1, 10)
+    assert found[0]["net_input"]["src_tokens"][0, -1] == task.source_dictionary.eos()

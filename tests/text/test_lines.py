@@ -21,13 +21,22 @@ def test_every_text_is_a_line(windows, tmp_path):
         (b"a\n\nb", ["a", "", "b"]),
         (b"a\r\r\nb\r", ["a\r", "b\r"]),  # a \r that ends no line is text
         (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),
-        (b"\xef\xbb\xbf", [""]),
+        (b"\xef\xbb\xbf\n", [""]),
+        (b"\xef\xbb\xbf", []),
     ],
 )
 def test_ends_of_lines_and_of_files(content, lines, tmp_path):
     path = tmp_path / "text"
     path.write_bytes(content)
     assert list(lines_of_file(path)) == lines
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_called_so(encoding, tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes("\ufeffa\nb".encode(encoding))  # as Windows PowerShell writes output to files
+    with pytest.raises(ValueError, match=r"/text is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8 \S*/text$"):
+        next(lines_of_file(path))
 
 
 @pytest.mark.parametrize("wrong", NOT_UTF8.values(), ids=NOT_UTF8)

@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 import sentencepiece
 
+from mist_fairseq.text.sentencepiece_tokenizer import sentencepiece_tokenizer
 from mist_fairseq.text.tokenizer import MASK
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 from tests.text.helpers import AWKWARD, has_special, ids_of, real_lines, train_sentencepiece
@@ -46,3 +49,9 @@ def test_mask_as_control_symbol_is_taken(tmp_path):
     tokenizer = load_tokenizer(path)
     assert tokenizer.symbols[tokenizer.special.mask] == MASK and len(tokenizer.symbols) == 300
     assert tokenizer.special.mask not in ids_of(tokenizer, "a [MASK]") and tokenizer.special.pad == 3
+
+
+def test_sentencepiece_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ImportError, match=r"^a/sp.model needs SentencePiece, .*: pip install sentencepiece$"):
+        sentencepiece_tokenizer(b"", "a/sp.model")

@@ -18,6 +18,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from mist_fairseq.experiments.results import write_json
+from mist_fairseq.text.lines import check_mark
 from mist_fairseq.text.tokenizer import SEP
 
 SPLITS, SIDES = ("train", "valid", "test"), ("src", "tgt")
@@ -62,11 +63,16 @@ def progress(items: Iterable, path: str, unit: str) -> Iterable:
 
 @contextmanager
 def open_text(path: str) -> Iterator[TextIO]:
-    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line."""
+    r"""Open a file, gzip if its name ends in .gz; invalid UTF-8 reads as U+FFFD and only \n ends a line.
+
+    ValueError: it is UTF-16, truncated or not gzip.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
     opener = gzip.open if str(path).endswith(".gz") else open
     try:
+        with opener(path, "rb") as file:
+            check_mark(file.read(2), path)
         with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

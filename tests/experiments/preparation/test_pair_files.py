@@ -52,6 +52,14 @@ def test_lines_end_at_newlines_only(tmp_path, name, monkeypatch):
     assert list(read_lines(str(tmp_path / name))) == expected
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_utf16_is_called_so(tmp_path, name):
+    raw = "\ufeffone".encode("utf-16-be")
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    with pytest.raises(ValueError, match=f"{name} is UTF-16, expected UTF-8: "):
+        list(read_lines(str(tmp_path / name)))
+
+
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-12], lambda raw: b"plain", lambda raw: raw[:20] + b"x" * 20])
 def test_damaged_gzip_files_are_named(tmp_path, damage):
     path = tmp_path / "a.gz"
