@@ -49,6 +49,7 @@ class TokenizerTask(FairseqTask):
 
     def __init__(self, cfg, *args, **kwargs):
         super().__init__(cfg, *args, **kwargs)
+        self._collated: Any = None  # sentences' numbers of the batch that fairseq-interactive made last
         self._batches = []  # sentences' ids and loss of each batch since the last update
         install_interactive()
         whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
@@ -110,7 +111,9 @@ class TokenizerTask(FairseqTask):
         if dataset is self.datasets.get(self.cfg.train_subset):
             iterator.collate_fn = partial(_collate, dataset)
         if self.output is not None:
-            self.output.expect(len(dataset), iterator.frozen_batches)
+            self.output.expect(len(dataset), sum(map(len, iterator.frozen_batches)))
+            if running() == "interactive":
+                iterator.collate_fn = partial(self._remember, dataset)
         return iterator
 
     def inference_step(self, generator, models, sample, *args, **kwargs):
@@ -118,10 +121,16 @@ class TokenizerTask(FairseqTask):
         hypotheses = super().inference_step(generator, models, sample, *args, **kwargs)
         if self.output is not None:
             ignored = getattr(generator, "symbols_to_strip_from_output", {generator.eos})
-            best = (ranked[0]["tokens"].int().cpu() for ranked in hypotheses)
-            string = self.target_dictionary.string
-            self.output.add([string(tokens, extra_symbols_to_ignore=ignored) for tokens in best])
+            string = partial(self.target_dictionary.string, extra_symbols_to_ignore=ignored)
+            texts = (string(ranked[0]["tokens"].int().cpu()) for ranked in hypotheses)
+            self.output.add(dict(zip(sample.get("id", self._collated).tolist(), texts)))
         return hypotheses
+
+    def _remember(self, dataset, samples: list) -> dict:
+        """Make a batch, and keep its sentences' numbers, which fairseq-interactive does not hand on."""
+        batch = dataset.collater(samples)
+        self._collated = batch["id"]
+        return batch
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
         """Forward and backward of a batch; nothing comes of one without sentences."""

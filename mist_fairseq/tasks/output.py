@@ -1,7 +1,5 @@
 """``--output``: plain text, the best output of each sentence, one a line, in the order of the input."""
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 
 from mist_fairseq.files.whole import write_text
@@ -17,20 +15,18 @@ class OutputFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "w", encoding="utf-8") if streams else None  # noqa: SIM115
-        self._numbers: Iterator[int] = iter(())
         self._texts: list[str] = []
         self._left = 0
 
-    def expect(self, count: int, batches: Iterable[Iterable[int]]):
-        """Take the texts of *count* sentences; their numbers, in the order in which ``add`` will get them."""
-        numbers = list(map(int, chain.from_iterable(batches)))
-        self._texts, self._numbers, self._left = [""] * count, iter(numbers), len(numbers)
+    def expect(self, count: int, left: int):
+        """Take the texts of *count* sentences, of which *left* come: the line of another is empty."""
+        self._texts, self._left = [""] * count, left
 
-    def add(self, texts: list[str]):
-        """Take the texts of the next sentences; with the last of all they are written."""
-        for text, number in zip(texts, self._numbers):
+    def add(self, texts: dict[int, str]):
+        """Take some texts by their sentences' numbers; with the last of all they are written."""
+        for number, text in texts.items():
             self._texts[number] = text
-            self._left -= 1
+        self._left -= len(texts)
         if self._left == 0:
             lines = "".join(text + "\n" for text in self._texts)
             if self._file is None:

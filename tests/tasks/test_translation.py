@@ -87,6 +87,27 @@ def test_noise_is_one_that_the_model_learns_from(tmp_path, architecture, noise):
         task.build_generator([model], Namespace(lenpen=0.5))
 
 
+@pytest.mark.parametrize("command", ["generate", "interactive"])
+def test_output_is_in_the_order_of_the_input(tmp_path, name, command, monkeypatch):
+    """fairseq sorts the sentences of a batch; fairseq-interactive does not tell the task which they are."""
+    path = tmp_path / "output.txt"
+    task = make_task(write_data(tmp_path / "data", LONG), name, "--output", str(path))
+    monkeypatch.setattr("sys.argv", [f"fairseq-{command}"])
+    task.load_dataset("valid")
+    dataset, generator = task.dataset("valid"), Namespace(eos=task.target_dictionary.eos())
+
+    def generate(models, sample, **how):  # the source
+        rows = [row[row != task.source_dictionary.pad()] for row in sample["net_input"]["src_tokens"]]
+        return [[{"tokens": row}] for row in rows]
+
+    generator.generate = generate
+    for batch in task.get_batch_iterator(dataset, max_sentences=4).next_epoch_itr(shuffle=False):
+        sample = batch if command == "generate" else {"net_input": batch["net_input"]}
+        task.inference_step(generator, [], sample)
+    expected = [task.source_dictionary.string(dataset[i]["source"]) for i in range(len(LONG))]
+    assert path.read_text().split("\n") == [*expected, ""]
+
+
 def test_what_does_not_fit_is_refused(tmp_path, name):
     task = make_task(write_data(tmp_path / "more", extra_target=["one more"]), name)
     with pytest.raises(ValueError, match=r"src has 4 lines and .*tgt has 5"):
