@@ -20,7 +20,7 @@ from torch import distributed
 from mist_fairseq.data.dataset import load_pair
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.patches.text_input import install_interactive
-from mist_fairseq.tasks.options import check_options, check_preprocessing, running
+from mist_fairseq.tasks.options import check_options, check_preprocessing, needs_targets, running
 from mist_fairseq.tasks.output import OutputFile
 
 logger = logging.getLogger(__name__)
@@ -94,12 +94,12 @@ class TokenizerTask(FairseqTask):
         raise ValueError(_PREPROCESS)
 
     def load_pair(self, split: str, epoch: int, combine: bool):
-        """As of ``data.dataset``; ValueError if there are no targets to learn from or to validate with."""
+        """As of ``data.dataset``; ValueError if there are no targets and what runs needs them."""
         source, target = load_pair(self.cfg, self.source_dictionary, split, epoch, combine)
-        if target is None and (command := running()) in ("train", "validate"):
+        if target is None and (user := needs_targets(self.cfg)):
             raise ValueError(
-                f"the split {split} of {self.cfg.data} has no targets, which fairseq-{command} needs: run "
-                "fairseq-preprocess without --only-source"
+                f"the split {split} of {self.cfg.data} has no targets, which {user} needs: run fairseq-preprocess "
+                "without --only-source"
             )
         return source, target
 

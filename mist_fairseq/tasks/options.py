@@ -116,6 +116,18 @@ def check_options(whole: DictConfig, task: DictConfig):
         _honour(whole)
 
 
+def needs_targets(task: DictConfig) -> str | None:
+    """What of this command cannot do without targets, by its name; None if nothing."""
+    command = running()
+    whole: Any = task._get_parent()
+    if command in ("train", "validate"):
+        return f"fairseq-{command}"
+    if command == "generate" and whole is not None:
+        names = (name for name in ("score_reference", "prefix_size") if whole.generation[name])
+        return next((f"--{name.replace('_', '-')}" for name in names), None)
+    return None
+
+
 def _honour(whole: DictConfig):
     shards, workers = whole.dataset, whole.distributed_training
     if shards.num_shards > 1 and workers.distributed_world_size > 1:

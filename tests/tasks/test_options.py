@@ -286,3 +286,14 @@ def test_shards_and_sacrebleu_are_honoured(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             set_up(monkeypatch, folder, "generate", **given)
+
+
+def test_references_are_needed_by_name(tmp_path, monkeypatch):
+    folder = write_data(tmp_path)
+    for name in ("valid.src-tgt.tgt.bin", "valid.src-tgt.tgt.idx"):
+        (folder / name).unlink()
+    set_up(monkeypatch, folder, "generate", task="mist_translation")[0].load_dataset("valid")
+    for name, option in (("score_reference", "--score-reference"), ("prefix_size", "--prefix-size")):
+        task, _ = set_up(monkeypatch, folder, "generate", task="mist_translation", **{name: 1})
+        with pytest.raises(ValueError, match=f"has no targets, which {option} needs"):
+            task.load_dataset("valid")
