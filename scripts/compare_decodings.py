@@ -68,6 +68,8 @@ def main():
             log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
             if args.only == "score":
                 generations[name] = read_generation("\n".join(read_lines(log)))
+                if generations[name].sentences_per_second is None:
+                    raise ValueError(f"{log} is without its closing line: decode again")
                 continue
             print(f"decoding {args.subset}: {name}", file=sys.stderr, flush=True)
             decoding_options = ["--decoding", decoding, "--decoding-iterations", iterations or "1"]

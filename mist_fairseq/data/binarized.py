@@ -37,7 +37,7 @@ def write_checksums(prefix: str, dictionary: TokenizerDictionary):
 def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool = False, impl: str | None = None):
     """Refuse data that is damaged, of another side or vocabulary, or of a format without such checks, by a ValueError.
 
-    *prefix* is the path without ``.bin`` and ``.idx``; nothing is checked where these are missing. With *combine*
+    *prefix* is the path without ``.bin`` and ``.idx``; nothing is checked where both are missing. With *combine*
     further shards are, too, whose prefixes end in 1, 2, ... *impl* is the format, by default that of the files.
     """
     for number in itertools.count() if combine else [0]:
@@ -48,8 +48,11 @@ def check_binarized(prefix: str, dictionary: TokenizerDictionary, combine: bool 
                 raise ValueError(f"{path} is no file: {AGAIN}")
         if (impl or infer_dataset_impl(shard)) == "raw":
             continue
-        if not (os.path.exists(index) and os.path.exists(data)):
+        missing = [path for path in (index, data) if not os.path.exists(path)]
+        if len(missing) == 2:
             return
+        if missing:
+            raise ValueError(f"{missing[0]} is missing: {AGAIN}")
         _check_shard(shard, index, data, dictionary)
 
 

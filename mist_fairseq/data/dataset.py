@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from fairseq import utils
 from fairseq.data import FairseqDataset, data_utils
+from fairseq.data.indexed_dataset import data_file_path, index_file_path
 from torch import Tensor
 
 from mist_fairseq.data.binarized import check_binarized
@@ -22,12 +23,18 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     """Load binarized source and target of one split; the target is None where there is none.
 
     *cfg* is a task's: its data folders, languages and the name of the training split, which alone comes in shards.
+    The pair may have been binarized in the other order.
     FileNotFoundError: there is none. ValueError: it is empty, its sides differ in length, or as of ``check_binarized``.
     """
     folders = utils.split_paths(cfg.data)
     folder = folders[(epoch - 1) % len(folders)] if split == cfg.train_subset else folders[0]
-    prefix = os.path.join(folder, f"{split}.{cfg.source_lang}-{cfg.target_lang}.")
-    paths = [prefix + lang for lang in (cfg.source_lang, cfg.target_lang)]
+    if "," in split:
+        raise ValueError(f"{split!r} are several splits: give one at a time")
+    pair = [cfg.source_lang, cfg.target_lang]
+    paths = [os.path.join(folder, f"{split}.{'-'.join(pair)}.{lang}") for lang in pair]
+    turned = [os.path.join(folder, f"{split}.{'-'.join(pair[::-1])}.{lang}") for lang in pair]
+    if not _is_there(paths[0]) and _is_there(turned[0]):
+        paths = turned
     for path in paths:
         check_binarized(path, dictionary, combine, cfg.dataset_impl)
     load = data_utils.load_indexed_dataset
@@ -39,6 +46,10 @@ def load_pair(cfg, dictionary: TokenizerDictionary, split: str, epoch: int = 1, 
     if target is not None and len(source) != len(target):
         raise ValueError(f"{paths[0]} has {len(source):,} lines and {paths[1]} has {len(target):,}, expected as many")
     return source, target
+
+
+def _is_there(prefix: str) -> bool:
+    return any(map(os.path.exists, (prefix, index_file_path(prefix), data_file_path(prefix))))
 
 
 def random_order(count: int, shuffle: bool = True) -> np.ndarray:

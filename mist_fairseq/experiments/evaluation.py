@@ -15,16 +15,22 @@ _LINES = re.MULTILINE | re.ASCII
 
 @dataclass
 class Generation:
-    """Texts that fairseq-generate printed, in the order of the data, and its own measure of the speed of decoding."""
+    """Texts that fairseq-generate printed, in the order of the data, and its own measure of the speed of decoding.
+
+    The speed is None where the closing line is not there, which fairseq-generate logs on stderr.
+    """
 
     sources: list[str]
     outputs: list[str]
     references: list[str]
-    sentences_per_second: float
+    sentences_per_second: float | None
 
 
 def read_generation(text: str) -> Generation:
-    """Read what fairseq-generate printed; a ValueError says if sentences are missing or it did not come to its end."""
+    """Read what fairseq-generate printed; a ValueError says if sentences are missing or it ends within one.
+
+    Of sentences that are missing behind the last one it does not know: compare their number with the references'.
+    """
     texts: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
     # A D- line has its score before the text.
     for kind, number, line in re.findall(r"^([ST]|D(?=-\d+\t[^\t\n]*\t))-(0|[1-9]\d{0,8})\t(.*)$", text, _LINES):
@@ -34,11 +40,12 @@ def read_generation(text: str) -> Generation:
     for kind, lines in texts.items():
         if sorted(lines) != list(range(count)) and not (kind == "T" and not lines):
             raise ValueError(f"fairseq-generate printed {len(lines)} {kind}- lines and {count} D- lines")
+    # A P- line follows each D- line.
+    if len(re.findall(r"^P-\d", text, _LINES)) < len(re.findall(r"^D-\d", text, _LINES)):
+        raise ValueError("what fairseq-generate printed ends within a sentence")
     speed = re.search(r"\((\d{1,12}(?:\.\d+)?) sentences/s", text, _LINES)
-    if speed is None:
-        raise ValueError("fairseq-generate did not come to its end")
     sources, references, outputs = ([lines[i] for i in sorted(lines)] for lines in texts.values())
-    return Generation(sources, outputs, references, float(speed[1]))
+    return Generation(sources, outputs, references, float(speed[1]) if speed else None)
 
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:

@@ -14,10 +14,19 @@ from mist_fairseq.generate.decoding import Decoding
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
 # what to do instead -> the options with their defaults.
 AUTOREGRESSIVE_OPTIONS: dict[str, dict[str, object]] = {
-    "the output is the argmax of one parallel pass": {"sampling": False, "temperature": 1.0},
+    "the output is the argmax of one parallel pass": {
+        "sampling": False,
+        "sampling_topk": -1,
+        "sampling_topp": -1.0,
+        "temperature": 1.0,
+    },
     "tokens are predicted independently": {"constraints": None, "prefix_size": 0},
     "use fairseq-validate for the loss of the references": {"score_reference": False},
-    "use --length-beam with --nbest": {"diverse_beam_groups": -1, "diversity_rate": -1.0},
+    "use --length-beam with --nbest": {
+        "diverse_beam_groups": -1,
+        "diverse_beam_strength": 0.5,
+        "diversity_rate": -1.0,
+    },
     "the length is predicted; see --min-length and --max-length": {"match_source_len": False},
     "use --max-length": {"max_len_a": 0, "max_len_b": 200},
     "use --min-length": {"min_len": 1, "iter_decode_eos_penalty": 0.0},
@@ -30,10 +39,18 @@ AUTOREGRESSIVE_OPTIONS: dict[str, dict[str, object]] = {
     },
     "there is no search that could avoid [UNK]": {"unkpen": 0},
     "directly repeated words are collapsed; see --keep-repeats": {"no_repeat_ngram_size": 0},
-    "there is no attention from target to source alone": {"print_alignment": None, "replace_unk": None},
-    "language-model fusion needs left-to-right decoding": {"lm_path": None},
+    "there is no attention from target to source alone": {"print_alignment": None},
+    "language-model fusion needs left-to-right decoding": {"lm_path": None, "lm_weight": 0.0},
     "a MIST fixed point cannot change any more": {"iter_decode_force_max_iter": False},
-    "decoding is deterministic": {"retain_dropout": False},
+    "decoding is deterministic": {"retain_dropout": False, "retain_dropout_modules": None},
+    "it is for other tasks": {
+        "beam_mt": 0,
+        "max_len_a_mt": 0,
+        "max_len_b_mt": 200,
+        "lenpen_mt": 1,
+        "eos_token": None,
+        "decoding_format": None,
+    },
 }
 
 

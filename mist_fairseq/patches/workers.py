@@ -16,4 +16,6 @@ def _call_main(call_main, cfg, main, **kwargs):
             "GPU: start each worker with --distributed-no-spawn and its --distributed-rank, or use "
             "scripts/train_cpu_workers.sh"
         )
+    if cfg.checkpoint.write_checkpoints_asynchronously:  # fairseq would end before its task could say so, with status 0
+        raise ValueError("--write-checkpoints-asynchronously is not supported: leave it out")
     return call_main(cfg, main, **kwargs)

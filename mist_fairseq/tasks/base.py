@@ -17,14 +17,18 @@ from omegaconf import DictConfig
 from sacrebleu.metrics.bleu import BLEUScore
 from torch import distributed
 
+from mist_fairseq.data.dataset import load_pair
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.patches.text_input import install_interactive
+from mist_fairseq.tasks.options import check_options, check_preprocessing, needs_targets, running
+from mist_fairseq.tasks.output import OutputFile
 
 logger = logging.getLogger(__name__)
 
 _KINDS, _ORDERS = ("counts", "totals"), range(4)  # of n-grams
 
 _SIZES = ("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple")
+OUTPUT = "write the best output of each sentence there, one a line, in the order of the input, in generation"
 
 _PREPROCESS = (
     "the dictionary is a tokenizer and is not built from data: run fairseq-preprocess --task mist with "
@@ -46,6 +50,7 @@ class TokenizerTask(FairseqTask):
 
     def __init__(self, cfg, *args, **kwargs):
         super().__init__(cfg, *args, **kwargs)
+        self._collated: Any = None  # sentences' numbers of the batch that fairseq-interactive made last
         self._batches = []  # sentences' ids and loss of each batch since the last update
         self._max_update = 0
         install_interactive()
@@ -53,12 +58,15 @@ class TokenizerTask(FairseqTask):
         if whole is not None and "checkpoint" in whole:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
+            check_options(whole, cfg)
         if whole is not None and "optimization" in whole and "dataset" in whole:
             self._max_update = whole.optimization.max_update
             given = [(name, whole.dataset[name]) for name in _SIZES]
             for name, value in [*given, *(("update_freq", number) for number in whole.optimization.update_freq)]:
                 if value is not None and value < 1:  # fairseq takes some for no limit, and crashes at others
                     raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+        path = getattr(cfg, "output", None)
+        self.output = OutputFile(path, streams=running() == "interactive") if path else None
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
@@ -66,23 +74,42 @@ class TokenizerTask(FairseqTask):
         folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
         if not os.path.isdir(folder):
             raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
-        source, target = data_utils.infer_language_pair(folder)
-        cfg.source_lang, cfg.target_lang = cfg.source_lang or source, cfg.target_lang or target
+        pair = data_utils.infer_language_pair(folder)
+        if cfg.source_lang == pair[1] or cfg.target_lang == pair[0]:  # the other way round
+            pair = pair[::-1]
+        cfg.source_lang, cfg.target_lang = cfg.source_lang or pair[0], cfg.target_lang or pair[1]
         if cfg.source_lang is None or cfg.target_lang is None:
             raise ValueError(f"cannot tell source from target in {folder}: give --source-lang and --target-lang")
         names = [f"dict.{lang}.txt" for lang in (cfg.source_lang, cfg.target_lang)]
-        source, target = (load_dictionary(os.path.join(folder, name)) for name in names)
+        # fairseq-preprocess --only-source writes one.
+        there = [name for name in names if os.path.exists(os.path.join(folder, name))] or names
+        source, target = (load_dictionary(os.path.join(folder, name)) for name in (there[0], there[-1]))
         if source != target:
             raise ValueError(f"{' and '.join(names)} of {cfg.data} differ. One is damaged, or {_PREPROCESS}")
         logger.info("dictionary: %s types", f"{len(source):,}")
         return cls(cfg, source, target)
 
-    load_dictionary = staticmethod(load_dictionary)
+    @classmethod
+    def load_dictionary(cls, filename):
+        """The dictionary for fairseq-preprocess; errors as of ``load_dictionary``, and options that are refused."""
+        if running() == "preprocess":
+            check_preprocessing()
+        return load_dictionary(filename)
 
     @classmethod
     def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
         """Refuse to count a vocabulary from data."""
         raise ValueError(_PREPROCESS)
+
+    def load_pair(self, split: str, epoch: int, combine: bool):
+        """As of ``data.dataset``; ValueError if there are no targets and what runs needs them."""
+        source, target = load_pair(self.cfg, self.source_dictionary, split, epoch, combine)
+        if target is None and (user := needs_targets(self.cfg)):
+            raise ValueError(
+                f"the split {split} of {self.cfg.data} has no targets, which {user} needs: run fairseq-preprocess "
+                "without --only-source"
+            )
+        return source, target
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
         """Batches of a data set; none of the training is empty."""
@@ -91,7 +118,27 @@ class TokenizerTask(FairseqTask):
         iterator.reuse_dataloader = False
         if dataset is self.datasets.get(self.cfg.train_subset):
             iterator.collate_fn = partial(_collate, dataset)
+        if self.output is not None:
+            self.output.expect(len(dataset), sum(map(len, iterator.frozen_batches)))
+            if running() == "interactive":
+                iterator.collate_fn = partial(self._remember, dataset)
         return iterator
+
+    def inference_step(self, generator, models, sample, *args, **kwargs):
+        """The hypotheses of a batch; the best go into ``--output``."""
+        hypotheses = super().inference_step(generator, models, sample, *args, **kwargs)
+        if self.output is not None:
+            ignored = getattr(generator, "symbols_to_strip_from_output", {generator.eos})
+            string = partial(self.target_dictionary.string, extra_symbols_to_ignore=ignored)
+            texts = (string(ranked[0]["tokens"].int().cpu()) for ranked in hypotheses)
+            self.output.add(dict(zip(sample.get("id", self._collated).tolist(), texts)))
+        return hypotheses
+
+    def _remember(self, dataset, samples: list) -> dict:
+        """Make a batch, and keep its sentences' numbers, which fairseq-interactive does not hand on."""
+        batch = dataset.collater(samples)
+        self._collated = batch["id"]
+        return batch
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
         """Forward and backward of a batch; nothing comes of one without sentences."""

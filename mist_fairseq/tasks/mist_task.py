@@ -15,7 +15,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
 from omegaconf import II
 
-from mist_fairseq.data.dataset import MistDataset, load_pair, log_cut
+from mist_fairseq.data.dataset import MistDataset, log_cut
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import engines
 from mist_fairseq.generate.decoding import DECODINGS, Decoding, option
@@ -25,7 +25,7 @@ from mist_fairseq.models.nar_generator import NARGenerator
 from mist_fairseq.pretrained.hub import local_folder
 from mist_fairseq.release.folder import is_released, load_released, released_sizes
 from mist_fairseq.scoring.rouge_l import rouge_l
-from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
+from mist_fairseq.tasks.base import OUTPUT, TokenizerTask, bleu_counts
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class MistTaskConfig(FairseqDataclass):
     exclude_source: bool = option(False, _SAME["exclude_source"])
     min_score: Optional[float] = option(None, _SAME["min_score"])
     diversity_penalty: float = option(0.0, _SAME["diversity_penalty"])
+    output: Optional[str] = option(None, OUTPUT)
     length_guesses: int = option(0, argparse.SUPPRESS)  # of version 0.1
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
@@ -101,7 +102,7 @@ class MistTask(TokenizerTask):
             if str(self.cfg.precision) == "int8":
                 raise ValueError("--precision int8 is for generation: train with fp32 or bf16")
             self.model.check_limits()  # a resumed checkpoint has brought its own by now
-        source, target = load_pair(self.cfg, self.dictionary, split, epoch, combine)
+        source, target = self.load_pair(split, epoch, combine)
         is_train = split == self.cfg.train_subset
         dataset = MistDataset(source, target, self.dictionary, self.limits, shuffle=is_train)
         sources, targets = dataset.truncated()

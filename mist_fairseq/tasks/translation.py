@@ -1,18 +1,32 @@
 """fairseq's translation tasks over our dictionaries: the baselines read the data that ``--task mist`` reads."""
 
+import logging
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 from fairseq import utils
 from fairseq.data import LanguagePairDataset, ListDataset, PrependTokenDataset, TruncateDataset
+from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+from fairseq.models.nat import CMLMNATransformerModel, NATransformerModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
-from mist_fairseq.data.dataset import AllBatches, cut, load_pair, log_cut, random_order
+from mist_fairseq.data.dataset import AllBatches, cut, log_cut, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.generate.decoding import option
-from mist_fairseq.tasks.base import TokenizerTask, bleu_counts
+from mist_fairseq.models.nar_generator import refuse_options
+from mist_fairseq.tasks.base import OUTPUT, TokenizerTask, bleu_counts
+
+logger = logging.getLogger(__name__)
+
+# What fairseq's iterative refinement has of its generation options.
+_REFINEMENT = {
+    *("iter_decode_eos_penalty", "iter_decode_with_beam", "iter_decode_max_iter", "iter_decode_force_max_iter"),
+    *("iter_decode_with_external_reranker", "decoding_format", "print_alignment", "retain_dropout"),
+    "retain_dropout_modules",
+}
 
 
 class PairDataset(AllBatches, LanguagePairDataset):
@@ -48,7 +62,7 @@ class _Translates(TokenizerTask):
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load one split; sources are cut, as the mist task's are. Errors as of ``load_pair``."""
-        source, target = load_pair(self.cfg, self.src_dict, split, epoch, combine)
+        source, target = self.load_pair(split, epoch, combine)
         self.datasets[split] = self._pairs(source, target, shuffle=split == self.cfg.train_subset)
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None):
@@ -100,6 +114,7 @@ class MistTranslationConfig(TranslationConfig):
     """fairseq's, with the paper's limit."""
 
     max_source_positions: int = option(464, "most source tokens, special ones counted; longer ones are cut")
+    output: Optional[str] = option(None, OUTPUT)
 
 
 @register_task("mist_translation", dataclass=MistTranslationConfig)
@@ -115,6 +130,21 @@ class MistTranslationLevenshteinConfig(MistTranslationConfig, TranslationLevensh
 @register_task("mist_translation_lev", dataclass=MistTranslationLevenshteinConfig)
 class MistTranslationLevenshteinTask(_Translates, TranslationLevenshteinTask):
     """``translation_lev`` over our dictionaries: fairseq's NAR and semi-NAR baselines. Args: as fairseq's."""
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """As of the other task; a model that takes no deletions gets its paper's noise in the place of the default."""
+        model = super().build_model(cfg, from_checkpoint)
+        if self.cfg.noise == "random_delete" and isinstance(model, NATransformerModel):
+            self.cfg.noise = "random_mask" if isinstance(model, CMLMNATransformerModel) else "full_mask"
+            logger.info("%s cannot learn from --noise random_delete: it gets %s", cfg._name, self.cfg.noise)
+        return model
+
+    def build_generator(self, models, args, *others, **options):
+        """As of the other task; ValueError for an option that iterative refinement lacks."""
+        generator = super().build_generator(models, args, *others, **options)
+        if isinstance(generator, IterativeRefinementGenerator):
+            refuse_options(args, "iterative refinement", _REFINEMENT, "see the --iter-decode options")
+        return generator
 
     def valid_step(self, sample, model, criterion):
         """Losses, and with ``--eval-bleu``, which fairseq's task ignores, the n-gram counts of generated text."""

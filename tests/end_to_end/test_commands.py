@@ -5,7 +5,7 @@ import re
 import pytest
 import sacrebleu
 
-from mist_fairseq.experiments.evaluation import read_generation
+from mist_fairseq.experiments.evaluation import read_generation, read_lines
 from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.scoring.rouge155 import rouge155
 from tests.end_to_end.conftest import LIMITS, SMALL, TRAINING, preprocess, run
@@ -42,13 +42,21 @@ def test_training_reports_what_it_does(trained):
 
 
 @pytest.fixture(scope="module")
-def generated(trained, data):
-    return run("generate", data, "--path", trained[0], "--gen-subset", "test", "--scoring", "sacrebleu", "--cpu")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("output") / "new" / "test.out"
 
 
-def test_the_checkpoint_stands_alone(generated, text):
+@pytest.fixture(scope="module")
+def generated(trained, data, output):
+    return run(
+        "generate", data, "--path", trained[0], "--gen-subset", "test", "--sacrebleu", "--cpu", "--output", output
+    )
+
+
+def test_the_checkpoint_stands_alone(generated, text, output):
     """Generated after the pre-trained folder had moved away; raw text in, readable text out."""
     result = read_generation(generated)
+    assert read_lines(output) == result.outputs and output.read_text().count("\n") == 20
     raw = (text / "test.src").read_text().split("\n")
     for number, (source, printed) in enumerate(zip(raw, result.sources)):
         if number not in (2, 3, 4):
@@ -123,12 +131,13 @@ def test_iterative_decoding(trained, data, generated, decoding):
     assert lines(output, "S") == lines(generated, "S")
 
 
-def test_interactive_takes_raw_text(trained, data, text, generated):
+def test_interactive_takes_raw_text(trained, data, text, generated, output, tmp_path):
     raw = (text / "test.src").read_text()
-    output = run(
-        *("interactive", data, "--path", trained[0], "--cpu", "--buffer-size", "50", "--batch-size", "4"), text=raw
-    )
-    assert {n: best[0].split("\t")[1] for n, best in lines(output, "D").items()} == {
+    to = tmp_path / "interactive.out"
+    buffers = ["--buffer-size", "7", "--batch-size", "4"]
+    printed = run("interactive", data, "--path", trained[0], "--cpu", *buffers, "--output", to, text=raw)
+    assert to.read_text() == output.read_text()
+    assert {n: best[0].split("\t")[1] for n, best in lines(printed, "D").items()} == {
         n: best[0].split("\t")[1] for n, best in lines(generated, "D").items()
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mist_fairseq.experiments.evaluation import read_generation
+from mist_fairseq.experiments.evaluation import read_generation, read_outputs
 from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import ENVIRONMENT, LIMITS, ROOT, TRAINING, command_line, run
 from tests.end_to_end.warm import environment, start_module
@@ -131,15 +131,8 @@ def test_shards_are_the_whole(averaged, data, text, tmp_path):
     common = [data, "--path", averaged, "--cpu", *decoding]
     scored = ["generate", *common, "--batch-size", "6", "--scoring", "sacrebleu"]
     shards = []
-    for rank in range(2):
-        shard = [
-            "--distributed-world-size",
-            "2",
-            "--distributed-rank",
-            rank,
-            "--results-path",
-            tmp_path / f"out/{rank}",
-        ]
+    for rank, names in enumerate((("distributed-world-size", "distributed-rank"), ("num-shards", "shard-id"))):
+        shard = [f"--{names[0]}", "2", f"--{names[1]}", rank, "--results-path", tmp_path / f"out/{rank}"]
         shards.append(
             start_module(command_line(*scored, *shard), str(ROOT), ENVIRONMENT, str(tmp_path / f"{rank}.log"))
         )
@@ -156,6 +149,10 @@ def test_shards_are_the_whole(averaged, data, text, tmp_path):
     shell("bash", "-c", MERGE, cwd=tmp_path)
     merged = (tmp_path / "test.out").read_text().split("\n")[:-1]
     assert merged == read_generation(whole).outputs and len(set(merged)) > 5
+    (tmp_path / "all.txt").write_text("".join(parts))
+    assert read_outputs(tmp_path / "all.txt") == merged
+    with pytest.raises(ValueError, match="fairseq-generate printed"):  # has gaps
+        read_outputs(tmp_path / "out/1/generate-test.txt")
 
     source = text / "test.src"  # its second line is empty
     assert source.read_text().split("\n")[1] == ""

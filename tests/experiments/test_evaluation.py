@@ -9,6 +9,7 @@ H-1\t-0.5\tsecond output
 D-1\t-0.5\tsecond output
 P-1\t-0.5 -0.5
 D-1\t-0.9\tanother second output
+P-1\t-0.9 -0.9
 S-0\t
 T-0\tfirst reference
 H-0\t-0.1\t
@@ -29,12 +30,22 @@ def test_output_comes_in_the_order_of_the_data():
     "lost, message",
     [
         *((line, "lines") for line in ("S-1\tsecond source\n", "D-0\t-0.1\t\n", "T-0\tfirst reference\n")),
-        (PRINTED[PRINTED.index("INFO | Translated") :], "did not come to its end"),
+        (PRINTED[PRINTED.index("S-0") :], "lines"),
+        (PRINTED[PRINTED.index("P-0") :], "ends within a sentence"),
+        (PRINTED[PRINTED.index("-0.1\t\nP-0") :], "lines"),
     ],
 )
-def test_lost_sentences_and_an_unfinished_run_are_noticed(lost, message):
+def test_lost_sentences_are_noticed(lost, message):
     with pytest.raises(ValueError, match=message):
         read_generation(PRINTED.replace(lost, ""))
+
+
+def test_the_closing_line_is_not_needed(tmp_path):
+    """It goes to stderr, and is neither in a redirected stdout nor in the file of --results-path."""
+    path = tmp_path / "generate-test.txt"
+    path.write_text(PRINTED[PRINTED.index("S-1") : PRINTED.index("INFO | Translated")])
+    assert read_outputs(path) == ["", "second output"]
+    assert read_generation(path.read_text()).sentences_per_second is None
 
 
 def test_outputs_from_either_kind_of_file(tmp_path):

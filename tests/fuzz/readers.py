@@ -43,14 +43,14 @@ def generation(data: bytes):
     try:
         found = read_generation(text)
     except ValueError as error:
-        refuses(error, [], "fairseq-generate printed", "fairseq-generate did not come to its end")
+        refuses(error, [], "fairseq-generate printed")
         return
     assert len(found.outputs) == len(found.sources) and len(found.references) in (0, len(found.sources))
     printed = text.split("\n")
     for number, output in enumerate(found.outputs):
         assert any(line.startswith(f"D-{number}\t") and line.endswith(f"\t{output}") for line in printed)
         assert f"S-{number}\t{found.sources[number]}" in printed
-    assert math.isfinite(found.sentences_per_second)
+    assert found.sentences_per_second is None or math.isfinite(found.sentences_per_second)
 
 
 def training_log(data: bytes):

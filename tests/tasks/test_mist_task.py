@@ -2,6 +2,7 @@
 
 import re
 import sys
+from argparse import Namespace
 
 import pytest
 import sacrebleu
@@ -16,7 +17,7 @@ import mist_fairseq.tasks
 from mist_fairseq.criterions.mist_loss import MistLoss, MistLossConfig
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.tasks.mist_task import MistTask, MistTaskConfig
-from tests.helpers import bert_state, tiny_config, tiny_dictionary, tiny_vocab, write_bert_folder
+from tests.helpers import bert_state, spread, tiny_config, tiny_dictionary, tiny_vocab, write_bert_folder
 
 LINES = [("How can I learn the guitar?", "what is the best way"), ("", "it"), ("who", "why when"), ("a b c", "c b a")]
 
@@ -118,6 +119,56 @@ def test_mismatched_line_counts_are_refused(tmp_path):
     task = make_task(write_data(tmp_path, extra_target=["one more"]))
     with pytest.raises(ValueError, match=r"src has 4 lines and .*tgt has 5"):
         task.load_dataset("valid")
+
+
+def test_sources_are_enough_to_generate_from(tmp_path, monkeypatch):
+    """As fairseq-preprocess --only-source writes them: one dictionary, no targets."""
+    folder = write_data(tmp_path)
+    for name in ("dict.tgt.txt", "valid.src-tgt.tgt.bin", "valid.src-tgt.tgt.idx"):
+        (folder / name).unlink()
+    task = make_task(folder)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    assert len(dataset) == len(LINES) and dataset.collater([dataset[0]])["target"] is None
+    for command in ("train", "validate"):
+        monkeypatch.setattr("sys.argv", [f"fairseq-{command}"])
+        with pytest.raises(ValueError, match=f"the split valid of .* has no targets, which fairseq-{command} needs"):
+            task.load_dataset("valid")
+
+
+@pytest.mark.parametrize("languages", [{"source_lang": "tgt", "target_lang": "src"}, {"source_lang": "tgt"}])
+def test_the_pair_is_found_in_either_order(tmp_path, languages):
+    task = make_task(write_data(tmp_path), **languages)
+    task.load_dataset("valid")
+    first = task.dataset("valid")[0]
+    texts = (LINES[0][1], LINES[0][0].lower())
+    assert (task.dictionary.string(first["source"]), task.dictionary.string(first["target"])) == texts
+
+
+def test_half_a_data_set_and_several_are_refused(tmp_path):
+    task = make_task(write_data(tmp_path))
+    (tmp_path / "valid.src-tgt.tgt.bin").unlink()
+    with pytest.raises(ValueError, match=r"tgt\.bin is missing: run fairseq-preprocess again"):
+        task.load_dataset("valid")
+    with pytest.raises(ValueError, match="'valid,test' are several splits: give one at a time"):
+        task.load_dataset("valid,test")
+
+
+def test_output_is_what_is_printed(tmp_path):
+    """One line a sentence, in the order of the data; written with the last one."""
+    path = tmp_path / "new" / "output.txt"
+    task = make_task(write_data(tmp_path / "data"), output=str(path), length_beam=3)
+    task.load_dataset("valid")
+    model = spread(make_model(task)[0])
+    generator = task.build_generator([model], Namespace(nbest=2))
+    iterator = task.get_batch_iterator(task.dataset("valid"), max_sentences=2).next_epoch_itr(shuffle=False)
+    printed = {}
+    for batch in iterator:
+        assert not path.exists()
+        for number, ranked in zip(batch["id"].tolist(), task.inference_step(generator, [model], batch)):
+            printed[number] = task.dictionary.string(ranked[0]["tokens"])
+    assert list(printed) != sorted(printed) and len(set(printed.values())) > 1
+    assert path.read_text().split("\n") == [*(printed[number] for number in range(len(LINES))), ""]
 
 
 def test_missing_data_is_named(tmp_path):

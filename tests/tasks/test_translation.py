@@ -1,5 +1,7 @@
 """fairseq's translation tasks over our dictionaries, in one process."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,51 @@ def test_sentences_are_those_of_the_mist_task(tmp_path, name):
     assert batch["id"].tolist() == [4, 1] and batch["net_input"]["src_lengths"].tolist() == [9 + starts, 1 + starts]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "noise"),
+    [
+        ("cmlm_transformer", "random_mask"),
+        ("nonautoregressive_transformer", "full_mask"),
+        ("iterative_nonautoregressive_transformer", "full_mask"),
+        ("insertion_transformer", "random_delete"),
+    ],
+)
+def test_noise_is_one_that_the_model_learns_from(tmp_path, architecture, noise):
+    """By default fairseq deletes words: CMLM ends in an IndexError."""
+    words = ("--arch", architecture, "--noise", "random_delete")
+    config = configuration(write_data(tmp_path), "mist_translation_lev", *words)
+    task = tasks.setup_task(config.task)
+    model, criterion = task.build_model(config.model), task.build_criterion(config.criterion)
+    assert task.cfg.noise == noise
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    loss, _, _ = task.valid_step(dataset.collater([dataset[i] for i in (0, 2, 3)]), model, criterion)
+    assert torch.isfinite(loss)
+    with pytest.raises(ValueError, match="--lenpen does not work with iterative refinement: see the --iter-decode"):
+        task.build_generator([model], Namespace(lenpen=0.5))
+
+
+@pytest.mark.parametrize("command", ["generate", "interactive"])
+def test_output_is_in_the_order_of_the_input(tmp_path, name, command, monkeypatch):
+    """fairseq sorts the sentences of a batch; fairseq-interactive does not tell the task which they are."""
+    path = tmp_path / "output.txt"
+    task = make_task(write_data(tmp_path / "data", LONG), name, "--output", str(path))
+    monkeypatch.setattr("sys.argv", [f"fairseq-{command}"])
+    task.load_dataset("valid")
+    dataset, generator = task.dataset("valid"), Namespace(eos=task.target_dictionary.eos())
+
+    def generate(models, sample, **how):  # the source
+        rows = [row[row != task.source_dictionary.pad()] for row in sample["net_input"]["src_tokens"]]
+        return [[{"tokens": row}] for row in rows]
+
+    generator.generate = generate
+    for batch in task.get_batch_iterator(dataset, max_sentences=4).next_epoch_itr(shuffle=False):
+        sample = batch if command == "generate" else {"net_input": batch["net_input"]}
+        task.inference_step(generator, [], sample)
+    expected = [task.source_dictionary.string(dataset[i]["source"]) for i in range(len(LONG))]
+    assert path.read_text().split("\n") == [*expected, ""]
+
+
 def test_what_does_not_fit_is_refused(tmp_path, name):
     task = make_task(write_data(tmp_path / "more", extra_target=["one more"]), name)
     with pytest.raises(ValueError, match=r"src has 4 lines and .*tgt has 5"):
@@ -116,7 +163,7 @@ def test_no_sentence_is_lost_in_batches(tmp_path, name):
 
 
 def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name, monkeypatch):
-    arguments = '{"beam": 2, "max_len_b": 10, "iter_decode_max_iter": 0}'
+    arguments = '{"iter_decode_max_iter": 0}' if name.endswith("lev") else '{"beam": 2, "max_len_b": 10}'
     config = configuration(write_data(tmp_path), name, "--eval-bleu", "--eval-bleu-args", arguments)
     task = tasks.setup_task(config.task)
     torch.manual_seed(3)
