@@ -22,7 +22,7 @@ AUTOREGRESSIVE_OPTIONS: dict[str, dict[str, object]] = {
     },
     "tokens are predicted independently": {"constraints": None, "prefix_size": 0},
     "use fairseq-validate for the loss of the references": {"score_reference": False},
-    "use --length-beam with --nbest": {
+    "use --nbest with --diversity-penalty": {
         "diverse_beam_groups": -1,
         "diverse_beam_strength": 0.5,
         "diversity_rate": -1.0,
