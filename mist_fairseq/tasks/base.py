@@ -19,6 +19,7 @@ from torch import distributed
 
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.patches.text_input import install_interactive
+from mist_fairseq.tasks import before_work
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,16 @@ class TokenizerTask(FairseqTask):
         super().__init__(cfg, *args, **kwargs)
         self._batches = []  # sentences' ids and loss of each batch since the last update
         install_interactive()
-        whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
-        if whole is not None and "checkpoint" in whole:
+        self._criterion = None
+        if (whole := _whole(cfg)) is not None:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
 
     @classmethod
-    def setup_task(cls, cfg, **kwargs):
+    def setup_task(cls, cfg, from_checkpoint=False, **kwargs):
         """The task, with the dictionary that fairseq-preprocess left beside the data; ValueError if it is not there."""
+        if not from_checkpoint and (whole := _whole(cfg)) is not None:
+            before_work.check(whole)
         folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
         if not os.path.isdir(folder):
             raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
@@ -74,6 +77,18 @@ class TokenizerTask(FairseqTask):
     def build_dictionary(cls, filenames, workers=1, threshold=-1, nwords=-1, padding_factor=8):
         """Refuse to count a vocabulary from data."""
         raise ValueError(_PREPROCESS)
+
+    def build_criterion(self, *args, **kwargs):
+        """As fairseq does."""
+        self._criterion = super().build_criterion(*args, **kwargs)
+        return self._criterion
+
+    def begin_epoch(self, epoch, model):
+        """ValueError before the first update if validation will not give ``--best-checkpoint-metric``."""
+        super().begin_epoch(epoch, model)
+        if self._criterion is not None and (whole := _whole(self.cfg)) is not None:
+            before_work.check_metric(self, model, self._criterion, whole)
+            self._criterion = None
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
         """Batches of a data set; none of the training is empty."""
@@ -178,12 +193,16 @@ def _rouge_l(meters) -> float:
     return round(100 * meters["_rouge_l_sum"].sum / meters["_rouge_l_count"].sum, 2)
 
 
+def _whole(cfg) -> Any:
+    """fairseq's configuration that a task's is a part of; None where it is none."""
+    whole = cfg._get_parent() if isinstance(cfg, DictConfig) else None
+    return whole if whole is not None and "checkpoint" in whole else None
+
+
 def _collate(dataset, samples: list) -> dict:
     return dataset.collater(samples) if samples else {**dataset.collater([dataset[0]]), "nsentences": 0}
 
 
 def _patience_counter():
     """fairseq's function that counts for ``--patience``, with the count in its attributes; None in other programs."""
-    # python -m fairseq_cli.train is the first module, fairseq-train the second.
-    modules = map(sys.modules.get, ("__main__", "fairseq_cli.train"))
-    return next(filter(None, (getattr(module, "should_stop_early", None) for module in modules)), None)
+    return getattr(before_work.train_module(), "should_stop_early", None)
