@@ -86,7 +86,7 @@ class TokenizerTask(FairseqTask):
     def begin_epoch(self, epoch, model):
         """ValueError before the first update if validation will not give ``--best-checkpoint-metric``."""
         super().begin_epoch(epoch, model)
-        if self._criterion is not None and (whole := _whole(self.cfg)) is not None:
+        if self._criterion is not None and (whole := _whole(self.cfg)):
             before_work.check_metric(self, model, self._criterion, whole)
             self._criterion = None
 

@@ -90,7 +90,7 @@ def _check_parts(whole):
     """Refuse a criterion that does not go with architecture and task; those of users are left alone."""
     task, is_mist = whole.task._name, "precision" in whole.task
     criterion, arch = (getattr(part, "_name", None) for part in (whole.criterion, whole.model))
-    if arch is None:  # in fairseq-hydra-train
+    if arch is None:  # only fairseq-hydra-train goes as far as this
         raise ValueError(
             f"no --arch is given: --task {task} takes {'mist_base' if is_mist else 'transformer'}, for one"
         )
@@ -124,7 +124,7 @@ def _check_files(whole):
     }
     for flag, path in paths.items():
         if path is not None and not PathManager.exists(path):
-            raise ValueError(f"{flag} {path}: there is no such file. Leave the option out to start anew")
+            raise ValueError(f"{flag} {path}: there is no such file; leave the option out to begin without one")
     if (path := paths["--ema-seed-model"]) and "ema" not in (read_checkpoint(path).get("extra_state") or {}):
         raise ValueError(f"--ema-seed-model {path} was trained without --store-ema: leave the option out")
 
