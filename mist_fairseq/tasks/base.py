@@ -195,7 +195,7 @@ def _rouge_l(meters) -> float:
 
 def _whole(cfg) -> Any:
     """fairseq's configuration that a task's is a part of; None where it is none."""
-    whole = cfg._get_parent() if isinstance(cfg, DictConfig) else None
+    whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None
     return whole if whole is not None and "checkpoint" in whole else None
 
 

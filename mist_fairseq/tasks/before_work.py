@@ -81,9 +81,8 @@ def _check_precision(whole, trains: bool):
     if common.fp16 and not on_gpu:
         raise ValueError(f"{flag} trains on a GPU only: {instead if is_mist else 'leave it out'}")
     if common.memory_efficient_fp16 and getattr(whole.optimizer, "_name", None) == "bert_adamw":
-        raise ValueError(
-            f"{flag} does not go with --optimizer bert_adamw: {instead}, or --fp16 --fp16-no-flatten-grads"
-        )
+        also = "or --fp16 --fp16-no-flatten-grads"
+        raise ValueError(f"{flag} does not go with --optimizer bert_adamw: {instead}, {also}")
 
 
 def _check_parts(whole):
@@ -91,9 +90,8 @@ def _check_parts(whole):
     task, is_mist = whole.task._name, "precision" in whole.task
     criterion, arch = (getattr(part, "_name", None) for part in (whole.criterion, whole.model))
     if arch is None:  # only fairseq-hydra-train goes as far as this
-        raise ValueError(
-            f"no --arch is given: --task {task} takes {'mist_base' if is_mist else 'transformer'}, for one"
-        )
+        some = "mist_base" if is_mist else "transformer"
+        raise ValueError(f"no --arch is given: --task {task} takes {some}, for one")
     loss, kind = CRITERION_REGISTRY.get(criterion, object), ARCH_MODEL_REGISTRY.get(arch, object)
     wanted = ""
     if issubclass(kind, MistModel) and kind.forward is MistModel.forward:
