@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -141,11 +142,12 @@ def measure(args: argparse.Namespace, folder: Path, commits: list[Commit]) -> di
     times: dict[str, list[tuple[float, float]]] = {}
     training = ["--arch", "mist_base", *SMALL, "--criterion", "mist_loss", "--optimizer", "bert_adamw", "--lr", "1e-5"]
     training += ["--batch-size", "16", "--max-update", str(args.updates), "--num-workers", "0", "--log-format", "json"]
-    training += ["--log-interval", "1", "--disable-validation", "--no-epoch-checkpoints", "--restore-file", "none"]
+    training += ["--log-interval", "1", "--disable-validation", "--no-epoch-checkpoints"]
     for _ in range(max(1, args.rounds // 3)):  # also where --only leaves it out: the others need its checkpoint
         walls = []
         for i, commit in enumerate(commits):
             saved = str(folder / f"saved{i}")
+            shutil.rmtree(saved, ignore_errors=True)  # or training would go on
             log = commit.run("-m", "fairseq_cli.train", data, *PLUGIN, *training, "--save-dir", saved)
             speeds = [float(value) for value in re.findall(r'"wps": "([\d.]+)"', log)]  # target tokens a second
             walls.append(1 / statistics.median(speeds[2 : args.updates]))  # without the first updates

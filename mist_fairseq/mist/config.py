@@ -83,7 +83,10 @@ class EncoderConfig:
             )
         for name, token_type in (("source", self.source_type), ("target", self.target_type)):
             if not 0 <= token_type < self.token_types:
-                raise ValueError(f"{name} token type {token_type} is not one of the {self.token_types} token types")
+                raise ValueError(
+                    f"{name} token type {token_type} is not one of the {self.token_types} token types, counted from 0: "
+                    f"give more --token-types, or another --{name}-type-id"
+                )
 
     def check_limits(self, limits: PositionLimits) -> None:
         """Refuse limits that the encoder has no positions or length classes for.

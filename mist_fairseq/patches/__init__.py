@@ -5,6 +5,10 @@
 | ``checkpoint_utils.load_checkpoint_to_cpu`` | ``checkpoint_files`` | some options of a checkpoint run as Python; a model of whatever size they ask for is built; damage is not noticed |
 | ``checkpoint_utils.torch_persistent_save`` | ``checkpoint_files`` | a write that fails, on a disk that is full for a moment, is tried again behind what is there of the file |
 | ``PathManager.copy`` | ``checkpoint_files`` | a kill leaves half of ``checkpoint_last.pt``, from which no training goes on |
+| ``EMA.step``, ``_step_internal``, ``restore`` | ``ema`` | ``--store-ema`` fails at whole numbers, moves a weight once for each of its names, and cannot go on from a checkpoint without |
+| ``checkpoint_utils.load_ema_from_checkpoint`` | ``ema`` | checkpoints with fairseq's older options are not read |
+| ``options.parse_args_and_arch`` | ``command_line`` | a forgotten ``--arch`` or ``--task`` is an error without words; ``--save-async`` trains nothing, and the status is 0 |
+| ``Dictionary.add_from_file`` | ``command_line`` | data of this plugin without ``--task mist`` have an "incorrect dictionary format" |
 | ``FileBinarizer.multiprocess_dataset`` | ``text_input`` | source and target get different numbers of lines; there are no checksums |
 | ``IndexedRawTextDataset.read_data`` | ``text_input`` | the same with ``--dataset-impl raw`` |
 | ``fairseq_cli.interactive.buffered_read`` | ``text_input`` | one input line gets several output lines |

@@ -53,6 +53,7 @@ def _load_checkpoint_to_cpu(load, path, arg_overrides=None, load_on_all_ranks=Fa
     except Exception as error:  # from what a checkpoint lacks fairseq and OmegaConf make nearly any error
         raise ValueError(f"{path} is damaged or no checkpoint of fairseq: {reason(error)}") from error
     _check_sizes((state["cfg"] or {}).get("model"), content["model"], path)
+    state["extra_state"].setdefault("ema", {})  # or --store-ema looks for weights that fairseq has deleted by then
     return state
 
 

@@ -125,7 +125,7 @@ def options_of(config: Mapping[str, Any], family: Family, path: Path) -> dict[st
             raise ValueError(f"{path}: {theirs} is {value!r:.60}, expected {expected}")
         sizes[ours] = value
     sizes["max_positions"] -= _first_position(family, config)
-    if not family.has_types:
+    if not family.has_types or sizes["token_types"] == 1:
         sizes |= {"token_types": 2, "source_type_id": 0, "target_type_id": 1}
     if config.get("tie_word_embeddings") is False:
         sizes["untie_head"] = True
@@ -226,9 +226,9 @@ def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple
 
     change("position_embeddings.weight", lambda table: table[_first_position(family, config) :])
     (types,), (words,) = (their_names(family.names, f"{name}_embeddings.weight") for name in ("type", "word"))
-    if not family.has_types:
-        if words in state:
-            state.setdefault(types, torch.zeros_like(state[words][:1]))
+    if not family.has_types and words in state:
+        state.setdefault(types, torch.zeros_like(state[words][:1]))
+    if not family.has_types or config.get("type_vocab_size") == 1:
         change("type_embeddings.weight", lambda table: table[:1].repeat(2, 1))
     rows = len(state.get(words, ()))
     if rows > vocab_size and not state[words].is_meta:

@@ -25,6 +25,8 @@ def _register():
     import mist_fairseq.models.mist_model
     import mist_fairseq.optim.bert_adamw
     import mist_fairseq.patches.checkpoint_files
+    import mist_fairseq.patches.command_line
+    import mist_fairseq.patches.ema
     import mist_fairseq.patches.text_input
     import mist_fairseq.patches.workers
     import mist_fairseq.scoring.fairseq_scorers

@@ -20,6 +20,7 @@ from torch import distributed
 from mist_fairseq.data.dataset import load_pair
 from mist_fairseq.data.dictionary import load_dictionary
 from mist_fairseq.patches.text_input import install_interactive
+from mist_fairseq.tasks import before_work
 from mist_fairseq.tasks.options import check_options, check_preprocessing, needs_targets, running
 from mist_fairseq.tasks.output import OutputFile
 
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _KINDS, _ORDERS = ("counts", "totals"), range(4)  # of n-grams
 
-_SIZES = ("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "required_batch_size_multiple")
 OUTPUT = "write the best output of each sentence there, one a line, in the order of the input, in generation"
 
 _PREPROCESS = (
@@ -54,23 +54,21 @@ class TokenizerTask(FairseqTask):
         self._batches = []  # sentences' ids and loss of each batch since the last update
         self._max_update = 0
         install_interactive()
-        whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None  # fairseq's configuration, task and all
-        if whole is not None and "checkpoint" in whole:
+        self._criterion = None
+        if (whole := _whole(cfg)) is not None:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
-            check_options(whole, cfg)
-        if whole is not None and "optimization" in whole and "dataset" in whole:
             self._max_update = whole.optimization.max_update
-            given = [(name, whole.dataset[name]) for name in _SIZES]
-            for name, value in [*given, *(("update_freq", number) for number in whole.optimization.update_freq)]:
-                if value is not None and value < 1:  # fairseq takes some for no limit, and crashes at others
-                    raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
         path = getattr(cfg, "output", None)
         self.output = OutputFile(path, streams=running() == "interactive") if path else None
 
     @classmethod
-    def setup_task(cls, cfg, **kwargs):
+    def setup_task(cls, cfg, from_checkpoint=False, **kwargs):
         """The task, with the dictionary that fairseq-preprocess left beside the data; ValueError if it is not there."""
+        if (whole := _whole(cfg)) is not None:
+            check_options(whole, cfg)
+            if not from_checkpoint:
+                before_work.check(whole)
         folder = utils.split_paths(cfg.data)[0] if cfg.data else ""
         if not os.path.isdir(folder):
             raise ValueError(f"no data folder {folder!r}: run fairseq-preprocess --task mist first")
@@ -110,6 +108,18 @@ class TokenizerTask(FairseqTask):
                 "without --only-source"
             )
         return source, target
+
+    def build_criterion(self, *args, **kwargs):
+        """As fairseq does."""
+        self._criterion = super().build_criterion(*args, **kwargs)
+        return self._criterion
+
+    def begin_epoch(self, epoch, model):
+        """ValueError before the first update if validation will not give ``--best-checkpoint-metric``."""
+        super().begin_epoch(epoch, model)
+        if self._criterion is not None and (whole := _whole(self.cfg)):
+            before_work.check_metric(self, model, self._criterion, whole)
+            self._criterion = None
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
         """Batches of a data set; none of the training is empty."""
@@ -235,6 +245,12 @@ def _bleu(meters) -> float:
 def _rouge_l(meters) -> float:
     """Mean ROUGE-L of the sentences, in percent."""
     return round(100 * meters["_rouge_l_sum"].sum / meters["_rouge_l_count"].sum, 2)
+
+
+def _whole(cfg) -> Any:
+    """fairseq's configuration that a task's is a part of; None where it is none."""
+    whole: Any = cfg._get_parent() if isinstance(cfg, DictConfig) else None
+    return whole if whole is not None and "checkpoint" in whole else None
 
 
 def _collate(dataset, samples: list) -> dict:

@@ -92,7 +92,7 @@ class MistTask(TokenizerTask):
                 "--length-guesses is gone since version 0.2: guessing saved time only in fp32 with one sentence at a "
                 "time (results/speed); leave it out, the output is the same"
             )
-        return super().setup_task(cfg, **kwargs)
+        return super().setup_task(cfg, from_checkpoint, **kwargs)
 
     source_dictionary = target_dictionary = property(lambda self: self.dictionary)
 
@@ -127,7 +127,10 @@ class MistTask(TokenizerTask):
         """Build the model; when training starts, with the sizes and weights of ``--pretrained``."""
         kind = ARCH_MODEL_REGISTRY.get(cfg._name)
         if kind is None or not issubclass(kind, MistModel):  # fairseq would build any, of any size
-            raise ValueError(f"{cfg._name} is no architecture of --task mist: take another --arch or --task")
+            raise ValueError(
+                f"{cfg._name} is no model of --task mist but of another task: give --task mist_translation or "
+                "mist_translation_lev, or another --arch such as mist_base"
+            )
         start_from: str = "" if from_checkpoint else cfg.pretrained or ""
         if start_from:
             start_from = local_folder(start_from)

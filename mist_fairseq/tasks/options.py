@@ -49,7 +49,10 @@ REFUSED = [
     Refused("generate", "valid_subset", "use --gen-subset"),
     Refused("interactive validate", "results_path", f"{_SHARDS}; redirect what is printed"),
     Refused("train validate", "output", "it is for fairseq-generate and fairseq-interactive"),
-    Refused("generate interactive", "checkpoint_shard_count", "checkpoints are one file each"),
+    Refused("train generate interactive", "checkpoint_shard_count", "checkpoints are one file each"),
+    Refused("train", "model_parallel_size pipeline_model_parallel", "the models are not split"),
+    Refused("train", "zero_sharding cpu_offload use_sharded_state", "the plugin was never run with fairscale"),
+    Refused("train validate generate interactive", "tpu", "the plugin runs on CPUs and GPUs"),
     Refused("train", "sentence_avg", "mist_loss is divided by the number of target tokens", "mist"),
     Refused("train", "quantization_config_path", "train in fp32 or bf16; --precision int8 is for generation"),
     Refused("train", "upsample_primary", "repeat its lines in the data"),
@@ -102,7 +105,7 @@ def check_options(whole: DictConfig, task: DictConfig):
     values: dict[str, Any] = {name: task.get(name) for name in defaults}
     for name, group in vars(FairseqConfig()).items():
         if is_dataclass(group) and name in whole:
-            defaults |= vars(group)
+            defaults |= {option: value for option, value in vars(group).items() if "${" not in str(value)}
             values |= {option: whole[name].get(option) for option in vars(group)}
     refuse(command, task._name, values | {name: whole.get(name) for name in ("bpe", "tokenizer")}, defaults)
     if command in ("generate", "interactive"):

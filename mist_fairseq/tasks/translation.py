@@ -8,7 +8,8 @@ import numpy as np
 from fairseq import utils
 from fairseq.data import LanguagePairDataset, ListDataset, PrependTokenDataset, TruncateDataset
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
-from fairseq.models.nat import CMLMNATransformerModel, NATransformerModel
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models.nat import CMLMNATransformerModel, FairseqNATModel, NATransformerModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
@@ -16,6 +17,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, Translat
 from mist_fairseq.data.dataset import AllBatches, cut, log_cut, random_order
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.generate.decoding import option
+from mist_fairseq.models.mist_model import MistModel
 from mist_fairseq.models.nar_generator import refuse_options
 from mist_fairseq.tasks.base import OUTPUT, TokenizerTask, bleu_counts
 
@@ -88,6 +90,12 @@ class _Translates(TokenizerTask):
 
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; when training starts, with the weights of ``--pretrained`` if it leaves them to the task."""
+        kind, refines = ARCH_MODEL_REGISTRY.get(cfg._name, object), isinstance(self, TranslationLevenshteinTask)
+        if issubclass(kind, MistModel):
+            raise ValueError(f"{cfg._name} is a model of --task mist: give that, or another --arch or checkpoint")
+        if issubclass(kind, FairseqNATModel) != refines and kind.__module__.startswith("fairseq."):
+            other = "mist_translation" if refines else "mist_translation_lev"
+            raise ValueError(f"{cfg._name} is a model of --task {other}: give that, or another --arch or checkpoint")
         model = super().build_model(cfg, from_checkpoint)
         if hasattr(model, "load_pretrained") and cfg.pretrained and not from_checkpoint:
             model.load_pretrained(cfg.pretrained, self.src_dict)

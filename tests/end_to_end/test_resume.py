@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from fairseq import checkpoint_utils
 
+import mist_fairseq.tasks  # noqa: F401
 from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import BASELINE, ENVIRONMENT, LIMITS, ROOT, SMALL, TRAINING, command_line, run, train
 from tests.end_to_end.warm import start_module
@@ -15,6 +17,7 @@ from tests.helpers import plain
 
 UPDATES = 60
 KILLS = 8
+EMA = ["--store-ema", "--ema-decay", "0.9", "--ema-update-freq", "3", "--ema-start-update", "4"]
 
 
 def arguments(data: Path, folder: Path, limits=LIMITS) -> list:
@@ -32,7 +35,8 @@ def outcome(folder: Path):
     history.pop("lr_scheduler_state")
     iterator = state["extra_state"]["train_iterator"]
     best = state["extra_state"]["best"], state["extra_state"]["val_loss"]
-    return plain(state["model"]), plain(state["last_optimizer_state"]), history, iterator, best
+    mean = state["extra_state"].get("ema")
+    return plain(state["model"]), plain(state["last_optimizer_state"]), history, iterator, best, plain(mean)
 
 
 def test_killed_eight_times(data, tmp_path):
@@ -84,7 +88,7 @@ def test_killed_eight_times(data, tmp_path):
         # fairseq orders sentences of equal lengths at random, in each process otherwise.
         ("mist_translation", BASELINE),
         # fairseq would begin to shuffle where training goes on, and only there.
-        ("mist", ["--arch", "mist_tiny", *SMALL, *TRAINING, *LIMITS, "--curriculum", "1"]),
+        ("mist", ["--arch", "mist_tiny", *SMALL, *TRAINING, *LIMITS, "--curriculum", "1", *EMA]),
     ],
 )
 def test_batches_are_those_of_a_training_left_alone(data, tmp_path, task, options):
@@ -94,6 +98,12 @@ def test_batches_are_those_of_a_training_left_alone(data, tmp_path, task, option
     shutil.copy(tmp_path / "whole" / "checkpoint_2_14.pt", tmp_path / "killed" / "checkpoint_last.pt")
     train(task, data, *options, *saving, "--save-dir", tmp_path / "killed")
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    if task == "mist":
+        last, mean = tmp_path / "whole" / "checkpoint_last.pt", tmp_path / "mean.pt"
+        checkpoint_utils.save_ema_as_checkpoint(str(last), str(mean))
+        (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(mean)])
+        found, state = plain(model.state_dict()), load_torch_file(last)
+        assert found == plain(state["extra_state"]["ema"]) != plain(state["model"])
 
 
 def test_patience_counts_on(data, tmp_path):

@@ -24,6 +24,7 @@ MODERN = dict(NO_TYPES, num_hidden_layers=4, local_attention=12, pad_token_id=0)
 # The class of transformers, and its configuration.
 FAMILIES = {
     "bert": ("Bert", dict(BERT_CONFIG, layer_norm_eps=0.01, hidden_act="gelu_new")),
+    "bert, one type": ("Bert", dict(BERT_CONFIG, type_vocab_size=1)),
     "roberta": ("Roberta", dict(BERT_CONFIG, layer_norm_eps=0.01, max_position_embeddings=66, type_vocab_size=1)),
     "xlm-roberta": ("XLMRoberta", dict(BERT_CONFIG, max_position_embeddings=66, type_vocab_size=1)),
     "camembert": ("Camembert", dict(BERT_CONFIG, max_position_embeddings=66, type_vocab_size=1)),
@@ -68,7 +69,8 @@ def joint_logits(model, ids, S, T, monkeypatch):
     kind = model.config.model_type
     inputs["position_ids"] = torch.arange(S + T)[None]
     if kind in ("bert", "electra", "albert"):
-        inputs["token_type_ids"] = torch.tensor([[0] * S + [1] * T])
+        last = model.config.type_vocab_size - 1
+        inputs["token_type_ids"] = torch.tensor([[0] * S + [last] * T])
     if kind == "modernbert":  # which takes no mask for each row
         near = (torch.arange(S + T)[:, None] - torch.arange(S + T)).abs() <= model.config.local_attention // 2
         masks = [torch.where(mask.bool(), 0.0, -torch.inf)[None, None] for mask in (visible, visible * near)]

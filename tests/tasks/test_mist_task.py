@@ -228,5 +228,5 @@ def test_guessed_lengths_are_refused_but_not_in_a_checkpoint(tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, name):
     """fairseq would build it, of whatever size the checkpoint says."""
     cfg = OmegaConf.create({"_name": name, "encoder_hidden_size": 10**9})
-    with pytest.raises(ValueError, match=f"{name} is no architecture of --task mist"):
+    with pytest.raises(ValueError, match=f"{name} is no model of --task mist but of another task: give --task"):
         make_task(write_data(tmp_path / "bin")).build_model(cfg, from_checkpoint=True)

@@ -21,22 +21,23 @@ PARSERS = {
     "interactive": options.get_interactive_generation_parser,
 }
 # With --task mist, for each of these commands in turn, h: honoured; -: without effect and harmless; r: refused by name;
-# b: looked at before work starts (tasks/before_work.py); .: not there.
+# b: it depends, and is told before work starts (tasks/before_work.py); .: not there.
 TABLE = {
     "-----": """
-        plasma_path reset_logging suppress_crashes use_plasma_view
+        amp_batch_retries amp_init_scale amp_scale_window plasma_path reset_logging suppress_crashes use_plasma_view
     """,
     "---h-": """
         scoring
     """,
-    "-b---": """
-        amp_batch_retries amp_init_scale amp_scale_window fp16_init_scale fp16_no_flatten_grads fp16_scale_tolerance
-        fp16_scale_window min_loss_scale model_parallel_size on_cpu_convert_precision threshold_loss_scale
-    """,
     "-bbbb": """
-        amp bf16 fp16 memory_efficient_bf16 memory_efficient_fp16 tpu
+        amp bf16 fp16 memory_efficient_bf16 memory_efficient_fp16
+    """,
+    "-rrrr": """
+        tpu
     """,
     "-h---": """
+        fp16_init_scale fp16_no_flatten_grads fp16_scale_tolerance fp16_scale_window min_loss_scale
+        on_cpu_convert_precision threshold_loss_scale
         aim_repo aim_run_hash azureml_logging empty_cache_freq log_file lr_scheduler optimizer profile
         tensorboard_logdir wandb_project
     """,
@@ -50,7 +51,7 @@ TABLE = {
         cpu seed
     """,
     "-r---": """
-        quantization_config_path
+        model_parallel_size quantization_config_path
     """,
     "hhhh-": """
         dataset_impl
@@ -62,14 +63,17 @@ TABLE = {
         bpe tokenizer
     """,
     ".----": """
-        distributed_num_procs fast_stat_sync fix_batches_to_gpus required_seq_len_multiple
-        skip_invalid_size_inputs_valid_test
+        distributed_num_procs fast_stat_sync fix_batches_to_gpus fp32_reduce_scatter localsgd_frequency
+        no_reshard_after_forward not_fsdp_flatten_parameters pipeline_balance pipeline_checkpoint pipeline_chunks
+        pipeline_decoder_balance pipeline_decoder_devices pipeline_devices pipeline_encoder_balance
+        pipeline_encoder_devices required_seq_len_multiple skip_invalid_size_inputs_valid_test slowmo_base_algorithm
+        slowmo_momentum
     """,
     ".b---": """
-        cpu_offload ddp_backend fp32_reduce_scatter localsgd_frequency no_reshard_after_forward
-        not_fsdp_flatten_parameters pipeline_balance pipeline_checkpoint pipeline_chunks pipeline_decoder_balance
-        pipeline_decoder_devices pipeline_devices pipeline_encoder_balance pipeline_encoder_devices
-        pipeline_model_parallel slowmo_base_algorithm slowmo_momentum use_sharded_state zero_sharding
+        ddp_backend
+    """,
+    ".r---": """
+        cpu_offload pipeline_model_parallel use_sharded_state zero_sharding
     """,
     ".h---": """
         batch_size_valid broadcast_buffers bucket_cap_mb combine_valid_subsets curriculum ddp_comm_hook
@@ -108,7 +112,7 @@ TABLE = {
     "..rhr": """
         results_path
     """,
-    ".-.rr": """
+    ".r.rr": """
         checkpoint_shard_count
     """,
     ".b.--": """
@@ -148,11 +152,9 @@ TABLE = {
     ".-...": """
         debug_param_names
     """,
-    ".b...": """
-        ema_decay ema_fp32 ema_seed_model ema_start_update ema_update_freq store_ema use_bmuf
-    """,
     ".h...": """
-        arch clip_norm lr max_epoch max_update skip_remainder_batch stop_min_lr stop_time_hours update_freq
+        arch clip_norm ema_decay ema_fp32 ema_seed_model ema_start_update ema_update_freq lr max_epoch max_update
+        skip_remainder_batch stop_min_lr stop_time_hours store_ema update_freq use_bmuf
     """,
     ".r...": """
         sentence_avg
@@ -244,7 +246,7 @@ def test_what_is_refused_is_refused_by_name(tmp_path, monkeypatch, command, task
 def test_a_default_is_not_given(tmp_path, monkeypatch):
     folder = write_data(tmp_path)
     for command in ("train", "validate", "generate", "interactive"):
-        set_up(monkeypatch, folder, command)
+        set_up(monkeypatch, folder, command, *(["--criterion", "mist_loss"] if command == "train" else []))
     # Other programs may do what they want, and load whatever checkpoint.
     monkeypatch.setattr("sys.argv", ["generate.py"])
     assert ours.running() is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq import tasks
+from omegaconf import OmegaConf
 
 from tests.configurations import configuration as made_configuration
 from tests.helpers import tiny_dictionary, tiny_vocab
@@ -160,6 +161,21 @@ def test_no_sentence_is_lost_in_batches(tmp_path, name):
     iterator = task.get_batch_iterator(dataset, max_sentences=16, required_batch_size_multiple=8)
     found = [i for batch in iterator.next_epoch_itr(shuffle=False) for i in batch["id"].tolist()]
     assert sorted(found) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("given", "arch", "other"),
+    [
+        ("mist_translation", "mist_tiny", "mist"),
+        ("mist_translation_lev", "nat_mass", "mist"),
+        ("mist_translation_lev", "transformer", "mist_translation"),
+        ("mist_translation", "cmlm_transformer", "mist_translation_lev"),
+    ],
+)
+def test_a_model_of_another_task_is_refused(tmp_path, given, arch, other):
+    task = make_task(write_data(tmp_path), given)
+    with pytest.raises(ValueError, match=f"{arch} is a model of --task {other}: give that, or another"):
+        task.build_model(OmegaConf.create({"_name": arch}), from_checkpoint=True)
 
 
 def test_validation_bleu_is_sacrebleu_on_text(tmp_path, name, monkeypatch):
