@@ -136,13 +136,19 @@ class TextGenerator:
             Texts, or ``Output`` with *return_scores*; lists of these with *nbest* above 1.
 
         Raises:
-            TypeError: *texts* is a single string, or one of them neither text nor a pair; says which.
+            TypeError: *texts* is a single string, or one of them neither text nor a pair, or there is no such option;
+                says which.
             ValueError: an option cannot work; names it.
         """
         # The keys of a mapping, the columns of a table and a set, which has no order, would pass for texts.
         no_texts = isinstance(texts, str | bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
         if no_texts or not _is_iterable(texts):
             raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
+        if unknown := options.keys() - DecodingOptions.__annotations__:
+            known = ", ".join(Options.__annotations__ | DecodingOptions.__annotations__)
+            raise TypeError(
+                f"generate has no option {', '.join(sorted(unknown))}: there are nbest, return_scores, {known}"
+            )
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, nbest=nbest, **options)
         batch_size = whole_number("batch_size", batch_size)

@@ -213,6 +213,11 @@ def test_what_is_no_text_is_refused_and_told(echo, texts, message):
     assert not echo.batches
 
 
+def test_another_programs_option_is_named(echo):
+    with pytest.raises(TypeError, match="generate has no option num_beams: there are nbest, .*length_beam"):
+        echo.generate(["how"], num_beams=3)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
