@@ -33,7 +33,7 @@ class Answers:
     """Those to one sentence."""
 
     best: list[Answer] = field(default_factory=list)  #: at most ``nbest``, best first
-    all: list[Answer] = field(default_factory=list)
+    all: list[Answer] = field(default_factory=list)  #: of all lengths that were tried
     length_shares: list[float] = field(default_factory=list)  #: as of ``Candidates``; none where it was given
 
 

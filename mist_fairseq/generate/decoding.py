@@ -168,7 +168,7 @@ class Candidates:
     steps: Array  #: passes over the target, (B * K)
     history: list[Array]  #: tokens after each pass, each (B * K, T)
     number: int  #: K
-    length_shares: Array | None = None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given
+    length_shares: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given
 
     def totals(self) -> list[float]:
         """The score of each candidate, by which they are ranked: log p(T|X) + 1/T * sum of log p(y_i|X, T).
@@ -217,15 +217,15 @@ def decode(
         log_p = _length_log_p(state.length_scores, decoding, limits)
         target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
     else:
-        choice_scores = xp.zeros_like(target_lengths)
+        choice_scores = xp.zeros(target_lengths.shape, dtype=xp.float32, device=device(tokens))
     number = target_lengths.shape[0] // tokens.shape[0]
     run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
     if number > 1:
         run = run.select(xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number))
     filled, scores = engine.fill(run.masks(target_lengths), target_lengths, run.state)
     steps = xp.ones_like(target_lengths)
-    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number)
-    candidates.length_shares = None if log_p is None else xp.exp(log_p)
+    shares = None if log_p is None else xp.exp(log_p)
+    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)
     if decoding.branches:
         run, candidates = vary(run, candidates, decoding.branches)
     DECODINGS[decoding.decoding](run, candidates)
@@ -385,9 +385,8 @@ def _real(name: str, value: Any, least: float = -math.inf) -> float:
     except TypeError:
         number = math.nan
     if not (least <= number and math.isfinite(number)):
-        raise ValueError(
-            f"{name} is {value!r}, expected a number{'' if math.isinf(least) else f' of at least {least:g}'}"
-        )
+        bound = "" if math.isinf(least) else f" of at least {least:g}"
+        raise ValueError(f"{name} is {value!r}, expected a number{bound}")
     return number
 
 
@@ -400,14 +399,6 @@ def _encode_distinct(engine: Engine, tokens: Array, lengths: Array) -> Any:
             first = [rows.index(ids) for ids in places]
             return engine.encode(tokens[first], lengths[first]).select(engine.asarray([places[ids] for ids in rows]))
     return engine.encode(tokens, lengths)
-
-
-def __length_log_p(scores: Array, decoding: Decoding, limits: PositionLimits) -> Array:
-    """Log-probabilities of the lengths that are allowed, from ``min_length`` on. *Shapes:* (B, classes) -> (B, N)."""
-    xp = array_namespace(scores)
-    allowed = scores[:, decoding.min_length + 1 : decoding.longest(limits) + 1]
-    allowed = allowed - xp.max(allowed, axis=1, keepdims=True)
-    return allowed - xp.log(xp.sum(xp.exp(allowed), axis=1, keepdims=True))
 
 
 def _length_log_p(scores: Array, decoding: Decoding, limits: PositionLimits) -> Array:
