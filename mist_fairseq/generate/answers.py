@@ -3,6 +3,7 @@
 Needs neither torch nor fairseq.
 """
 
+import logging
 import math
 import sys
 from collections import Counter
@@ -15,6 +16,8 @@ from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.mixing import Array
 from mist_fairseq.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,6 +38,14 @@ class Answers:
     best: list[Answer] = field(default_factory=list)  #: at most ``nbest``, best first
     all: list[Answer] = field(default_factory=list)  #: of all lengths that were tried
     length_shares: list[float] = field(default_factory=list)  #: as of ``Candidates``; none where it was given
+
+
+def warn_of_too_few(decoding: Decoding, limits: PositionLimits) -> None:
+    """Say so if there are not as many lengths as answers are asked for; ValueError as of ``Decoding.longest``."""
+    lengths = decoding.longest(limits) - decoding.min_length
+    if decoding.nbest > lengths and not decoding.branches:
+        message = "nbest is %d, but each of the %d lengths gives one answer at most; diversity_penalty gives more"
+        logger.warning(message, decoding.nbest, lengths)
 
 
 def answer(

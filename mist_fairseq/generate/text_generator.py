@@ -10,7 +10,7 @@ from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 
 import numpy as np
 
-from mist_fairseq.generate.answers import Answers, answer
+from mist_fairseq.generate.answers import Answers, answer, warn_of_too_few
 from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, whole_number
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
@@ -183,7 +183,7 @@ class TextGenerator:
 
     def read(self, texts: Iterable[Text], lengths: Lengths, decoding: Decoding) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
-        decoding.longest(self.limits)
+        warn_of_too_few(decoding, self.limits)
         if lengths is not None and decoding.width > 1 and not decoding.branches:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
         if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):

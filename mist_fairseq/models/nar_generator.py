@@ -8,7 +8,7 @@ import torch
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines.pytorch import PyTorchEngine
-from mist_fairseq.generate.answers import Answer, answer
+from mist_fairseq.generate.answers import Answer, answer, warn_of_too_few
 from mist_fairseq.generate.decoding import Decoding
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
@@ -99,6 +99,7 @@ class NARGenerator(Generator):
         super().__init__(models[0], dictionary.pad(), dictionary.eos())
         self.tokenizer = dictionary.tokenizer
         self.decoding = decoding
+        warn_of_too_few(decoding, self.model.limits)
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
         self.stop_unchanged = True  # a benchmark may want all passes
 

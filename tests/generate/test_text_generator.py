@@ -169,6 +169,14 @@ def test_nbest(echo):
     assert [len(ranked) for ranked in echo.generate(["how it"], nbest=2, length_beam=4)] == [2]
 
 
+def test_more_answers_than_lengths(echo, caplog):
+    assert len(echo.generate(["how the can it"], nbest=9)[0]) == 4 and not caplog.messages
+    echo.generate(["how the can it"], nbest=100)
+    assert caplog.messages == [
+        "nbest is 100, but each of the 9 lengths gives one answer at most; diversity_penalty gives more"
+    ]
+
+
 def test_answers_may_have_to_be_distinct_new_and_good(echo):
     texts, score = ["how the can it", "can it"], np.log(1 / np.exp([-3.0, -2, -1, 0, -1, -2, -3, -4, -5]).sum()) - 0.5
     assert echo.generate(texts, nbest=3, distinct=False)[1] == ["can it", "can", "can it"]
