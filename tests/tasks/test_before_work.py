@@ -175,7 +175,9 @@ def begin(tmp_path):
         if criterion is not None:
             built.__class__ = criterion
         task.load_dataset("valid")
+        state = torch.get_rng_state()
         task.begin_epoch(1, model)
+        assert torch.equal(torch.get_rng_state(), state), "training would draw other numbers"
 
     return begin
 
