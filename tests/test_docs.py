@@ -181,7 +181,8 @@ def test_options_are_those_of_the_command_line(directives, config):
 
 
 def test_options_of_a_class_alone(directives):
-    assert [name for name, _, _ in directives.options(MistTranslationConfig, own=True)] == ["--max-source-positions"]
+    own = [name for name, _, _ in directives.options(MistTranslationConfig, own=True)]
+    assert own == ["--max-source-positions", "--output"]
     assert len(list(directives.options(MistTranslationConfig))) > 10
 
 

@@ -64,18 +64,23 @@ def answer(
 
     Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before.
     """
-    answers = [Answers() for _ in range(tokens.shape[0])]
+    sources, answers = (tokens, lengths), [Answers() for _ in range(tokens.shape[0])]
     rows, tried = list(range(len(answers))), 0
     while rows:
-        index = array_namespace(tokens).asarray(rows, device=device(tokens))
-        given = tokens[index], lengths[index], decoding, tokenizer.special, limits
-        asked = None if target_lengths is None else target_lengths[index]
-        candidates = decode(engine, *given, target_lengths=asked, stop_unchanged=stop_unchanged, skip=tried)
+        if tried:
+            index = array_namespace(tokens).asarray(rows, device=device(tokens))
+            sources = tokens[index], lengths[index]
+        candidates = decode(
+            *(engine, *sources, decoding, tokenizer.special, limits),
+            target_lengths=target_lengths,
+            stop_unchanged=stop_unchanged,
+            skip=tried,
+        )
         for row, more in zip(rows, _read(candidates, tokenizer, decoding.keep_repeats, history)):
             answers[row].all += more
             source = tokens[row, : lengths[row]].tolist() if decoding.exclude_source else []
             answers[row].best = pick(answers[row].all, decoding, tokenizer, source)
-        if candidates.length_shares is None:
+        if candidates.length_shares is None:  # lengths were given
             break
         if not tried:
             for one, shares in zip(answers, candidates.length_shares.tolist()):

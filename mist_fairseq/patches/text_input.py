@@ -39,7 +39,7 @@ def install_interactive():
     for name in ("__main__", *commands):
         module: Any = sys.modules.get(name)
         command = getattr(getattr(module, "__spec__", None), "name", None)
-        if command in commands and isinstance(sys.stdout, io.TextIOWrapper):
+        if command in commands and isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
             sys.stdout.reconfigure(encoding="utf-8")
         if command == commands[0]:
             module.buffered_read = _buffered_read

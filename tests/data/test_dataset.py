@@ -104,9 +104,7 @@ def test_what_is_longer_than_a_batch_is_one_of_its_own(dictionary, caplog):
         assert sorted(i for batch in batches for i in batch) == list(range(9))
         assert sorted(batch for batch in batches if max(sizes[i] for i in batch) > 3) == [[1], [3], [5], [8]]
         assert all(len(batch) == 1 or len(batch) * 4 <= 8 for batch in batches)
-    message = (
-        "3 of 9 sentences have more than the 8 tokens of a batch (--max-tokens), up to 10: each is a batch of its "
-    )
+    message = "3 of 9 sentences have more than the 8 tokens of a batch (--max-tokens), up to 10: each is a batch of "
     assert caplog.messages == 2 * [message + "its own"]
     caplog.clear()
     dataset.batch_by_size(order, 10)

@@ -118,7 +118,7 @@ def test_iterative_decoding(trained, data, generated, decoding):
     output = run(
         *("generate", data, "--path", trained[0], "--cpu", "--batch-size", "7"),
         *("--decoding", decoding, "--decoding-iterations", "3", "--print-step", "--retain-iter-history"),
-        *("--length-beam", "2", "--nbest", "2"),
+        *("--length-beam", "2", "--nbest", "2", "--keep-duplicates"),
     )
     hypotheses, steps, history = lines(output, "H"), lines(output, "I"), lines(output, "E")
     assert sorted(hypotheses) == list(range(20)) and all(len(best) == 2 for best in hypotheses.values())

@@ -121,8 +121,9 @@ def test_two_workers_glance_as_one(data, tmp_path):
         assert torch.equal(stored[name], value), name
     assert workers[0]["saved"] > 0 and workers[1]["saved"] == 0
 
-    resumed = train(tmp_path / "on", 2, *common, "--restore-file", tmp_path / "two" / "checkpoint_last.pt", "--no-save")
-    assert [len(worker["updates"]) for worker in resumed] == [1, 1]  # after all of --max-update
+    common += ["--restore-file", tmp_path / "two" / "checkpoint_last.pt", "--no-save"]
+    resumed = train(tmp_path / "on", 2, *common, "--max-update", str(UPDATES + 1))
+    assert [len(worker["updates"]) for worker in resumed] == [1, 1]
     for name, value in resumed[0]["model"].items():
         assert torch.equal(value, resumed[1]["model"][name]), name
     first, second = ({*chain(*worker["updates"][0]["batches"])} for worker in resumed)
