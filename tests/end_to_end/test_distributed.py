@@ -40,7 +40,7 @@ class Workers:
         self.logs = [folder / f"{rank}.log" for rank in range(number)]
         self.processes = []
         for rank, log in enumerate(self.logs):
-            line = ["tests.end_to_end.telling", folder, *options, *MODEL, *TRAINING, "--save-dir", folder]
+            line = ["tests.end_to_end.telling", folder, *MODEL, *TRAINING, *options, "--save-dir", folder]
             if number > 1:
                 line += [*SHARED, *meet(folder), "--distributed-no-spawn", "--distributed-rank", rank]
             self.processes.append(
