@@ -32,7 +32,7 @@ AUTOREGRESSIVE_OPTIONS: dict[str, dict[str, object]] = {
     "use --min-length": {"min_len": 1, "iter_decode_eos_penalty": 0.0},
     "use --length-beam": {"iter_decode_with_beam": 1},
     "use --decoding-iterations": {"iter_decode_max_iter": 10},
-    "hypotheses are compared by their mean log-probability": {
+    "hypotheses are compared by the log-probability of their length and the mean of their tokens'": {
         "lenpen": 1,
         "unnormalized": False,
         "iter_decode_with_external_reranker": False,
