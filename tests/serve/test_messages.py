@@ -43,7 +43,7 @@ BAD = {
         "iterations: Input should be a valid integer, given '2'",
     ),
     "iterations true": ({"text": "how", "iterations": True}, "iterations: Input should be a valid integer, given True"),
-    "negative penalty": ({"text": "how", "diversity_penalty": -1}, "diversity_penalty is -1.0, expected a number of at"),
+    "negative penalty": ({"text": "how", "diversity_penalty": -1}, "diversity_penalty is -1.0, expected a number of"),
     "lengths a string": ({"text": "how", "lengths": "3"}, "lengths: '3' is no length: expected a whole number, or a"),
     "lengths": ({"texts": ["how", "it"], "lengths": [1]}, "1 lengths for 2 texts"),
     "length": ({"text": "how", "lengths": 99}, "length is 99, expected a whole number from 1 to 39"),
