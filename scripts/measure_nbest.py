@@ -29,6 +29,7 @@ import sacrebleu
 
 from mist_fairseq import MistGenerator
 from mist_fairseq.experiments.results import write_json
+from mist_fairseq.generate.answers import letters_of
 from mist_fairseq.generate.decoding import Decoding, decode
 from mist_fairseq.text.lines import lines_of_file
 
@@ -110,7 +111,7 @@ def measure(lists: list[list[str]], references: list[str]) -> dict[str, float]:
         "distinct-1": 100 * statistics.mean(_distinct(ranked, 1) for ranked in lists),
         "distinct-2": 100 * statistics.mean(_distinct(ranked, 2) for ranked in lists),
         "self-bleu": statistics.mean(others) if others else 100.0,
-        "alike": _percent(len(set(map(_letters, ranked))) < len(ranked) for ranked in lists),
+        "alike": _percent(len(set(map(letters_of, ranked))) < len(ranked) for ranked in lists),
         "answers": statistics.mean(map(len, lists)),
     }
 
@@ -127,10 +128,6 @@ def _distinct(ranked: list[str], n: int) -> float:
     words = [re.findall(r"\w+", text.lower()) for text in ranked]
     grams = [gram for one in words for gram in zip(*(one[i:] for i in range(n)))]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold())) or text
 
 
 def _value(text: str):

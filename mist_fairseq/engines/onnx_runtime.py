@@ -70,7 +70,6 @@ class OnnxEngine:
         return engine
 
     def _open(self, session: Any) -> None:
-        self._session = session
         past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
         self._past = [value.name for value in past]
         self._outputs = {value.name for value in session.get_outputs()}

@@ -125,14 +125,14 @@ def pick(answers: list[Answer], decoding: Decoding, tokenizer: Tokenizer, source
     left.sort(key=lambda one: -one.score)
     if decoding.nbest == 1 and not decoding.exclude_source:
         return left[:1]
-    taken = {_letters(tokenizer.decode(source))} if decoding.exclude_source else set()
+    taken = {letters_of(tokenizer.decode(source))} if decoding.exclude_source else set()
     picked: list[Answer] = []
     penalties = [0.0] * len(left)
     while left and len(picked) < decoding.nbest:
         best = max(range(len(left)), key=lambda i: left[i].score - penalties[i])
         one = left.pop(best)
         penalties.pop(best)
-        letters = _letters(tokenizer.decode(one.tokens))
+        letters = letters_of(tokenizer.decode(one.tokens))
         if letters in taken:
             continue
         if decoding.distinct:
@@ -146,8 +146,8 @@ def pick(answers: list[Answer], decoding: Decoding, tokenizer: Tokenizer, source
     return picked
 
 
-def _letters(text: str) -> str:
-    """What is compared of a text: letters and digits without case; all of one that has none."""
+def letters_of(text: str) -> str:
+    """What is compared of two texts: letters and digits without case; all of a text that has none."""
     return "".join(filter(str.isalnum, text.casefold())) or text
 
 

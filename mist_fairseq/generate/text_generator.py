@@ -155,7 +155,7 @@ class TextGenerator:
         number = len(texts) if isinstance(texts, Sized) else None
         outputs: Iterator[Any] = self._outputs(self.read(texts, lengths, decoding), decoding, batch_size, return_scores)
         if decoding.nbest == 1:
-            outputs = ([*ranked, Output("", -math.inf)][:1] for ranked in outputs)
+            outputs = (ranked or [Output("", -math.inf)] for ranked in outputs)
         if not return_scores:
             outputs = ([output.text for output in ranked] for ranked in outputs)
         if decoding.nbest == 1:

@@ -33,9 +33,10 @@ def check(whole: Any):
     for name, value in [*sizes, *(("update_freq", number) for number in whole.optimization.update_freq)]:
         if value is not None and value < 1:  # fairseq takes some for no limit, and crashes at others
             raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
-    if running() is None:  # a checkpoint's configuration, for one, in a program of its own
+    command = running()
+    if command is None:  # a checkpoint's configuration, for one, in a program of its own
         return
-    trains = running() == "train"
+    trains = command == "train"
     _check_precision(whole, trains)
     if (backend := whole.distributed_training.ddp_backend) in ("fully_sharded", "slowmo"):
         raise ValueError(f"--ddp-backend {backend} needs fairscale, with which the plugin was never run: leave it out")
