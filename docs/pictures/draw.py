@@ -18,11 +18,11 @@ NAMES = {
     "decode_target": "mist_fairseq.mist.encoder.Encoder",
     "length_logits": "mist_fairseq.mist.encoder.Encoder",
     "likeliest_with_scores": "mist_fairseq.mist.heads",
-    "token_logits": "mist_fairseq.mist.encoder.Encoder",
     "SourceState": "mist_fairseq.mist.encoder",
     "mix_source": "mist_fairseq.mist.mixing",
     "glance": "mist_fairseq.mist.glancing",
-    "smoothed_nll": "mist_fairseq.mist.kernels",
+    "output_layer": "mist_fairseq.mist.encoder.Encoder",
+    "token_loss": "mist_fairseq.mist.output_layer",
 }
 DECODINGS = ["single-pass", "mist", "mask-predict"]
 
@@ -228,9 +228,9 @@ def training() -> Picture:
     p.arrow((350, y + 18), (524, y + 18), color=EDGES[STATE])
     step(524, y, "decode_target", TARGET)
     p.arrow((652, y + 18), (690, y + 18))
-    step(690, y, "token_logits", HEAD, width=118)
+    step(690, y, "output_layer", HEAD, width=118)
     p.arrow((808, y + 18), (846, y + 18))
-    step(846, y, "smoothed_nll", PAPER, width=118)
+    step(846, y, "token_loss", PAPER, width=118)
     p.text(905, y - 12, r"$\mathcal{L}_{NAT}$", size=11)
     # MIST
     y = rows["MIST"]
@@ -245,9 +245,9 @@ def training() -> Picture:
     p.arrow((588, y - 36), (588, y), color=EDGES[HEAD])
     p.text(600, y - 24, "the same $Y_M$", size=9, ha="left")
     p.arrow((652, y + 18), (690, y + 18))
-    step(690, y, "token_logits", HEAD, width=118)
+    step(690, y, "output_layer", HEAD, width=118)
     p.arrow((808, y + 18), (846, y + 18))
-    step(846, y, "smoothed_nll", PAPER, width=118)
+    step(846, y, "token_loss", PAPER, width=118)
     p.text(905, y - 12, r"$\mathcal{L}_{MIST}$", size=11)
     return p
 

@@ -3,12 +3,17 @@
 import math
 from dataclasses import dataclass, fields
 
+import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
+from torch import Tensor
 
 from mist_fairseq.generate.decoding import option
 from mist_fairseq.mist.objective import MIST_TARGETS, Batch, Objective
+
+_LOSSES = ["loss", "nat_loss", "mist_loss", "length_loss", "nll_loss"]
+_SHARES = {"revealed": "revealed", "correct": "accuracy", "mist_correct": "mist_accuracy"}  # of tokens: as logged
 
 
 @dataclass
@@ -44,22 +49,30 @@ class MistLoss(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
         """Log losses in base 2 and a token, as fairseq does, and the shares of revealed and correct tokens."""
-
-        def total(key):
-            return sum(float(log.get(key, 0)) for log in logging_outputs)
-
-        tokens, sentences = total("ntokens"), total("nsentences")
+        sums = _sums(logging_outputs, ["ntokens", "nsentences", "length_correct", *_LOSSES, *_SHARES])
+        tokens, sentences = sums.get("ntokens", 0), sums.get("nsentences", 0)
         if tokens == 0:
             return
-        for key in ("loss", "nat_loss", "mist_loss", "length_loss", "nll_loss"):
-            if any(key in log for log in logging_outputs):
-                metrics.log_scalar(key, total(key) / tokens / math.log(2), tokens, round=3)
-        for name, key in (("revealed", "revealed"), ("accuracy", "correct"), ("mist_accuracy", "mist_correct")):
-            if any(key in log for log in logging_outputs):
-                metrics.log_scalar(name, total(key) / tokens, tokens, round=3)
-        metrics.log_scalar("length_accuracy", total("length_correct") / sentences, sentences, round=3)
+        for key in _LOSSES:
+            if key in sums:
+                metrics.log_scalar(key, sums[key] / tokens / math.log(2), tokens, round=3)
+        for key, name in _SHARES.items():
+            if key in sums:
+                metrics.log_scalar(name, sums[key] / tokens, tokens, round=3)
+        metrics.log_scalar("length_accuracy", sums["length_correct"] / sentences, sentences, round=3)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         """All logging outputs are sums."""
         return True
+
+
+def _sums(logging_outputs: list[dict], names: list[str]) -> dict[str, float]:
+    """The sum of each number that is there; those on a GPU come in one copy."""
+    sums: dict[str, Tensor] = {}
+    for log in logging_outputs:
+        for name in log.keys() & set(names):
+            sums[name] = sums.get(name, 0) + torch.as_tensor(log[name]).double()
+    remote = {name: value for name, value in sums.items() if value.is_cuda}
+    values = torch.stack(list(remote.values())).tolist() if remote else []
+    return {name: float(value) for name, value in (sums | dict(zip(remote, values))).items()}

@@ -20,11 +20,13 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mist_fairseq.mist.config import EncoderConfig
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
-from mist_fairseq.mist.kernels import dropout
+from mist_fairseq.mist.kernels import added_mask, computing_dtype, dropout
 from mist_fairseq.mist.layers import Layer, initialise_as_bert, relative_position_bucket, rotary_turns
+from mist_fairseq.mist.output_layer import OutputLayer
 from mist_fairseq.mist.packing import pack, padding_mask, unpack
 
 
@@ -57,6 +59,7 @@ class TwoPasses(Protocol):
     """What training and generation ask of a model: ``Encoder`` has it, and ``EncoderDecoder``."""
 
     training: bool
+    config: Any  #: with ``vocab_size``
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """Run the source rows; see ``Encoder.encode_source``."""
@@ -70,6 +73,9 @@ class TwoPasses(Protocol):
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V)."""
 
+    def output_layer(self, hidden: Tensor) -> OutputLayer:
+        """What gives ``token_logits``, for training. *Shape:* (N, D)."""
+
 
 class Encoder(nn.Module):
     """Embeddings, layers, length classifier and masked-LM head, initialised as BERT is."""
@@ -77,6 +83,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False  # in training, compute the layers again for the backward pass
         size = config.embedding_size or config.hidden_size
         norm = partial(nn.LayerNorm, eps=config.layer_norm_eps, bias=not config.without_biases)
         self.word_embeddings = nn.Embedding(config.vocab_size, size)
@@ -137,8 +144,12 @@ class Encoder(nn.Module):
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
-        logits: Tensor = self.head(hidden, self.word_embeddings.weight)
-        return logits
+        return F.linear(*self.output_layer(hidden))
+
+    def output_layer(self, hidden: Tensor) -> OutputLayer:
+        """The head's last product. *Shape:* (N, D)."""
+        weight = self.word_embeddings.weight if self.head.weight is None else self.head.weight
+        return OutputLayer(self.head(hidden), weight, self.head.bias)
 
     def keep_in_(self, precision: torch.dtype) -> None:
         """Convert the weights of matrix products, for inference under autocast to *precision*."""
@@ -167,7 +178,7 @@ class Encoder(nn.Module):
             source: seen beside the rows themselves.
 
         Returns:
-            Last hidden states at *index* (N, D), and each layer's own keys and values, (B, H, L, d).
+            Last hidden states at *index* (N, D), and without *source* each layer's keys and values, (B, H, L, d).
         """
         shape = B, L = tokens.shape
         packed_tokens, packed_positions = (
@@ -183,32 +194,39 @@ class Encoder(nn.Module):
         bases = (self.config.rotary_base, self.config.local_rotary_base)
         size = self.config.hidden_size // self.config.heads
         turns = [rotary_turns(positions, size, base) if base else None for base in bases]
+        again = self.checkpoint_activations and torch.is_grad_enabled()
         keys, values = [], []
         for i in range(self.config.layers):
             layer = self.layers[0 if self.config.shared_layers else i]
             seen = () if source is None else (source.keys[i], source.values[i])
-            x, key, value = layer(x, index, masks[layer.is_local], shape, turns[layer.is_local], *seen)
-            keys.append(key)
-            values.append(value)
+            run = partial(checkpoint, layer, use_reentrant=False) if again else layer
+            x, key, value = run(x, index, masks[layer.is_local], shape, turns[layer.is_local], *seen)
+            if source is None:
+                if again or not torch.is_grad_enabled():  # a copy: they are parts of a tensor with queries
+                    key, value = torch.stack([key, value])
+                keys.append(key)
+                values.append(value)
         return x if self.final_norm is None else self.final_norm(x), keys, values
 
     def _masks(self, real: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention masks of layers that see all and of local ones.
+        """Attention masks of layers that see all and of local ones, for ``attend``.
 
-        They are boolean, or UniLM's and MPNet's relative position bias with -inf where a key is not *real*.
+        They hide what is not *real*, and have UniLM's and MPNet's relative position bias.
 
         *Shapes:* real (B, K), queries (B or 1, L) and keys (B or 1, K) positions -> (B, 1 or H, 1 or L, K).
         """
-        visible = real[:, None, None]
+        visible, dtype = real[:, None, None], computing_dtype(self.word_embeddings.weight)
         if self.relative_bias is None and not self.config.local_window:
-            return visible, visible
+            everywhere = added_mask(visible, dtype)
+            return everywhere, everywhere
         relative = keys[:, None, :] - queries[:, :, None]  # (B or 1, L, K)
         if self.relative_bias is None:
             near = visible & (relative.abs() <= self.config.local_window)[:, None]
-            return visible, near | ~near.any(-1, keepdim=True)  # padding that sees nothing would give NaN
+            near = near | ~near.any(-1, keepdim=True)  # padding that sees nothing would give NaN
+            return added_mask(visible, dtype), added_mask(near, dtype)
         bucket = relative_position_bucket(relative, self.config.rel_pos_bins, self.config.max_rel_pos)
         bias = F.embedding(bucket, self.relative_bias.weight.t()).permute(0, 3, 1, 2)  # (B or 1, H, L, K)
-        biased = bias.masked_fill(~visible, float("-inf"))
+        biased = added_mask(bias.masked_fill(~visible, float("-inf")), dtype)
         return biased, biased
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from mist_fairseq.mist.config import EncoderDecoderConfig
 from mist_fairseq.mist.encoder import SourceState, keep_linear_in_
 from mist_fairseq.mist.heads import LengthHead
+from mist_fairseq.mist.kernels import added_mask, computing_dtype, fused_attention
 from mist_fairseq.mist.layers import initialise_as_bert, relative_position_bucket
+from mist_fairseq.mist.output_layer import OutputLayer
 from mist_fairseq.mist.packing import pack, padding_mask, unpack
 
 # Distances in BANG's self-attention: all from MAX_DISTANCE on share the last of the BUCKETS.
@@ -44,8 +46,7 @@ class Attention(nn.Module):
 
     def _attend(self, x: Tensor, index: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """*Shapes:* (N, D), (N), broadcastable to (B, H, L, K), (B, H, L, d), twice (B, H, K, d) -> (N, D)."""
-        dropout = self.attention_dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        attended = fused_attention(query, key, value, mask, self.attention_dropout if self.training else 0.0)
         attended = self.output(pack(attended.transpose(1, 2).flatten(2), index))
         normed: Tensor = self.norm(x + F.dropout(attended, self.dropout, self.training))
         return normed
@@ -61,12 +62,12 @@ class SelfAttention(Attention):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         """Attention, residual and LayerNorm, for packed rows at *index* of a padded batch. -> (N, D).
 
-        *Shapes:* (N, D), (N), and the mask, True at what is seen, (B, 1, 1 or L, L).
+        *Shapes:* (N, D), (N), and the mask, of ``added_mask``, (B, 1, 1 or L, L).
         """
         return self._attend(x, index, self._mask(x, index, mask), *self._split(self.qkv(x), index, mask))
 
     def _mask(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-        """The mask, or what is added to the scores, -inf where nothing is seen. -> broadcastable to (B, H, L, L)."""
+        """What is added to the scores, -inf where nothing is seen. -> broadcastable to (B, H, L, L)."""
         return mask
 
 
@@ -112,7 +113,7 @@ class CrossAttention(Attention):
         return self._split(self.key_value(source), index, mask)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor, seen: Seen, source_mask: Tensor) -> Tensor:
-        """As in ``SelfAttention``, but *seen*, ``keys_values``, where *source_mask* (B, 1, 1, S) is True."""
+        """As in ``SelfAttention``, but *seen*, ``keys_values``, where *source_mask* (B, 1, 1, S) shows it."""
         (query,) = self._split(self.query(x), index, mask)
         return self._attend(x, index, source_mask, query, *seen)
 
@@ -177,7 +178,7 @@ class Stack(nn.Module):
         return x
 
     def decode(self, x: Tensor, index: Tensor, mask: Tensor, seen: Iterable[Seen], source_mask: Tensor) -> Tensor:
-        """Run a decoder's layers over what they ``see``, where *source_mask* (B, 1, 1, S) is True. -> (N, D)."""
+        """Run a decoder's layers over what they ``see``, where *source_mask* (B, 1, 1, S) shows it. -> (N, D)."""
         for layer, keys_values in zip(self.layers, seen, strict=True):
             x = layer.self_attention(x, index, mask)
             x = layer.ffn(layer.cross_attention(x, index, mask, keys_values, source_mask))
@@ -204,15 +205,15 @@ class EncoderDecoder(nn.Module):
 
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """As ``Encoder.encode_source``; keys and values are those of each decoder layer's cross-attention."""
-        mask = padding_mask(lengths, tokens.shape[1])[:, None, None]
+        mask = self._mask(lengths, tokens.shape[1])
         x = self.encoder.encode(self._embed(tokens, index, self.encoder), index, mask)
         seen, hidden = self.decoder.see(x, index, mask), unpack(x, index, *tokens.shape)
         return SourceState([key for key, _ in seen], [value for _, value in seen], hidden, lengths)
 
     def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """As ``Encoder.decode_target``, but that target positions count from the first."""
-        x, mask = self._embed(tokens, index, self.decoder), padding_mask(lengths, tokens.shape[1])[:, None, None]
-        source_mask = padding_mask(source.lengths, source.hidden.shape[1])[:, None, None]
+        x, mask = self._embed(tokens, index, self.decoder), self._mask(lengths, tokens.shape[1])
+        source_mask = self._mask(source.lengths, source.hidden.shape[1])
         seen = zip(source.keys, source.values, strict=True)
         return self.decoder.decode(x, index, mask, seen, source_mask)
 
@@ -228,7 +229,16 @@ class EncoderDecoder(nn.Module):
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """As ``Encoder.token_logits``."""
-        return F.linear(hidden, self.word_embeddings.weight if self.output_weight is None else self.output_weight)
+        return F.linear(*self.output_layer(hidden))
+
+    def output_layer(self, hidden: Tensor) -> OutputLayer:
+        """As ``Encoder.output_layer``."""
+        weight = self.word_embeddings.weight if self.output_weight is None else self.output_weight
+        return OutputLayer(hidden, weight, None)
+
+    def _mask(self, lengths: Tensor, size: int) -> Tensor:
+        """*Shapes:* lengths (B) -> (B, 1, 1, size)."""
+        return added_mask(padding_mask(lengths, size)[:, None, None], computing_dtype(self.word_embeddings.weight))
 
     def _embed(self, tokens: Tensor, index: Tensor, stack: Stack) -> Tensor:
         """*Shapes:* (B, L), (N) -> packed (N, D)."""
@@ -265,7 +275,7 @@ class MaskDecoder(nn.Module):
             The [MASK]s' last hidden states (N, D) and flat positions (N), into B * T.
         """
         index, positions = self._positions(real_source)
-        source_mask = real_source[:, None, None]
+        source_mask = added_mask(real_source[:, None, None], computing_dtype(self.mask_embedding))
         x = self.encoder.embed(self.word_embeddings(tokens.flatten()[index]), positions)
         seen = self.decoder.see(self.encoder.encode(x, index, source_mask), index, source_mask)
         index, positions = self._positions(real)

@@ -14,13 +14,14 @@ def sentence_noise(ids: Tensor, size: int, seed: int) -> Tensor:
     Args:
         ids: of the sentences, *Shape:* (B).
         size: T.
-        seed: changes from update to update.
+        seed: changes from update to update; any whole number.
 
     Returns:
         Integers, *Shape:* (B, T).
     """
     position = torch.arange(size, device=ids.device)
-    return _scramble(_scramble(ids + seed * 0x1000003)[:, None] + position)  # wraps around at 64 bits
+    step = (seed * 0x1000003 + 2**63) % 2**64 - 2**63  # as sums of tensors do, it wraps around at 64 bits
+    return _scramble(_scramble(ids + step)[:, None] + position)
 
 
 def _scramble(x: Tensor) -> Tensor:

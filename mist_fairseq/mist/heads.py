@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_fairseq.mist.config import EncoderConfig
-from mist_fairseq.mist.kernels import Linear, argmax, linear, row_chunks
+from mist_fairseq.mist.kernels import Linear, argmax, row_chunks
 from mist_fairseq.mist.layers import activation
 from mist_fairseq.mist.packing import padding_mask
 
@@ -28,7 +28,7 @@ class LengthHead(nn.Linear):
 
 
 class MaskedLMHead(nn.Module):
-    """BERT's masked-LM head; ``weight`` is None while the decoder is tied to the word embeddings."""
+    """BERT's masked-LM head up to its last product; ``weight`` is None while that is tied to the word embeddings."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -39,10 +39,10 @@ class MaskedLMHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, size)) if config.untie_head else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """*Shapes:* hidden (N, D), embeddings (V, D or that of embeddings) -> logits (N, V)."""
-        hidden = self.norm(self.activation(self.transform(hidden)))
-        return linear(hidden, embeddings if self.weight is None else self.weight, self.bias, self.training)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """*Shapes:* (N, D) -> (N, D or the embeddings' size)."""
+        transformed: Tensor = self.norm(self.activation(self.transform(hidden)))
+        return transformed
 
 
 def likeliest_tokens(logits: Tensor, never: tuple[int, ...]) -> Tensor:

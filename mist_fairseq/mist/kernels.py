@@ -1,13 +1,15 @@
-"""What makes a CPU fast and changes no result: dropout, attention, fp32 products, the loss and the likeliest tokens.
+"""What makes a device fast and changes no result: dropout, attention, fp32 products and the likeliest tokens.
 
-Each function computes what its docstring says in PyTorch's terms. On other devices it is PyTorch's own.
+Each function computes what its docstring says in PyTorch's terms; but for attention it is PyTorch's own on a GPU.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class _Dropout(torch.autograd.Function):
@@ -43,16 +45,49 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return dropped
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float, training: bool) -> Tensor:
-    """Attention with dropout *p*. *Shapes:* (B, H, L, d), twice (B, H, K, d) -> (B, H, L, d)."""
-    if not training or query.device.type != "cpu":
-        if mask.dtype != torch.bool:
-            mask = mask.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p if training else 0.0)
+def computing_dtype(tensor: Tensor) -> torch.dtype:
+    """The precision of products with *tensor*: autocast's, or its own."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as attention adds it to the scores, -inf where nothing is seen, made once for all layers.
+
+    On a GPU the rows lie at multiples of 16 elements, as its kernels want them: each layer would copy others.
+
+    Args:
+        mask: True at what is seen, or a bias, which stays in its precision while it is learnt, *Shape:* (..., K).
+        dtype: of the scores.
+    """
     if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3) + mask
-    return dropout(scores.softmax(-1), p, training) @ value
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    elif not mask.requires_grad:
+        mask = mask.to(dtype)
+    K = mask.shape[-1]
+    return F.pad(mask, (0, -K % 16))[..., :K] if mask.is_cuda else mask
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float, training: bool) -> Tensor:
+    """Attention with dropout *p*; *mask* is of ``added_mask``.
+
+    *Shapes:* (B, H, L, d), twice (B, H, K, d), broadcastable to (B, H, L, K) -> (B, H, L, d).
+    """
+    if training and query.device.type == "cpu":
+        scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3) + mask
+        return dropout(scores.softmax(-1), p, training) @ value
+    return fused_attention(query, key, value, mask, p if training else 0.0)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) -> Tensor:
+    """PyTorch's attention; in half precision on a GPU by its memory-efficient kernel. Arguments as of ``attend``.
+
+    PyTorch prefers cuDNN's on newer GPUs, which makes a plan for each shape, in up to a second, and of which NaN in
+    gradients with masks are reported; the flash kernel takes no masks.
+    """
+    chooses = query.is_cuda and query.dtype != torch.float32
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if chooses else nullcontext():
+        return F.scaled_dot_product_attention(query, key, value, mask.to(query.dtype), p)
 
 
 class _Product(torch.autograd.Function):
@@ -115,51 +150,3 @@ def argmax(scores: Tensor, block: int = 128) -> Tensor:
     first = block * largest.argmax(1, keepdim=True)
     columns = (first + torch.arange(block, device=first.device)).clamp(max=V - 1)
     return first[:, 0] + scores.gather(1, columns).argmax(1)
-
-
-class _SmoothedNLL(torch.autograd.Function):
-    """Takes the rows a few at a time, so that no fp32 copy of all logits exists: several times as fast on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        nll = logits.new_empty(len(logits), dtype=torch.float32)
-        uniform = torch.empty_like(nll)
-        for rows in row_chunks(logits):
-            log_p = logits[rows].float().log_softmax(-1)
-            nll[rows] = -log_p.gather(1, target[rows, None])[:, 0]
-            uniform[rows] = -log_p.mean(-1)
-        ctx.save_for_backward(logits, target)
-        ctx.smoothing = smoothing
-        plain = nll.sum()
-        ctx.mark_non_differentiable(plain)
-        # Not 0 * uniform without smoothing: that is infinite where a token is impossible.
-        return ((1 - smoothing) * nll + smoothing * uniform if smoothing else nll).sum(), plain
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        logits, target = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
-        for rows in row_chunks(logits):
-            # d/dx of -(1 - e) log p(y) - e mean log p = p - (1 - e) [x is y] - e / V
-            part = logits[rows].float().softmax(-1)
-            part -= ctx.smoothing / logits.shape[1]
-            part.scatter_add_(1, target[rows, None], part.new_full((len(part), 1), ctx.smoothing - 1))
-            gradient[rows] = part.mul_(grad_loss)
-        return gradient, None, None
-
-
-def smoothed_nll(logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Label-smoothed and plain negative log-likelihood, each summed over the rows, computed in fp32.
-
-    (1 - e) * nll + e * (the mean over the vocabulary of -log p), for a smoothing of e.
-
-    Args:
-        logits: *Shape:* (N, V), any precision; their gradient has the same.
-        target: *Shape:* (N).
-        smoothing: mass spread evenly over all V tokens.
-
-    Returns:
-        The loss, and the plain negative log-likelihood without a gradient.
-    """
-    loss, plain = _SmoothedNLL.apply(logits, target, smoothing)  # type: ignore[no-untyped-call]
-    return loss, plain

@@ -60,7 +60,7 @@ class Layer(nn.Module):
         Args:
             x: packed rows, *Shape:* (N, D).
             index: their flat positions in a padded batch, *Shape:* (N).
-            mask: what attention may see, broadcastable to (B, H, L, S + L).
+            mask: of ``added_mask``, broadcastable to (B, H, L, S + L).
             shape: (B, L) of the padded batch.
             turns: of ``rotary_turns``, for rotary positions.
             source_key, source_value: seen beside the layer's own, *Shape:* (B, H, S, d).

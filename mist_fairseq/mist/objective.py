@@ -22,9 +22,9 @@ from torch import Tensor
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
-from mist_fairseq.mist.heads import likeliest_tokens, runs
-from mist_fairseq.mist.kernels import smoothed_nll
+from mist_fairseq.mist.heads import runs
 from mist_fairseq.mist.mixing import mix_source
+from mist_fairseq.mist.output_layer import TokenLoss, predicted_tokens, token_loss
 from mist_fairseq.mist.packing import padding_mask
 
 MIST_TARGETS = ["pseudo", "reference", "random"]
@@ -62,16 +62,14 @@ class Predictions(NamedTuple):  # fairseq's search for a NaN looks into tuples o
     """What the passes of one batch predict.
 
     Attributes:
-        nat_logits, nat_tokens: of the NAT pass and its likeliest tokens, *Shapes:* (N, V), (N).
-        mist_logits, mist_tokens: of the MIST pass likewise; None without mixing.
+        nat: losses and likeliest tokens of the NAT pass (equation 3).
+        mist: of the MIST pass (equation 4); None without mixing.
         length_logits: *Shape:* (B, classes).
         revealed: number of target tokens shown, a scalar.
     """
 
-    nat_logits: Tensor
-    nat_tokens: Tensor
-    mist_logits: Tensor | None
-    mist_tokens: Tensor | None
+    nat: TokenLoss
+    mist: TokenLoss | None
     length_logits: Tensor
     revealed: Tensor
 
@@ -122,7 +120,7 @@ class Objective:
             max_source: most tokens of a mixed source, where it is cut.
         """
         target, lengths = batch.target_tokens, batch.target_lengths
-        T = target.shape[1]
+        T, gold, never = target.shape[1], batch.targets(), special.never_predicted
 
         # 1. The source, seen by the first look and the NAT pass alike.
         source = model.encode_source(batch.src_tokens, batch.src_lengths, batch.src_index)
@@ -134,37 +132,34 @@ class Objective:
         if model.training and self.glancing_ratio > 0:
             with torch.no_grad():
                 hidden = model.decode_target(masked, lengths, batch.target_index, source)
-                first_look = likeliest_tokens(model.token_logits(hidden), special.never_predicted)
+                first_look = predicted_tokens(model.output_layer(hidden), never)
             # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
             noise = sentence_noise(batch.ids, T, torch.initial_seed())
             first_look = _in_place_of(target, first_look, batch.target_index, special.pad)
             masked, revealed = glance(target, first_look, real, noise, self.glancing_ratio, special.mask)
 
         # 3. The NAT pass: p(y_t | X), equations 1 and 3.
-        nat_logits = model.token_logits(model.decode_target(masked, lengths, batch.target_index, source))
-        nat_tokens = likeliest_tokens(nat_logits.detach(), special.never_predicted)
+        hidden = model.decode_target(masked, lengths, batch.target_index, source)
+        nat = token_loss(model.output_layer(hidden), gold, self.label_smoothing, never)
 
         # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
-        mist_logits = mist_tokens = None
+        mist = None
         if self.mist_loss_factor > 0:
             if self.mist_targets == "pseudo":
-                pseudo = _in_place_of(target, nat_tokens, batch.target_index, special.pad)  # Y_p
+                pseudo = _in_place_of(target, nat.tokens, batch.target_index, special.pad)  # Y_p
             elif self.mist_targets == "reference":
                 pseudo = target
             else:
-                pseudo = random_targets(batch, special, nat_logits.shape[1])
+                pseudo = random_targets(batch, special, model.config.vocab_size)
             mixed, mixed_lengths = mix_source(
                 pseudo, lengths, batch.src_tokens, batch.src_lengths, limit=max_source, sep=special.sep, pad=special.pad
             )
             mixed_source = model.encode_source(mixed, mixed_lengths, batch.mixed_index)
             hidden = model.decode_target(masked, lengths, batch.target_index, mixed_source)
-            mist_logits = model.token_logits(hidden)
-            mist_tokens = likeliest_tokens(mist_logits.detach(), special.never_predicted)
+            mist = token_loss(model.output_layer(hidden), gold, self.label_smoothing, never)
 
         # 5. The length, from the source alone.
-        return Predictions(
-            nat_logits, nat_tokens, mist_logits, mist_tokens, model.length_logits(source), revealed.sum()
-        )
+        return Predictions(nat, mist, model.length_logits(source), revealed.sum())
 
     def losses(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts for logging, all sums over target tokens.
@@ -175,14 +170,13 @@ class Objective:
         Returns:
             The loss, with a gradient; by name the parts and how many tokens and lengths are right, without.
         """
-        target = batch.targets()
-        loss, nll = smoothed_nll(predictions.nat_logits, target, self.label_smoothing)  # equation 3
-        parts = {"nat_loss": loss.detach(), "nll_loss": nll, "correct": (predictions.nat_tokens == target).sum()}
-        if predictions.mist_logits is not None and predictions.mist_tokens is not None:
-            mist_loss, _ = smoothed_nll(predictions.mist_logits, target, self.label_smoothing)  # equation 4
-            loss = loss + self.mist_loss_factor * mist_loss  # equation 2
-            parts["mist_loss"] = mist_loss.detach()
-            parts["mist_correct"] = (predictions.mist_tokens == target).sum()
+        target, nat, mist = batch.targets(), predictions.nat, predictions.mist
+        loss = nat.loss
+        parts = {"nat_loss": loss.detach(), "nll_loss": nat.nll, "correct": (nat.tokens == target).sum()}
+        if mist is not None:
+            loss = loss + self.mist_loss_factor * mist.loss  # equation 2
+            parts["mist_loss"] = mist.loss.detach()
+            parts["mist_correct"] = (mist.tokens == target).sum()
         lengths, length_logits = batch.target_lengths, predictions.length_logits
         length_loss = (F.cross_entropy(length_logits, lengths, reduction="none") * lengths).sum()
         loss = loss + self.length_loss_factor * length_loss

@@ -26,5 +26,5 @@ def pack(padded: Tensor, index: Tensor) -> Tensor:
 def unpack(packed: Tensor, index: Tensor, B: int, L: int) -> Tensor:
     """Zero where *index* has no row. *Shapes:* (N, X), (N) -> (B, L, X)."""
     if len(index) < B * L:
-        packed = packed.new_zeros(B * L, packed.shape[1]).index_copy(0, index, packed)
+        packed = packed.new_zeros(B * L, packed.shape[1]).index_copy_(0, index, packed)
     return packed.view(B, L, -1)

@@ -66,6 +66,7 @@ class MistConfig(FairseqDataclass):
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")
     attention_dropout: float = option(0.1, "dropout of attention weights")
+    checkpoint_activations: bool = option(False, "compute the layers again for the backward pass: less memory, slower")
     precision: PRECISIONS = II("task.precision")  # type: ignore[valid-type]
 
 
@@ -88,6 +89,7 @@ class MistModel(BaseFairseqModel):
         self.dictionary = dictionary
         self.limits = limits
         self.encoder = self.build_encoder(cfg, len(dictionary))
+        self.encoder.checkpoint_activations = getattr(cfg, "checkpoint_activations", False)
         self.engine: Engine | None = None  # what runs the two passes in generation
         # In the state dict, because a resumed training gets nothing else of its checkpoint's configuration.
         self.register_buffer("trained_limits", torch.tensor([limits.source, limits.target]))

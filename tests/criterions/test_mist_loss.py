@@ -85,3 +85,21 @@ def test_logged_figures(dictionary):
     for name, counted in (("accuracy", "correct"), ("mist_accuracy", "mist_correct")):
         assert values[name] == pytest.approx(int(log[counted]) / size, abs=1e-3)
     assert values["length_accuracy"] == pytest.approx(int(log["length_correct"]) / 6, abs=1e-3)
+
+
+def test_logged_numbers_are_read_at_once(monkeypatch):
+    """A GPU is waited for once; numbers of several batches, which lack some, are added up."""
+    names = ["loss", "nat_loss", "length_loss", "nll_loss", "correct", "length_correct", "revealed"]
+    logs = [{name: torch.tensor(float(i + j)) for i, name in enumerate(names)} for j in (1, 2)]
+    logs[1]["mist_loss"] = torch.tensor(3.0)
+    for log in logs:
+        log |= {"ntokens": 10, "nsentences": 2, "sample_size": 10}
+    read, to_list = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: read.append(self) or to_list(self))
+    with metrics.aggregate() as logged:
+        MistLoss.reduce_metrics(logs)
+    assert len(read) == 1
+    assert logged["loss"].avg == pytest.approx(3 / 20 / math.log(2))
+    assert logged["mist_loss"].avg == pytest.approx(3 / 20 / math.log(2))
+    assert logged["length_accuracy"].avg == pytest.approx(13 / 4) and "mist_accuracy" not in logged

@@ -15,6 +15,7 @@ from tests.helpers import (
     bert_state,
     decode,
     encode,
+    flat,
     joint_mask,
     sources,
     targets,
@@ -187,3 +188,41 @@ def test_masks_do_not_depend_on_token_values(dictionary):
     changed[0, 2] = 50
     state, other = (encode(model, tokens, src_lengths) for tokens in (src, changed))
     assert not torch.allclose(state.hidden[0, 0], other.hidden[0, 0])
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_source_state_keeps_no_queries(dictionary, learn):
+    """In inference, and in training that computes the layers again."""
+    model = tiny_released(dictionary)
+    model.encoder.checkpoint_activations = learn
+    with torch.set_grad_enabled(learn):
+        state = encode(model, *sources([9, 4], dictionary))
+    for key, value in zip(state.keys, state.values, strict=True):
+        held = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in (key, value)}
+        assert sum(held.values()) == key.nbytes + value.nbytes
+
+
+@pytest.mark.parametrize("sizes", [{}, {"shared_layers": True}, {"rel_pos_bins": 8, "max_rel_pos": 12}], ids=str)
+def test_layers_that_are_computed_again_give_the_same_gradients(dictionary, sizes):
+    """With dropout, whose random numbers are drawn again; and much less is kept."""
+    gradients, kept = [], []
+    for again in (False, True):
+        model = tiny_released(dictionary, dropout=0.1, attention_dropout=0.1, layers=6, **sizes)
+        encoder = model.encoder.train()
+        encoder.checkpoint_activations = again
+        held: dict[int, int] = {}
+
+        def keep(tensor, held=held):
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            state = encode(model, *sources([9, 4, 30], dictionary))
+            hidden = encoder.decode_target(*targets([5, 12, 7], dictionary), flat([5, 12, 7]), state)
+        hidden.square().sum().backward()
+        gradients.append([parameter.grad for parameter in encoder.layers.parameters()])
+        kept.append(sum(held.values()))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert kept[1] < kept[0] / 2, kept

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.mist.kernels import Linear, argmax, attend, dropout, smoothed_nll
+from mist_fairseq.mist.kernels import Linear, added_mask, argmax, attend, dropout, fused_attention
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -43,7 +43,7 @@ def test_attention_equals_pytorchs(dtype, tolerance, relative):
     if relative:
         mask = torch.randn(2, 3, 5, 9).masked_fill(~mask, float("-inf"))
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        found = attend(*given, mask, 0.0, training=True)
+        found = attend(*given, added_mask(mask, dtype), 0.0, training=True)
     expected = F.scaled_dot_product_attention(*again, attn_mask=mask if mask.dtype == torch.bool else mask.to(dtype))
     torch.testing.assert_close(found.to(dtype), expected, atol=tolerance, rtol=0)
     weights = torch.randn_like(expected)
@@ -51,6 +51,38 @@ def test_attention_equals_pytorchs(dtype, tolerance, relative):
         (result * weights).sum().backward()
     for one, other in zip(given, again):
         torch.testing.assert_close(one.grad, other.grad, atol=5 * tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("dtype, cudnn", [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)])
+def test_half_precision_on_a_gpu_is_not_cudnns(monkeypatch, dtype, cudnn):
+    chosen, attention = [], F.scaled_dot_product_attention
+
+    def watched(*given):
+        backends = torch.backends.cuda
+        chosen.append((backends.cudnn_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.math_sdp_enabled()))
+        return attention(*given)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    query = torch.randn(2, 3, 5, 8, dtype=dtype)
+    fused_attention(query, query, query, torch.zeros(2, 1, 1, 5), 0.0)
+    assert chosen == [(cudnn, True, True)]
+    assert torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled(), "nowhere else"
+
+
+def test_masks_are_what_a_gpus_attention_wants(monkeypatch):
+    """As on a CPU, in the precision of the scores, rows at multiples of 16 elements; what is learnt keeps its own."""
+    seen = torch.rand(2, 1, 3, 21) < 0.5
+    bias = torch.randn(1, 4, 3, 21, requires_grad=True)
+    for mask in (seen, bias.detach(), bias):
+        on_cpu = added_mask(mask, torch.bfloat16)
+        assert on_cpu.dtype == (torch.float32 if mask is bias else torch.bfloat16)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+            on_gpu = added_mask(mask, torch.bfloat16)
+        assert torch.equal(on_gpu, on_cpu) and on_gpu.stride(-1) == 1
+        assert all(stride % 16 == 0 for stride in on_gpu.stride()[:-1])
+    assert torch.equal(added_mask(seen, torch.float32).isfinite(), seen)
 
 
 def test_linear_equals_pytorchs():
@@ -89,18 +121,3 @@ def test_argmax_in_the_first_and_last_place(width):
     scores[1, -1] = scores[2, 0] = 1
     scores[3] = float("-inf")
     assert argmax(scores).tolist() == [0, width - 1, 0, 0]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 150), st.sampled_from([0.0, 0.1, 0.3]), st.integers(0, 1000))
-def test_smoothed_nll_equals_torchs(rows, smoothing, seed):
-    generator = torch.Generator().manual_seed(seed)
-    logits = (torch.randn(rows, 37, generator=generator) * 3).requires_grad_()
-    target = torch.randint(0, 37, (rows,), generator=generator)
-    loss, nll = smoothed_nll(logits, target, smoothing)
-    (found,) = torch.autograd.grad(loss * 3, logits)
-    expected = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum")
-    (gradient,) = torch.autograd.grad(expected * 3, logits)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(nll, F.cross_entropy(logits, target, reduction="sum").detach())

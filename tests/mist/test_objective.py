@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mist_fairseq.mist.glancing import glance, sentence_noise
@@ -42,6 +44,19 @@ def learn(model, pairs: Batch, **options):
     return loss, parts
 
 
+def watch_logits(model) -> list[Tensor]:
+    """What will hold the logits of each pass of training, *Shape:* (N, V)."""
+    logits, output_layer = list[Tensor](), model.encoder.output_layer
+
+    def watched(hidden):
+        layer = output_layer(hidden)
+        logits.append(F.linear(*layer))
+        return layer
+
+    model.encoder.output_layer = watched
+    return logits
+
+
 def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
     """Sentence by sentence, every pass from the start: the logits of equations 3 and 4, and how much was revealed."""
     special = model.tokenizer.special
@@ -71,24 +86,28 @@ def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 def test_predictions_equal_a_plain_loop(dictionary, build, sizes, ratio):
     model, pairs = training(dictionary, build, **sizes), some_batch(dictionary)
+    passes = watch_logits(model)
     with torch.no_grad():
         found = predict(model, pairs, glancing_ratio=ratio)
+        nat_logits, mist_logits = passes[-2:]
         nat, mist, revealed = plain_predictions(model, pairs, ratio)
         lengths = model.encoder.length_logits(encode(model, pairs.src_tokens, pairs.src_lengths))
-    torch.testing.assert_close(found.nat_logits, nat, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.mist_logits, mist, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(nat_logits, nat, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mist_logits, mist, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.length_logits, lengths, atol=1e-4, rtol=1e-4)
-    for tokens, logits in ((found.nat_tokens, nat), (found.mist_tokens, mist)):
+    for tokens, logits in ((found.nat.tokens, nat), (found.mist.tokens, mist)):
         assert torch.equal(tokens, likeliest_tokens(logits, model.tokenizer.special.never_predicted))
     assert int(found.revealed) == revealed and (revealed > 0) == (ratio > 0)
 
 
 def test_the_reference_can_be_mixed_in(dictionary):
     model, pairs = training(dictionary), some_batch(dictionary)
+    passes = watch_logits(model)
     with torch.no_grad():
-        found = predict(model, pairs, mist_targets="reference", glancing_ratio=0.0)
+        predict(model, pairs, mist_targets="reference", glancing_ratio=0.0)
+        found = passes[1]
         _, mist, _ = plain_predictions(model, pairs, 0.0, mixed_in=pairs.target_tokens)
-    torch.testing.assert_close(found.mist_logits, mist, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, mist, atol=1e-4, rtol=1e-4)
 
 
 def test_random_tokens_can_be_mixed_in(dictionary):
@@ -98,10 +117,12 @@ def test_random_tokens_can_be_mixed_in(dictionary):
     for seed in (1, 2, 1):
         torch.manual_seed(seed)
         drawn.append(random_targets(pairs, special, len(dictionary)))
+    passes = watch_logits(model)
     with torch.no_grad():
-        found = predict(model, pairs, mist_targets="random", glancing_ratio=0.0)
+        predict(model, pairs, mist_targets="random", glancing_ratio=0.0)
+        found = passes[1]
         _, mist, _ = plain_predictions(model, pairs, 0.0, mixed_in=drawn[0])
-    torch.testing.assert_close(found.mist_logits, mist, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, mist, atol=1e-4, rtol=1e-4)
     assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
     tokens = torch.cat([row[: length - 1] for row, length in zip(drawn[0], pairs.target_lengths)])
     assert (drawn[0].gather(1, pairs.target_lengths[:, None] - 1) == special.sep).all()
@@ -116,7 +137,7 @@ def test_evaluation_does_not_glance(dictionary):
     model, pairs = tiny_released(dictionary), some_batch(dictionary)
     with torch.no_grad():
         found, without = (predict(model, pairs, glancing_ratio=ratio) for ratio in (0.5, 0.0))
-    assert found.revealed == 0 and torch.equal(found.nat_logits, without.nat_logits)
+    assert found.revealed == 0 and torch.equal(found.nat.loss, without.nat.loss)
 
 
 @pytest.mark.parametrize("factor, passes", [(1.0, 2), (0.0, 1)])
@@ -125,7 +146,7 @@ def test_glancing_and_nat_share_one_source_encoding(dictionary, monkeypatch, fac
     encode = model.encoder.encode_source
     monkeypatch.setattr(model.encoder, "encode_source", lambda *args: calls.append(1) or encode(*args))
     found = predict(model, some_batch(dictionary), mist_loss_factor=factor)
-    assert len(calls) == passes and (found.mist_logits is None) == (factor == 0)
+    assert len(calls) == passes and (found.mist is None) == (factor == 0)
 
 
 @pytest.mark.parametrize("targets", ["pseudo", "random"])
@@ -146,15 +167,16 @@ def test_the_loss_is_a_sum_over_target_tokens(dictionary, mist, length):
     model, pairs = tiny_released(dictionary), some_batch(dictionary)
     options = dict(mist_loss_factor=mist, length_loss_factor=length)
     loss, parts = learn(model, pairs, **options)
+    passes = watch_logits(model)
     found = predict(model, pairs, **options)
     nat, mixed, lengths, row = 0.0, 0.0, 0.0, 0
     for sentence, T in enumerate(TARGETS):
         for t in range(T):
             gold = pairs.target_tokens[sentence, t]
-            log_p = found.nat_logits[row].log_softmax(-1)
+            log_p = passes[0][row].log_softmax(-1)
             nat -= 0.9 * log_p[gold] + 0.1 * log_p.mean()
             if mist:
-                log_p = found.mist_logits[row].log_softmax(-1)
+                log_p = passes[1][row].log_softmax(-1)
                 mixed -= 0.9 * log_p[gold] + 0.1 * log_p.mean()
             lengths -= found.length_logits[sentence].log_softmax(-1)[T]
             row += 1
@@ -197,8 +219,9 @@ def test_bf16_gives_gradients_to_all_weights_and_keeps_them_in_fp32(dictionary):
     pairs = some_batch(dictionary)
     learn(model, pairs, glancing_ratio=0.0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert predict(other, pairs, glancing_ratio=0.0).nat_logits.dtype == torch.bfloat16
+        passes = watch_logits(other)
         learn(other, pairs, glancing_ratio=0.0)
+    assert passes[0].dtype == torch.bfloat16
     for (name, expected), found in zip(model.encoder.named_parameters(), other.encoder.parameters()):
         assert found.dtype == torch.float32 and found.grad is not None, name
         if expected.grad.norm() > 1e-2:

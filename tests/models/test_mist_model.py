@@ -11,17 +11,20 @@ from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.objective import Batch, Objective
 from mist_fairseq.models.mist_model import MistModel
 from tests.helpers import batch, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
+from tests.mist.test_objective import watch_logits
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_training_step_is_the_objectives(dictionary, precision):
     model = tiny_model(dictionary, precision=precision)
     inputs, objective = batch([9, 4], [5, 12], dictionary)["net_input"], Objective()
+    passes = watch_logits(model)
     found = model(**inputs, objective=objective)
+    passes = passes[:]
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         expected = objective.predict(model.encoder, Batch(**inputs), dictionary.tokenizer.special, 40)
-    assert torch.equal(found.mist_logits, expected.mist_logits)
-    assert found.nat_logits.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert torch.equal(found.mist.loss, expected.mist.loss) and torch.equal(found.mist.tokens, expected.mist.tokens)
+    assert [logits.dtype for logits in passes] == 2 * [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
 
 
 def test_a_checkpoint_brings_its_limits(dictionary):
