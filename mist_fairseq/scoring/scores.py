@@ -14,6 +14,7 @@ from sacrebleu.significance import PairedTest
 from mist_fairseq.scoring.meteor15 import Meteor15
 from mist_fairseq.scoring.rouge155 import KINDS, Rouge155, rouge155
 from mist_fairseq.scoring.rouge_l import RougeL
+from mist_fairseq.scoring.rouge_package import RougePackage
 from mist_fairseq.scoring.steps import apply_steps, lower
 
 # As in the question-generation script: tokens stand between spaces, no smoothing.
@@ -24,6 +25,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "meteor15": Meteor15,
     "rouge-l": RougeL,
     **{f"rouge155-{kind[-1].lower()}": partial(Rouge155, kind) for kind in KINDS},
+    **{f"rouge-package-{kind}": partial(RougePackage, f"rouge-{kind}") for kind in "12l"},
 }
 RESAMPLES = 1000
 
@@ -45,9 +47,19 @@ class Protocol:
 _PENN = ["lower", "words", "rejoin-quora"]
 _QG_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu"]
 _XSUM, _ROUGE = ["lower", "words", "collapse-repeats", "rejoin-xsum"], ["rouge155-1", "rouge155-2", "rouge155-l"]
+_THEIR_WORDS = ["words", "collapse-repeats-authors"]
+# As the authors' code does it: references stay as they are, and what their package gives is ROUGE.
+_AUTHORS = {
+    "authors-squad_qg": Protocol([*_THEIR_WORDS, "lower"], ["lower"], _QG_METRICS, group=True),
+    "authors-quora": Protocol([*_THEIR_WORDS, "rejoin-quora-authors", "lower"], ["lower"], _QG_METRICS, group=True),
+    "authors-xsum": Protocol(
+        [*_THEIR_WORDS, "rejoin-xsum", "lower"], ["lower"], [f"rouge-package-{kind}" for kind in "12l"], group=False
+    ),
+}
 PROTOCOLS = {
     **dict.fromkeys(["squad_qg", "quora"], Protocol([*_PENN, "collapse-repeats"], _PENN, _QG_METRICS, group=True)),
     "xsum": Protocol(_XSUM, ["lower"], [*_ROUGE, "sacrebleu"], group=False),
+    **_AUTHORS,
     "plain": Protocol(["lower"], ["lower"], list(METRICS), group=False),
 }
 
