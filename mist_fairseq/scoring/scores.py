@@ -11,22 +11,30 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest
 
+from mist_fairseq.scoring.against_source import WORD_BLEU, Copies, Distinct, IBleu, Novel, SourceBleu
 from mist_fairseq.scoring.meteor15 import Meteor15
 from mist_fairseq.scoring.rouge155 import KINDS, Rouge155, rouge155
 from mist_fairseq.scoring.rouge_l import RougeL
 from mist_fairseq.scoring.rouge_package import RougePackage
 from mist_fairseq.scoring.steps import apply_steps, lower
 
-# As in the question-generation script: tokens stand between spaces, no smoothing.
-_QG_BLEU = partial(BLEU, tokenize="none", smooth_method="none", force=True)
 METRICS: dict[str, Callable[[], Metric]] = {
     "sacrebleu": partial(BLEU, lowercase=True),
-    **{f"bleu-{n}": partial(_QG_BLEU, max_ngram_order=n) for n in (1, 2, 3, 4)},
+    **{f"bleu-{n}": partial(WORD_BLEU, max_ngram_order=n) for n in (1, 2, 3, 4)},
     "meteor15": Meteor15,
     "rouge-l": RougeL,
     **{f"rouge155-{kind[-1].lower()}": partial(Rouge155, kind) for kind in KINDS},
     **{f"rouge-package-{kind}": partial(RougePackage, f"rouge-{kind}") for kind in "12l"},
 }
+# Of these the first reference is the source; metrics against references alone cannot tell a copy.
+AGAINST_SOURCE: dict[str, Callable[[], Metric]] = {
+    "ibleu": IBleu,
+    "source-bleu": SourceBleu,
+    "copies": Copies,
+    **{f"novel-{n}": partial(Novel, n) for n in (1, 2)},
+    **{f"distinct-{n}": partial(Distinct, n) for n in (1, 2)},
+}
+METRICS |= AGAINST_SOURCE
 RESAMPLES = 1000
 
 
@@ -45,20 +53,22 @@ class Protocol:
 
 
 _PENN = ["lower", "words", "rejoin-quora"]
-_QG_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu"]
+_QG_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu", *AGAINST_SOURCE]
 _XSUM, _ROUGE = ["lower", "words", "collapse-repeats", "rejoin-xsum"], ["rouge155-1", "rouge155-2", "rouge155-l"]
+_EXTRACTED = ["copies", "novel-1", "novel-2"]
+_ROUGE_PACKAGE = ["rouge-package-1", "rouge-package-2", "rouge-package-l"]
 _THEIR_WORDS = ["words", "collapse-repeats-authors"]
 # As the authors' code does it: references stay as they are, and what their package gives is ROUGE.
 _AUTHORS = {
     "authors-squad_qg": Protocol([*_THEIR_WORDS, "lower"], ["lower"], _QG_METRICS, group=True),
     "authors-quora": Protocol([*_THEIR_WORDS, "rejoin-quora-authors", "lower"], ["lower"], _QG_METRICS, group=True),
     "authors-xsum": Protocol(
-        [*_THEIR_WORDS, "rejoin-xsum", "lower"], ["lower"], [f"rouge-package-{kind}" for kind in "12l"], group=False
+        [*_THEIR_WORDS, "rejoin-xsum", "lower"], ["lower"], [*_ROUGE_PACKAGE, *_EXTRACTED], group=False
     ),
 }
 PROTOCOLS = {
     **dict.fromkeys(["squad_qg", "quora"], Protocol([*_PENN, "collapse-repeats"], _PENN, _QG_METRICS, group=True)),
-    "xsum": Protocol(_XSUM, ["lower"], [*_ROUGE, "sacrebleu"], group=False),
+    "xsum": Protocol(_XSUM, ["lower"], [*_ROUGE, "sacrebleu", *_EXTRACTED], group=False),
     **_AUTHORS,
     "plain": Protocol(["lower"], ["lower"], list(METRICS), group=False),
 }
@@ -92,14 +102,11 @@ def score(
 ) -> dict[str, Scores]:
     """Score the outputs of one or more systems, by name, one a reference; the others are compared with the first.
 
-    *references* and, for ``protocol.group``, *sources* are lines of raw files; *metrics* stand for the protocol's;
-    *confidence* adds confidence intervals and paired tests. What cannot be computed (no Java, no Perl) is in
-    ``failed``, and the rest still comes.
+    *references* and, for ``protocol.group`` and ``AGAINST_SOURCE``, *sources* are lines of raw files; *metrics* stand
+    for the protocol's, which without sources are those that need none; *confidence* adds confidence intervals and
+    paired tests. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
     """
-    metrics = list(protocol.metrics if metrics is None else metrics)
-    for metric in metrics:
-        if metric not in METRICS:
-            raise ValueError(f"no metric {metric!r}: there are {', '.join(METRICS)}")
+    metrics = _choose(protocol, metrics, sources is not None)
     for name, lines in [*systems.items(), ("source file", references if sources is None else sources)]:
         if len(lines) != len(references):
             raise ValueError(f"{name} has {len(lines):,} lines but there are {len(references):,} references")
@@ -113,16 +120,34 @@ def score(
     grouped_references = [[stepped[i] for i in group] for group in groups]
     last = [group[-1] for group in groups]
     ready = {name: apply_steps([outputs[i] for i in last], protocol.steps) for name, outputs in systems.items()}
+    with_source = grouped_references
+    if sources is not None:
+        # With the outputs' steps: a copy is to equal its source.
+        stepped_sources = apply_steps([sources[i] for i in last], protocol.steps)
+        with_source = [[source, *texts] for source, texts in zip(stepped_sources, grouped_references)]
     results = {name: Scores(len(groups)) for name in systems}
     for metric in metrics:
         raw = metric == "sacrebleu"
-        texts = (systems, [[line] for line in references]) if raw else (ready, grouped_references)
+        compared = with_source if metric in AGAINST_SOURCE else grouped_references
+        texts = (systems, [[line] for line in references]) if raw else (ready, compared)
         try:
             _score(metric, *texts, results, confidence)
         except (ImportError, OSError, RuntimeError) as error:
             for result in results.values():
                 result.failed[metric] = str(error)
     return results
+
+
+def _choose(protocol: Protocol, metrics: Iterable[str] | None, has_sources: bool) -> list[str]:
+    if metrics is None:
+        return [metric for metric in protocol.metrics if has_sources or metric not in AGAINST_SOURCE]
+    metrics = list(metrics)
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(f"no metric {metric!r}: there are {', '.join(METRICS)}")
+        if metric in AGAINST_SOURCE and not has_sources:
+            raise ValueError(f"{metric} compares with the sources: they are needed")
+    return metrics
 
 
 def group_by_source(sources: list[str]) -> list[list[int]]:
@@ -140,7 +165,7 @@ def _score(
     metric = METRICS[name]()
     scores: Any
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
-    if confidence:
+    if confidence and not isinstance(metric, Distinct):  # which has no statistics to draw from
         test = PairedTest(list(systems.items()), {name: metric}, streams, test_type="bs", n_samples=RESAMPLES)
         _, scores = test()[1].values()  # of the systems: names, scores
     else:
@@ -150,7 +175,7 @@ def _score(
         result.values[name] = float(one.score)
         if isinstance(metric, BLEU):
             result.signatures[name] = str(metric.get_signature())
-        if confidence:
+        if confidence and not isinstance(metric, Distinct):
             result.intervals[name] = (float(one.mean - one.ci), float(one.mean + one.ci))
             if one.p_value is not None:
                 # Where nothing differs in any sample, sacrebleu says p = 0.001.
