@@ -1,6 +1,6 @@
 """What BLEU hides: how near outputs are to their sources. Metrics with sacrebleu's interface.
 
-The source stands before the references. Copying the source scores BLEU-4 32.6 on Quora's test set, above most models; these tell a paraphrase from a copy.
+The source stands before the references. Copying it scores BLEU-4 32.6 on Quora's test set, above most models.
 """
 
 from functools import partial
