@@ -1,4 +1,4 @@
-"""Quora question pairs: the duplicates, split so that no question is in two splits."""
+"""Quora question pairs: the duplicates, split so that no question is in two splits, or pair by pair."""
 
 import csv
 import random
@@ -19,22 +19,50 @@ _MAX_ROW_LINES = 100
 _SMALL_GROUP = 10
 
 
-def prepare(files: PairFiles, path: str, train_size: int, valid_size: int, test_size: int, seed: int = 1):
-    """Write pairs of duplicates, question1 to question2, in the order of the file.
+def prepare(
+    files: PairFiles,
+    path: str,
+    train_size: int,
+    valid_size: int,
+    test_size: int,
+    seed: int = 1,
+    split: str = "disjoint",
+):
+    """Write pairs of duplicates, question1 to question2, in the order of the file, and count the overlap of splits.
 
     Questions that differ only in case count as one when splits are drawn. Training pairs may be fewer than asked.
+    *split* is one of ``DRAWS``.
     """
     if min(train_size, valid_size, test_size) < 1:
         raise ValueError(f"sizes are {train_size}, {valid_size} and {test_size}, expected at least 1 each")
     pairs = list(read_pairs(path, files))
     questions = [(first.casefold(), second.casefold()) for first, second in pairs]
-    for fate, pair in zip(assign_splits(questions, train_size, valid_size, test_size, seed), pairs):
+    fates = DRAWS[split](questions, train_size, valid_size, test_size, seed)
+    for fate, pair in zip(fates, pairs):
         if fate in SPLITS:
             files.add(fate, *pair)
         else:
             files.skipped[fate] += 1
     if files.kept["train"] < train_size:
         files.remarks["training pairs fewer than asked for"] = train_size - files.kept["train"]
+    trained = {question for fate, pair in zip(fates, questions) if fate == "train" for question in pair}
+    for name in ("valid", "test"):
+        drawn = [pair for fate, pair in zip(fates, questions) if fate == name]
+        files.remarks[f"{name} sources that training has"] = sum(source in trained for source, _ in drawn)
+        files.remarks[f"{name} pairs of which training has both"] = sum(trained.issuperset(pair) for pair in drawn)
+
+
+def draw_pairs(
+    pairs: Sequence[tuple[Hashable, Hashable]], train_size: int, valid_size: int, test_size: int, seed: int
+) -> list[str]:
+    """As ``assign_splits``, but every pair is as likely for each split, wherever its questions are besides."""
+    if len(pairs) <= valid_size + test_size:
+        sizes = f"{test_size:,} for testing, {valid_size:,} for validation and one for training"
+        raise ValueError(f"{len(pairs):,} duplicate pairs do not give {sizes}: give smaller sizes")
+    drawn = ["test"] * test_size + ["valid"] * valid_size + ["train"] * train_size
+    drawn = drawn[: len(pairs)] + ["beyond the training size"] * (len(pairs) - len(drawn))
+    random.Random(seed).shuffle(drawn)
+    return drawn
 
 
 def assign_splits(
@@ -126,3 +154,7 @@ def _row_lines(lines: Iterable[str]) -> Iterator[list[str]]:
         group.append(line.rstrip("\r\n").replace("\r", " ") + "\n")
     if group:
         yield group
+
+
+# How pairs come into splits, by the name that ``--split`` takes.
+DRAWS = {"disjoint": assign_splits, "published": draw_pairs}

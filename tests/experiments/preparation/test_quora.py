@@ -183,3 +183,27 @@ def test_both_small_sets_have_exact_sizes():
     expected = {"train": 20, **dict.fromkeys(["valid", "test"], 10)}
     expected |= {f"connected to a question in {split}": 2 for split in ("valid", "test")}
     assert fates == expected | {"beyond the training size": 90 - 44}
+
+
+def test_pairs_drawn_one_by_one_overlap_and_both_draws_tell(tmp_path, monkeypatch, capsys):
+    """As the published split looks; a chain of questions, of which disjoint splits cut some pairs off."""
+    path = tmp_path / "quora.tsv"
+    path.write_text(tsv([(f"Q {i // 2}a{i % 2}?", f"q {i // 2}A{i % 2 + 1}?", 1) for i in range(60)]))
+    sizes = ["--train-size", 30, "--valid-size", 8, "--test-size", 10]
+    for split in ("published", "disjoint"):
+        assert run(monkeypatch, path, tmp_path / split, *sizes, "--split", split) is None
+        made = {name: pairs(tmp_path / split, name) for name in SPLITS}
+        assert [len(made[name]) for name in SPLITS] == [30, 8, 10]
+        trained = {question.casefold() for pair in made["train"] for question in pair}
+        remarks = json.loads((tmp_path / split / "counts.json").read_text())["remarks"]
+        for name in ("valid", "test"):
+            had = [[question.casefold() in trained for question in pair] for pair in made[name]]
+            assert remarks[f"{name} sources that training has"] == sum(source for source, _ in had)
+            assert remarks[f"{name} pairs of which training has both"] == sum(all(pair) for pair in had)
+        overlap = remarks["test sources that training has"] + remarks["valid sources that training has"]
+        assert (overlap > 0) == (split == "published")
+    assert "test sources that training has" in capsys.readouterr().out
+    assert run(monkeypatch, path, tmp_path / "again", *sizes, "--split", "published") is None
+    assert pairs(tmp_path / "again", "test") == pairs(tmp_path / "published", "test")
+    few = run(monkeypatch, path, tmp_path / "few", *sizes, "--split", "published", "--test-size", 52)
+    assert few.startswith("error: 60 duplicate pairs do not give 52 for testing, 8 for validation and one for training")
