@@ -58,7 +58,8 @@ class PyTorchEngine:
 
     def asarray(self, values: Any) -> Tensor:
         """A tensor on the engine's device."""
-        return torch.as_tensor(values, device=self.device)
+        # Without a wait for the device, which a copy to it does not need.
+        return torch.as_tensor(values).to(self.device, non_blocking=self.device.type == "cuda")
 
     @torch.no_grad()
     def encode(self, tokens: Tensor, lengths: Tensor) -> PyTorchState:
