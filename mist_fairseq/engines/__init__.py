@@ -62,7 +62,7 @@ def engines() -> dict[str, _Registered]:
 
 
 def gpu_number(device: object) -> int | None:
-    """N of ``cuda:N``, 0 of ``cuda``, None of ``cpu``; ValueError if *device*, a string or ``torch.device``, is none."""
+    """N of ``cuda:N``, 0 of ``cuda``, None of ``cpu``; ValueError if *device*, text or ``torch.device``, is none."""
     known = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(device))
     if known is None:
         raise ValueError(f"device is {str(device)!r}, expected auto, cpu, cuda or cuda:N, N the number of a GPU")

@@ -89,18 +89,13 @@ class CudaGraphEngine(PyTorchEngine):
         MIST's later passes have sources of S + T + 1 tokens, and fewer sentences.
         """
         sizes = product(batch_sizes, source_lengths, target_lengths)
-        for B, S, T in sorted(
-            sizes, key=lambda size: -size[0] * max(size[1:])
-        ):  # the others fit into the largest's memory
-            tokens = torch.full((B, S + T), self.special.mask, device=self.device)
-            source_lengths, lengths = (torch.full((B,), size, device=self.device) for size in (S, T))
-            self.fill(tokens[:, :T], lengths, self.encode(tokens[:, :S], source_lengths))
+        for B, S, T in sorted(sizes, key=lambda size: -size[0] * max(size[1:])):  # the largest has room for all others
+            source, target = (torch.full((B, size), self.special.mask, device=self.device) for size in (S, T))
+            state = self.encode(source, torch.full((B,), S, device=self.device))
+            self.fill(target, torch.full((B,), T, device=self.device), state)
 
     def _replay(self, name: str, rows: int, S: int, T: int, given: list[Tensor]) -> tuple[Tensor, ...]:
-        """The results of a pass, from copies of *given* in its inputs' first rows and columns; the next overwrites them.
-
-        Only to be read at once: all graphs share their memory.
-        """
+        """The results of a pass, from *given* in the first rows and columns of its inputs; the next overwrites them."""
         key = name, rows, S, T
         if key not in self._graphs:
             self._add(*key)
@@ -161,6 +156,6 @@ class CudaGraphEngine(PyTorchEngine):
 
 
 def rounded(number: int, bits: int) -> int:
-    """The next number with no more than so many leading binary digits that are not all 0: 1, 2, 3, 4, 6, 8, 12 with two."""
+    """*number*, or the next one with zeros after so many binary digits: with two 1, 2, 3, 4, 6, 8, 12, 16, 24."""
     step = 1 << max(0, (number - 1).bit_length() - bits)
     return -(-number // step) * step

@@ -56,9 +56,8 @@ class OnnxEngine:
 
         weight = encoder.word_embeddings.weight
         if weight.device.type != "cpu":
-            raise ValueError(
-                "--accelerate onnxruntime is for CPUs: choose one (--cpu, in Python device='cpu'), or --accelerate cudagraph"
-            )
+            advice = "choose one (--cpu, in Python device='cpu'), or --accelerate cudagraph"
+            raise ValueError(f"--accelerate onnxruntime is for CPUs: {advice}")
         if weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
         graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
@@ -179,8 +178,8 @@ def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"", de
         ) from error
     if device != "auto" and len(session.get_providers()) < len(providers):  # it goes on with what is left
         raise ValueError(
-            f"ONNX Runtime {onnxruntime.__version__} could not begin to use device {str(device)!r} (its message says why): "
-            "install the CUDA and cuDNN that it needs, or use device cpu"
+            f"ONNX Runtime {onnxruntime.__version__} cannot use device {str(device)!r}, its message says why: install "
+            "the CUDA and cuDNN that it needs, or use device cpu"
         )
     # glibc keeps what loading has freed, half of what an int8 model takes then.
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems

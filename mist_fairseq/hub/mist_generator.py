@@ -25,8 +25,8 @@ class MistGenerator(TextGenerator, nn.Module):
         generator = MistGenerator.from_pretrained("released")
         generator.generate(["How can I learn the guitar fast?"], decoding="mist", iterations=3)
 
-    ``to``, ``cuda``, ``half``, ``eval`` and the like are those of ``nn.Module``. What runs the model is built at the first
-    use, for the device and the weights' precision that it then has.
+    ``to``, ``cuda``, ``half``, ``eval`` and the like are those of ``nn.Module``. What runs the model is built at the
+    first use, where the model then is.
 
     Args:
         encoder: a trained ``Encoder`` or ``EncoderDecoder``.
@@ -35,10 +35,10 @@ class MistGenerator(TextGenerator, nn.Module):
         precision: ``fp32``, ``bf16`` or ``int8``; after ``half`` or ``bfloat16`` that of the weights.
         accelerate: what runs the model, as of the command line; by default ONNX Runtime on a CPU where it is installed
             and can do it, else PyTorch as it is.
-        device: where to move the encoder: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``, a GPU if there is one and an engine
-            can use it, else the CPU; by default it stays where it is.
+        device: where to move the encoder: ``cpu``, ``cuda``, ``cuda:1`` or the like, or ``auto``, a GPU if there is one
+            and an engine can use it, else the CPU; by default it stays where it is.
 
-    A ValueError says that there is no such precision, engine or device, or, at the first use, that the engine cannot do it.
+    A ValueError says that there is no such precision, engine or device, at the first use that the engine cannot run.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class MistGenerator(TextGenerator, nn.Module):
 
         Raises:
             FileNotFoundError: a file is missing, or the name cannot be had.
-            ValueError: a file is damaged or does not fit the others, there is no such device, or the engine cannot do the
-                precision.
+            ValueError: a file is damaged or does not fit the others, the engine cannot do the precision, or there is no
+                such device.
         """
         device = choose_device(device, accelerate, precision)
         if checkpoint_file is None:

@@ -32,16 +32,16 @@ class OnnxGenerator(TextGenerator):
     ) -> "OnnxGenerator":
         """Load what ``scripts/export.py --to onnx`` wrote, in ``fp32`` or ``int8``, by default with a thread a core.
 
-        *device* is ``cpu``, ``cuda``, ``cuda:1`` or the like, or ``auto``, a GPU where ONNX Runtime can use one; GPUs need
-        the package onnxruntime-gpu, and fp32.
+        *device* is ``cpu``, ``cuda``, ``cuda:1`` or the like, or ``auto``, a GPU where ONNX Runtime can use one. A GPU
+        needs the package onnxruntime-gpu in place of onnxruntime, and fp32.
 
         *folder* may be a name on the Hugging Face hub, ``org/name`` or ``org/name@revision``; then huggingface_hub is
         needed, too, and the files of the precision are fetched.
 
         Raises:
             FileNotFoundError: a file is missing, or the name cannot be had.
-            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed or cannot
-                use the device.
+            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed or
+                cannot use the device.
         """
         folder = exported_folder(str(folder), FORMAT, [CONFIG, SUMS, DICTIONARY, *FILES.get(precision, ())])
         generator = cls(*read_onnx(folder, precision, threads, device))

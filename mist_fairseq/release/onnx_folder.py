@@ -120,9 +120,7 @@ def read_onnx(
         raise ValueError(f"precision is {precision!r}, expected {' or '.join(FILES)}")
     if precision == "int8":
         if device != "auto" and gpu_number(device) is not None:
-            raise ValueError(
-                f"precision int8 is for CPUs, device is {str(device)!r}: use precision fp32, or device cpu"
-            )
+            raise ValueError(f"precision int8 is for CPUs, device is {str(device)!r}: use fp32, or device cpu")
         device = "cpu"
     whole_number("threads", 1 if threads is None else threads)
     path = Path(folder)

@@ -85,9 +85,8 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
         listening = listen(given["host"], given["port"])
         if generator is None:
             names = ("precision", "accelerate", "device", "threads")
-            generator = load_generator(
-                given["folder"], **{name: given[name] for name in names if given[name] is not None}
-            )
+            options = {name: given[name] for name in names if given[name] is not None}
+            generator = load_generator(given["folder"], **options)
             _ = generator.engine  # built now, not when the first text comes
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -97,7 +97,7 @@ def test_an_engine_follows_the_weights():
     hub.to(torch.float32)
     assert hub.engine is not engine and hub.generate(TEXTS) != before
     with pytest.raises(ValueError, match="needs weights in fp32"):
-        hub.half()
+        hub.half().generate(TEXTS)
     automatic = tiny_generator(accelerate="auto")
     assert isinstance(automatic.engine, OnnxEngine) and isinstance(automatic.half().engine, PyTorchEngine)
 
