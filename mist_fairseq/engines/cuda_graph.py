@@ -45,7 +45,7 @@ class CudaGraphEngine(PyTorchEngine):
 
     Rows and columns that rounding adds are computed and cut off again. Passes of more than ``MOST`` positions run as
     they are. All graphs compute in the same memory, that of the largest, so one runs at a time, on one stream; their
-    inputs are copied in, their results out.
+    inputs are copied in, their results out. One that is larger than all before, by powers of two, replaces all.
 
     Args:
         encoder: on a GPU; later changes of its weights are seen. All else as of ``PyTorchEngine``.
@@ -60,7 +60,7 @@ class CudaGraphEngine(PyTorchEngine):
             raise ValueError(f"--accelerate cudagraph needs a GPU, the model is on the {self.device.type}")
         self._config, self._type = encoder.config, encoder.layers[0].qkv.weight.dtype
         self._graphs: dict[tuple, tuple[list[Tensor], Callable[[], None], tuple[Tensor, ...]]] = {}
-        self._largest = 0
+        self._most = 0  # that there is memory for
         self._lock = threading.Lock()
         self._stream = torch.cuda.Stream(self.device)
 
@@ -107,12 +107,12 @@ class CudaGraphEngine(PyTorchEngine):
 
     def _add(self, name: str, rows: int, S: int, T: int) -> None:
         """Capture a pass, and forget another where there are too many."""
-        each = 2 * self._config.layers * self._config.hidden_size  # numbers of a source position's keys and values
-        positions = rows * max(S, T)
-        if positions > self._largest:  # it does not fit into the others' memory: begin anew
+        each, longest = 2 * self._config.layers * self._config.hidden_size, max(S, T)
+        if rows * longest > self._most:  # memory of the others would not do: begin anew, with the largest's
             self._graphs.clear()
-            self._largest, self._pool = positions, torch.cuda.graph_pool_handle()
-            self._room = torch.empty(positions * each, dtype=self._type, device=self.device)
+            self._most, self._pool = rounded(rows * longest, 1), torch.cuda.graph_pool_handle()
+            self._room = torch.empty(self._most * each, dtype=self._type, device=self.device)
+            self._add("source", self._most // longest, longest, 0)
         while len(self._graphs) >= GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         heads = self._config.heads

@@ -134,7 +134,7 @@ def _read(
 def _lists(arrays: dict[str, Array]) -> dict[str, list[Any]]:
     """Arrays of numbers as lists, by one copy of all: each would wait for a GPU."""
     xp = array_namespace(*arrays.values())
-    packed = xp.concat([xp.reshape(xp.astype(array, xp.float64), (-1,)) for array in arrays.values()])  # all are exact
+    packed = xp.concat([xp.reshape(xp.astype(array, xp.float64, copy=False), (-1,)) for array in arrays.values()])
     values, first, lists = np.asarray(to_device(packed, "cpu")), 0, {}
     for name, array in arrays.items():
         part = values[first : first + math.prod(array.shape)].reshape(array.shape)
