@@ -140,5 +140,11 @@ def build_engine(model: Any, special: "SpecialTokens", accelerate: str, precisio
     if accelerate == "auto":
         accelerate = choose(model, precision)
         check_engine(model, accelerate, precision)
+    only, there = engines()[accelerate].device, next(model.parameters()).device.type
+    if only not in (None, there):
+        kind = {"cpu": "CPUs (--cpu, in Python device='cpu')", "cuda": "GPUs"}[only]
+        raise ValueError(
+            f"--accelerate {accelerate} is for {kind}, the model is on {there}: use --accelerate none there"
+        )
     logger.info("engine: %s, %s", accelerate, precision)
     return engines()[accelerate].build(model, special, precision)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 
 import torch
@@ -49,20 +49,14 @@ class CudaGraphEngine(PyTorchEngine):
 
     Args:
         encoder: on a GPU; later changes of its weights are seen. All else as of ``PyTorchEngine``.
-
-    Raises:
-        ValueError: it is not on a GPU.
     """
 
     def __init__(self, encoder: Encoder, special: SpecialTokens, precision: str):
         super().__init__(encoder, special, precision)
-        if self.device.type != "cuda":
-            raise ValueError(f"--accelerate cudagraph needs a GPU, the model is on the {self.device.type}")
         self._config, self._type = encoder.config, encoder.layers[0].qkv.weight.dtype
         self._graphs: dict[tuple, tuple[list[Tensor], Callable[[], None], tuple[Tensor, ...]]] = {}
         self._most = 0  # that there is memory for
         self._lock = threading.Lock()
-        self._stream = torch.cuda.Stream(self.device)
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> PyTorchState:
         """Encode sources; see ``generate.decoding.Engine``. The state is as wide as the graph."""
@@ -127,6 +121,11 @@ class CudaGraphEngine(PyTorchEngine):
             inputs = [tokens, lengths, source_lengths, seen]
             function = partial(self._fill, name == "second")
         self._graphs[name, rows, S, T] = inputs, *self._capture(partial(function, *inputs))
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """Where all are captured, for them to share memory."""
+        return torch.cuda.Stream(self.device)
 
     def _capture(self, function: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         """What computes a function's results anew, and these."""

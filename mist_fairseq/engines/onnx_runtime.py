@@ -41,12 +41,12 @@ class OnnxEngine:
     """Runs the graph of ``engines.onnx_encoder``, with as many threads as torch has.
 
     Args:
-        encoder: whose weights to take; later changes of them go unnoticed.
+        encoder: on the CPU, whose weights to take; later changes of them go unnoticed.
         special: ids of the special tokens.
         precision: ``fp32`` or ``int8``.
 
     Raises:
-        ValueError: a package is not installed, or the encoder is not on the CPU or not in fp32.
+        ValueError: a package is not installed, or the encoder is not in fp32.
     """
 
     def __init__(self, encoder: Any, special: SpecialTokens, precision: str):
@@ -54,11 +54,7 @@ class OnnxEngine:
 
         from mist_fairseq.engines.onnx_encoder import encoder_graph
 
-        weight = encoder.word_embeddings.weight
-        if weight.device.type != "cpu":
-            advice = "choose one (--cpu, in Python device='cpu'), or --accelerate cudagraph"
-            raise ValueError(f"--accelerate onnxruntime is for CPUs: {advice}")
-        if weight.dtype != torch.float32:
+        if encoder.word_embeddings.weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
         graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
         self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), b"".join(weights)))

@@ -13,7 +13,6 @@ from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.packing import real_positions
 
-
 _ROWS = 512  # whose logits there are at a time
 
 
