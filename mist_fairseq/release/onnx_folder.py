@@ -118,10 +118,9 @@ def read_onnx(
     """Load an exported folder; see ``OnnxGenerator.from_pretrained``."""
     if precision not in FILES:
         raise ValueError(f"precision is {precision!r}, expected {' or '.join(FILES)}")
-    if precision == "int8":
-        if device != "auto" and gpu_number(device) is not None:
-            raise ValueError(f"precision int8 is for CPUs, device is {str(device)!r}: use fp32, or device cpu")
-        device = "cpu"
+    on_gpu = device != "auto" and gpu_number(device) is not None
+    if precision == "int8" and on_gpu:
+        raise ValueError(f"precision int8 is for CPUs, device is {str(device)!r}: use fp32, or device cpu")
     whole_number("threads", 1 if threads is None else threads)
     path = Path(folder)
     advice = "MistGenerator reads a folder of --to folder, of which scripts/export.py --to onnx makes one in ONNX"
@@ -132,7 +131,7 @@ def read_onnx(
     if tokenizer.fingerprint() != config.get("vocabulary"):
         raise ValueError(f"{path / DICTIONARY} is not the vocabulary that {CONFIG} names: export the model again")
     graph = path / FILES[precision][0]
-    session = start_session(str(graph), threads or 0, device=device)
+    session = start_session(str(graph), threads or 0, device="cpu" if precision == "int8" else device)
     given = session.get_modelmeta().custom_metadata_map
     for name, expected in _metadata(config, precision).items():
         if given.get(name) != expected:
