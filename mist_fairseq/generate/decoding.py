@@ -314,8 +314,8 @@ def mist(run: Run, candidates: Candidates) -> None:
             sep=run.special.sep,
             pad=run.special.pad,
         )
-        state = run.engine.encode(mixed, mixed_lengths)
-        tokens, scores = run.engine.fill(run.masks(lengths, longest), lengths, state)
+        masks = run.masks(lengths, longest)
+        tokens, scores = run.engine.fill(masks, lengths, run.engine.encode(mixed, mixed_lengths))
         candidates.tokens = xp.asarray(candidates.tokens, copy=True)
         candidates.tokens[active, :longest] = tokens
         candidates.scores[active, :longest] = scores
