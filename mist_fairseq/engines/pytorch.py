@@ -60,8 +60,8 @@ class PyTorchEngine:
 
     def asarray(self, values: Any) -> Tensor:
         """A tensor on the engine's device."""
-        # Without a wait for the device, which a copy to it does not need.
-        return torch.as_tensor(values).to(self.device, non_blocking=self.device.type == "cuda")
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")  # a copy to a GPU need not wait for it
 
     @torch.no_grad()
     def encode(self, tokens: Tensor, lengths: Tensor) -> PyTorchState:
