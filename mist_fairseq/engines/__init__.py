@@ -76,7 +76,7 @@ def choose_device(device: object, accelerate: str, precision: str) -> str:
     """
     import torch
 
-    gpus = torch.cuda.device_count()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         chosen = [engine for name, engine in engines().items() if accelerate in ("auto", name)]
         able = [engine for engine in chosen if engine.device != "cpu" and precision in engine.precisions]

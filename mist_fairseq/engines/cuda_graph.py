@@ -51,12 +51,13 @@ class CudaGraphEngine(PyTorchEngine):
         encoder: on a GPU; later changes of its weights are seen. All else as of ``PyTorchEngine``.
     """
 
+    _lock = threading.Lock()  # of all engines, as only one graph may be captured at a time
+
     def __init__(self, encoder: Encoder, special: SpecialTokens, precision: str):
         super().__init__(encoder, special, precision)
         self._config, self._type = encoder.config, encoder.layers[0].qkv.weight.dtype
         self._graphs: dict[tuple, tuple[list[Tensor], Callable[[], None], tuple[Tensor, ...]]] = {}
-        self._most = 0  # that there is memory for
-        self._lock = threading.Lock()
+        self._most = 0  # positions that there is memory for
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> PyTorchState:
         """Encode sources; see ``generate.decoding.Engine``. The state is as wide as the graph."""

@@ -10,7 +10,7 @@ from mist_fairseq.engines import build_engine, choose, choose_device, gpu_number
 from mist_fairseq.engines.compiled import CompiledEngine
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.engines.pytorch import PyTorchEngine
-from tests.helpers import tiny_encoder_decoder, tiny_released
+from tests.helpers import see_gpus, tiny_encoder_decoder, tiny_released
 
 
 def build(model, accelerate, precision):
@@ -116,17 +116,17 @@ def test_what_is_no_device(device):
     ],
 )
 def test_what_auto_stands_for(monkeypatch, gpus, accelerate, precision, device):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    see_gpus(monkeypatch, gpus)
     assert choose_device("auto", accelerate, precision) == device
 
 
 def test_a_device_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    see_gpus(monkeypatch, 2)
     for device in ("cpu", "cuda", "cuda:1", torch.device("cuda", 1)):
         assert choose_device(device, "auto", "fp32") == str(device)
     with pytest.raises(ValueError, match="device is 'cuda:2', but of GPUs torch .* sees 2 from cuda:0 on: use one of"):
         choose_device("cuda:2", "auto", "fp32")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    see_gpus(monkeypatch, 0)
     with pytest.raises(
         ValueError, match="device is 'cuda', but of GPUs torch .* sees none: use cpu, or install PyTorch"
     ):

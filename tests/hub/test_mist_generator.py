@@ -15,7 +15,7 @@ from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.models.mist_model import MistModel
 from mist_fairseq.release.folder import save_folder
 from tests.generate.plain import DECODINGS, Runner, encode_one
-from tests.helpers import WORDS, tiny_encoder_decoder, tiny_generator, tiny_released
+from tests.helpers import WORDS, see_gpus, tiny_encoder_decoder, tiny_generator, tiny_released
 
 TEXTS = [" ".join(WORDS[i : i + 2 + i % 7]) for i in range(14)]
 
@@ -143,8 +143,9 @@ def test_device(tmp_path, monkeypatch):
     save_folder(released, str(tmp_path), "")
     monkeypatch.setattr(MistGenerator, "to", lambda self, device: moved.append(device))
     tiny_generator(released)
+    see_gpus(monkeypatch, 0)
     MistGenerator.from_pretrained(str(tmp_path))
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    see_gpus(monkeypatch, 2)
     for device in ("auto", "cpu", "cuda:1", torch.device("cuda")):
         MistGenerator.from_pretrained(str(tmp_path), device=device)
     MistGenerator.from_pretrained(str(tmp_path), precision="int8")
