@@ -83,8 +83,8 @@ def choose_device(device: object, accelerate: str, precision: str) -> str:
         return "cuda" if able and gpus else "cpu"
     number = gpu_number(device)
     if number is not None and number >= gpus:
-        there = f"{gpus} from cuda:0 on: use one of these" if gpus else "none: use cpu, or install PyTorch for your GPU"
-        raise ValueError(f"device is {str(device)!r}, but of GPUs torch {torch.__version__} sees {there}")
+        there = f"{gpus} GPUs, numbered from 0" if gpus else "no GPU: use cpu, or install PyTorch for your GPU"
+        raise ValueError(f"device is {str(device)!r}, but torch {torch.__version__} sees {there}")
     return str(device)
 
 

@@ -151,7 +151,7 @@ def test_device(tmp_path, monkeypatch):
     MistGenerator.from_pretrained(str(tmp_path), precision="int8")
     MistGenerator(released.encoder, released.tokenizer, released.limits, device="cuda:1")
     assert moved == ["cpu", "cuda", "cpu", "cuda:1", "cuda", "cpu", "cuda:1"]
-    with pytest.raises(ValueError, match="device is 'cuda:2', but of GPUs"):  # before anything is read
+    with pytest.raises(ValueError, match="device is 'cuda:2', but torch"):  # before anything is read
         MistGenerator.from_pretrained(str(tmp_path / "none"), device="cuda:2")
 
 
