@@ -301,10 +301,8 @@ def single_pass(run: Run, candidates: Candidates) -> None:
 def mist(run: Run, candidates: Candidates) -> None:
     """Mix the output into the source and fill all [MASK]s again (paper, section "MIST")."""
     xp = array_namespace(candidates.tokens)
-    active, longest = (
-        xp.arange(candidates.tokens.shape[0], device=device(candidates.tokens)),
-        candidates.tokens.shape[1],
-    )
+    rows, longest = candidates.tokens.shape
+    active = xp.arange(rows, device=device(candidates.tokens))
     run.state = None  # of sources without a pseudo target
     for done in range(1, run.passes):
         previous, lengths = candidates.tokens[active], candidates.lengths[active]
