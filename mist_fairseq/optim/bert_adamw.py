@@ -25,15 +25,12 @@ class BertAdamWConfig(FairseqDataclass):
 
 @register_optimizer("bert_adamw", dataclass=BertAdamWConfig)
 class BertAdamW(FairseqOptimizer):
-    """Biases, LayerNorm weights and other vectors do not decay; ValueError if ``--fp16`` flattened the parameters."""
+    """Biases, LayerNorm weights and other vectors do not decay."""
 
     def __init__(self, cfg: BertAdamWConfig, params):
         super().__init__(cfg)
         params = list(params)
         matrices, vectors = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
-        if not matrices:
-            advice = "use --precision bf16 instead of --fp16, or add --fp16-no-flatten-grads"
-            raise ValueError(f"bert_adamw got flattened parameters and cannot tell matrices from biases: {advice}")
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, fused=True, **self.optimizer_config)
 
@@ -47,3 +44,14 @@ class BertAdamW(FairseqOptimizer):
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
+
+    @torch.no_grad()
+    def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
+        """As fairseq's, which has a few operations for each tensor, and fails with ``--cpu`` where there is a GPU."""
+        gradients = [parameter.grad for parameter in self.params if parameter.grad is not None]
+        if not gradients:  # this worker ran out of memory
+            return super().clip_grad_norm(max_norm)
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        if max_norm > 0:
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1))
+        return norm

@@ -12,6 +12,7 @@
 | ``FileBinarizer.multiprocess_dataset`` | ``text_input`` | source and target get different numbers of lines; there are no checksums |
 | ``IndexedRawTextDataset.read_data`` | ``text_input`` | the same with ``--dataset-impl raw`` |
 | ``fairseq_cli.interactive.buffered_read`` | ``text_input`` | one input line gets several output lines |
+| ``AMPOptimizer.step`` | ``amp`` | ``--amp`` divides gradients by the loss scale twice: as the scale grows, AdamW stops learning |
 | ``distributed.utils.call_main`` | ``workers`` | with ``--distributed-init-method`` and no GPU, no worker is started, nothing trained, and the status is 0; likewise with ``--write-checkpoints-asynchronously`` |
 
 Everything else that differs from fairseq is a class of ours behind fairseq's own extension points.

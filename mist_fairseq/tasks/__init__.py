@@ -24,6 +24,7 @@ def _register():
     import mist_fairseq.models.baselines
     import mist_fairseq.models.mist_model
     import mist_fairseq.optim.bert_adamw
+    import mist_fairseq.patches.amp
     import mist_fairseq.patches.checkpoint_files
     import mist_fairseq.patches.command_line
     import mist_fairseq.patches.ema

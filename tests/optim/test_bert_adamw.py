@@ -36,11 +36,6 @@ def test_equals_torch_adamw():
     torch.testing.assert_close(ours, theirs)
 
 
-def test_flattened_parameters_are_refused():
-    with pytest.raises(ValueError, match="--precision bf16"):
-        BertAdamW(config(), [torch.nn.Parameter(torch.zeros(10))])
-
-
 def test_learning_rate_reaches_all_groups():
     optimizer = BertAdamW(config(), tiny_model().parameters())
     optimizer.set_lr(0.3)
