@@ -24,6 +24,13 @@ def test_a_training_step_is_the_objectives(dictionary, precision):
     assert found.nat_logits.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
+def test_an_autocast_of_fairseqs_is_not_cancelled(dictionary):
+    """That of --amp, which is of fp16 and on a GPU."""
+    model = tiny_model(dictionary)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(**batch([9], [5], dictionary)["net_input"], objective=Objective()).nat_logits.dtype == torch.bfloat16
+
+
 def test_a_checkpoint_brings_its_limits(dictionary):
     trained = tiny_model(dictionary, source=30, target=10)
     limits = PositionLimits(40, 20)
