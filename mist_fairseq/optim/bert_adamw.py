@@ -44,14 +44,3 @@ class BertAdamW(FairseqOptimizer):
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
-
-    @torch.no_grad()
-    def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
-        """As fairseq's, which has a few operations for each tensor, and fails with ``--cpu`` where there is a GPU."""
-        gradients = [parameter.grad for parameter in self.params if parameter.grad is not None]
-        if not gradients:  # this worker ran out of memory
-            return super().clip_grad_norm(max_norm)
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        if max_norm > 0:
-            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1))
-        return norm

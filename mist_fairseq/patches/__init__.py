@@ -13,6 +13,7 @@
 | ``IndexedRawTextDataset.read_data`` | ``text_input`` | the same with ``--dataset-impl raw`` |
 | ``fairseq_cli.interactive.buffered_read`` | ``text_input`` | one input line gets several output lines |
 | ``AMPOptimizer.step`` | ``amp`` | ``--amp`` divides gradients by the loss scale twice: as the scale grows, AdamW stops learning |
+| ``utils.clip_grad_norm_`` | ``clipping`` | each tensor's norm is an operation of its own; ``--cpu`` fails where there is a GPU |
 | ``distributed.utils.call_main`` | ``workers`` | with ``--distributed-init-method`` and no GPU, no worker is started, nothing trained, and the status is 0; likewise with ``--save-async`` |
 
 Everything else that differs from fairseq is a class of ours behind fairseq's own extension points.

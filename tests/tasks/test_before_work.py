@@ -69,6 +69,7 @@ def test_trainings_as_they_should_be(caplog):
         ({"distributed_training.ddp_backend": "slowmo"}, "--ddp-backend slowmo needs fairscale"),
         ({"criterion._name": "cross_entropy"}, "mist_tiny needs --criterion mist_loss, not cross_entropy, fairseq's d"),
         ({"criterion._name": "nat_loss"}, "--arch mist_tiny needs --criterion mist_loss, not nat_loss"),
+        ({"bmuf.average_sync": True}, "--average-sync does not go with --optimizer bert_adamw: leave it out"),
         ({"model": None}, "no --arch is given: --task mist takes mist_base, for one"),
         (NOWHERE, "--restore-file nowhere.pt: there is no such file"),
         ({"checkpoint.finetune_from_model": "nowhere.pt"}, "--finetune-from-model nowhere.pt: there is no such file"),
