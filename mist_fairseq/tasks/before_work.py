@@ -66,9 +66,9 @@ def _check_precision(whole, trains: bool):
 
 
 def _check_parts(whole):
-    """Refuse parts that do not go together: a criterion with an architecture, for one; those of users are left alone."""
+    """Refuse parts that do not go together, such as a criterion and an architecture; those of users are left alone."""
     if whole.bmuf.average_sync and whole.optimizer._name == "bert_adamw":  # fairseq has it for Adam
-        raise ValueError("--average-sync does not go with --optimizer bert_adamw: leave it out, or give --optimizer adam")
+        raise ValueError("--average-sync does not go with --optimizer bert_adamw: leave it out, or use adam")
     task, is_mist = whole.task._name, "precision" in whole.task
     criterion, arch = (getattr(part, "_name", None) for part in (whole.criterion, whole.model))
     if arch is None:  # only fairseq-hydra-train goes as far as this

@@ -44,9 +44,9 @@ def test_every_weight_has_a_gradient(dictionary, build, factors):
 
 def test_an_autocast_of_fairseqs_is_not_cancelled(dictionary):
     """That of --amp, which is of fp16 and on a GPU."""
-    model = tiny_model(dictionary)
+    inputs = batch([9], [5], dictionary)["net_input"]
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(**batch([9], [5], dictionary)["net_input"], objective=Objective()).nat_logits.dtype == torch.bfloat16
+        assert tiny_model(dictionary)(**inputs, objective=Objective()).nat_logits.dtype == torch.bfloat16
 
 
 def test_a_checkpoint_brings_its_limits(dictionary):

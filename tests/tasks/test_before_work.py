@@ -62,7 +62,7 @@ def test_trainings_as_they_should_be(caplog):
         ({AMP: True}, "--amp has no effect on a CPU: give --precision bf16"),
         (
             {"common.bf16": True, "common.memory_efficient_bf16": True, "common.tpu": True},
-            "^--memory-efficient-bf16 .*: it is for TPUs; give --precision bf16",
+            "^--memory-efficient-bf16 .*: it is for TPUs; --task mist has --precision bf16",
         ),
         ({"common.fp16": True}, "--fp16 trains on a GPU only: give --precision bf16"),
         ({"common.fp16": True, "common.memory_efficient_fp16": True}, "--memory-efficient-fp16 trains on a GPU only"),
