@@ -60,6 +60,7 @@ class Commit:
         self.folder, self.threads = folder, threads
         self.git("worktree", "add", "--detach", str(folder), revision)
         self.environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(threads)}
+        self.environment["CUDA_VISIBLE_DEVICES"] = ""  # as --cpu does for the commands
 
     @staticmethod
     def git(*command: str):

@@ -89,6 +89,12 @@ def tiny_generator(released=None, precision="fp32", accelerate="none"):
     return MistGenerator(released.encoder, released.tokenizer, released.limits, precision, accelerate)
 
 
+def see_gpus(monkeypatch, number):
+    """Let torch see so many GPUs; nothing can run on them."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: number > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: number)
+
+
 def ragged(lengths, low, high, pad, generator=None) -> torch.Tensor:
     """Right-padded random tokens of the given lengths, ids from low up to, not including, high."""
     tokens = torch.full((len(lengths), max(lengths)), pad)

@@ -23,4 +23,5 @@ class CompiledEngine(PyTorchEngine):
         super().__init__(model, special, precision)
         options: dict[str, Any] = {"freezing": True} if self.device.type == "cpu" else {}
         for name in ("encode_source", "decode_target", "token_logits"):
-            setattr(self, name, torch.compile(getattr(model, name), dynamic=True, options=options))
+            compiled = torch.compile(getattr(model, name), dynamic=True, fullgraph=True, options=options)
+            setattr(self, name, compiled)

@@ -1,107 +1,161 @@
 """Source and target pass as CUDA graphs: one launch for hundreds of kernels."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from mist_fairseq.engines import register
-from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.engines.pytorch import PyTorchEngine, PyTorchState
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import Encoder, SourceState
 
 BUCKET = 16  # lengths are rounded up to a multiple
+MOST = 8192  # positions of a pass; more keep a GPU busy without a graph
+GRAPHS = 256  # that are kept; the least recently used goes first
 
 
-class Graphed:
-    """A function of tensors of fixed shapes, captured once and replayed on other values.
+class GraphState(PyTorchState):
+    """An encoded source.
 
     Args:
-        function: of tensors, returns a tuple of tensors; must not wait for the GPU.
-        inputs: of the shapes that it will always get.
+        seen: keys of all layers, then their values, *Shape:* (2 * layers, B, H, S, d).
+        lengths: of the sources, *Shape:* (B).
+        length_scores: logits of each target length, *Shape:* (B, classes).
     """
 
-    def __init__(self, function: Callable, inputs: list[Tensor]):
-        self.inputs = [tensor.clone() for tensor in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # libraries choose their kernels and workspaces before the capture
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = function(*self.inputs)
+    def __init__(self, seen: Tensor, lengths: Tensor, length_scores: Tensor):
+        self.seen, self.length_scores = seen, length_scores
+        layers = len(seen) // 2
+        hidden = seen[0].transpose(1, 2)  # of which a target pass reads the shape alone
+        self.source = SourceState(list(seen[:layers]), list(seen[layers:]), hidden, lengths)
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs, overwritten by the next call."""
-        for static, given in zip(self.inputs, inputs):
-            static.copy_(given)
-        self.graph.replay()
-        return self.outputs
+    def select(self, rows: Tensor) -> "GraphState":
+        """The state of the sentences *rows* (repeats allowed), *Shape:* (B')."""
+        seen = self.seen.index_select(1, rows)
+        return GraphState(seen, self.source.lengths.index_select(0, rows), self.length_scores.index_select(0, rows))
 
 
-@register("cudagraph", ("fp32", "bf16"), encoder_only=True)
+@register("cudagraph", ("fp32", "bf16"), encoder_only=True, device="cuda")
 class CudaGraphEngine(PyTorchEngine):
-    """Runs an ``Encoder``'s passes by a graph for each batch size and bucket of lengths, captured at first use.
+    """Runs an ``Encoder``'s passes by a graph for each rounded size of a batch, captured at its first use.
 
-    Sources and targets are padded to their bucket, and padding is computed, so that shapes, and nothing else, depend
-    on the lengths. The target graph reads the source state from a copy: a batch's own stays valid while others run.
+    Rows and columns that rounding adds are computed and cut off again. Passes of more than ``MOST`` positions run as
+    they are. All graphs compute in the same memory, that of the largest, so one runs at a time, on one stream; their
+    inputs are copied in, their results out. One that is larger than all before, by powers of two, replaces all.
 
     Args:
         encoder: on a GPU; later changes of its weights are seen. All else as of ``PyTorchEngine``.
-
-    Raises:
-        ValueError: it is not on a GPU.
     """
+
+    _lock = threading.Lock()  # of all engines, as only one graph may be captured at a time
 
     def __init__(self, encoder: Encoder, special: SpecialTokens, precision: str):
         super().__init__(encoder, special, precision)
-        if self.device.type != "cuda":
-            raise ValueError(f"--accelerate cudagraph needs a GPU, the model is on the {self.device.type}")
-        self.encoder, self.config = encoder, encoder.config
-        self.encode_source, self.decode_target = self._encode_source, self._decode_target
-        self._graphs: dict[tuple, Graphed] = {}
+        self._config, self._type = encoder.config, encoder.layers[0].qkv.weight.dtype
+        self._graphs: dict[tuple, tuple[list[Tensor], Callable[[], None], tuple[Tensor, ...]]] = {}
+        self._most = 0  # positions that there is memory for
 
-    def _encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
-        """As ``Encoder.encode_source``; the state is as wide as the bucket."""
-        tokens = self._widen(tokens)
-        hidden, *seen = self._replay("source", self._source, [tokens, lengths])
-        layers = self.config.layers
-        seen = [part.clone() for part in seen]
-        return SourceState(seen[:layers], seen[layers:], hidden.clone(), lengths)
+    def encode(self, tokens: Tensor, lengths: Tensor) -> PyTorchState:
+        """Encode sources; see ``generate.decoding.Engine``. The state is as wide as the graph."""
+        B, (rows, S) = len(tokens), self._rounded(tokens)
+        if rows * S > MOST:
+            return super().encode(tokens, lengths)
+        with self._lock:
+            seen, scores = self._replay("source", rows, S, 0, [tokens, lengths])
+            return GraphState(seen[:, :B].clone(), lengths, scores[:B].clone())
 
-    def _decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
-        """As ``Encoder.decode_target``."""
-        T = tokens.shape[1]
-        inputs = [self._widen(tokens), lengths, source.hidden, source.lengths, *source.keys, *source.values]
-        (hidden,) = self._replay("target", self._target, inputs)
-        return hidden[:, :T].flatten(0, 1).index_select(0, index)
+    def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
+        """Predict every [MASK]; see ``generate.decoding.Engine``."""
+        (B, width), S, (rows, T) = tokens.shape, state.source.hidden.shape[1], self._rounded(tokens)
+        if not isinstance(state, GraphState) or rows * max(S, T) > MOST:
+            return super().fill(tokens, lengths, state, second)
+        with self._lock:
+            given = [tokens, lengths, state.source.lengths, state.seen]
+            filled, scores = self._replay("second" if second else "target", rows, S, T, given)
+            return filled[:B, :width].clone(), scores[:B, :width].clone()
 
-    def _source(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        state = self.encoder.encode_source(tokens, lengths, self._all(tokens))
-        return state.hidden, *state.keys, *state.values
+    def prewarm(self, batch_sizes: Iterable[int], source_lengths: Iterable[int], target_lengths: Iterable[int]) -> None:
+        """Capture the graphs of all these sizes together, special tokens counted, so that no text waits for that.
 
-    def _target(self, tokens, lengths, source_hidden, source_lengths, *seen: Tensor) -> tuple[Tensor]:
-        layers = self.config.layers
-        source = SourceState(list(seen[:layers]), list(seen[layers:]), source_hidden, source_lengths)
-        hidden = self.encoder.decode_target(tokens, lengths, self._all(tokens), source)
-        return (hidden.view(*tokens.shape, -1),)
+        MIST's later passes have sources of S + T + 1 tokens, and fewer sentences.
+        """
+        sizes = product(batch_sizes, source_lengths, target_lengths)
+        for B, S, T in sorted(sizes, key=lambda size: -size[0] * max(size[1:])):  # the largest has room for all others
+            source, target = (torch.full((B, size), self.special.mask, device=self.device) for size in (S, T))
+            state = self.encode(source, torch.full((B,), S, device=self.device))
+            self.fill(target, torch.full((B,), T, device=self.device), state)
 
-    def _replay(self, name: str, function: Callable, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
-        key = name, precision, *(tuple(tensor.shape) for tensor in inputs[:3])
+    def _replay(self, name: str, rows: int, S: int, T: int, given: list[Tensor]) -> tuple[Tensor, ...]:
+        """The results of a pass, from *given* in the first rows and columns of its inputs; the next overwrites them."""
+        key = name, rows, S, T
         if key not in self._graphs:
-            # Autocast's cache of converted weights must not outlive the capture.
-            with torch.autocast("cuda", precision, enabled=precision != torch.float32, cache_enabled=False):
-                self._graphs[key] = Graphed(function, inputs)
-        return self._graphs[key](*inputs)
+            self._add(*key)
+        inputs, replay, outputs = self._graphs[key] = self._graphs.pop(key)  # now the last
+        for static, values in zip(inputs, given):
+            static[tuple(map(slice, values.shape))].copy_(values)
+        replay()
+        return outputs
 
-    def _widen(self, tokens: Tensor) -> Tensor:
-        """Padded to a multiple of the bucket; what stands there is masked by the lengths."""
-        missing = min(-tokens.shape[1] % BUCKET, self.config.max_positions - tokens.shape[1])
-        return torch.nn.functional.pad(tokens, (0, missing)) if missing else tokens
+    def _add(self, name: str, rows: int, S: int, T: int) -> None:
+        """Capture a pass, and forget another where there are too many."""
+        each, longest = 2 * self._config.layers * self._config.hidden_size, max(S, T)
+        if rows * longest > self._most:  # memory of the others would not do: begin anew, with the largest's
+            self._graphs.clear()
+            self._most, self._pool = rounded(rows * longest, 1), torch.cuda.graph_pool_handle()
+            self._room = torch.empty(self._most * each, dtype=self._type, device=self.device)
+            self._add("source", self._most // longest, longest, 0)
+        while len(self._graphs) >= GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        heads = self._config.heads
+        seen = self._room[: rows * S * each].view(2 * self._config.layers, rows, heads, S, -1)
+        # Rows without a sentence have one token: nothing but masks would give NaN.
+        tokens = torch.zeros(rows, T or S, dtype=torch.long, device=self.device)
+        lengths, source_lengths = (torch.ones(rows, dtype=torch.long, device=self.device) for _ in range(2))
+        if name == "source":
+            inputs = [tokens, lengths]
+            function = partial(self._encode, seen)
+        else:
+            inputs = [tokens, lengths, source_lengths, seen]
+            function = partial(self._fill, name == "second")
+        self._graphs[name, rows, S, T] = inputs, *self._capture(partial(function, *inputs))
 
-    @staticmethod
-    def _all(tokens: Tensor) -> Tensor:
-        return torch.arange(tokens.numel(), device=tokens.device)
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """Where all are captured, for them to share memory."""
+        return torch.cuda.Stream(self.device)
+
+    def _capture(self, function: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+        """What computes a function's results anew, and these."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                function()  # libraries choose their kernels and workspaces before the capture
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                outputs = function()
+        return graph.replay, outputs
+
+    def _encode(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        state = super().encode(tokens, lengths)
+        torch.cat([*state.source.keys, *state.source.values], out=seen.flatten(0, 1))
+        return seen, state.length_scores
+
+    def _fill(
+        self, second: bool, tokens: Tensor, lengths: Tensor, source_lengths: Tensor, seen: Tensor
+    ) -> tuple[Tensor, ...]:
+        return super().fill(tokens, lengths, GraphState(seen, source_lengths, seen.new_empty(0)), second)
+
+    def _rounded(self, tokens: Tensor) -> tuple[int, int]:
+        """Rows and columns of the graph for *tokens*."""
+        rows, size = tokens.shape
+        return rounded(rows, 2), min(BUCKET * rounded(-(-size // BUCKET), 3), self._config.max_positions)
+
+
+def rounded(number: int, bits: int) -> int:
+    """*number*, or the next one with zeros after so many binary digits: with two 1, 2, 3, 4, 6, 8, 12, 16, 24."""
+    step = 1 << max(0, (number - 1).bit_length() - bits)
+    return -(-number // step) * step

@@ -1,4 +1,4 @@
-"""The two passes in ONNX Runtime, on a CPU. Needs neither torch nor fairseq where the graphs are there already."""
+"""The two passes in ONNX Runtime. Needs neither torch nor fairseq where the graphs are there already."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mist_fairseq.engines import register
+from mist_fairseq.engines import gpu_number, register
 from mist_fairseq.mist.config import SpecialTokens
 
 # Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
@@ -36,17 +36,17 @@ class OnnxState:
         return OnnxState(self.length_scores[rows], [part[rows] for part in self.past], self.lengths[rows])
 
 
-@register("onnxruntime", ("fp32", "int8"), encoder_only=True)
+@register("onnxruntime", ("fp32", "int8"), encoder_only=True, device="cpu")
 class OnnxEngine:
     """Runs the graph of ``engines.onnx_encoder``, with as many threads as torch has.
 
     Args:
-        encoder: whose weights to take; later changes of them go unnoticed.
+        encoder: on the CPU, whose weights to take; later changes of them go unnoticed.
         special: ids of the special tokens.
         precision: ``fp32`` or ``int8``.
 
     Raises:
-        ValueError: a package is not installed, or the encoder is not on the CPU or not in fp32.
+        ValueError: a package is not installed, or the encoder is not in fp32.
     """
 
     def __init__(self, encoder: Any, special: SpecialTokens, precision: str):
@@ -54,10 +54,7 @@ class OnnxEngine:
 
         from mist_fairseq.engines.onnx_encoder import encoder_graph
 
-        weight = encoder.word_embeddings.weight
-        if weight.device.type != "cpu":
-            raise ValueError("--accelerate onnxruntime is for CPUs: add --cpu, or use --accelerate cudagraph")
-        if weight.dtype != torch.float32:
+        if encoder.word_embeddings.weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
         graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
         self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), b"".join(weights)))
@@ -133,16 +130,17 @@ def is_supported() -> bool:
     return _numbers(onnxruntime.__version__) >= _numbers(OLDEST)
 
 
-def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"") -> Any:
-    """What runs an ONNX graph on the CPU.
+def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"", device: object = "cpu") -> Any:
+    """What runs an ONNX graph.
 
     Args:
         model: a file's name, or a serialized graph.
         threads: how many, 0 for one for each core.
         weights: of a serialized graph, the content of their file.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or the like, or ``auto``: the first GPU if ONNX Runtime can use it.
 
     Raises:
-        ValueError: ONNX Runtime is not installed or too old, or cannot read the file; names it.
+        ValueError: ONNX Runtime is not installed or too old, cannot use the device, or cannot read the file; names it.
     """
     try:
         import onnxruntime
@@ -164,8 +162,9 @@ def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"") ->
     options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads wait busily, but in a run only
     if weights:
         options.add_external_initializers_from_files_in_memory([_IN_MEMORY], [weights], [len(weights)])
+    providers = _providers(device, onnxruntime.get_available_providers())
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # of many classes, all derived from this one alone
         if isinstance(model, bytes):
             raise
@@ -173,7 +172,27 @@ def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"") ->
             f"{model} or its weights are damaged, or of a version that ONNX Runtime {onnxruntime.__version__} does not "
             f"read: export the model again, or install a newer onnxruntime ({error})"
         ) from error
+    if device != "auto" and len(session.get_providers()) < len(providers):  # it goes on with what is left
+        raise ValueError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot use device {str(device)!r}, its message says why: install "
+            "the CUDA and cuDNN that it needs, or use device cpu"
+        )
     # glibc keeps what loading has freed, half of what an int8 model takes then.
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems
         ctypes.CDLL(None).malloc_trim(0)
     return session
+
+
+def _providers(device: object, available: list[str]) -> list[Any]:
+    """What ONNX Runtime is to run a graph with; ValueError if it was not built for that."""
+    on_gpu = "CUDAExecutionProvider" in available
+    number = (0 if on_gpu else None) if device == "auto" else gpu_number(device)
+    if number is None:
+        return ["CPUExecutionProvider"]
+    if not on_gpu:
+        raise ValueError(
+            f"device is {str(device)!r}, but this ONNX Runtime runs on {', '.join(available)} only: use device cpu, or "
+            "pip uninstall onnxruntime and pip install onnxruntime-gpu"
+        )
+    # fp32 as PyTorch computes it, not TF32.
+    return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0}), "CPUExecutionProvider"]

@@ -13,6 +13,8 @@ from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.packing import real_positions
 
+_ROWS = 512  # whose logits there are at a time
+
 
 class PyTorchState:
     """An encoded source.
@@ -58,7 +60,8 @@ class PyTorchEngine:
 
     def asarray(self, values: Any) -> Tensor:
         """A tensor on the engine's device."""
-        return torch.as_tensor(values, device=self.device)
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")  # a copy to a GPU need not wait for it
 
     @torch.no_grad()
     def encode(self, tokens: Tensor, lengths: Tensor) -> PyTorchState:
@@ -77,7 +80,11 @@ class PyTorchEngine:
             masked = flat[index] == self.special.mask
             if not tokens.is_cuda and not masked.all():
                 index, hidden, masked = index[masked], hidden[masked], masked[masked]
-            predicted, scores = likeliest_with_scores(self.token_logits(hidden), self.special.never_predicted, second)
+            found = [
+                likeliest_with_scores(self.token_logits(rows), self.special.never_predicted, second)
+                for rows in hidden.split(_ROWS)
+            ]
+        predicted, scores = map(torch.cat, zip(*found))
         if tokens.is_cuda:
             predicted, scores = torch.where(masked, predicted, flat[index]), scores.masked_fill(~masked, 0.0)
         filled = flat.index_copy(0, index, predicted).view_as(tokens)

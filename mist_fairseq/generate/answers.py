@@ -9,8 +9,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from array_api_compat import array_namespace, device
+import numpy as np
+from array_api_compat import array_namespace, to_device
 
 from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
@@ -68,7 +70,7 @@ def answer(
     rows, tried = list(range(len(answers))), 0
     while rows:
         if tried:
-            index = array_namespace(tokens).asarray(rows, device=device(tokens))
+            index = engine.asarray(rows)
             sources = tokens[index], lengths[index]
         candidates = decode(
             *(engine, *sources, decoding, tokenizer.special, limits),
@@ -76,15 +78,13 @@ def answer(
             stop_unchanged=stop_unchanged,
             skip=tried,
         )
-        for row, more in zip(rows, _read(candidates, tokenizer, decoding.keep_repeats, history)):
+        for row, (source, shares, more) in zip(rows, _read(candidates, *sources, decoding, tokenizer, history)):
             answers[row].all += more
-            source = tokens[row, : lengths[row]].tolist() if decoding.exclude_source else []
             answers[row].best = pick(answers[row].all, decoding, tokenizer, source)
+            if not tried:
+                answers[row].length_shares = shares
         if candidates.length_shares is None:  # lengths were given
             break
-        if not tried:
-            for one, shares in zip(answers, candidates.length_shares.tolist()):
-                one.length_shares = shares
         tried += max(tried, decoding.width)
         rows = [row for row in rows if len(answers[row].best) < decoding.nbest and _more(answers[row], tried, decoding)]
     return answers
@@ -98,24 +98,49 @@ def _more(answers: Answers, tried: int, decoding: Decoding) -> bool:
 
 
 def _read(
-    candidates: Candidates, tokenizer: Tokenizer, keep_repeats: bool, with_history: bool
-) -> Iterator[list[Answer]]:
-    """The candidates of each sentence."""
-    tokens, scores = candidates.tokens.tolist(), candidates.scores.tolist()
-    lengths, steps = candidates.lengths.tolist(), candidates.steps.tolist()
-    history = [step.tolist() for step in candidates.history] if with_history else []
+    candidates: Candidates,
+    source: Array,
+    source_lengths: Array,
+    decoding: Decoding,
+    tokenizer: Tokenizer,
+    history: bool,
+) -> Iterator[tuple[list[int], list[float], list[Answer]]]:
+    """Of each sentence the source, if it is needed, the probabilities of lengths, if chosen, and the candidates."""
+    arrays = {name: getattr(candidates, name) for name in ("tokens", "scores", "lengths", "steps")}
+    arrays["totals"] = candidates.totals()
+    if candidates.length_shares is not None:
+        arrays["shares"] = candidates.length_shares
+    if decoding.exclude_source:
+        arrays |= {"source": source, "source_lengths": source_lengths}
+    if history:
+        arrays["history"] = array_namespace(source).stack(candidates.history)
+    found = _lists(arrays)
+    tokens, scores, lengths, steps = (found[name] for name in ("tokens", "scores", "lengths", "steps"))
 
     def kept(ids: list[int]) -> list[int]:
-        return [ids[i] for i in tokenizer.text_positions(ids, keep_repeats)]
+        return [ids[i] for i in tokenizer.text_positions(ids, decoding.keep_repeats)]
 
     def answer(row: int, score: float) -> Answer:
         ids = tokens[row][: lengths[row]]
-        places = tokenizer.text_positions(ids, keep_repeats)
-        passes = [kept(step[row][: lengths[row]]) for step in history[: steps[row]]]
+        places = tokenizer.text_positions(ids, decoding.keep_repeats)
+        passes = [kept(step[row][: lengths[row]]) for step in found.get("history", [])[: steps[row]]]
         return Answer([ids[i] for i in places], [scores[row][i] for i in places], score, steps[row], passes)
 
-    for ranked in candidates.ranked():
-        yield [answer(*candidate) for candidate in ranked]
+    for row, ranked in enumerate(candidates.ranked(found["totals"])):
+        ids = found["source"][row][: found["source_lengths"][row]] if decoding.exclude_source else []
+        yield ids, found["shares"][row] if "shares" in found else [], [answer(*candidate) for candidate in ranked]
+
+
+def _lists(arrays: dict[str, Array]) -> dict[str, list[Any]]:
+    """Arrays of numbers as lists, by one copy of all: each would wait for a GPU."""
+    xp = array_namespace(*arrays.values())
+    packed = xp.concat([xp.reshape(xp.astype(array, xp.float64, copy=False), (-1,)) for array in arrays.values()])
+    values, first, lists = np.asarray(to_device(packed, "cpu")), 0, {}
+    for name, array in arrays.items():
+        part = values[first : first + math.prod(array.shape)].reshape(array.shape)
+        first += part.size
+        lists[name] = part.astype(int if xp.isdtype(array.dtype, "integral") else float).tolist()
+    return lists
 
 
 def pick(answers: list[Answer], decoding: Decoding, tokenizer: Tokenizer, source: list[int]) -> list[Answer]:

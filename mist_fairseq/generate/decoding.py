@@ -170,21 +170,19 @@ class Candidates:
     number: int  #: K
     length_shares: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given
 
-    def totals(self) -> list[float]:
+    def totals(self) -> Array:
         """The score of each candidate, by which they are ranked: log p(T|X) + 1/T * sum of log p(y_i|X, T).
 
-        In fp64, where padding changes no digit of the sum.
+        In fp64, where padding changes no digit of the sum, *Shape:* (B * K).
         """
         xp = array_namespace(self.scores)
         real = padding_mask(self.lengths, self.tokens.shape[1])
         sums = xp.sum(xp.where(real, xp.astype(self.scores, xp.float64), 0.0), axis=1)
-        totals = xp.astype(self.choice_scores, xp.float64) + sums / xp.astype(self.lengths, xp.float64)
-        listed: list[float] = totals.tolist()
-        return listed
+        return xp.astype(self.choice_scores, xp.float64) + sums / xp.astype(self.lengths, xp.float64)
 
-    def ranked(self) -> Iterator[list[tuple[int, float]]]:
-        """For each sentence its candidates' rows with their scores, best first."""
-        rows = list(enumerate(self.totals()))
+    def ranked(self, totals: list[float] | None = None) -> Iterator[list[tuple[int, float]]]:
+        """For each sentence its candidates' rows with their scores, best first; *totals* as fetched already."""
+        rows = list(enumerate(self.totals().tolist() if totals is None else totals))
         for first in range(0, len(rows), self.number):
             yield sorted(rows[first : first + self.number], key=lambda row: -row[1])
 
@@ -213,16 +211,18 @@ def decode(
     """
     xp = array_namespace(tokens)
     state, log_p = _encode_distinct(engine, tokens, lengths), None
+    run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
+    del state  # the run's alone, which lets it go
     if target_lengths is None:
-        log_p = _length_log_p(state.length_scores, decoding, limits)
+        log_p = _length_log_p(run.state.length_scores, decoding, limits)
         target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
     else:
         choice_scores = xp.zeros(target_lengths.shape, dtype=xp.float32, device=device(tokens))
     number = target_lengths.shape[0] // tokens.shape[0]
-    run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
     if number > 1:
         run = run.select(xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number))
-    filled, scores = engine.fill(run.masks(target_lengths), target_lengths, run.state)
+    masks = run.masks(target_lengths, int(xp.max(target_lengths)))
+    filled, scores = engine.fill(masks, target_lengths, run.state)
     steps = xp.ones_like(target_lengths)
     shares = None if log_p is None else xp.exp(log_p)
     candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)
@@ -239,7 +239,7 @@ class Run:
     engine: Engine  #: what runs the model
     tokens: Array  #: the sources, (B * K, S)
     lengths: Array  #: of the sources, (B * K)
-    state: Any  #: of the sources
+    state: Any  #: of the sources; None once a decoding needs it no more
     passes: int  #: how many there are to be, the first one counted
     special: SpecialTokens  #: of the model
     limits: PositionLimits  #: of the model
@@ -250,11 +250,9 @@ class Run:
         sources = {"tokens": self.tokens[rows], "lengths": self.lengths[rows], "state": self.state.select(rows)}
         return replace(self, **sources)
 
-    def masks(self, lengths: Array) -> Array:
-        """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, T)."""
-        xp = array_namespace(lengths)
-        real = padding_mask(lengths, int(xp.max(lengths)))
-        return xp.where(real, self.special.mask, self.special.pad)
+    def masks(self, lengths: Array, longest: int) -> Array:
+        """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, *longest*)."""
+        return array_namespace(lengths).where(padding_mask(lengths, longest), self.special.mask, self.special.pad)
 
 
 def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidates]:
@@ -267,11 +265,11 @@ def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidat
     """
     xp = array_namespace(candidates.tokens)
     (rows, T), K, where = candidates.tokens.shape, candidates.number, device(candidates.tokens)
-    masks = run.masks(candidates.lengths)
+    masks = run.masks(candidates.lengths, T)
     second, second_scores = run.engine.fill(masks, candidates.lengths, run.state, second=True)
     may_vary = padding_mask(candidates.lengths, T) & (candidates.tokens != run.special.sep)
     odds = xp.where(may_vary, second_scores - candidates.scores, -float("inf"))
-    totals = xp.asarray(candidates.totals(), dtype=odds.dtype, device=where)[:, None]
+    totals = xp.astype(candidates.totals(), odds.dtype)[:, None]
     order = xp.argsort(xp.reshape(totals + odds, (-1, K * T)), axis=1, descending=True, stable=True)[:, :branches]
     base = xp.reshape(xp.arange(0, rows, K, device=where)[:, None] + order // T, (-1,))
     put = xp.arange(T, device=where) == xp.reshape(order % T, (-1, 1))
@@ -303,8 +301,10 @@ def single_pass(run: Run, candidates: Candidates) -> None:
 def mist(run: Run, candidates: Candidates) -> None:
     """Mix the output into the source and fill all [MASK]s again (paper, section "MIST")."""
     xp = array_namespace(candidates.tokens)
-    active = xp.arange(candidates.tokens.shape[0], device=device(candidates.tokens))
-    for _ in range(1, run.passes):
+    rows, longest = candidates.tokens.shape
+    active = xp.arange(rows, device=device(candidates.tokens))
+    run.state = None  # of sources without a pseudo target
+    for done in range(1, run.passes):
         previous, lengths = candidates.tokens[active], candidates.lengths[active]
         mixed, mixed_lengths = mix_source(
             *(previous, lengths, run.tokens[active], run.lengths[active]),
@@ -312,17 +312,20 @@ def mist(run: Run, candidates: Candidates) -> None:
             sep=run.special.sep,
             pad=run.special.pad,
         )
-        tokens, scores = run.engine.fill(run.masks(lengths), lengths, run.engine.encode(mixed, mixed_lengths))
-        width = tokens.shape[1]
+        masks = run.masks(lengths, longest)
+        tokens, scores = run.engine.fill(masks, lengths, run.engine.encode(mixed, mixed_lengths))
         candidates.tokens = xp.asarray(candidates.tokens, copy=True)
-        candidates.tokens[active, :width] = tokens
-        candidates.scores[active, :width] = scores
+        candidates.tokens[active, :longest] = tokens
+        candidates.scores[active, :longest] = scores
         candidates.steps[active] += 1
         candidates.history.append(candidates.tokens)
-        if run.stop_unchanged:  # a sentence that this pass did not change no other pass will
-            active = active[xp.any(tokens != previous[:, :width], axis=1)]
-        if active.shape[0] == 0:
-            break
+        if run.stop_unchanged and done + 1 < run.passes:  # a sentence that this pass did not change no other will
+            changed = xp.any(tokens != previous[:, :longest], axis=1)
+            left = xp.where(changed, lengths, 0).tolist()  # all that a GPU is asked for in a pass
+            if not any(left):
+                break
+            active = active[run.engine.asarray([row for row, length in enumerate(left) if length])]
+            longest = max(left)
 
 
 def mask_predict(run: Run, candidates: Candidates) -> None:

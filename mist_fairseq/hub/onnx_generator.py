@@ -7,6 +7,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.files.exported import CONFIG, SUMS
@@ -20,25 +21,31 @@ from mist_fairseq.text.tokenizer import Tokenizer
 class OnnxGenerator(TextGenerator):
     """A model in ONNX and its tokenizer behind ``generate``, which several threads may call at the same time."""
 
-    _origin: tuple[str, str, int | None]
+    _origin: tuple[Any, ...]
 
     def __init__(self, engine: OnnxEngine, tokenizer: Tokenizer, limits: PositionLimits):
         self.engine, self.tokenizer, self.limits = engine, tokenizer, limits
 
     @classmethod
-    def from_pretrained(cls, folder: str, precision: str = "fp32", threads: int | None = None) -> "OnnxGenerator":
+    def from_pretrained(
+        cls, folder: str, precision: str = "fp32", threads: int | None = None, device: Any = "cpu"
+    ) -> "OnnxGenerator":
         """Load what ``scripts/export.py --to onnx`` wrote, in ``fp32`` or ``int8``, by default with a thread a core.
+
+        *device* is ``cpu``, ``cuda``, ``cuda:1`` or the like, or ``auto``, a GPU where ONNX Runtime can use one. A GPU
+        needs the package onnxruntime-gpu in place of onnxruntime, and fp32.
 
         *folder* may be a name on the Hugging Face hub, ``org/name`` or ``org/name@revision``; then huggingface_hub is
         needed, too, and the files of the precision are fetched.
 
         Raises:
             FileNotFoundError: a file is missing, or the name cannot be had.
-            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed.
+            ValueError: a file, which it names, is damaged or of another export, or ONNX Runtime is not installed or
+                cannot use the device.
         """
         folder = exported_folder(str(folder), FORMAT, [CONFIG, SUMS, DICTIONARY, *FILES.get(precision, ())])
-        generator = cls(*read_onnx(folder, precision, threads))
-        generator._origin = str(Path(folder).resolve()), precision, threads
+        generator = cls(*read_onnx(folder, precision, threads, device))
+        generator._origin = str(Path(folder).resolve()), precision, threads, device
         return generator
 
     def __reduce__(self):

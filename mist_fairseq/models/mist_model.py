@@ -1,6 +1,7 @@
 """fairseq's model: an ``Encoder`` of ``mist.encoder`` with ``mist.objective`` as its ``forward``."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -170,7 +171,8 @@ class MistModel(BaseFairseqModel):
     def forward(self, objective: Objective, **batch) -> Predictions:
         """All passes of a training step, for DistributedDataParallel to see; *batch* are the tensors of ``Batch``."""
         special, device = self.dictionary.tokenizer.special, self.trained_limits.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        # Not a disabled autocast, which would cancel that of --amp.
+        with torch.autocast(device, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext():
             return objective.predict(self.encoder, Batch(**batch), special, self.limits.source)
 
 

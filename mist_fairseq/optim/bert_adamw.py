@@ -25,15 +25,12 @@ class BertAdamWConfig(FairseqDataclass):
 
 @register_optimizer("bert_adamw", dataclass=BertAdamWConfig)
 class BertAdamW(FairseqOptimizer):
-    """Biases, LayerNorm weights and other vectors do not decay; ValueError if ``--fp16`` flattened the parameters."""
+    """Biases, LayerNorm weights and other vectors do not decay."""
 
     def __init__(self, cfg: BertAdamWConfig, params):
         super().__init__(cfg)
         params = list(params)
         matrices, vectors = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
-        if not matrices:
-            advice = "use --precision bf16 instead of --fp16, or add --fp16-no-flatten-grads"
-            raise ValueError(f"bert_adamw got flattened parameters and cannot tell matrices from biases: {advice}")
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, fused=True, **self.optimizer_config)
 

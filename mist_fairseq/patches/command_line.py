@@ -18,8 +18,6 @@ def _parse_args_and_arch(parse, parser, input_args=None, *args, **kwargs):
         raise ValueError(f"no --task is given: add {_TASKS}")
     if hasattr(given, "arch"):
         _check_arch(given.arch, given.task)
-    if getattr(given, "write_checkpoints_asynchronously", False):  # without iopath fairseq would end as if all was well
-        raise ValueError("--save-async leaves no checkpoint_best.pt beside checkpoint_last.pt: leave it out")
     found = parse(parser, input_args, *args, **kwargs)
     if getattr(found, "total_num_update", 0) is None and found.lr_scheduler == "polynomial_decay":
         raise ValueError("--lr-scheduler polynomial_decay needs --total-num-update, as a rule that of --max-update")

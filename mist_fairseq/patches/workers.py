@@ -17,5 +17,6 @@ def _call_main(call_main, cfg, main, **kwargs):
             "scripts/train_cpu_workers.sh"
         )
     if cfg.checkpoint.write_checkpoints_asynchronously:  # fairseq would end before its task could say so, with status 0
-        raise ValueError("--write-checkpoints-asynchronously is not supported: leave it out")
+        name = "--save-async (--write-checkpoints-asynchronously)"
+        raise ValueError(f"{name} leaves no checkpoint_best.pt beside checkpoint_last.pt: leave it out")
     return call_main(cfg, main, **kwargs)

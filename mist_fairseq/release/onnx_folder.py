@@ -41,6 +41,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mist_fairseq.engines import gpu_number
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.files.exported import CONFIG, read_config, write_folder
 from mist_fairseq.generate.decoding import whole_number
@@ -111,10 +112,15 @@ def _metadata(config: dict[str, Any], precision: str) -> dict[str, str]:
     return {**about, "config": json.dumps(config, sort_keys=True)}
 
 
-def read_onnx(folder: str, precision: str, threads: int | None) -> tuple[OnnxEngine, Tokenizer, PositionLimits]:
+def read_onnx(
+    folder: str, precision: str, threads: int | None, device: object = "cpu"
+) -> tuple[OnnxEngine, Tokenizer, PositionLimits]:
     """Load an exported folder; see ``OnnxGenerator.from_pretrained``."""
     if precision not in FILES:
         raise ValueError(f"precision is {precision!r}, expected {' or '.join(FILES)}")
+    on_gpu = device != "auto" and gpu_number(device) is not None
+    if precision == "int8" and on_gpu:
+        raise ValueError(f"precision int8 is for CPUs, device is {str(device)!r}: use fp32, or device cpu")
     whole_number("threads", 1 if threads is None else threads)
     path = Path(folder)
     advice = "MistGenerator reads a folder of --to folder, of which scripts/export.py --to onnx makes one in ONNX"
@@ -125,7 +131,7 @@ def read_onnx(folder: str, precision: str, threads: int | None) -> tuple[OnnxEng
     if tokenizer.fingerprint() != config.get("vocabulary"):
         raise ValueError(f"{path / DICTIONARY} is not the vocabulary that {CONFIG} names: export the model again")
     graph = path / FILES[precision][0]
-    session = start_session(str(graph), threads or 0)
+    session = start_session(str(graph), threads or 0, device="cpu" if precision == "int8" else device)
     given = session.get_modelmeta().custom_metadata_map
     for name, expected in _metadata(config, precision).items():
         if given.get(name) != expected:

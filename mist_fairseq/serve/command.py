@@ -22,7 +22,8 @@ from mist_fairseq.serve.limits import Limits, flag
 def load_generator(folder: str, **options: Any) -> TextGenerator:
     """Load the model of a folder, or of a name on the hub: ONNX if its ``config.json`` says so, else PyTorch.
 
-    *options* are ``precision``, ``accelerate`` and ``threads``, as far as they are not to be the model's defaults.
+    *options* are ``precision``, ``accelerate``, ``device`` and ``threads``, as far as they are not to be the model's
+    defaults.
     """
     whole_number("--threads", options.get("threads", 1))
     if read_any_config(local_folder(folder, [CONFIG])).get("format") == "onnx":
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")
     parser.add_argument("--accelerate", help="engine of a model in PyTorch (default: the model's)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the model's, in ONNX cpu, else auto)")
     parser.add_argument("--threads", type=int, help="of the CPU, for the model (default: the model's)")
     for limit in fields(Limits):
         described = f"{limit.metadata['help']} (default: %(default)s)"
@@ -82,8 +84,10 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
         limits = Limits(**{limit.name: given[limit.name] for limit in fields(Limits)})
         listening = listen(given["host"], given["port"])
         if generator is None:
-            options = {name: given[name] for name in ("precision", "accelerate", "threads") if given[name] is not None}
+            names = ("precision", "accelerate", "device", "threads")
+            options = {name: given[name] for name in names if given[name] is not None}
             generator = load_generator(given["folder"], **options)
+            _ = generator.engine  # built now, not when the first text comes
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

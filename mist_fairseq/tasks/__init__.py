@@ -24,7 +24,9 @@ def _register():
     import mist_fairseq.models.baselines
     import mist_fairseq.models.mist_model
     import mist_fairseq.optim.bert_adamw
+    import mist_fairseq.patches.amp
     import mist_fairseq.patches.checkpoint_files
+    import mist_fairseq.patches.clipping
     import mist_fairseq.patches.command_line
     import mist_fairseq.patches.ema
     import mist_fairseq.patches.text_input

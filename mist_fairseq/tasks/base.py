@@ -58,6 +58,8 @@ class TokenizerTask(FairseqTask):
         if (whole := _whole(cfg)) is not None:
             # By default the first worker sends it to the others, and torch since 2.6 refuses to unpack what they get.
             whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
+            if getattr(whole.optimizer, "_name", None) == "bert_adamw":  # --fp16 would make one vector of all matrices
+                whole.common.fp16_no_flatten_grads = True
             self._max_update = whole.optimization.max_update
         path = getattr(cfg, "output", None)
         self.output = OutputFile(path, streams=running() == "interactive") if path else None

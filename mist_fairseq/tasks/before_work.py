@@ -51,23 +51,24 @@ def _check_precision(whole, trains: bool):
     common, on_gpu = whole.common, torch.cuda.is_available() and not whole.common.cpu
     is_mist = "precision" in whole.task
     instead = "give --precision bf16" if is_mist else "leave it out, or on a GPU give --fp16"
-    for name in ("memory_efficient_bf16", "bf16"):
-        if common[name]:
-            raise ValueError(f"--{name.replace('_', '-')} is for TPUs: {instead}")
-    if common.amp and (is_mist or not on_gpu or not trains):
-        raise ValueError(f"--amp has no effect{'' if is_mist or not trains else ' on a CPU'}: {instead}")
+    if common.amp and not (trains and on_gpu):
+        raise ValueError(f"--amp has no effect{' on a CPU' if trains else ''}: {instead}")
+    asked = {"--fp16": common.fp16, "--amp": common.amp, "--precision bf16": whole.task.get("precision") == "bf16"}
+    if len(given := [flag for flag, is_given in asked.items() if is_given]) > 1:
+        raise ValueError(f"{' and '.join(given)}: give one of them")
     if not trains:
         return
     flag = "--memory-efficient-fp16" if common.memory_efficient_fp16 else "--fp16"
     if common.fp16 and not on_gpu:
         raise ValueError(f"{flag} trains on a GPU only: {instead if is_mist else 'leave it out'}")
     if common.memory_efficient_fp16 and getattr(whole.optimizer, "_name", None) == "bert_adamw":
-        also = "or --fp16 --fp16-no-flatten-grads"
-        raise ValueError(f"{flag} does not go with --optimizer bert_adamw: {instead}, {also}")
+        raise ValueError(f"{flag} does not go with --optimizer bert_adamw: {instead}, or --fp16")
 
 
 def _check_parts(whole):
-    """Refuse a criterion that does not go with architecture and task; those of users are left alone."""
+    """Refuse parts that do not go together, such as a criterion and an architecture; those of users are left alone."""
+    if whole.bmuf.average_sync and whole.optimizer._name == "bert_adamw":  # fairseq has it for Adam
+        raise ValueError("--average-sync does not go with --optimizer bert_adamw: leave it out, or use adam")
     task, is_mist = whole.task._name, "precision" in whole.task
     criterion, arch = (getattr(part, "_name", None) for part in (whole.criterion, whole.model))
     if arch is None:  # only fairseq-hydra-train goes as far as this

@@ -52,6 +52,12 @@ REFUSED = [
     Refused("train generate interactive", "checkpoint_shard_count", "checkpoints are one file each"),
     Refused("train", "model_parallel_size pipeline_model_parallel", "the models are not split"),
     Refused("train", "zero_sharding cpu_offload use_sharded_state", "the plugin was never run with fairscale"),
+    Refused("train", "amp_init_scale amp_scale_window", "fairseq mixes them up; --amp begins with --fp16-init-scale"),
+    Refused(
+        "train validate generate interactive",
+        "memory_efficient_bf16 bf16",
+        "it is for TPUs; --task mist has --precision bf16, and GPUs have --fp16",
+    ),
     Refused("train validate generate interactive", "tpu", "the plugin runs on CPUs and GPUs"),
     Refused("train", "sentence_avg", "mist_loss is divided by the number of target tokens", "mist"),
     Refused("train", "quantization_config_path", "train in fp32 or bf16; --precision int8 is for generation"),

@@ -104,7 +104,7 @@ def test_bf16_stays_finite_for_250_updates(data, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: fairseq's --fp16 does not work on a CPU")
 def test_fp16_stays_finite_for_500_updates(data, tmp_path):
-    training = [data, "--arch", "mist_tiny", *SMALL, *LIMITS, *TRAINING, "--fp16", "--fp16-no-flatten-grads"]
+    training = [data, "--arch", "mist_tiny", *SMALL, *LIMITS, *TRAINING, "--fp16"]
     training.remove("--cpu")
     training += ["--max-update", "500"]
     log = run("train", *training, "--disable-validation", "--no-save-optimizer-state", "--save-dir", tmp_path)

@@ -15,17 +15,6 @@ def engine_of(released, **changes):
     return OnnxEngine(released.encoder, released.tokenizer.special, "fp32", **changes)
 
 
-def test_other_devices_and_precisions_are_refused(dictionary):
-    for change, message in (
-        (lambda encoder: encoder.to("meta"), "onnxruntime is for CPUs: add --cpu, or use --accelerate cudagraph"),
-        (lambda encoder: encoder.half(), "onnxruntime needs weights in fp32: leave out --fp16"),
-    ):
-        released = tiny_released(dictionary)
-        change(released.encoder)
-        with pytest.raises(ValueError, match=message):
-            engine_of(released)
-
-
 def test_later_changes_of_the_weights_go_unnoticed(dictionary):
     """And what was the memory of the graph's weights may hold anything."""
     released = tiny_released(dictionary)
@@ -75,3 +64,51 @@ def test_the_oldest_version_is_that_of_setup(monkeypatch):
     for version in (onnx_runtime.OLDEST, "1.100.0", "2.0.0rc1"):
         monkeypatch.setattr("onnxruntime.__version__", version)
         assert is_supported()
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    """The providers of the sessions that were begun, where ONNX Runtime is one for GPUs."""
+    begun = []
+
+    class Session:
+        def __init__(self, model, options, providers):
+            begun.append(providers)
+
+        def get_providers(self):
+            return [name if isinstance(name, str) else name[0] for name in begun[-1]]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
+    return begun
+
+
+def test_providers(sessions, monkeypatch):
+    def cuda(number):
+        return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0}), "CPUExecutionProvider"]
+
+    cpu = ["CPUExecutionProvider"]
+    for device in ("cpu", "cuda", "cuda:1", torch.device("cuda:2"), "auto"):
+        start_session("model.onnx", device=device)
+    start_session("model.onnx")
+    assert sessions == [cpu, cuda(0), cuda(1), cuda(2), cuda(0), cpu]
+    with pytest.raises(ValueError, match="device is 'gpu', expected auto, cpu, cuda or cuda:N"):
+        start_session("model.onnx", device="gpu")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["AzureExecutionProvider", *cpu])
+    start_session("model.onnx", device="auto")
+    assert sessions[-1] == cpu
+    with pytest.raises(
+        ValueError, match="'cuda:1', but this ONNX Runtime runs on Azure.*, CPU.* install onnxruntime-gpu"
+    ):
+        start_session("model.onnx", device="cuda:1")
+
+
+def test_a_gpu_that_cannot_be_used(sessions, monkeypatch):
+    """ONNX Runtime prints why, and goes on with the CPU: without its CUDA, for instance."""
+    monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda _: ["CPUExecutionProvider"])
+    start_session("model.onnx", device="auto")
+    with pytest.raises(
+        ValueError, match="cannot use device 'cuda', .* install the CUDA and cuDNN .* or use device cpu"
+    ):
+        start_session("model.onnx", device="cuda")

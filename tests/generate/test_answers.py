@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from mist_fairseq.generate.answers import Answer, answer, pick
 from mist_fairseq.generate.decoding import Decoding
@@ -46,6 +47,58 @@ def test_the_likeliest_lengths_that_differ(run, dictionary, decoding, iterations
             tokens, scores, _ = plain_decode(run.model, source, decoding, iterations, length)
             candidates.append((tokens, log_p + sum(scores) / length))
         assert found == ranked(run, candidates, 19)
+
+
+class Waits(TorchFunctionMode):
+    """Notes what would wait for a GPU, in all but the engine."""
+
+    NAMES = ("tolist", "item", "__int__", "__bool__", "__float__", "__index__", "cpu", "nonzero", "masked_select")
+
+    def __init__(self, engine, monkeypatch):
+        super().__init__()
+        self.noted, self.inside = [], False
+        for name in ("asarray", "encode", "fill"):
+            monkeypatch.setattr(engine, name, self.unseen(getattr(engine, name)))
+
+    def unseen(self, work):
+        def call(*given, **options):
+            self.inside, before = True, self.inside
+            try:
+                return work(*given, **options)
+            finally:
+                self.inside = before
+
+        return call
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        index = args[1] if "item__" in name and isinstance(args[1], tuple) else args[1:2]
+        chosen = "item__" in name and any(getattr(one, "dtype", None) == torch.bool for one in index)
+        to_cpu = name == "to" and "cpu" in map(str, args[1:])
+        if not self.inside and (name in self.NAMES or chosen or to_cpu):
+            self.noted.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "options, most",
+    [
+        ({}, 2),  # the longest length, and all results
+        ({"length_beam": 3, "exclude_source": True}, 2),
+        ({"nbest": 2, "diversity_penalty": 1.0, "max_length": 2}, 2),
+        ({"decoding": "mist"}, 3),  # which of three passes there is not after the second
+        ({"decoding": "mist", "iterations": 2}, 2),
+        ({"decoding": "mask-predict", "iterations": 9}, 2),
+    ],
+)
+def test_a_gpu_is_waited_for_as_seldom_as_possible(dictionary, monkeypatch, options, most):
+    run = Runner(tiny_released(dictionary))
+    tokens = [torch.tensor(values) for values in (some_sources(dictionary, [9]), [9])]
+    waits = Waits(run.engine, monkeypatch)
+    with waits:
+        answer(run.engine, *tokens, Decoding(**options), run.model.tokenizer, run.model.limits, history=True)
+    assert len(waits.noted) <= most, waits.noted
+    assert len(waits.noted) >= 2, "it counts"
 
 
 def test_more_lengths_until_there_are_enough(run, dictionary, monkeypatch):

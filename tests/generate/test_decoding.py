@@ -1,5 +1,7 @@
 """The decoding loops against plain ones, over PyTorch's tensors and over numpy's arrays."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,22 @@ def test_mist_stops_at_a_fixed_point_unless_told_otherwise(dictionary):
         fills.clear()
         found = run(some_sources(dictionary), Decoding("mist", 9), stop_unchanged=stop)
         assert [best["steps"] for (best,) in found] == [steps] * len(LENGTHS) and len(fills) == steps
+
+
+@pytest.mark.parametrize("options", [{}, {"length_beam": 3}, {"nbest": 2, "diversity_penalty": 1.0}])
+def test_one_state_at_a_time(run, dictionary, monkeypatch, options):
+    """MIST encodes anew: what it has encoded before is not kept, as it may be the most of the memory."""
+    states, encode = [], run.engine.encode
+
+    def watched(*given):
+        assert not [state for state in states if state()]
+        encoded = encode(*given)
+        states.append(weakref.ref(encoded))
+        return encoded
+
+    monkeypatch.setattr(run.engine, "encode", watched)
+    run(some_sources(dictionary, [9, 4]), Decoding("mist", 3, **options), stop_unchanged=False)
+    assert len(states) == 3
 
 
 def test_equal_sources_are_encoded_once(run, dictionary, monkeypatch):

@@ -1,18 +1,21 @@
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from mist_fairseq import MistGenerator
+from mist_fairseq.engines import build_engine
 from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.models.mist_model import MistModel
 from mist_fairseq.release.folder import save_folder
 from tests.generate.plain import DECODINGS, Runner, encode_one
-from tests.helpers import WORDS, tiny_encoder_decoder, tiny_generator, tiny_released
+from tests.helpers import WORDS, see_gpus, tiny_encoder_decoder, tiny_generator, tiny_released
 
 TEXTS = [" ".join(WORDS[i : i + 2 + i % 7]) for i in range(14)]
 
@@ -97,9 +100,59 @@ def test_an_engine_follows_the_weights():
     hub.to(torch.float32)
     assert hub.engine is not engine and hub.generate(TEXTS) != before
     with pytest.raises(ValueError, match="needs weights in fp32"):
-        hub.half()
+        hub.half().generate(TEXTS)
     automatic = tiny_generator(accelerate="auto")
     assert isinstance(automatic.engine, OnnxEngine) and isinstance(automatic.half().engine, PyTorchEngine)
+
+
+def test_an_engine_is_built_where_the_model_is_used(monkeypatch):
+    """So one for GPUs may be asked for before the model is moved there; what never works is refused at once."""
+    generator = tiny_generator(accelerate="cudagraph")
+    with pytest.raises(ValueError, match="--accelerate cudagraph is for GPUs, the model is on cpu"):
+        generator.generate(TEXTS)
+    generator.to("meta")
+    with pytest.raises(ValueError, match="--accelerate cudagraph is for GPUs, the model is on meta"):
+        _ = generator.engine
+    for accelerate, precision, message in (
+        ("cudagraphs", "fp32", "--accelerate is 'cudagraphs', expected one of"),
+        ("auto", "fp8", "precision is 'fp8', expected one of fp32, bf16, int8"),
+        ("cudagraph", "int8", "--accelerate cudagraph has no --precision int8: use --accelerate onnxruntime"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny_generator(accelerate=accelerate, precision=precision)
+    with pytest.raises(ValueError, match=r"--accelerate cudagraph is for mist_\* architectures"):
+        tiny_generator(tiny_encoder_decoder(), accelerate="cudagraph")
+
+
+def test_threads_that_begin_at_once_share_an_engine(monkeypatch):
+    generator, built = tiny_generator(accelerate="none"), []
+
+    def slowly(*given):
+        time.sleep(0.1)
+        built.append(build_engine(*given))
+        return built[-1]
+
+    monkeypatch.setattr("mist_fairseq.hub.mist_generator.build_engine", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: generator.engine, range(4)))) == len(built) == 1
+
+
+def test_device(tmp_path, monkeypatch):
+    """By default a loaded model goes to a GPU if there is one, a model that is there already stays."""
+    released, moved = tiny_released(), []
+    save_folder(released, str(tmp_path), "")
+    monkeypatch.setattr(MistGenerator, "to", lambda self, device: moved.append(device))
+    tiny_generator(released)
+    see_gpus(monkeypatch, 0)
+    MistGenerator.from_pretrained(str(tmp_path))
+    see_gpus(monkeypatch, 2)
+    for device in ("auto", "cpu", "cuda:1", torch.device("cuda")):
+        MistGenerator.from_pretrained(str(tmp_path), device=device)
+    MistGenerator.from_pretrained(str(tmp_path), precision="int8")
+    MistGenerator(released.encoder, released.tokenizer, released.limits, device="cuda:1")
+    assert moved == ["cpu", "cuda", "cpu", "cuda:1", "cuda", "cpu", "cuda:1"]
+    with pytest.raises(ValueError, match="device is 'cuda:2', but torch"):  # before anything is read
+        MistGenerator.from_pretrained(str(tmp_path / "none"), device="cuda:2")
 
 
 @pytest.mark.parametrize("accelerate", ["none", "onnxruntime"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mist_fairseq import MistGenerator, OnnxGenerator
+from mist_fairseq.engines.onnx_runtime import start_session
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.engines.test_onnx_encoder import VARIANTS, released_of
 from tests.generate.plain import DECODINGS
@@ -131,6 +132,20 @@ def test_a_copy_is_loaded_anew(exported):
     for other in (copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
         assert other.engine is not given.engine
         assert other.generate(["how can i learn it"]) == given.generate(["how can i learn it"])
+
+
+def test_device(exported, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "mist_fairseq.release.onnx_folder.start_session",
+        lambda *given, device: asked.append(device) or start_session(*given),
+    )
+    for options in ({}, {"device": "auto"}, {"device": "cuda:1"}, {"precision": "int8", "device": "auto"}):
+        loaded = OnnxGenerator.from_pretrained(str(exported), threads=1, **options)
+        copy.copy(loaded)
+    assert asked == ["cpu", "cpu", "auto", "auto", "cuda:1", "cuda:1", "cpu", "cpu"]
+    with pytest.raises(ValueError, match="precision int8 is for CPUs, device is 'cuda': use fp32, or device cpu"):
+        OnnxGenerator.from_pretrained(str(exported), "int8", device="cuda")
 
 
 def test_a_name_on_the_hub(exported, hub_server):

@@ -1,5 +1,7 @@
 """fairseq's model around the encoder: checkpoints, limits, precision and engine."""
 
+from functools import partial
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -12,6 +14,7 @@ from mist_fairseq.mist.objective import Batch, Objective
 from mist_fairseq.models.mist_model import MistModel
 from tests.helpers import batch, tiny_config, tiny_dictionary, tiny_model, tiny_vocab
 from tests.mist.test_objective import watch_logits
+from tests.models.baselines.test_nat_mass import build as nat_mass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -25,6 +28,30 @@ def test_a_training_step_is_the_objectives(dictionary, precision):
         expected = objective.predict(model.encoder, Batch(**inputs), dictionary.tokenizer.special, 40)
     assert torch.equal(found.mist.loss, expected.mist.loss) and torch.equal(found.mist.tokens, expected.mist.tokens)
     assert [logits.dtype for logits in passes] == 2 * [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
+
+
+MODERN = {"pre_norm": True, "gated_ffn": True, "without_biases": True, "rotary_base": 1e4, "local_rotary_base": 1e3}
+FAMILIES = [{}, {"untie_head": True}, {"rel_pos_bins": 8}, {"embedding_size": 16, "shared_layers": True}]
+FAMILIES += [{**MODERN, "local_window": 4, "global_every": 2}]
+
+
+@pytest.mark.parametrize("build", [*(partial(tiny_model, **sizes) for sizes in FAMILIES), nat_mass])
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (0.0, 1.0), (0.0, 0.0)])
+def test_every_weight_has_a_gradient(dictionary, build, factors):
+    """So no --find-unused-parameters; where the length loss counts for nothing, its gradient is 0."""
+    model, objective = build(dictionary).train(), Objective(0.5, *factors)
+    inputs = batch([9, 4], [5, 12], dictionary)["net_input"]
+    objective.losses(model(**inputs, objective=objective), Batch(**inputs))[0].backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_an_autocast_of_fairseqs_is_not_cancelled(dictionary):
+    """That of --amp, which is of fp16 and on a GPU."""
+    model, inputs = tiny_model(dictionary), batch([9], [5], dictionary)["net_input"]
+    passes = watch_logits(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**inputs, objective=Objective())
+        assert [logits.dtype for logits in passes] == 2 * [torch.bfloat16]
 
 
 def test_a_checkpoint_brings_its_limits(dictionary):

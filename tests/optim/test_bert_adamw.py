@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from mist_fairseq.optim.bert_adamw import BertAdamW, BertAdamWConfig
@@ -34,11 +33,6 @@ def test_equals_torch_adamw():
         optimizer.step()
         reference.step()
     torch.testing.assert_close(ours, theirs)
-
-
-def test_flattened_parameters_are_refused():
-    with pytest.raises(ValueError, match="--precision bf16"):
-        BertAdamW(config(), [torch.nn.Parameter(torch.zeros(10))])
 
 
 def test_learning_rate_reaches_all_groups():

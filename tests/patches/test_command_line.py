@@ -18,7 +18,6 @@ from tests.helpers import tiny_dictionary
         (["--task", "mist_translation"], "--task mist_translation takes transformer"),
         (["--arch", "mist_base"], "mist_base does not go with --task translation, fairseq's default: add --task mist"),
         (["--arch", "nat_mass", "--task", "mist_translation"], "with --task mist_translation: add --task mist"),
-        (["--arch", "mist_base", "--task", "mist", "--save-async"], "--save-async .*: leave it out"),
         (
             ["--arch", "mist_base", "--task", "mist", "--lr-scheduler", "polynomial_decay"],
             "--lr-scheduler polynomial_decay needs --total-num-update, as a rule that of --max-update",

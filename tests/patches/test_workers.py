@@ -21,3 +21,6 @@ def test_fairseq_does_not_start_nobody(monkeypatch, method, refused):
     else:
         distributed_utils.call_main(cfg, called.append)
     assert called == ([] if refused else [cfg])
+    cfg.distributed_training.distributed_init_method, cfg.checkpoint.write_checkpoints_asynchronously = None, True
+    with pytest.raises(ValueError, match=r"^--save-async .*: leave it out"):
+        distributed_utils.call_main(cfg, called.append)

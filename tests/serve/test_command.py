@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from mist_fairseq.experiments.benchmark.serving import server_command
+from mist_fairseq.release.folder import save_folder
 from mist_fairseq.serve.command import load_generator, main
+from tests.helpers import tiny_released
 from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, answered, eventually, send_raw
 
 ROOT = Path(__file__).parent.parent.parent
@@ -124,11 +126,18 @@ def test_a_port_in_use():
         ("--threads", 0, "--threads is 0, expected a whole number of at least 1"),
         ("--threads", -3, "--threads is -3, expected a whole number of at least 1"),
         ("--accelerate", "compiled", "--accelerate compiled is for models in PyTorch"),
+        ("--device", "gpu", "device is 'gpu', expected auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_options_that_cannot_work(tmp_path, option, value, message):
     (tmp_path / "config.json").write_text('{"format": "onnx"}')
     assert error_of(tmp_path, "--port", 0, option, value).startswith(f"error: {message}")
+
+
+def test_what_the_model_cannot_do_is_told_at_the_start(tmp_path):
+    save_folder(tiny_released(), str(tmp_path), "")
+    error = error_of(tmp_path, "--port", 0, "--accelerate", "cudagraph", "--device", "cpu")
+    assert error.startswith("error: --accelerate cudagraph is for GPUs, the model is on cpu")
 
 
 def test_a_folder_without_a_model(tmp_path):
@@ -158,8 +167,8 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, hub_server, ki
             return cls()
 
     name, options = {
-        "onnx": ("OnnxGenerator", {"precision": "int8", "threads": 1}),
-        "pytorch": ("MistGenerator", {"precision": "bf16", "accelerate": "none", "threads": 3}),
+        "onnx": ("OnnxGenerator", {"precision": "int8", "threads": 1, "device": "cuda:1"}),
+        "pytorch": ("MistGenerator", {"precision": "bf16", "accelerate": "none", "device": "auto", "threads": 3}),
     }[kind]
     path = "mist_fairseq.hub." + {"onnx": "onnx_generator", "pytorch": "mist_generator"}[kind]
     monkeypatch.setitem(sys.modules, path, SimpleNamespace(**{name: Generator}))

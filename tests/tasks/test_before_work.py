@@ -59,17 +59,17 @@ def test_trainings_as_they_should_be(caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({AMP: True}, "--amp has no effect: give --precision bf16"),
-        ({"common.bf16": True, "common.tpu": True}, "--bf16 is for TPUs: give --precision bf16"),
+        ({AMP: True}, "--amp has no effect on a CPU: give --precision bf16"),
         (
-            {"common.bf16": True, "common.memory_efficient_bf16": True},
-            "--memory-efficient-bf16 is for TPUs: give --p",
+            {"common.bf16": True, "common.memory_efficient_bf16": True, "common.tpu": True},
+            "^--memory-efficient-bf16 .*: it is for TPUs; --task mist has --precision bf16",
         ),
         ({"common.fp16": True}, "--fp16 trains on a GPU only: give --precision bf16"),
         ({"common.fp16": True, "common.memory_efficient_fp16": True}, "--memory-efficient-fp16 trains on a GPU only"),
         ({"distributed_training.ddp_backend": "slowmo"}, "--ddp-backend slowmo needs fairscale"),
         ({"criterion._name": "cross_entropy"}, "mist_tiny needs --criterion mist_loss, not cross_entropy, fairseq's d"),
         ({"criterion._name": "nat_loss"}, "--arch mist_tiny needs --criterion mist_loss, not nat_loss"),
+        ({"bmuf.average_sync": True}, "--average-sync does not go with --optimizer bert_adamw: leave it out"),
         ({"model": None}, "no --arch is given: --task mist takes mist_base, for one"),
         (NOWHERE, "--restore-file nowhere.pt: there is no such file"),
         ({"checkpoint.finetune_from_model": "nowhere.pt"}, "--finetune-from-model nowhere.pt: there is no such file"),
@@ -89,10 +89,17 @@ def test_a_gpu(monkeypatch):
         check(training(**{"common.fp16": True}))
     fp16 = {"common.fp16": True, CPU: False}
     check(training(**fp16))
-    with pytest.raises(ValueError, match="bert_adamw: give --precision bf16, or --fp16 --fp16-no-flatten-grads"):
+    with pytest.raises(ValueError, match="bert_adamw: give --precision bf16, or --fp16$"):
         check(training(**fp16, **{"common.memory_efficient_fp16": True}))
-    with pytest.raises(ValueError, match="--amp has no effect: give --precision bf16"):
-        check(training(**{AMP: True, CPU: False}))
+    amp, bf16 = {AMP: True, CPU: False}, {"task.precision": "bf16"}
+    check(training(**amp))
+    for both, message in (
+        (fp16 | amp, "--fp16 and --amp: give one of them"),
+        (fp16 | bf16, "--fp16 and --precision bf16: give one of them"),
+        (amp | bf16, "--amp and --precision bf16: give one of them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(training(**both))
 
 
 def test_precision_of_baselines(monkeypatch):

@@ -5,6 +5,8 @@ import torch
 from fairseq import tasks
 from fairseq.trainer import Trainer
 
+from mist_fairseq.mist import layers
+from mist_fairseq.mist.kernels import attend
 from tests.configurations import configuration
 from tests.helpers import batch
 from tests.tasks.test_mist_task import write_data
@@ -20,9 +22,15 @@ LIMITS = ["--max-source-positions", "40", "--max-target-positions", "20"]
 
 @pytest.fixture
 def trainer(tmp_path) -> Trainer:
+    return begin(tmp_path)
+
+
+def begin(folder, **precision) -> Trainer:
+    """A training on a CPU; *precision* are fairseq's options, which its command line refuses there."""
     line = ["--task", "mist", "--arch", "mist_tiny", *SIZES, *LIMITS, *TRAINING]
-    cfg = configuration(write_data(tmp_path), *line)
-    cfg.checkpoint.save_dir = str(tmp_path)
+    cfg = configuration(write_data(folder), *line)
+    cfg.checkpoint.save_dir = str(folder)
+    cfg.common.update(precision)
     task = tasks.setup_task(cfg.task)
     torch.manual_seed(0)
     trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
@@ -130,6 +138,20 @@ def test_an_update_of_the_other_workers_batches(trainer):
     before = parameters(trainer)
     trainer.task.optimizer_step(trainer.optimizer, trainer.model, 0)
     assert all(torch.equal(*pair) for pair in zip(parameters(trainer), before, strict=True))
+
+
+def test_fp16_learns_what_fp32_learns(trainer, tmp_path, monkeypatch):
+    """By weights in fp32 beside the model's, of which matrices alone decay, and a GPU's attention."""
+    monkeypatch.setattr(layers, "attend", lambda *inputs: attend(*inputs[:-1], False))
+    (sample,) = batches(trainer.task, [4, 1, 9])
+    half = begin(tmp_path, fp16=True)
+    for _ in range(5):
+        expected, found = trainer.train_step([sample]), half.train_step([sample])
+        assert found == pytest.approx(expected, rel=0.02)
+    groups = half.optimizer.param_groups
+    assert [{weight.dim() for weight in group["params"]} for group in groups] == [{2}, {1}]
+    assert {weight.dtype for group in groups for weight in group["params"]} == {torch.float32}
+    assert torch.equal(half.get_model().fingerprint, trainer.get_model().fingerprint)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan"])

@@ -24,19 +24,22 @@ PARSERS = {
 # b: it depends, and is told before work starts (tasks/before_work.py); .: not there.
 TABLE = {
     "-----": """
-        amp_batch_retries amp_init_scale amp_scale_window plasma_path reset_logging suppress_crashes use_plasma_view
+        plasma_path reset_logging suppress_crashes use_plasma_view
     """,
     "---h-": """
         scoring
     """,
-    "-bbbb": """
-        amp bf16 fp16 memory_efficient_bf16 memory_efficient_fp16
+    "-b-bb": """
+        amp
+    """,
+    "-bhbb": """
+        fp16 memory_efficient_fp16
     """,
     "-rrrr": """
-        tpu
+        bf16 memory_efficient_bf16 tpu
     """,
     "-h---": """
-        fp16_init_scale fp16_no_flatten_grads fp16_scale_tolerance fp16_scale_window min_loss_scale
+        amp_batch_retries fp16_init_scale fp16_no_flatten_grads fp16_scale_tolerance fp16_scale_window min_loss_scale
         on_cpu_convert_precision threshold_loss_scale
         aim_repo aim_run_hash azureml_logging empty_cache_freq log_file lr_scheduler optimizer profile
         tensorboard_logdir wandb_project
@@ -51,7 +54,7 @@ TABLE = {
         cpu seed
     """,
     "-r---": """
-        model_parallel_size quantization_config_path
+        amp_init_scale amp_scale_window model_parallel_size quantization_config_path
     """,
     "hhhh-": """
         dataset_impl

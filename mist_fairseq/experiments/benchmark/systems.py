@@ -19,6 +19,7 @@ from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from omegaconf import open_dict
 
 import mist_fairseq.tasks
+from mist_fairseq.engines.cuda_graph import CudaGraphEngine
 from mist_fairseq.experiments.benchmark.forced import force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
@@ -85,6 +86,11 @@ class System:
     def is_ours(self) -> bool:
         """Whether source passes and target passes of an engine make up its time."""
         return isinstance(self.generator, NARGenerator)
+
+    @property
+    def captures(self) -> bool:
+        """Whether the first batch of a shape takes longer, as it is captured."""
+        return isinstance(getattr(self.model, "engine", None), CudaGraphEngine)
 
     def time_parts(self, sample: dict) -> dict[str, float]:
         """Generate, and return the milliseconds of each of ``PARTS``; the lengths of a batch are scored once."""

@@ -60,12 +60,13 @@ class HuggingFaceGenerator(Generator):
             forced_eos_token_id=eos,
             decoder_start_token_id=start,
         )
+        model.generation_config = self.config  # whatever is not set there would count
 
     def hypotheses(self, sample: dict) -> list[list[dict]]:
         """``--nbest`` of each sentence; sources are padded left or right."""
         sources = right_padded(sample["net_input"]["src_tokens"], self.pad)
         inputs = {"input_ids": sources, "attention_mask": sources.ne(self.pad).long()}
-        outputs = self.model.generate(**inputs, generation_config=self.config, use_model_defaults=False)
+        outputs = self.model.generate(**inputs, generation_config=self.config)
         nbest = self.config.num_return_sequences
         scores = torch.zeros_like(outputs[:, 1:], dtype=torch.float)
         if self.score:

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from mist_fairseq.engines.cuda_graph import CudaGraphEngine
 from mist_fairseq.experiments.benchmark import measuring
 from mist_fairseq.experiments.benchmark.floor import Rates, operations, products
 from mist_fairseq.experiments.benchmark.inputs import write_data
@@ -29,6 +30,25 @@ def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
     for actual in result["systems"].values():
         assert actual["passes_per_sentence"] == 1 and actual["passes"] == {1: SENTENCES}
     assert result["sentences"] == SENTENCES and result["batch_size"] == 5
+
+
+def test_no_graph_is_captured_while_the_clock_runs(data, monkeypatch):
+    """Whatever the sizes are, and though larger ones replace all before."""
+    benchmark = Benchmark([entry(data, MIST, "a"), entry(data, MIST, "b", options={"decoding": "mist"})])
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", object)
+    running, captured = [], []
+
+    def capture(self, function):
+        captured.append(bool(running))
+        return lambda: None, function()
+
+    monkeypatch.setattr(CudaGraphEngine, "_capture", capture)
+    for system in benchmark.systems.values():
+        model = system.model
+        model.engine = CudaGraphEngine(model.encoder, model.dictionary.tokenizer.special, "fp32")
+    monkeypatch.setattr(measuring, "milliseconds", lambda work, *given: running.append(1) or (1.0, work(*given)))
+    benchmark.time(benchmark.choose(100), batch_size=1)
+    assert len(captured) > 4 and not any(captured) and running
 
 
 def test_chosen_sentences_are_spread_and_sorted(benchmark):

@@ -5,7 +5,7 @@ import torch
 
 from mist_fairseq.experiments.benchmark import scaling
 from mist_fairseq.experiments.benchmark.scaling import Axis, Work, fit_line, make_axes, make_entries
-from mist_fairseq.experiments.benchmark.systems import PARTS
+from mist_fairseq.experiments.benchmark.systems import PARTS, System
 from tests.experiments.benchmark.helpers import MIST, TRANSFORMER, watch
 from tests.experiments.preparation import run_script
 
@@ -111,6 +111,10 @@ def test_values_and_models_take_turns(systems, axes, monkeypatch):
     assert len(rounds) == 7 and len({tuple(one) for one in rounds}) > 1, "in different orders"
     jobs = {(name, work) for name in systems for work in axes[2].works}
     assert all(set(one) == jobs for one in rounds)
+    order.clear()
+    monkeypatch.setattr(System, "captures", True)
+    scaling.measure(systems, axes[2], repeats=6, warm_up=1)
+    assert len(order) == 4 * (6 + 2), "a large graph may have replaced others in the first round"
     assert actual["values"] == [1, 3] and actual["repeats"] == 6 and "batch" not in actual["fixed"]
     for model in actual["models"].values():
         point = model["points"][1]

@@ -7,7 +7,12 @@ from argparse import Namespace
 import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
-from transformers import BartConfig, BartForConditionalGeneration, ProphetNetForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GenerationConfig,
+    ProphetNetForConditionalGeneration,
+)
 from transformers import ProphetNetConfig as TheirConfig
 
 from mist_fairseq.models.baselines.huggingface_generator import HuggingFaceGenerator, right_padded
@@ -197,10 +202,15 @@ def test_any_hugging_face_model_generates(dictionary):
         BartConfig(vocab_size=len(dictionary), encoder_ffn_dim=16, decoder_ffn_dim=16, **sizes, **ids)
     )
     names = dict(pad=dictionary.pad(), eos=dictionary.eos(), start=dictionary.bos())
-    generator = HuggingFaceGenerator(bart, **names, options=Namespace(beam=2, max_len_b=5))
-    generator.score = False
-    hypotheses = generator.generate([bart], batch(dictionary))
-    assert all(group[0]["score"] == 0 and 1 < len(group[0]["tokens"]) <= 6 for group in hypotheses)
+    sample, made = batch(dictionary), []
+    for _ in range(2):
+        generator = HuggingFaceGenerator(bart, **names, options=Namespace(beam=2, max_len_b=5))
+        generator.score = False
+        hypotheses = generator.generate([bart], sample)
+        assert all(group[0]["score"] == 0 and 1 < len(group[0]["tokens"]) <= 6 for group in hypotheses)
+        made.append([group[0]["tokens"].tolist() for group in hypotheses])
+        bart.generation_config = GenerationConfig(forced_bos_token_id=9, repetition_penalty=9.0)  # has no effect
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(
