@@ -10,7 +10,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from mist_fairseq.generate.decoding import option
-from mist_fairseq.mist.objective import MIST_TARGETS, Batch, Objective
+from mist_fairseq.mist.objective import GLANCING_BY, LENGTH_LOSS_PER, MIST_TARGETS, Batch, Objective
 
 _LOSSES = ["loss", "nat_loss", "mist_loss", "length_loss", "nll_loss"]
 _SHARES = {"revealed": "revealed", "correct": "accuracy", "mist_correct": "mist_accuracy"}  # of tokens: as logged
@@ -28,6 +28,14 @@ class MistLossConfig(FairseqDataclass):
         "(ablations)",
     )
     length_loss_factor: float = option(1.0, "weight of the length loss")
+    glancing_by: ChoiceEnum(GLANCING_BY) = option(  # type: ignore[valid-type]
+        "first-look", "whose wrong tokens glancing counts; mist, that of the MIST pass, is the authors' code's"
+    )
+    length_loss_per: ChoiceEnum(LENGTH_LOSS_PER) = option(  # type: ignore[valid-type]
+        "token",
+        "what a length loss counts for: each token of its sentence, or a sentence, as in the authors' code, whose "
+        "gradients depend on how a batch is split",
+    )
     label_smoothing: float = option(0.1, "probability mass spread over the vocabulary")
 
 
@@ -37,7 +45,9 @@ class MistLoss(FairseqCriterion):
 
     def __init__(self, cfg: MistLossConfig, task):
         super().__init__(task)
-        self.objective = Objective(**{name.name: getattr(cfg, name.name) for name in fields(Objective)})
+        # An option that is newer than a checkpoint has its default.
+        said = {name.name: getattr(cfg, name.name) for name in fields(Objective) if hasattr(cfg, name.name)}
+        self.objective = Objective(**said)
 
     def forward(self, model, sample, reduce=True):
         """Returns loss (a sum), sample size (target tokens) and logging outputs (sums)."""

@@ -97,13 +97,22 @@ class MistDataset(AllBatches):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
     *source* and *target* or None are as fairseq-preprocess writes them. *limits* are read at every use: a resumed
-    checkpoint may set them after the data is loaded. *shuffle* orders sentences of equal lengths at random.
+    checkpoint may set them after the data is loaded. *shuffle* orders sentences of equal lengths at random, or with
+    *mixed_lengths* all sentences.
     """
 
-    def __init__(self, source, target, dictionary: TokenizerDictionary, limits: PositionLimits, shuffle: bool = False):
+    def __init__(
+        self,
+        source,
+        target,
+        dictionary: TokenizerDictionary,
+        limits: PositionLimits,
+        shuffle: bool = False,
+        mixed_lengths: bool = False,
+    ):
         self.source, self.target = source, target
         self._source_sizes, self._target_sizes = (np.asarray(side.sizes if side else []) for side in (source, target))
-        self.dictionary, self.limits, self.shuffle = dictionary, limits, shuffle
+        self.dictionary, self.limits, self.shuffle, self.mixed_lengths = dictionary, limits, shuffle, mixed_lengths
 
     def size(self, index):
         """Tokens of ``[CLS] X [SEP]`` and of ``Y [SEP]`` (0 without targets) after cutting; of many with an array."""
@@ -124,6 +133,8 @@ class MistDataset(AllBatches):
     def ordered_indices(self):
         """Order by source length alone: targets of one length would pull the length classifier towards it."""
         order = random_order(len(self), self.shuffle)
+        if self.mixed_lengths:
+            return order
         return order[np.argsort(self.size(order)[0], kind="stable")]
 
     def filter_indices_by_size(self, indices, max_sizes):

@@ -20,14 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mist_fairseq.mist.config import SpecialTokens
-from mist_fairseq.mist.encoder import TwoPasses
+from mist_fairseq.mist.encoder import SourceState, TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.heads import runs
 from mist_fairseq.mist.mixing import mix_source
-from mist_fairseq.mist.output_layer import TokenLoss, predicted_tokens, token_loss
+from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss, predicted_tokens, token_loss
 from mist_fairseq.mist.packing import padding_mask
 
 MIST_TARGETS = ["pseudo", "reference", "random"]
+GLANCING_BY = ["first-look", "mist"]
+LENGTH_LOSS_PER = ["token", "sentence"]
 
 
 @dataclass
@@ -85,6 +87,10 @@ class Objective:
         label_smoothing: probability mass spread over the vocabulary.
         mist_targets: what is mixed into the source: the NAT pass's ``pseudo`` target (the paper's MIST), the
             ``reference`` or ``random`` tokens, to tell what the gain comes from.
+        glancing_by: whose wrong tokens glancing counts: the ``first-look``'s, or as in the authors' code the
+            ``mist`` pass's after it, if there is one.
+        length_loss_per: whether a sentence's length loss counts once a ``token`` of its target, or as in the authors'
+            code the mean over the batch's sentences stands beside the mean over its tokens.
 
     Raises:
         ValueError: a value is out of its range; names the option.
@@ -95,6 +101,8 @@ class Objective:
     length_loss_factor: float = 1.0
     label_smoothing: float = 0.1
     mist_targets: str = "pseudo"
+    glancing_by: str = "first-look"
+    length_loss_per: str = "token"
 
     def __post_init__(self) -> None:
         if not 0 <= self.glancing_ratio <= 1:
@@ -105,8 +113,11 @@ class Objective:
             )
         if min(self.mist_loss_factor, self.length_loss_factor) < 0:
             raise ValueError("--mist-loss-factor and --length-loss-factor must not be negative")
-        if self.mist_targets not in MIST_TARGETS:
-            raise ValueError(f"--mist-targets is {self.mist_targets}, expected one of {', '.join(MIST_TARGETS)}")
+        choices = {"mist_targets": MIST_TARGETS, "glancing_by": GLANCING_BY, "length_loss_per": LENGTH_LOSS_PER}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                given = f"--{name.replace('_', '-')} is {getattr(self, name)}"
+                raise ValueError(f"{given}, expected one of {', '.join(known)}")
 
     def predict(self, model: TwoPasses, batch: Batch, special: SpecialTokens, max_source: int) -> Predictions:
         """Run all passes of a training step, with gradients.
@@ -122,6 +133,17 @@ class Objective:
         target, lengths = batch.target_tokens, batch.target_lengths
         T, gold, never = target.shape[1], batch.targets(), special.never_predicted
 
+        def look(tokens: Tensor, state: SourceState) -> OutputLayer:
+            return model.output_layer(model.decode_target(tokens, lengths, batch.target_index, state))
+
+        def in_place(tokens: Tensor) -> Tensor:
+            return _in_place_of(target, tokens, batch.target_index, special.pad)
+
+        def mix(pseudo: Tensor) -> SourceState:
+            options = {"limit": max_source, "sep": special.sep, "pad": special.pad}
+            mixed, mixed_lengths = mix_source(pseudo, lengths, batch.src_tokens, batch.src_lengths, **options)
+            return model.encode_source(mixed, mixed_lengths, batch.mixed_index)
+
         # 1. The source, seen by the first look and the NAT pass alike.
         source = model.encode_source(batch.src_tokens, batch.src_lengths, batch.src_index)
 
@@ -131,32 +153,25 @@ class Objective:
         revealed = torch.zeros_like(real)
         if model.training and self.glancing_ratio > 0:
             with torch.no_grad():
-                hidden = model.decode_target(masked, lengths, batch.target_index, source)
-                first_look = predicted_tokens(model.output_layer(hidden), never)
+                seen = in_place(predicted_tokens(look(masked, source), never))
+                if self.glancing_by == "mist" and self.mist_loss_factor > 0:
+                    seen = in_place(predicted_tokens(look(masked, mix(seen)), never))
             # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
             noise = sentence_noise(batch.ids, T, torch.initial_seed())
-            first_look = _in_place_of(target, first_look, batch.target_index, special.pad)
-            masked, revealed = glance(target, first_look, real, noise, self.glancing_ratio, special.mask)
+            masked, revealed = glance(target, seen, real, noise, self.glancing_ratio, special.mask)
 
         # 3. The NAT pass: p(y_t | X), equations 1 and 3.
-        hidden = model.decode_target(masked, lengths, batch.target_index, source)
-        nat = token_loss(model.output_layer(hidden), gold, self.label_smoothing, never)
+        nat = token_loss(look(masked, source), gold, self.label_smoothing, never)
 
         # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
         mist = None
         if self.mist_loss_factor > 0:
+            pseudo = target  # the reference
             if self.mist_targets == "pseudo":
-                pseudo = _in_place_of(target, nat.tokens, batch.target_index, special.pad)  # Y_p
-            elif self.mist_targets == "reference":
-                pseudo = target
-            else:
+                pseudo = in_place(nat.tokens)  # Y_p
+            elif self.mist_targets == "random":
                 pseudo = random_targets(batch, special, model.config.vocab_size)
-            mixed, mixed_lengths = mix_source(
-                pseudo, lengths, batch.src_tokens, batch.src_lengths, limit=max_source, sep=special.sep, pad=special.pad
-            )
-            mixed_source = model.encode_source(mixed, mixed_lengths, batch.mixed_index)
-            hidden = model.decode_target(masked, lengths, batch.target_index, mixed_source)
-            mist = token_loss(model.output_layer(hidden), gold, self.label_smoothing, never)
+            mist = token_loss(look(masked, mix(pseudo)), gold, self.label_smoothing, never)
 
         # 5. The length, from the source alone.
         return Predictions(nat, mist, model.length_logits(source), revealed.sum())
@@ -165,7 +180,8 @@ class Objective:
         """The loss to minimise, and its parts for logging, all sums over target tokens.
 
         fairseq divides the summed gradient by ONE number, that of target tokens. A sentence's length loss therefore
-        counts once for each of its tokens, and a batch gives the gradients of its parts, however it is split.
+        counts once for each of its tokens, and a batch gives the gradients of its parts, however it is split; with
+        *length_loss_per* ``sentence`` it does not.
 
         Returns:
             The loss, with a gradient; by name the parts and how many tokens and lengths are right, without.
@@ -178,7 +194,11 @@ class Objective:
             parts["mist_loss"] = mist.loss.detach()
             parts["mist_correct"] = (mist.tokens == target).sum()
         lengths, length_logits = batch.target_lengths, predictions.length_logits
-        length_loss = (F.cross_entropy(length_logits, lengths, reduction="none") * lengths).sum()
+        length_loss = F.cross_entropy(length_logits, lengths, reduction="none")
+        if self.length_loss_per == "token":
+            length_loss = (length_loss * lengths).sum()
+        else:
+            length_loss = length_loss.mean() * len(target)
         loss = loss + self.length_loss_factor * length_loss
         parts["loss"], parts["length_loss"] = loss.detach(), length_loss.detach()
         parts["length_correct"] = (length_logits.detach().argmax(-1) == lengths).sum()

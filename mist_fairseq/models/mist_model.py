@@ -65,6 +65,7 @@ class MistConfig(FairseqDataclass):
     global_every: int = option(1, "each n-th layer from the first on sees all")
     length_classes: int = option(512, "classes of the length classifier")
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
+    fresh_head: bool = option(False, "start the masked-LM head's transform at random, whatever --pretrained brings")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")
     attention_dropout: float = option(0.1, "dropout of attention weights")
     checkpoint_activations: bool = option(False, "compute the layers again for the backward pass: less memory, slower")
@@ -86,7 +87,7 @@ class MistModel(BaseFairseqModel):
 
     def __init__(self, cfg: MistConfig, dictionary: TokenizerDictionary, limits: PositionLimits):
         super().__init__()
-        self.precision = str(cfg.precision)
+        self.precision, self.fresh_head = str(cfg.precision), getattr(cfg, "fresh_head", False)
         self.dictionary = dictionary
         self.limits = limits
         self.encoder = self.build_encoder(cfg, len(dictionary))
@@ -134,7 +135,7 @@ class MistModel(BaseFairseqModel):
 
     def load_pretrained(self, folder: str):
         """Load the weights of ``--pretrained``."""
-        load_pretrained(self.encoder, folder)
+        load_pretrained(self.encoder, folder, self.fresh_head)
 
     def max_positions(self) -> tuple[int, int]:
         """The limits of source and target."""

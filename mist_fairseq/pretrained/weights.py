@@ -191,14 +191,17 @@ def empty_encoder(
         raise ValueError(f"{config}: {error}") from error
 
 
-def load_pretrained(encoder: Encoder, folder: str):
+def load_pretrained(encoder: Encoder, folder: str, fresh_head: bool = False):
     """Load a folder's weights into an ``Encoder`` of the folder's sizes; errors as of ``check_weights``.
 
-    The length classifier starts at random, as does, without a masked-LM head, its transform. Others are left aside.
+    The length classifier starts at random, as does, without a masked-LM head, its transform; with *fresh_head* in any
+    case. Others are left aside.
     """
     path, own = find_weights(folder), encoder.state_dict()
     family, state = read_family(folder, read_weights(path), encoder.config.vocab_size)
     used = convert(state, own, family.names, str(path), _ADVICE, _may_lack(own))
+    if fresh_head:
+        used = {name: value for name, value in used.items() if not name.startswith("head.")}
     if "head.weight" in own:  # starts as a copy of the word embeddings
         used.setdefault("head.weight", used["word_embeddings.weight"])
     encoder.load_state_dict(used, strict=False)

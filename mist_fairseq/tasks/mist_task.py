@@ -42,6 +42,11 @@ class MistTaskConfig(FairseqDataclass):
     target_lang: Optional[str] = field(default=None, metadata={"help": "target suffix", "argparse_alias": "-t"})
     max_source_positions: int = option(464, "most source tokens, [CLS] and [SEP] counted; longer ones are cut")
     max_target_positions: int = option(48, "most target tokens, [SEP] counted; longer ones are cut for the loss")
+    mixed_lengths: bool = option(
+        False,
+        "train on batches of sentences of any lengths, as the authors' code does, not of like ones, which is faster; "
+        "with --curriculum N the same ones in the same order up to epoch N",
+    )
     precision: PRECISIONS = option(
         "fp32",
         "of matrix products; in training by autocast, with weights and losses in fp32. int8 is for generation with "
@@ -104,7 +109,8 @@ class MistTask(TokenizerTask):
             self.model.check_limits()  # a resumed checkpoint has brought its own by now
         source, target = self.load_pair(split, epoch, combine)
         is_train = split == self.cfg.train_subset
-        dataset = MistDataset(source, target, self.dictionary, self.limits, shuffle=is_train)
+        order = {"shuffle": is_train, "mixed_lengths": is_train and self.cfg.mixed_lengths}
+        dataset = MistDataset(source, target, self.dictionary, self.limits, **order)
         sources, targets = dataset.truncated()
         if is_train or sources or targets:
             logger.info(

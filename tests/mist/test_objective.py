@@ -57,7 +57,7 @@ def watch_logits(model) -> list[Tensor]:
     return logits
 
 
-def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
+def plain_predictions(model, pairs: Batch, ratio, mixed_in=None, glancing_by="first-look"):
     """Sentence by sentence, every pass from the start: the logits of equations 3 and 4, and how much was revealed."""
     special = model.tokenizer.special
     nat, mist, revealed = [], [], 0
@@ -72,6 +72,9 @@ def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
         masked = torch.full_like(target, special.mask)
         if ratio:
             first_look = likeliest_tokens(logits(masked, src), special.never_predicted)[None]
+            if glancing_by == "mist":
+                again = plain_mix(first_look[0].tolist(), src, model.limits.source, special.cls, special.sep)
+                first_look = likeliest_tokens(logits(masked, again), special.never_predicted)[None]
             noise = sentence_noise(pairs.ids[row : row + 1], T, torch.initial_seed())
             masked, shown = glance(target, first_look, target == target, noise, ratio, special.mask)
             revealed += int(shown.sum())
@@ -131,6 +134,33 @@ def test_random_tokens_can_be_mixed_in(dictionary):
     assert len(tokens.unique()) > len(tokens) / 2 and not set(tokens.tolist()) & never
     some = Batch(**part({"net_input": vars(pairs)}, [1, 3])["net_input"])
     assert torch.equal(random_targets(some, special, len(dictionary)), drawn[0][[1, 3]])
+
+
+def test_glancing_may_count_what_the_mist_pass_gets_wrong(dictionary):
+    """As in the authors' code; without mixing there is no such pass."""
+    model, pairs = training(dictionary), some_batch(dictionary)
+    with torch.no_grad():  # the MIST pass is to be right in some places
+        right = predict(model, pairs, glancing_ratio=0.0).mist.tokens
+    pairs.target_tokens.view(-1)[pairs.target_index[::2]] = right[::2]
+    passes = watch_logits(model)
+    with torch.no_grad():
+        found = predict(model, pairs, glancing_by="mist")
+        nat_logits, mist_logits = passes[-2:]
+        nat, mist, revealed = plain_predictions(model, pairs, 0.5, glancing_by="mist")
+        _, _, otherwise = plain_predictions(model, pairs, 0.5)
+        without = predict(model, pairs, glancing_by="mist", mist_loss_factor=0.0)
+    torch.testing.assert_close(nat_logits, nat, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mist_logits, mist, atol=1e-4, rtol=1e-4)
+    assert int(found.revealed) == revealed != otherwise == int(without.revealed)
+
+
+def test_a_length_loss_may_count_once_a_sentence(dictionary):
+    """As in the authors' code: its mean over sentences beside the mean over tokens."""
+    model, pairs = training(dictionary), some_batch(dictionary)
+    loss, parts = learn(model, pairs, length_loss_per="sentence", mist_loss_factor=0.0, glancing_ratio=0.0)
+    scores = predict(model, pairs, glancing_ratio=0.0).length_logits
+    expected = parts["nat_loss"] / sum(TARGETS) + F.cross_entropy(scores, torch.tensor(TARGETS)).detach()
+    torch.testing.assert_close(loss.detach() / sum(TARGETS), expected)
 
 
 def test_evaluation_does_not_glance(dictionary):
@@ -235,6 +265,8 @@ def test_bf16_gives_gradients_to_all_weights_and_keeps_them_in_fp32(dictionary):
         ({"glancing_ratio": 1.5}, "--glancing-ratio is 1.5, expected a number from 0 to 1"),
         ({"label_smoothing": 1.0}, "--label-smoothing is 1.0, expected"),
         ({"mist_loss_factor": -1.0}, "must not be negative"),
+        ({"glancing_by": "luck"}, "--glancing-by is luck, expected one of first-look, mist"),
+        ({"length_loss_per": "batch"}, "--length-loss-per is batch, expected one of token, sentence"),
         ({"length_loss_factor": -0.1}, "must not be negative"),
         ({"mist_targets": "gold"}, "--mist-targets is gold, expected one of pseudo, reference, random"),
     ],
