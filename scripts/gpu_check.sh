@@ -60,7 +60,7 @@ else
 fi
 
 part rates 6 "$python" -m mist_fairseq.experiments.gpu_check rates "$work"
-part tests 18 "$python" -m pytest tests -p no:cacheprovider -v -rP --tb=short --continue-on-collection-errors "${tests[@]}"
+part tests 18 "$python" -m pytest tests/gpu tests/engines/test_cuda_graph.py -p no:cacheprovider -v -rP --tb=short "${tests[@]}"
 
 stop=$(awk "BEGIN { print ($(left 57) - 30) / 3600 }") # of training, which is to load and save as well
 for arm in mist no-mixing; do

@@ -3,7 +3,7 @@
 #   bash scripts/gpu_pack.sh OUT ENCODER DATA-BIN [PACKAGE...]
 # ENCODER is a folder of scripts/get_pretrained.py, its weights are stored in fp16; DATA-BIN is binarized with its
 # vocabulary. Packages are for Python 3.12 on x86-64: fairseq without its examples and alignments, and what a machine
-# with PyTorch, transformers, sacrebleu, scikit-learn and pytest lacks. Name further ones, such as tokenizers.
+# with PyTorch, transformers, sacrebleu, scikit-learn, pytest and hypothesis lacks. Name further ones, such as tokenizers.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n "2,6s/^# \{0,1\}//p" "$0" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd) out=$1 encoder=$2 data=$3

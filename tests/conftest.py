@@ -7,7 +7,6 @@ import pytest
 
 from tests.hub_server import HubServer
 
-
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 

@@ -1,8 +1,8 @@
 """The parts of ``scripts/gpu_check.sh`` that no other script does, in its folder of work.
 
-    python -m mist_fairseq.experiments.gpu_check rates WORK                       # rates.md
-    python -m mist_fairseq.experiments.gpu_check decode WORK DATA-BIN SENTENCES   # outputs/, decode.md
-    python -m mist_fairseq.experiments.gpu_check report WORK > report.md
+python -m mist_fairseq.experiments.gpu_check rates WORK                       # rates.md
+python -m mist_fairseq.experiments.gpu_check decode WORK DATA-BIN SENTENCES   # outputs/, decode.md
+python -m mist_fairseq.experiments.gpu_check report WORK > report.md
 """
 
 import platform
@@ -36,7 +36,7 @@ def rates(work: Path):
     lines = []
     for name, precision, matmul in (("bf16", "bf16", "highest"), ("fp32", "fp32", "highest"), ("tf32", "fp32", "high")):
         torch.set_float32_matmul_precision(matmul)
-        measured = machine_rates(precision, device, repeats=5)
+        measured = machine_rates(precision, device, repeats=3)
         lines.append([name, f"{measured.operations / 1e12:.2f}", f"{measured.bandwidth / 1e9:.0f}"])
     shown = [f"Python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}, {device}"]
     if shutil.which("nvidia-smi"):
@@ -53,16 +53,20 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def decode(work: Path, data: str, sentences: int):
-    """Write the outputs and scores of all decodings after some equal numbers of updates, and of the last one of each arm.
+    """Write the outputs and scores of all decodings after some equal numbers of updates, and after the last of each arm.
 
-    What has its outputs already is not decoded again. References are what the binarized data say: for the scores of the
-    raw text, and other metrics, give the outputs to ``scripts/score.py``.
+    What has its outputs already is not decoded again. References are those of the binarized data; ``scripts/score.py``
+    has more metrics, of the raw text.
     """
     from mist_fairseq.experiments.evaluation import read_lines
     from mist_fairseq.generate.decoding import Decoding
     from mist_fairseq.scoring.scores import PROTOCOLS, score
 
-    decodings = {"single pass": Decoding(), "MIST 3": Decoding("mist", 3), "Mask-Predict 3": Decoding("mask-predict", 3)}
+    decodings = {
+        "single pass": Decoding(),
+        "MIST 3": Decoding("mist", 3),
+        "Mask-Predict 3": Decoding("mask-predict", 3),
+    }
     saved = {arm: checkpoints(work / arm) for arm in ARMS}
     common = sorted(set.intersection(*(set(paths) for paths in saved.values())))
     if not common:
@@ -111,7 +115,9 @@ def report(work: Path) -> str:
         pages = [path.read_text(encoding="utf-8").rstrip() for path in sorted(work.glob(f"{part}*.md"))]
         if part == "tests" and (work / "tests.log").exists():
             log = (work / "tests.log").read_text(encoding="utf-8", errors="replace")
-            told = re.findall(r"^(?:(?:FAILED|ERROR|SKIPPED) .*|=.* in [\d.]+s.*|.*near-ties: .*|loss after .*)$", log, re.M)
+            told = re.findall(
+                r"^(?:(?:FAILED|ERROR|SKIPPED) .*|=.* in [\d.]+s.*|.*near-ties: .*|loss after .*)$", log, re.M
+            )
             pages.append("\n".join(["```text", *(told or log.splitlines()[-5:]), "```"]))
         if pages:
             sections += [f"## {title}", *pages]

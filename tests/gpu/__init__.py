@@ -1,4 +1,4 @@
-"""What needs a GPU: ``pytest -m gpu``. With MIST_GPU_TEST_DEVICE=cpu the tests run without one, to be tried themselves."""
+"""What needs a GPU: ``pytest -m gpu``. MIST_GPU_TEST_DEVICE=cpu tries the tests themselves without one."""
 
 import os
 

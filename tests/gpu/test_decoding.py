@@ -25,7 +25,7 @@ ROTARY = dict(rotary_base=160000.0, local_rotary_base=10000.0, local_window=2, g
 MODELS = {
     "mist": (tiny_released, {}),
     "UniLM": (tiny_released, dict(rel_pos_bins=8)),
-    "ModernBERT": (tiny_released, dict(pre_norm=True, gated_ffn=True, without_biases=True, **ROTARY)),
+    "ModernBERT": (tiny_released, dict(pre_norm=True, gated=True, without_biases=True, **ROTARY)),
     "nat_mass": (tiny_encoder_decoder, {}),
 }
 GRAPHS = ["mist", "UniLM", "ModernBERT"]  # CUDA graphs are for encoders

@@ -49,8 +49,8 @@ MODELS = {
     "insertion": f"{NAR} insertion_transformer --noise random_delete",
     "levt": f"{NAR} levenshtein_transformer --noise random_delete",
 }
-# What fairseq-train takes; what it refuses is no line here. A CPU knows bf16 alone and runs the others in fp32.
-PRECISIONS = ["--precision bf16", "--fp16", "--memory-efficient-fp16"]
+# What fairseq-train takes. A CPU knows bf16 alone and runs the others in fp32.
+PRECISIONS = ["--precision bf16", "--fp16", "--amp"]
 UPDATES, BATCH = 200, 8
 
 

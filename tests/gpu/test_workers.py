@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from mist_fairseq.files.torch_files import load_torch_file
 from mist_fairseq.experiments.benchmark.inputs import write_data
+from mist_fairseq.files.torch_files import load_torch_file
 from tests.end_to_end.conftest import ROOT, SMALL
 from tests.end_to_end.test_distributed import SHARED, meet
 from tests.gpu import ON_GPU

@@ -262,9 +262,7 @@ def markdown(result: dict) -> str:
     if result.get("rates"):
         rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
         bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
-        sections.append(
-            f"Rates of {PRODUCT}: {rates}; of copying, {bandwidth:.0f} GB/s."
-        )
+        sections.append(f"Rates of {PRODUCT}: {rates}; of copying, {bandwidth:.0f} GB/s.")
     if result.get("parts"):
         parts, lines = list(next(iter(result["parts"].values()))), []
         for name, spent in result["parts"].items():
