@@ -39,7 +39,7 @@ keep() {
 if [ ! -d "$work/site" ]; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$pack"/wheels/*.whl || exit 1
 fi
-minilm=(--encoder-layers 6 --encoder-embed-dim 384 --encoder-ffn-embed-dim 1536)
+base=(--arch mist_base) minilm=(--arch mist_base --encoder-layers 6 --encoder-embed-dim 384 --encoder-ffn-embed-dim 1536)
 training=(--arch mist_base --pretrained "$pack/encoder" --optimizer bert_adamw --lr 1e-4 --clip-norm 1.0)
 training+=(--lr-scheduler polynomial_decay --warmup-updates 500 --total-num-update 50000 --disable-validation)
 training+=(--no-epoch-checkpoints --log-format json --log-interval 100)
@@ -53,7 +53,7 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
     ! "$python" -c 'import xdist' 2>/dev/null || tests+=(-n 4)
 else
     training+=(--cpu --batch-size 2 --max-update 6 --save-interval-updates 2 --num-workers 0)
-    timing=(--updates 1 --batch-size 1) latency=(--batch-size 1 --sentences 1 --warm-up 1) sentences=20
+    base=(--arch mist_tiny) minilm=(--arch mist_tiny) timing=(--updates 1 --batch-size 1 --no-memory) latency=(--batch-size 1 --sentences 1 --warm-up 1) sentences=20
     systems=("mist_small" "mist_small, bf16, CUDA graphs") compiled=("mist_small" "mist_small, bf16")
     export MIST_GPU_TEST_DEVICE=cpu
     tests=(-m gpu -k "mist and not mist_ and not engine")
@@ -73,12 +73,12 @@ done
 wait $(jobs -p)
 part decode 64 "$python" -m mist_fairseq.experiments.gpu_check decode "$work" "$pack/data-bin" "$sentences"
 
-part training-minilm-quora 69 "$python" scripts/benchmark_training.py --arch mist_base "${minilm[@]}" --profile quora \
+part training-minilm-quora 69 "$python" scripts/benchmark_training.py "${minilm[@]}" --profile quora \
     "${timing[@]}" --out "$work/training-minilm-quora.json"
 percent=69
 for profile in quora squad_qg xsum; do
     percent=$((percent + 4 + percent / 77))
-    part "training-base-$profile" "$percent" "$python" scripts/benchmark_training.py --arch mist_base \
+    part "training-base-$profile" "$percent" "$python" scripts/benchmark_training.py "${base[@]}" \
         --profile "$profile" "${timing[@]}" --out "$work/training-base-$profile.json"
 done
 benchmark() { # NAME PERCENT PROFILE SYSTEM...

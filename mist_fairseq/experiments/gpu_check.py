@@ -53,7 +53,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def decode(work: Path, data: str, sentences: int):
-    """Write the outputs and scores of all decodings after some equal numbers of updates, and after the last of each arm.
+    """Write the outputs and scores of all decodings after some equal numbers of updates, and after each arm's last.
 
     What has its outputs already is not decoded again. References are those of the binarized data; ``scripts/score.py``
     has more metrics, of the raw text.

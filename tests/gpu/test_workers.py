@@ -9,7 +9,7 @@ import torch
 
 from mist_fairseq.experiments.benchmark.inputs import write_data
 from mist_fairseq.files.torch_files import load_torch_file
-from tests.end_to_end.conftest import ROOT, SMALL
+from tests.end_to_end.conftest import LIMITS, ROOT, SMALL
 from tests.end_to_end.test_distributed import SHARED, meet
 from tests.gpu import ON_GPU
 
@@ -26,7 +26,7 @@ TRAINING += " --num-workers 0 --no-epoch-checkpoints --required-batch-size-multi
 def train(folder, data, *options: str, workers: int) -> dict:
     """The parameters after 20 updates."""
     folder.mkdir()
-    command = [sys.executable, "-m", "fairseq_cli.train", str(data), *TRAINING.split(), *SMALL, *options]
+    command = [sys.executable, "-m", "fairseq_cli.train", str(data), *TRAINING.split(), *SMALL, *LIMITS, *options]
     command += ["--save-dir", str(folder), "--distributed-world-size", str(workers)]
     environment, commands = os.environ | {"OMP_NUM_THREADS": "1"}, [command]
     if not ON_GPU and workers > 1:  # one by one, which fairseq does by itself for GPUs
