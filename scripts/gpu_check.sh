@@ -19,6 +19,7 @@ fi
 exec > >(tee -a "$out/log.txt") 2>&1
 cd "$root"
 export PYTHONUNBUFFERED=1 PYTHONPATH=$work/site:$root OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
+export MIST_GPU_TEST_DEVICE=${MIST_GPU_TEST_DEVICE:-cuda}
 
 left() { echo $(( minutes * 60 * $1 / 100 - SECONDS )); } # until so many percent of the time are over
 part() { # NAME PERCENT COMMAND...
@@ -49,18 +50,20 @@ systems+=("mist_base, bf16, CUDA graphs, MIST × 3" "mist_small, bf16" "mist_sma
 compiled=("Transformer" "mist_base, bf16, compiled" "mist_small, bf16, compiled")
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     training+=(--precision bf16 --batch-size 64 --max-update 50000 --save-interval-updates 1000 --num-workers 2)
-    timing+=(--batch-size 64 --precision bf16) tests=(-m gpu) sentences=2000
+    timing+=(--batch-size 64 --precision bf16) tests=(-m gpu) chosen="not compile" sentences=2000
     ! "$python" -c 'import xdist' 2>/dev/null || tests+=(-n 4)
 else
     training+=(--cpu --batch-size 2 --max-update 6 --save-interval-updates 2 --num-workers 0)
-    base=(--arch mist_tiny) minilm=(--arch mist_tiny) timing=(--updates 1 --batch-size 1 --no-memory) latency=(--batch-size 1 --sentences 1 --warm-up 1) sentences=20
+    base=(--arch mist_tiny) minilm=(--arch mist_tiny) timing=(--updates 1 --batch-size 1 --no-memory)
+    latency=(--batch-size 1 --sentences 1 --warm-up 1) sentences=20
     systems=("mist_small" "mist_small, bf16, CUDA graphs") compiled=("mist_small" "mist_small, bf16")
     export MIST_GPU_TEST_DEVICE=cpu
-    tests=(-m gpu -k "mist and not mist_ and not engine")
+    tests=(-m gpu) chosen="mist and not mist_ and not engine"
 fi
 
 part rates 6 "$python" -m mist_fairseq.experiments.gpu_check rates "$work"
-part tests 18 "$python" -m pytest tests/gpu tests/engines/test_cuda_graph.py -p no:cacheprovider -v -rP --tb=short "${tests[@]}"
+pytest=("$python" -m pytest tests/gpu tests/engines/test_cuda_graph.py -p no:cacheprovider -v -rP --tb=short "${tests[@]}")
+part tests 18 "${pytest[@]}" -k "$chosen"
 
 stop=$(awk "BEGIN { print ($(left 57) - 30) / 3600 }") # of training, which is to load and save as well
 for arm in mist no-mixing; do
@@ -89,4 +92,5 @@ benchmark latency-quora 90 quora "${systems[@]}"
 benchmark latency-xsum 96 xsum "${systems[@]}"
 benchmark latency-quora-compiled 98 quora "${compiled[@]}"
 benchmark latency-xsum-compiled 100 xsum "${compiled[@]}"
+[ "$MIST_GPU_TEST_DEVICE" = cpu ] || part tests-compile 100 "${pytest[@]}" -k compile
 keep

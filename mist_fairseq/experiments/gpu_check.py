@@ -113,15 +113,23 @@ def report(work: Path) -> str:
     sections = ["# GPU check"]
     for part, title in _TITLES.items():
         pages = [path.read_text(encoding="utf-8").rstrip() for path in sorted(work.glob(f"{part}*.md"))]
-        if part == "tests" and (work / "tests.log").exists():
-            log = (work / "tests.log").read_text(encoding="utf-8", errors="replace")
-            told = re.findall(
-                r"^(?:(?:FAILED|ERROR|SKIPPED) .*|=.* in [\d.]+s.*|.*near-ties: .*|loss after .*)$", log, re.M
-            )
-            pages.append("\n".join(["```text", *(told or log.splitlines()[-5:]), "```"]))
+        if part == "tests":
+            logs = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(work.glob("tests*.log")))
+            pages = [_tests(log) for log in logs]
         if pages:
             sections += [f"## {title}", *pages]
     return "\n\n".join(sections) + "\n"
+
+
+def _tests(log: str) -> str:
+    """Return what matters of pytest's output, which may end anywhere."""
+    told = re.findall(
+        r"^(?:(?:FAILED|ERROR|SKIPPED) .*|=.* in [\d.]+s.*|.*near-ties: .*|loss after .*)$", log, re.MULTILINE
+    )
+    if not re.search(r"^=.* in [\d.]+s", log, re.MULTILINE):
+        counts = (f"{log.count(word)} {word}" for word in ("PASSED", "FAILED", "SKIPPED"))
+        told += [f"not finished: {', '.join(counts)}", *log.splitlines()[-3:]]
+    return "\n".join(["```text", *told, "```"])
 
 
 def main():
