@@ -112,7 +112,8 @@ def report(work: Path) -> str:
     """Return the page of all parts that have run so far."""
     sections = ["# GPU check"]
     for part, title in _TITLES.items():
-        pages = [path.read_text(encoding="utf-8").rstrip() for path in sorted(work.glob(f"{part}*.md"))]
+        files = sorted(work.glob(f"{part}*.md"))
+        pages = [f"### {path.stem}\n\n{path.read_text(encoding='utf-8').rstrip()}" for path in files]
         if part == "tests":
             logs = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(work.glob("tests*.log")))
             pages = [_tests(log) for log in logs]

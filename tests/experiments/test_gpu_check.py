@@ -57,7 +57,7 @@ def test_report_is_of_what_there_is(tmp_path):
     (tmp_path / "latency-xsum.md").write_text("| speed |\n")
     (tmp_path / "tests.log").write_text("tests/gpu/x.py::a PASSED\n===== 3 passed, 1 failed in 4.00s =====\n")
     text = gpu_check.report(tmp_path)
-    assert "## Latency\n\n| speed |" in text and "===== 3 passed, 1 failed in 4.00s =====" in text
+    assert "## Latency\n\n### latency-xsum\n\n| speed |" in text and "===== 3 passed, 1 failed in 4.00s =====" in text
     assert "PASSED" not in text and "## Training" not in text
     (tmp_path / "tests.log").write_text("tests/gpu/x.py::a PASSED\ntests/gpu/x.py::b FAILED\ntests/gpu/x.py::c ")
     assert "not finished: 1 PASSED, 1 FAILED, 0 SKIPPED" in gpu_check.report(tmp_path)
