@@ -7,7 +7,7 @@ import torch
 from fairseq import tasks, utils
 
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
-from mist_fairseq.experiments.benchmark.inputs import write_data
+from mist_fairseq.experiments.benchmark import inputs
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.models.mist_model import MistConfig
 from tests.configurations import configuration
@@ -60,7 +60,9 @@ def test_graphs_do_not_fill_the_gpu(dictionary):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    write_data(folder, {"source": {100: 1}, "target": {20: 1}}, 16, "train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "VOCABULARY", 500)  # layers are to count, not logits
+        inputs.write_data(folder, {"source": {100: 1}, "target": {20: 1}}, 16, "train")
     return folder
 
 
