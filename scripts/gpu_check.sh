@@ -34,7 +34,7 @@ part() { # NAME PERCENT COMMAND...
 }
 keep() {
     "$python" -m mist_fairseq.experiments.gpu_check report "$work" > "$work/report.md" && cp "$work/report.md" "$out"
-    tar -C "$work" --exclude=./site --exclude='*.pt' -czf "$work.tar.gz" . && mv "$work.tar.gz" "$out/results.tar.gz"
+    tar -C "$work" --exclude=./site --exclude='*.pt' --exclude='train-*.done' -czf "$work.tar.gz" . && mv "$work.tar.gz" "$out/results.tar.gz"
 }
 
 if [ ! -d "$work/site" ]; then
@@ -66,7 +66,7 @@ pytest=("$python" -m pytest tests/gpu tests/engines/test_cuda_graph.py -p no:cac
 part tests 18 "${pytest[@]}" -k "$chosen"
 
 stop=$(awk "BEGIN { print ($(left 57) - 30) / 3600 }") # of training, which is to load and save as well
-for arm in mist no-mixing; do
+[ -e "$work/decode.done" ] || for arm in mist no-mixing; do
     factor=1
     [ "$arm" = mist ] || factor=0
     part "train-$arm" 57 "$python" -m fairseq_cli.train "$pack/data-bin" --user-dir "$root/mist_fairseq" --task mist \
