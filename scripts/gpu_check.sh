@@ -29,7 +29,7 @@ part() { # NAME PERCENT COMMAND...
     [ "$limit" -gt 0 ] || { echo "$name: no time is left"; return; }
     timeout -k 5 "$limit" "${@:3}" > "$work/$name.log" 2>&1 || status=$?
     echo "$name: status $status, at $SECONDS s"
-    if [ "$status" = 0 ]; then touch "$work/$name.done"; else tail -n 5 "$work/$name.log"; fi
+    if [ "$status" = 0 ]; then touch "$work/$name.done"; else tail -n 5 "$work/$name.log" | cut -c -300; fi
     [[ $name = train-* ]] || keep
 }
 keep() {
