@@ -90,7 +90,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: 
         return F.scaled_dot_product_attention(query, key, value, mask.to(query.dtype), p)
 
 
-def _without_cudnn() -> AbstractContextManager:
+def _without_cudnn() -> AbstractContextManager[None]:
     """PyTorch's ``sdpa_kernel``, which torch.compile knows, or the same in a twentieth of its time."""
     if torch.compiler.is_compiling():
         return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
@@ -99,7 +99,7 @@ def _without_cudnn() -> AbstractContextManager:
 
 @contextmanager
 def _switched_off() -> Iterator[None]:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before: bool = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         yield
