@@ -15,6 +15,7 @@ for ((i = 1; i <= $#; i++)); do
     esac
 done
 mkdir -p "$logs"
+export CUDA_VISIBLE_DEVICES= # with --cpu fairseq fails where it sees a GPU
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 

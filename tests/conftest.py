@@ -7,6 +7,28 @@ import pytest
 
 from tests.hub_server import HubServer
 
+GPU_TESTS = Path(__file__).parent / "gpu"
+
+
+def pytest_configure(config):
+    """Only the tests that ask for a GPU see one: fairseq with --cpu is not itself where there is one."""
+    paths = [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
+    if config.option.markexpr != "gpu" and not all(path.is_relative_to(GPU_TESTS) for path in paths):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without a GPU one line stands for all that need one. MIST_GPU_TEST_DEVICE=cpu runs them all the same."""
+    import torch
+
+    if torch.cuda.is_available() or "MIST_GPU_TEST_DEVICE" in os.environ:
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    for item in gpu[:1]:
+        item.add_marker(pytest.mark.skip(reason=f"{len(gpu)} tests need a GPU: pytest -m gpu"))
+    config.hook.pytest_deselected(items=gpu[1:])
+    items[:] = [item for item in items if item not in gpu[1:]]
+
 
 def pytest_collection():
     """Not in the process that gives pytest-xdist's workers their tests: it runs none, and they wait for it."""

@@ -200,7 +200,8 @@ class Encoder(nn.Module):
             layer = self.layers[0 if self.config.shared_layers else i]
             seen = () if source is None else (source.keys[i], source.values[i])
             run = partial(checkpoint, layer, use_reentrant=False) if again else layer
-            x, key, value = run(x, index, masks[layer.is_local], shape, turns[layer.is_local], *seen)
+            local = int(layer.is_local)  # torch.compile indexes by no bool
+            x, key, value = run(x, index, masks[local], shape, turns[local], *seen)
             if source is None:
                 if again or not torch.is_grad_enabled():  # a copy: they are parts of a tensor with queries
                     key, value = torch.stack([key, value])

@@ -53,6 +53,11 @@ class Entry:
         """The folder of data, from where this process runs."""
         return os.path.join(self.folder, self.data)
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it runs on a GPU only."""
+        return self.options.get("accelerate") == "cudagraph"
+
     def __post_init__(self):
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"a system's name is {short(self.name)}, expected text")

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from mist_fairseq.experiments.benchmark import measuring
-from mist_fairseq.experiments.benchmark.floor import Rates, floor_seconds, machine_rates, products
+from mist_fairseq.experiments.benchmark.floor import PRODUCT, Rates, floor_seconds, machine_rates, products
 from mist_fairseq.experiments.benchmark.inputs import GROUPS, Entry
 from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
@@ -42,8 +42,10 @@ class Benchmark:
         self.systems: dict[str, System] = {}
         self.errors: dict[str, str] = {}
         self.parameters: dict[str, int] = {}
+        self.not_run = {entry.name for entry in entries if entry.needs_gpu and not torch.cuda.is_available()}
         for entry in tqdm(entries, desc="loading", disable=None):
-            self._guard(entry.name, self._load, entry)
+            if entry.name not in self.not_run:
+                self._guard(entry.name, self._load, entry)
 
     def _load(self, entry: Entry):
         system = load_system(entry, self.forced)
@@ -170,11 +172,11 @@ class Benchmark:
         return {name: result.as_dict() | {"outputs": texts[name][:20]} for name, result in results.items()}
 
     def memory(self, chosen: np.ndarray, batch_size: int) -> dict[str, int | None]:
-        """Return the most bytes that weights and computation take, of each system in a process of its own."""
+        """Return the most bytes that weights and computation take, of each system loaded once more."""
         entries = [entry for entry in self.entries if entry.name in self.systems]
         given = self.subset, chosen[-batch_size:].tolist(), self.forced
         return {
-            entry.name: self._guard(entry.name, measuring.in_new_process, _peak_memory, entry, *given)
+            entry.name: self._guard(entry.name, measuring.apart, _peak_memory, entry, *given)
             for entry in tqdm(entries, desc="memory", disable=None)
         }
 
@@ -185,6 +187,7 @@ class Benchmark:
             content = {key: value for key, value in asdict(entry).items() if value and key not in ("name", "folder")}
             for key, known in (("parameters", self.parameters), ("error", self.errors)):
                 content |= {key: known[entry.name]} if entry.name in known else {}
+            content |= {"not_run": "no GPU"} if entry.name in self.not_run else {}
             described[entry.name] = content
         return measuring.machine() | {"forced_lengths": self.forced, "described": described}
 
@@ -233,9 +236,9 @@ def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> d
 
 
 def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> int | None:
-    """Run one system alone in this process. Returns bytes, None where the machine does not tell."""
-    before = measuring.memory_status("VmRSS")
+    """Load and run one system. Returns bytes, None where the machine does not tell."""
     on_gpu = torch.cuda.is_available()
+    before = torch.cuda.memory_allocated() if on_gpu else measuring.memory_status("VmRSS")
     system = load_system(entry, forced)
     system.load_data(subset)
     if on_gpu:
@@ -245,9 +248,9 @@ def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> i
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     system.decode(system.batch(batch))
-    if on_gpu:
-        return torch.cuda.max_memory_allocated() if entry.engine != "ctranslate2" else None  # not torch's memory
-    after = measuring.memory_status("VmHWM")
+    if entry.engine == "ctranslate2" and on_gpu:  # not torch's memory
+        return None
+    after = torch.cuda.max_memory_allocated() if on_gpu else measuring.memory_status("VmHWM")
     return None if before is None or after is None else after - before
 
 
@@ -265,10 +268,7 @@ def markdown(result: dict) -> str:
     if result.get("rates"):
         rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
         bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
-        sections.append(
-            f"Rates of a product of 2048 x 2048 matrices (256 x 256 where those take seconds): {rates}; of copying, "
-            f"{bandwidth:.0f} GB/s."
-        )
+        sections.append(f"Rates of {PRODUCT}: {rates}; of copying, {bandwidth:.0f} GB/s.")
     if result.get("parts"):
         parts, lines = list(next(iter(result["parts"].values()))), []
         for name, spent in result["parts"].items():
@@ -299,7 +299,8 @@ def _summary_table(result: dict) -> str:
     lines = []
     for group, name in _rows(result):
         values, timed = scores.get(name, {}), [run["systems"].get(name) for run in runs]
-        passes, speeds = "", ["failed"] * len(runs)
+        missing = result["described"][name].get("not_run")
+        passes, speeds = "", [f"not run: {missing}" if missing else "failed"] * len(runs)
         if any(timed):
             passes = f"{next(one['passes_per_sentence'] for one in timed if one):.1f}".removesuffix(".0")
             passes, speeds = "N" if group == "AR" else passes, list(map(_speed, timed, runs))

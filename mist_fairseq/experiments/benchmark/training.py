@@ -5,6 +5,7 @@ import shlex
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 import mist_fairseq.tasks  # noqa: F401 # registers with fairseq
 from mist_fairseq.experiments.benchmark import measuring
-from mist_fairseq.experiments.benchmark.floor import fastest_product, training_operations
+from mist_fairseq.experiments.benchmark.floor import PRODUCT, fastest_product, training_operations
 from mist_fairseq.experiments.benchmark.inputs import Entry, write_data
 from mist_fairseq.experiments.benchmark.systems import training_configuration
 from mist_fairseq.files.markdown import markdown_table
@@ -104,20 +105,26 @@ def _median(values: np.ndarray) -> dict[str, float | list[float]]:
 
 
 def measure_memory(entry: Entry) -> dict[str, int | None]:
-    """Measure peak bytes of training each arm, in a process of its own; None where the system does not tell.
+    """Measure peak bytes of training each arm; None where the system does not tell.
 
-    On a GPU it is the GPU's memory, on a CPU all that the process ever held, Python and its libraries included.
+    On a GPU it is what training takes of the GPU's memory, on a CPU all that a process of its own ever held, Python and
+    its libraries included.
     """
-    return {arm: measuring.in_new_process(_peak_memory, entry, arm) for arm in ARMS}
+    return {arm: measuring.apart(_peak_memory, entry, arm) for arm in ARMS}
 
 
 def _peak_memory(entry: Entry, arm: str) -> int | None:
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
-    training = Training(entry, arm)
-    for number in range(_BATCHES):
-        training.update(number)
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else measuring.memory_status("VmHWM")
+    on_gpu = torch.cuda.is_available()
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with patch.object(torch.cuda, "reset_peak_memory_stats"):  # by which fairseq's trainer forgets each update's peak
+        training = Training(entry, arm)
+        for number in range(_BATCHES):
+            training.update(number)
+    return torch.cuda.max_memory_allocated() - before if on_gpu else measuring.memory_status("VmHWM")
 
 
 def markdown(result: dict) -> str:
@@ -141,7 +148,7 @@ def markdown(result: dict) -> str:
         f"{markdown_table(ratio_heads, ratios)}\n\n"
         f"`{shlex.join(result['arguments'])}`, {result['runs'][0]['parameters'] / 1e6:.1f} M parameters; lengths of "
         f"{result['profile']}; {result['device']}, {result['threads']} threads, torch {result['torch']}. Updates of "
-        "fairseq's trainer, the arms and a product of 2048 x 2048 matrices (256 x 256 where those take seconds) of the "
-        "same precision in turn: medians with 95 % bootstrap intervals. Operations are those of matrix products at "
-        "real positions. Memory is that of the whole process, or of the GPU.\n"
+        f"fairseq's trainer, the arms and {PRODUCT}, of the same precision in turn: medians with 95 % bootstrap "
+        "intervals. Operations are those of matrix products at real positions. Memory is that of the whole process, or "
+        "what training takes of a GPU's.\n"
     )

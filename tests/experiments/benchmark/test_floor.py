@@ -136,7 +136,7 @@ def test_floor_is_arithmetic_or_reading_whichever_takes_longer():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_rates(precision, monkeypatch):
-    monkeypatch.setattr(floor, "_SIZE", 64)
+    monkeypatch.setitem(floor._SIZES, "cpu", 64)
     monkeypatch.setattr(floor, "_COPIED", 2**16)
     rates = machine_rates(precision, repeats=1)
     assert rates.operations > 0 and rates.bandwidth > 0

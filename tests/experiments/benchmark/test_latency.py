@@ -115,6 +115,15 @@ def test_systems_that_fail_do_not_stop_the_others(data, tmp_path, monkeypatch):
     assert set(errors) == {one.name for one in systems} - {"a"}
 
 
+def test_what_needs_a_gpu_is_not_run_without(data):
+    needs = entry(data, MIST, "graphs", {"accelerate": "cudagraph"})
+    benchmark = Benchmark([entry(data, MIST, "a"), needs])
+    result = benchmark.describe() | {"runs": [benchmark.time(benchmark.choose(2), 1)]}
+    assert list(benchmark.systems) == ["a"] and "error" not in result["described"]["graphs"]
+    text = markdown(result)
+    assert "| NAR | graphs |  | not run: no GPU |" in text and "Failed" not in text
+
+
 def test_first_system_fails(data):
     wrong = entry(data, "--task mist --arch none", "a")
     benchmark = Benchmark([wrong, entry(data, MIST, "b")])

@@ -45,7 +45,8 @@ def test_an_update_is_one_of_fairseq(setting):
     model, criterion = one.trainer.get_model(), one.trainer.get_criterion()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     one.trainer._set_seed()
-    loss, size, _ = criterion(model.train(), one.batches[1])
+    batch, _ = one.trainer._prepare_sample(one.batches[1])  # on the model's device
+    loss, size, _ = criterion(model.train(), batch)
     (loss / size).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -106,6 +107,28 @@ def test_memory_is_of_a_process_alone(setting, monkeypatch, warm_processes):
     assert 0.9 < (actual["MIST"] - small["MIST"]) / (4 * 4 * 16 * 1_000_000) < 2
 
 
+def test_the_peak_is_that_of_all_updates(setting, monkeypatch):
+    """fairseq's trainer resets the allocator's peak at the end of each update."""
+    peak = [99]
+
+    class OnGpu:
+        def __init__(self, *_):
+            pass
+
+        def update(self, number):
+            peak.append(10 - number)
+            torch.cuda.reset_peak_memory_stats()
+            peak.append(5)
+
+    monkeypatch.setattr(training, "Training", OnGpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: max(peak))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", peak.clear)
+    monkeypatch.setattr(training.logging, "disable", lambda _: None)
+    assert measure_memory(setting) == dict.fromkeys(ARMS, 7)
+
+
 def test_table(setting, clocked):
     run = time_training(setting, updates=2) | {"memory": {"MIST": 3 * 2**30, "no mixing": None}}
     text = markdown(machine() | {"arguments": ["--arch", "x y"], "profile": "quora", "runs": [run]})
@@ -114,7 +137,7 @@ def test_table(setting, clocked):
 
 
 def test_script(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(floor, "_SIZE", 256)  # of products, which take seconds
+    monkeypatch.setitem(floor._SIZES, "cpu", 256)  # of products, which take seconds
     (tmp_path / "lengths.yaml").write_text("source: 5\ntarget: {3: 1, 4: 1}\n")
     out = tmp_path / "result.json"
     given = f"--profile {tmp_path / 'lengths.yaml'} --batch-size 2 --updates 2 --precision fp32 bf16 --no-memory"
