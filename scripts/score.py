@@ -10,7 +10,9 @@ the first by paired bootstrap. Protocols say what is done to the texts and which
     xsum              lower, words, collapse-repeats, rejoin-xsum; rouge155-1, rouge155-2, rouge155-l, sacrebleu
     authors-squad_qg, authors-quora, authors-xsum
                       as the authors' code does it: words, collapse-repeats-authors, and for Quora rejoin-quora-authors,
-                      for XSum rejoin-xsum; references as they are; rouge-package-1, -2, -l for XSum
+                      for XSum rejoin-xsum; references are the Penn Treebank's tokens, for XSum as they are, with
+                      rouge-package-1, -2, -l. Outputs that are copies and words that are new are counted in all
+                      protocols that have the sources: ibleu, source-bleu, copies, novel-1, -2, distinct-1, -2
     plain             lower; all metrics; with --source grouped, too: on tokenized files this is what the
                       question-generation script computes
 

@@ -58,10 +58,10 @@ _XSUM, _ROUGE = ["lower", "words", "collapse-repeats", "rejoin-xsum"], ["rouge15
 _EXTRACTED = ["copies", "novel-1", "novel-2"]
 _ROUGE_PACKAGE = ["rouge-package-1", "rouge-package-2", "rouge-package-l"]
 _THEIR_WORDS = ["words", "collapse-repeats-authors"]
-# As the authors' code does it: references stay as they are, and what their package gives is ROUGE.
+# As the authors' code does it, which leaves references as they are: the Penn Treebank's tokens, which raw ones become.
 _AUTHORS = {
-    "authors-squad_qg": Protocol([*_THEIR_WORDS, "lower"], ["lower"], _QG_METRICS, group=True),
-    "authors-quora": Protocol([*_THEIR_WORDS, "rejoin-quora-authors", "lower"], ["lower"], _QG_METRICS, group=True),
+    "authors-squad_qg": Protocol([*_THEIR_WORDS, "lower"], _PENN, _QG_METRICS, group=True),
+    "authors-quora": Protocol([*_THEIR_WORDS, "rejoin-quora-authors", "lower"], _PENN, _QG_METRICS, group=True),
     "authors-xsum": Protocol(
         [*_THEIR_WORDS, "rejoin-xsum", "lower"], ["lower"], [*_ROUGE_PACKAGE, *_EXTRACTED], group=False
     ),

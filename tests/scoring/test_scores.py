@@ -110,3 +110,18 @@ def test_what_cannot_be_computed_does_not_stop_the_rest(monkeypatch):
 def test_errors(systems, references, options, message):
     with pytest.raises(ValueError, match=message):
         score(systems, references, **{"protocol": PROTOCOLS["plain"], **options})
+
+
+def test_what_a_perfect_output_scores_with_the_authors_protocols():
+    """References raw or tokenized; BERT's words are not the Penn Treebank's tokens, and some of Quora's stay apart."""
+    raw, tokenized = ["What's the best way to learn it?"], ["what 's the best way to learn it ?"]
+    apart = ["I've been told that we're late, why is it so?"]
+    for name, all_joined in (("quora", True), ("authors-quora", False), ("squad_qg", True)):
+        found = [
+            score({"a": texts}, references, raw, protocol=PROTOCOLS[name], metrics=["bleu-4"])["a"].values["bleu-4"]
+            for texts, references in ((raw, raw), (raw, tokenized), (tokenized, raw), (apart, apart))
+        ]
+        assert found[:3] == [pytest.approx(100)] * 3
+        assert (found[3] > 99.9) == all_joined, name
+    words = score({"a": raw}, raw, raw, protocol=PROTOCOLS["authors-squad_qg"], metrics=["bleu-4"])["a"]
+    assert 50 < words.values["bleu-4"] < 90
