@@ -13,8 +13,8 @@ the first by paired bootstrap. Protocols say what is done to the texts and which
                       for XSum rejoin-xsum; references are the Penn Treebank's tokens, for XSum as they are, with
                       rouge-package-1, -2, -l. Outputs that are copies and words that are new are counted in all
                       protocols that have the sources: ibleu, source-bleu, copies, novel-1, -2, distinct-1, -2
-    plain             lower; all metrics; with --source grouped, too: on tokenized files this is what the
-                      question-generation script computes
+    plain             lower; all metrics but the package's; with --source grouped, too: on tokenized files this is what
+                      the question-generation script computes
 
 sacrebleu is what its command line gives with -lc: line by line, without steps. meteor15 needs Java and rouge155 Perl;
 where they are missing the other scores still come, and the exit status is 1.

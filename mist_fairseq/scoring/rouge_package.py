@@ -4,6 +4,8 @@ from sacrebleu.metrics.base import Score
 
 from mist_fairseq.scoring.summed import SummedMetric
 
+MOST = 2**22  # pairs of words; some 100 bytes each
+
 
 class RougePackage(SummedMetric):
     """Mean F-measure of the sentences in percent, with sacrebleu's interface. Tokens stand between spaces.
@@ -16,6 +18,7 @@ class RougePackage(SummedMetric):
 
     Raises:
         ImportError: the package is not installed; says how to install it.
+        RuntimeError: texts are so long that its table of words by words would not fit.
     """
 
     def __init__(self, kind: str):
@@ -33,6 +36,9 @@ class RougePackage(SummedMetric):
         references = [text for text in ref_kwargs["references"] if text.replace(".", "").split()]
         if not references or not hypothesis.replace(".", "").split():
             return [0.0, 1]
+        largest = len(hypothesis.split()) * max(len(text.split()) for text in references)
+        if largest > MOST:
+            raise RuntimeError(f"the package rouge would need a table of {largest:,} pairs of words: use rouge155")
         return [max(self._rouge.get_scores(hypothesis, text)[0][self.kind]["f"] for text in references), 1]
 
     def _compute_score_from_stats(self, stats):

@@ -42,3 +42,9 @@ def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge", None)
     with pytest.raises(ImportError, match=r"pip install 'mist_fairseq\[scores\]'"):
         RougePackage("rouge-1")
+
+
+def test_texts_that_are_too_long_are_refused():
+    long = "a b " * 2000
+    with pytest.raises(RuntimeError, match="a table of 16,000,000 pairs of words: use rouge155"):
+        RougePackage("rouge-l").corpus_score([long], [[long]])
