@@ -4,6 +4,7 @@ The source stands before the references. Copying it scores BLEU-4 32.6 on Quora'
 """
 
 from functools import partial
+from typing import Any
 
 from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.base import Metric, Score
@@ -11,7 +12,8 @@ from sacrebleu.metrics.base import Metric, Score
 from mist_fairseq.scoring.summed import SummedMetric
 
 # As in the question-generation script: tokens stand between spaces, no smoothing.
-WORD_BLEU = partial(BLEU, tokenize="none", smooth_method="none", force=True)
+_WORDS: dict[str, Any] = {"tokenize": "none", "smooth_method": "none", "force": True}
+WORD_BLEU = partial(BLEU, **_WORDS)
 ALPHA = 0.8
 
 
@@ -19,7 +21,7 @@ class SourceBleu(BLEU):
     """BLEU-4 against the source, "self-BLEU" in papers on paraphrases: the lower, the less is copied."""
 
     def __init__(self):
-        super().__init__(tokenize="none", smooth_method="none", force=True)
+        super().__init__(**_WORDS)
 
     def _extract_reference_info(self, refs):
         return super()._extract_reference_info(refs[:1])
