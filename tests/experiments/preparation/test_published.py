@@ -64,7 +64,9 @@ def test_pieces_come_back(tmp_path, monkeypatch, dictionary, form):
     assert len(ids) > 30
     found = [[dictionary.symbols[index] for index in line] for line in ids]
     if form == "lists":
-        paths = write(tmp_path, {f"{s}.json": "".join(record(x, ["b"]) for x in found) for s in ("train", "dev", "test")})
+        paths = write(
+            tmp_path, {f"{s}.json": "".join(record(x, ["b"]) for x in found) for s in ("train", "dev", "test")}
+        )
         options = []
     else:
         sides = {"src": "".join(" ".join(x) + "\r\n" for x in found), "tgt": "b\n" * len(found)}
@@ -72,7 +74,9 @@ def test_pieces_come_back(tmp_path, monkeypatch, dictionary, form):
         options = ["--pieces"]
     assert run(monkeypatch, paths, tmp_path / "out", *options) is None
     for split in ("train", "valid", "test"):
-        back = [dictionary.encode_line(text, append_eos=False).tolist() for text in lines(tmp_path / "out" / f"{split}.src")]
+        back = [
+            dictionary.encode_line(text, append_eos=False).tolist() for text in lines(tmp_path / "out" / f"{split}.src")
+        ]
         assert back == ids
 
 
