@@ -16,8 +16,6 @@ from mist_fairseq.experiments.preparation.pair_files import (
 from mist_fairseq.text.tokenizer import SEP, UNK
 from mist_fairseq.text.wordpiece import join_pieces
 
-_REMARKS = {UNK: f"pairs with {UNK}, here plain text", " ##": "pairs with pieces that --pieces would join"}
-
 
 def prepare(files: PairFiles, paths: Sequence[str], pieces: bool = False):
     """Write the pairs at three *paths*, for training, validation and testing, as they are; count the splits' overlap.
@@ -33,9 +31,10 @@ def prepare(files: PairFiles, paths: Sequence[str], pieces: bool = False):
                 parts = source.split(SEP) if isinstance(source, str) else [source]
                 pair = f" {SEP} ".join(text_of(part, "src") for part in parts), text_of(target, "tgt")
                 files.add(split, *pair)
-                for mark, remark in _REMARKS.items():
-                    if any(mark in text for text in pair):
-                        files.remarks[remark] += 1
+                if any(UNK in text for text in pair):
+                    files.remarks[f"pairs with {UNK}, here plain text"] += 1
+                if not pieces and any(" ##" in text for text in pair):
+                    files.remarks["pairs with ##, which --pieces would join"] += 1
     files.count_overlap()
 
 

@@ -51,7 +51,7 @@ def test_json_lines_of_the_authors(tmp_path, monkeypatch):
         "invalid JSON line": 2,
     }
     assert counts["remarks"]["pairs with [UNK], here plain text"] == 2
-    assert counts["remarks"]["pairs with pieces that --pieces would join"] == 1
+    assert counts["remarks"]["pairs with ##, which --pieces would join"] == 1
 
 
 @pytest.mark.parametrize("form", ["lists", "texts"])
