@@ -3,10 +3,11 @@
     python scripts/prepare_published.py train.json dev.json test.json --out DIR
     python scripts/prepare_published.py train valid test --pieces --out DIR
 
-The first takes JSON lines, {"src": ..., "tgt": ...}, texts or lists of tokens, to which the authors of MIST (kongds/MIST)
-have links for SQuAD, XSum and Quora; SQuAD's src is "answer [SEP] passage". The second takes train.src beside train.tgt
-and so on: the preprocessed Quora of DA-Transformer (thu-coai/DA-Transformer), and for SQuAD and XSum GLGE's org_data,
-which needs no --pieces unless DA-Transformer's script has made tokenized_train, tokenized_dev, tokenized_test of it.
+The first takes JSON lines, {"src": ..., "tgt": ...}, texts or lists of tokens, to which the authors of MIST
+(kongds/MIST) have links for SQuAD, XSum and Quora; SQuAD's src is "answer [SEP] passage". The second takes train.src
+beside train.tgt and so on: the preprocessed Quora of DA-Transformer (thu-coai/DA-Transformer), and for SQuAD and XSum
+GLGE's org_data, which needs no --pieces unless DA-Transformer's script has made tokenized_train, tokenized_dev,
+tokenized_test of it.
 
 Splits, order and texts stay as published. Pieces have lost case and accents: they are for uncased encoders, and
 references for scores are better taken from data without pieces.

@@ -4,10 +4,10 @@
     python scripts/prepare_squad_qg.py --train train-v1.1.json --dev dev-v1.1.json --out DIR
 
 The first splits as Du et al. 2017, whose repository (xinyadu/nqg) has the FOLDER: articles of the official training
-file are for training or testing, the official dev file for validation. So does GLGE (Liu et al. 2020), from which the paper
-has autoregressive rows of its Table 1. The second trains on the official training file and divides the questions of the
-official dev file at random into validation and test halves: Zhou et al. 2017, and one of the two splits of Zhao et al.
-2018, which the paper's text names. examples/squad_qg/README.md tells how this is known.
+file are for training or testing, the official dev file for validation. So does GLGE (Liu et al. 2020), from which the
+paper has autoregressive rows of its Table 1. The second trains on the official training file and divides the
+questions of the official dev file at random into validation and test halves: Zhou et al. 2017, and one of the two
+splits of Zhao et al. 2018, which the paper's text names. examples/squad_qg/README.md tells how this is known.
 """
 
 import argparse
