@@ -1,9 +1,13 @@
 """Make answer-aware question generation data from SQuAD v1.1: "answer [SEP] passage" to the question.
 
+    python scripts/prepare_squad_qg.py --train train-v1.1.json --dev dev-v1.1.json --split-lists FOLDER --out DIR
     python scripts/prepare_squad_qg.py --train train-v1.1.json --dev dev-v1.1.json --out DIR
 
-trains on the official training file and divides the official dev file at random into validation and test halves (Zhao
-et al. 2018). For the articles of Du et al. 2017 add --split-lists FOLDER, with their doclist-{train,dev,test}.txt.
+The first splits as Du et al. 2017, whose repository (xinyadu/nqg) has the FOLDER: articles of the official training
+file are for training or testing, the official dev file for validation. So does GLGE (Liu et al. 2020), from which the
+paper has autoregressive rows of its Table 1. The second trains on the official training file and divides the
+questions of the official dev file at random into validation and test halves: Zhou et al. 2017, and one of the two
+splits of Zhao et al. 2018, which the paper's text names. examples/squad_qg/README.md tells how this is known.
 """
 
 import argparse

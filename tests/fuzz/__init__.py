@@ -21,7 +21,16 @@ _MODULES = {
         "text",
         "ids",
     ),
-    "preparation": ("quora", "squad", "squad_lists", "xsum_json_lines", "xsum_documents", "static_mix", "gzip_lines"),
+    "preparation": (
+        "quora",
+        "squad",
+        "squad_lists",
+        "xsum_json_lines",
+        "xsum_documents",
+        "published_pairs",
+        "static_mix",
+        "gzip_lines",
+    ),
     "readers": ("bart_dictionary", "generation", "training_log", "result_files", "systems", "requests"),
 }
 TARGETS = {name: module for module, names in _MODULES.items() for name in names}

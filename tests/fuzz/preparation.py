@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mist_fairseq.experiments.preparation import pair_files, squad_qg, xsum
+from mist_fairseq.experiments.preparation import pair_files, published, squad_qg, xsum
 from mist_fairseq.experiments.preparation import quora as quora_pairs
 from mist_fairseq.experiments.preparation.pair_files import SIDES, SPLITS, PairFiles, read_lines
 from mist_fairseq.experiments.preparation.static_mix import static_mix as mix
@@ -74,6 +74,13 @@ def xsum_documents(data: bytes):
     _prepared(lambda made: xsum.prepare_documents(made, str(Path(paths[0]).parent), paths[0]), paths)
 
 
+def published_pairs(data: bytes):
+    """JSON lines, for validation a file of sources and one of targets; all of them pieces."""
+    paths = files(data, ["pairs-train.json", "pairs-valid.src", "pairs-valid.tgt", "pairs-test.json"])
+    given = [paths[0], paths[1].removesuffix(".src"), paths[3]]
+    _prepared(lambda made: published.prepare(made, given, pieces=True), paths)
+
+
 def static_mix(data: bytes):
     """Six files and as many pseudo targets as the seventh has lines; all lines come out as they went in."""
     names = [f"{split}.{side}" for split in SPLITS for side in SIDES]
@@ -123,6 +130,7 @@ _TSV = b"".join(
     ]
 )
 _RECORDS = b'{"document": "a\\nb", "summary": "s"}\n{"document": "c", "summary": "t [SEP]"}\n'
+_LINES = b'{"src": "a [SEP] b ##c", "tgt": ["d", "##e"]}\n{"src": "f", "tgt": "g [UNK]"}\n'
 _SPLIT = b'{"train": ["1"], "validation": ["2"], "test": ["1", 3]}'
 _DOCUMENT = b"[SN]URL[SN]\nx\n\n[SN]FIRST-SENTENCE[SN]\nA summary.\n\n[SN]RESTBODY[SN]\nEmail\nAn article.\n"
 _join = SEPARATOR.join
@@ -142,6 +150,10 @@ START = {
     "squad_lists": ([_join([_TRAIN, _DEV, *_LISTS])], [*_KEYS, SEPARATOR, b"%", b"%C3", b"_", *_ODD]),
     "xsum_json_lines": ([_join([_RECORDS] * 3)], [b'"document"', b'"summary"', SEPARATOR, *_ODD]),
     "xsum_documents": ([_join([_SPLIT, _DOCUMENT, _DOCUMENT])], [b"[SN]", b"\n[SN]A[SN]\n", SEPARATOR, *_ODD]),
+    "published_pairs": (
+        [_join([_LINES, b"a ##b\nc\n", b"d\r\ne [SEP] f", _LINES])],
+        [b'"src"', b'"tgt"', b" ##", b'["', SEPARATOR, *_ODD],
+    ),
     "static_mix": ([_join([b"a\nb\n", b"c\nd", b"e\n", b"f\n", b"g", b"h", b"p\nq"])], [b"a\n", SEPARATOR, *_ODD]),
     "gzip_lines": ([gzip.compress(b"one\ntwo\r\nthree", mtime=0), b""], [b"\x1f\x8b\x08", *_ODD]),
 }

@@ -94,6 +94,19 @@ def read_json(path: str):
             raise ValueError(f"{path} is truncated or not JSON: {error}") from error
 
 
+def read_json_lines(path: str, skipped: Counter[str]) -> Iterator[dict]:
+    """Yield the objects of a file with one JSON object a line; count the other lines, unless they are empty."""
+    for line in filter(str.strip, read_lines(path)):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            yield record
+        else:
+            skipped["invalid JSON line"] += 1
+
+
 @dataclass
 class PairFiles:
     """The six text files of a data folder while they are written, for sources and targets by split, and the counts."""
@@ -102,12 +115,26 @@ class PairFiles:
     kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # pairs by split
     skipped: Counter[str] = field(default_factory=Counter)  # what was left out, by reason
     remarks: Counter[str] = field(default_factory=Counter)  # what is odd about the rest, by kind
+    # Hashes of all texts written, without case: XSum's documents would fill the memory.
+    _written: dict[str, list[tuple[int, int]]] = field(init=False)
+
+    def __post_init__(self):
+        self._written = {split: [] for split in SPLITS}
 
     def add(self, split: str, source: str, target: str):
         """Write a pair of texts that ``one_line`` made."""
         for file, text in zip(self.files[split], (source, target)):
             file.write(text + "\n")
         self.kept[split] += 1
+        self._written[split].append((hash(source.casefold()), hash(target.casefold())))
+
+    def count_overlap(self):
+        """Remark how many sources and pairs the other splits share with training, on whichever side and in any case."""
+        trained = {text for pair in self._written["train"] for text in pair}
+        for split in SPLITS[1:]:
+            pairs = self._written[split]
+            self.remarks[f"{split} sources that training has"] = sum(source in trained for source, _ in pairs)
+            self.remarks[f"{split} pairs of which training has both"] = sum(map(trained.issuperset, pairs))
 
     @contextmanager
     def skipping(self) -> Iterator[None]:

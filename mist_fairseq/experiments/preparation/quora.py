@@ -45,11 +45,7 @@ def prepare(
             files.skipped[fate] += 1
     if files.kept["train"] < train_size:
         files.remarks["training pairs fewer than asked for"] = train_size - files.kept["train"]
-    trained = {question for fate, pair in zip(fates, questions) if fate == "train" for question in pair}
-    for name in ("valid", "test"):
-        drawn = [pair for fate, pair in zip(fates, questions) if fate == name]
-        files.remarks[f"{name} sources that training has"] = sum(source in trained for source, _ in drawn)
-        files.remarks[f"{name} pairs of which training has both"] = sum(trained.issuperset(pair) for pair in drawn)
+    files.count_overlap()
 
 
 def draw_pairs(

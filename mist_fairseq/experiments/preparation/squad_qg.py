@@ -24,7 +24,8 @@ def prepare(files: PairFiles, train: str, dev: str, split_lists: Sequence[str] =
 
     With *split_lists*, as ``read_split_lists`` takes them (Du et al. 2017), articles go where their titles are listed.
     Without, *train* is for training, and *dev* is divided at random by *seed* into halves, the smaller for validation
-    and the larger for testing (Zhao et al. 2018). Pairs are drawn one by one, so a passage may be in both.
+    and the larger for testing (Zhou et al. 2017, Zhao et al. 2018). Pairs are drawn one by one, so that a passage may
+    be in both.
     """
     if split_lists:
         listed = read_split_lists(split_lists)

@@ -1,6 +1,5 @@
 """XSum: BBC articles and their first sentences as summaries, as the authors released them or as JSON lines."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from mist_fairseq.experiments.preparation.pair_files import (
     open_text,
     progress,
     read_json,
-    read_lines,
+    read_json_lines,
     text_of,
 )
 
@@ -48,12 +47,6 @@ def prepare_documents(files: PairFiles, documents: str, split: str):
 def prepare_json_lines(files: PairFiles, paths: Sequence[str]):
     """Write what three files (train, valid, test) hold, ``{"document": ..., "summary": ...}`` a line, plain or .gz."""
     for split, path in zip(_KEYS, paths):
-        for line in filter(str.strip, read_lines(path)):
+        for record in read_json_lines(path, files.skipped):
             with files.skipping():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    record = None
-                if not isinstance(record, dict):
-                    raise Skipped("invalid JSON line")
                 files.add(split, *(text_of(record.get(key), key) for key in ("document", "summary")))
