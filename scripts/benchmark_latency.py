@@ -5,9 +5,10 @@
     python scripts/benchmark_latency.py data-bin --system a=a.pt --system b=b.pt:precision=bf16 --out latency.json
 
 All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
-compare ratios, not milliseconds of different runs. The first is what the others' speed is compared with. A system that
-fails is reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the
-file names a reference, scores and a plot of quality over latency (.png).
+compare ratios, not milliseconds of different runs. The first is what the others' speed is compared with, and --over
+names more: --over "Transformer 12-1, CTranslate2 int8, greedy" is what one would put online. A system that fails is
+reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the file names a
+reference, scores and a plot of quality over latency (.png).
 
 A file of systems (see examples/baselines):
 
@@ -58,6 +59,7 @@ def main():
     metavar = "NAME=CHECKPOINT[:OPTION=VALUE,...]"
     parser.add_argument("--system", type=read_system, action="append", metavar=metavar, help="instead of a file")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these systems of the file")
+    parser.add_argument("--over", nargs="+", default=[], metavar="NAME", help="compare speed with these systems, too")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument("--sentences", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=3, help="batches before the clock counts (default: %(default)s)")
@@ -100,11 +102,10 @@ def read_systems(args) -> tuple[list[Entry], dict]:
         check_names(entries, "--system")
     else:
         entries, settings = read_entries(args.systems)
+    if unknown := {*(args.only or []), *args.over} - {entry.name for entry in entries}:
+        raise ValueError(f"{args.systems} has no system {', '.join(sorted(unknown))}")
     if args.only:
-        unknown = set(args.only) - {entry.name for entry in entries}
-        if unknown:
-            raise ValueError(f"{args.systems} has no system {', '.join(sorted(unknown))}")
-        entries = [entry for entry in entries if entry.name in args.only]
+        entries = [entry for entry in entries if entry.name in [*args.only, *args.over]]
     return entries, settings
 
 
@@ -126,7 +127,7 @@ def run(args, folder: Path) -> dict:
                 f"{args.systems}: protocol {protocol!r}, metrics {metrics!r}; expected one of {', '.join(PROTOCOLS)} "
                 f"and some of {', '.join(METRICS)}"
             )
-    benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic))
+    benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), over=args.over)
     chosen = benchmark.choose(args.sentences)
     before = benchmark.rates() if args.floor else {}
     runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]

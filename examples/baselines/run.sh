@@ -5,7 +5,8 @@
 #   run.sh score --data DIR [options]                     all systems that have generated, in one table
 #   run.sh latency --data DIR [options]                   all systems that are trained, timed side by side and scored
 #
-#   --system NAME      transformer bart mass prophetnet (autoregressive), insertion inat levt cmlm (semi-NAR),
+#   --system NAME      transformer transformer-12-1 transformer-6-1 bart mass prophetnet (autoregressive; 12-1: layers
+#                      of encoder and decoder), insertion inat levt cmlm (semi-NAR),
 #                      nat nat-mass nat-mass-mist bang no-mixing mist (NAR)
 #   --data DIR         raw train/valid/test.src/.tgt, one text a line
 #   --protocol NAME    how to score: quora (default), squad_qg, xsum or plain, as in scripts/score.py
@@ -53,20 +54,23 @@ lev="--criterion nat_loss --label-smoothing 0.1 --share-all-embeddings --apply-b
     --decoder-learned-pos --optimizer adam --lr 5e-4 --warmup-updates 4000 --dropout 0.1 --weight-decay 0.01"
 length="--pred-length-offset --length-loss-factor 0.1"
 ar="--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --weight-decay 0.01"
+transformer="--arch transformer --share-all-embeddings $ar --lr 5e-4 --warmup-updates 4000"
 tune="--lr 3e-5 --warmup-updates 500" # of pre-trained weights, the paper's
 nar="--criterion mist_loss --label-smoothing 0.1 --glancing-ratio 0.5 --optimizer bert_adamw --weight-decay 0.01 $tune"
 
 settings() { # SYSTEM: its group in the tables, task, options of fairseq-train and of fairseq-generate
     group=AR task=mist_translation generation="--beam 4 --lenpen 1.0"
     case "$1" in
-        transformer|bart|mass|prophetnet) ;;
+        transformer*|bart|mass|prophetnet) ;;
         insertion|inat|levt|cmlm) group=Semi-NAR task=mist_translation_lev generation="--iter-decode-max-iter 9" ;;
         nat) group=NAR task=mist_translation_lev generation="--iter-decode-max-iter 0" ;;
         bang) group=NAR generation= ;;
         *) group=NAR task=mist generation= ;;
     esac
     case "$1" in
-        transformer) arguments="--arch transformer --share-all-embeddings $ar --lr 5e-4 --warmup-updates 4000" ;;
+        transformer) arguments=$transformer ;;
+        transformer-12-1) arguments="$transformer --encoder-layers 12 --decoder-layers 1" ;;
+        transformer-6-1) arguments="$transformer --encoder-layers 6 --decoder-layers 1" ;;
         bart) arguments="--arch bart_base $ar $tune" ;;
         mass) arguments="--arch mass_base $ar $tune" ;;
         prophetnet) arguments="--arch prophetnet $ar $tune" ;;
@@ -176,6 +180,11 @@ row() { # FOLDER NAME OPTIONS [KEYS]: a system for scripts/benchmark_latency.py
         "data: $(basename "$(cat "$out/$1/data-bin")"), options: $(mapping $3)${4:+, $4}}"
 }
 
+ctranslate2() { # FOLDER PRECISION
+    row "$1" "$1, CTranslate2 $2" "$generation" "engine: ctranslate2, precision: $2"
+    row "$1" "$1, CTranslate2 $2, greedy" "--beam 1" "engine: ctranslate2, precision: $2"
+}
+
 rows() { # of all systems that are trained, the Transformer first: the others are compared with it
     local folder
     { echo transformer; ls "$out" | grep -vx transformer; } | while IFS= read -r folder; do
@@ -186,12 +195,13 @@ rows() { # of all systems that are trained, the Transformer first: the others ar
             transformer)
                 row "$folder" "$folder, greedy" "--beam 1"
                 row "$folder" "$folder, Hugging Face generate" "$generation" "engine: huggingface"
-                for precision in fp32 int8; do
-                    row "$folder" "$folder, CTranslate2 $precision" "$generation" \
-                        "engine: ctranslate2, precision: $precision"
-                    row "$folder" "$folder, CTranslate2 $precision, greedy" "--beam 1" \
-                        "engine: ctranslate2, precision: $precision"
-                done ;;
+                ctranslate2 "$folder" fp32
+                ctranslate2 "$folder" int8 ;;
+            transformer-*)
+                row "$folder" "$folder, greedy" "--beam 1"
+                ctranslate2 "$folder" int8 ;;
+            mist)
+                row "$folder" "$folder, ONNX int8" "" "engine: onnx, precision: int8" ;;&
             mist|nat-mass-mist)
                 row "$folder" "$folder, bf16" "" "precision: bf16"
                 row "$folder" "$folder × 3" "--decoding mist --decoding-iterations 3"
@@ -202,14 +212,16 @@ rows() { # of all systems that are trained, the Transformer first: the others ar
 }
 
 latency() {
-    local systems
+    local systems over=()
     systems=$(rows)
     [ -n "$systems" ] || stop "no system in $out is trained: run the stage train first"
     printf '%s\n' "reference: \"$data/test.tgt\"" "source: \"$data/test.src\"" "protocol: $protocol" \
         "systems:" "$systems" > "$out/systems.yaml"
+    # What one would put online.
+    [ ! -f "$out/transformer-12-1/system" ] || over=(--over "transformer-12-1, CTranslate2 int8, greedy")
     out=$(realpath --relative-to . "$out")
     python scripts/benchmark_latency.py "$out/systems.yaml" --batch-size 1 16 --profile --out "$out/latency.json" \
-        "${options[@]}"
+        "${over[@]}" "${options[@]}"
 }
 
 mkdir -p "$run"

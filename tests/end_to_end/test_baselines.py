@@ -14,14 +14,12 @@ from tests.end_to_end.conftest import ROOT
 from tests.end_to_end.test_recipes import shell
 from tests.helpers import WORDS
 
-SMALL = ["--encoder-layers", 1, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64]
-SMALL += ["--encoder-attention-heads", 2]
-FAIRSEQ = ["--decoder-layers", 1, "--decoder-embed-dim", 32, "--decoder-ffn-embed-dim", 64]
-FAIRSEQ += ["--decoder-attention-heads", 2]
+SMALL = ["--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64, "--encoder-attention-heads", 2]
+FAIRSEQ = ["--decoder-embed-dim", 32, "--decoder-ffn-embed-dim", 64, "--decoder-attention-heads", 2]
 SIZES = {
-    "transformer": FAIRSEQ,
-    "levt": FAIRSEQ,
-    "mist": ["--max-positions", 120, "--max-source-positions", 60],
+    "transformer-12-1": FAIRSEQ,
+    "levt": ["--encoder-layers", 1, "--decoder-layers", 1, *FAIRSEQ],
+    "mist": ["--encoder-layers", 1, "--max-positions", 120, "--max-source-positions", 60],
 }
 TRAINING = ["--max-update", 40, "--warmup-updates", 1, "--lr", 0.01, "--batch-size", 8, "--cpu"]
 
@@ -71,6 +69,8 @@ def test_latency_goes_on_without_the_systems_that_fail(given, tmp_path):
     shutil.copytree(given[-1], out)
     for name in ("damaged", "other words"):
         shutil.copytree(out / "levt", out / name)
+    shutil.copytree(out / "transformer-12-1", out / "transformer")
+    (out / "transformer/system").write_text("transformer\n")
     (out / "damaged/checkpoints/checkpoint_best.pt").write_bytes(b"no checkpoint")
     checkpoint = load_torch_file(out / "other words/checkpoints/checkpoint_best.pt")
     checkpoint["task_state"]["dictionary"] = "another"
@@ -82,17 +82,25 @@ def test_latency_goes_on_without_the_systems_that_fail(given, tmp_path):
     errors = {name: error for name, error in errors.items() if "CTranslate2 is not installed" not in error}
     assert set(errors) == {"damaged", "other words"}, errors
     assert "another vocabulary than the checkpoint" in errors["other words"] and "Traceback" not in printed
-    rows = {*SIZES, "transformer, greedy", "mist × 3", "mist, bf16", "mist, Mask-Predict × 3"}
+    rows = {"transformer, greedy", "mist × 3", "mist, bf16", "mist, ONNX int8", "mist, Mask-Predict × 3"}
+    rows |= {*SIZES, "transformer", "transformer-12-1, greedy"}
     assert rows < set(result["described"]) and next(iter(result["described"])) == "transformer"
     for run, size in zip(result["runs"], (1, 16), strict=True):
         assert (run["batch_size"], run["sentences"]) == (size, 2)
         assert rows < set(run["systems"]) and not set(run["systems"]) & set(errors)
     timed = result["runs"][0]["systems"]
+    engines = {"transformer, Hugging Face generate", "transformer, CTranslate2 fp32, greedy"}
+    online = "transformer-12-1, CTranslate2 int8, greedy"
+    assert engines | {online, "transformer-12-1, CTranslate2 int8"} < set(result["described"])
+    deep = load_torch_file(out / "transformer-12-1/checkpoints/checkpoint_best.pt")["cfg"]["model"]
+    assert (deep.encoder_layers, deep.decoder_layers) == (12, 1)
+    assert online not in timed or set(timed["mist"]["over"]) == {online}
     assert {result["described"][name]["group"] for name in timed} == {"AR", "Semi-NAR", "NAR"}
     assert timed["mist"]["passes_per_sentence"] == 1 < timed["levt"]["passes_per_sentence"]
     assert set(result["scores"]) == set(timed) and "source pass" in result["parts"]["mist"]
     table = (out / "latency.md").read_text()
-    assert all(f"| {name} |" in table for name in rows | set(errors)) and table.count("| failed |") == 2
+    assert all(f"| {name} |" in table for name in rows | set(errors))
+    assert len(re.findall(r"\| failed \|$", table, re.MULTILINE)) == 2
     assert f"- other words: {errors['other words']}" in table and (out / "latency.png").stat().st_size > 1000
 
 

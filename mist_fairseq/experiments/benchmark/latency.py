@@ -2,7 +2,7 @@
 
 import ctypes
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -29,20 +29,29 @@ _METRICS = {
     "rouge155-1": "R-1",
     "rouge155-2": "R-2",
     "rouge155-l": "R-L",
+    **{f"rouge-package-{kind.lower()}": f"R-{kind} (package)" for kind in "12L"},
     "rouge-l": "ROUGE-L",
     "sacrebleu": "sacrebleu",
+    "ibleu": "iBLEU",
+    "source-bleu": "BLEU with the source",
+    "copies": "copies",
 }
 
 
 class Benchmark:
-    """Systems in one process, compared with the first; one that fails is left out from then on, ``errors`` says why."""
+    """Systems in one process, compared with the first, and with those in *over*, which are names.
 
-    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False):
-        self.entries, self.subset, self.forced = entries, subset, forced
+    One that fails is left out from then on, ``errors`` says why.
+    """
+
+    def __init__(self, entries: list[Entry], subset: str = "test", forced: bool = False, over: Sequence[str] = ()):
+        self.entries, self.subset, self.forced, self.over = entries, subset, forced, over
         self.systems: dict[str, System] = {}
         self.errors: dict[str, str] = {}
         self.parameters: dict[str, int] = {}
-        self.not_run = {entry.name for entry in entries if entry.needs_gpu and not torch.cuda.is_available()}
+        gpu = torch.cuda.is_available()
+        self.not_run = {entry.name: "no GPU" for entry in entries if entry.needs_gpu and not gpu}
+        self.not_run |= {entry.name: "on CPUs only" for entry in entries if entry.engine == "onnx" and gpu}
         for entry in tqdm(entries, desc="loading", disable=None):
             if entry.name not in self.not_run:
                 self._guard(entry.name, self._load, entry)
@@ -82,7 +91,7 @@ class Benchmark:
         """Time every system on the same batches, all systems in turn at each.
 
         So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Returns for JSON by system its
-        ``summary``, tokens and passes a sentence, and how many sentences took how many passes.
+        ``summary``, speed over others, tokens and passes a sentence, and how many sentences took how many passes.
         """
         batches = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}
@@ -108,13 +117,14 @@ class Benchmark:
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 self._guard(name, once, self.systems[name], batch)
-        sizes, first = np.array([len(batch) for batch in batches]), self.entries[0].name
-        base = np.array(times[first][warm_up:]) if first in self.systems else None
-        systems = {}
+        sizes = np.array([len(batch) for batch in batches])
+        measured, systems = {name: np.array(times[name][warm_up:]) for name in self.systems}, {}
+        bases = {name: measured[name] for name in self.over if name in measured}
         for name in self.systems:
             tokens, passes = zip(*outputs[name].values())
             systems[name] = {
-                **summary(np.array(times[name][warm_up:]), sizes, base),
+                **summary(measured[name], sizes, measured.get(self.entries[0].name)),
+                "over": {base: speed_up(spent, measured[name]) for base, spent in bases.items()},
                 "tokens_per_sentence": float(np.mean([len(ids) for ids in tokens])),
                 "passes_per_sentence": float(np.mean(passes)),
                 "passes": dict(sorted(Counter(passes).items())),
@@ -187,7 +197,7 @@ class Benchmark:
             content = {key: value for key, value in asdict(entry).items() if value and key not in ("name", "folder")}
             for key, known in (("parameters", self.parameters), ("error", self.errors)):
                 content |= {key: known[entry.name]} if entry.name in known else {}
-            content |= {"not_run": "no GPU"} if entry.name in self.not_run else {}
+            content |= {"not_run": self.not_run[entry.name]} if entry.name in self.not_run else {}
             described[entry.name] = content
         return measuring.machine() | {"forced_lengths": self.forced, "described": described}
 
@@ -229,10 +239,13 @@ def summary(times: np.ndarray, sizes: np.ndarray, first: np.ndarray | None) -> d
         "milliseconds": {name: float(value) for name, value in figures.items()},
         "sentences_per_second": float(1000 * sizes.sum() / times.sum()),
     }
-    if first is not None:
-        content["speed_up"] = float(first.sum() / times.sum())
-        content["speed_up_interval"] = measuring.bootstrap_interval(lambda a, b: a.sum(1) / b.sum(1), first, times)
-    return content
+    return content if first is None else content | speed_up(first, times)
+
+
+def speed_up(first: np.ndarray, times: np.ndarray) -> dict:
+    """Return for JSON how many times as fast as the first a system is, with its interval; *Shapes:* (batches)."""
+    interval = measuring.bootstrap_interval(lambda a, b: a.sum(1) / b.sum(1), first, times)
+    return {"speed_up": float(first.sum() / times.sum()), "speed_up_interval": interval}
 
 
 def _peak_memory(entry: Entry, subset: str, batch: list[int], forced: bool) -> int | None:
@@ -295,15 +308,19 @@ def _summary_table(result: dict) -> str:
     scores, runs = {name: one.get("values", {}) for name, one in result.get("scores", {}).items()}, result["runs"]
     metrics = [key for key in _METRICS if any(key in values for values in scores.values())]
     heads = ["", "Models", *(_METRICS[key] for key in metrics), "Iter."]
-    heads += [f"Speed, batch {run['batch_size']}" for run in runs]
+    over = list(dict.fromkeys(base for run in runs for one in run["systems"].values() for base in one.get("over", {})))
+    columns = [(run, base) for base in [None, *over] for run in runs]  # None is the first system
+    heads += [f"{f'Over {base}' if base else 'Speed'}, batch {run['batch_size']}" for run, base in columns]
     lines = []
-    for group, name in _rows(result):
-        values, timed = scores.get(name, {}), [run["systems"].get(name) for run in runs]
-        missing = result["described"][name].get("not_run")
-        passes, speeds = "", [f"not run: {missing}" if missing else "failed"] * len(runs)
-        if any(timed):
-            passes = f"{next(one['passes_per_sentence'] for one in timed if one):.1f}".removesuffix(".0")
-            passes, speeds = "N" if group == "AR" else passes, list(map(_speed, timed, runs))
+    untimed = [("", name) for name in scores if name not in result["described"]]  # such as a copy of the source
+    for group, name in [*_rows(result), *untimed]:
+        values, timed = scores.get(name, {}), [run["systems"][name] for run in runs if name in run["systems"]]
+        passes, speeds = "", [_speed(name, *column) for column in columns]
+        if timed:
+            passes = "N" if group == "AR" else f"{timed[0]['passes_per_sentence']:.1f}".removesuffix(".0")
+        elif group:
+            missing = result["described"][name].get("not_run")
+            speeds = [f"not run: {missing}" if missing else "failed"] * len(columns)
         figures = [f"{values[key]:.2f}" if key in values else "" for key in metrics]
         lines.append([group, name, *figures, passes, *speeds])
     table = markdown_table(heads, lines)
@@ -311,8 +328,10 @@ def _summary_table(result: dict) -> str:
     return "\n\n".join([table, "Failed:", "\n".join(failures)]) if failures else table
 
 
-def _speed(timed: dict | None, run: dict) -> str:
-    if not timed or "speed_up" not in timed:
+def _speed(name: str, run: dict, base: str | None) -> str:
+    timed = run["systems"].get(name, {})
+    timed = timed.get("over", {}).get(base, {}) if base else timed
+    if "speed_up" not in timed:
         return ""
     low, high = timed["speed_up_interval"]
     one_batch = run["sentences"] <= run["batch_size"]  # whose interval has no width

@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from mist_fairseq.engines import PRECISIONS
 from mist_fairseq.experiments.benchmark.inputs import (
     PROFILES,
     VOCABULARY,
@@ -9,6 +12,8 @@ from mist_fairseq.experiments.benchmark.inputs import (
     write_data,
 )
 from tests.experiments.benchmark.helpers import MIST, entry, load
+
+LISTS = Path(__file__).parents[3] / "examples/baselines"
 
 
 def write(path, text):
@@ -31,6 +36,27 @@ def test_entries_of_a_file(tmp_path):
     ]
     assert entries[0].data_path == f"{tmp_path}/bin"
     assert settings["reference"] == "/data/test.tgt" and settings["protocol"] == "quora"
+
+
+TRANSFORMERS = {
+    "Transformer": "",
+    "Transformer 12-1": " --encoder-layers 12 --decoder-layers 1",
+    "Transformer 6-1": " --decoder-layers 1",
+}
+
+
+@pytest.mark.parametrize("path", LISTS.glob("*.yaml"), ids=lambda path: path.stem)
+def test_lists_of_the_examples_do_what_their_names_say(path):
+    """Their rows are made of one another."""
+    for one in read_entries(path)[0]:
+        (kind, *_), words = one.name.split(", "), one.name.replace(",", "").split()
+        assert one.precision == next((name for name in PRECISIONS if name in words), "fp32")
+        if kind in TRANSFORMERS:
+            expected = "--task mist_translation --arch transformer --share-all-embeddings" + TRANSFORMERS[kind]
+            assert one.arguments == expected and one.group == "AR"
+            engines = {"CTranslate2": "ctranslate2", "Hugging": "huggingface"}
+            assert one.engine == next((engines[word] for word in words if word in engines), "fairseq")
+            assert one.options == ({"beam": 1} if "greedy" in words else {"beam": 4, "lenpen": 1.0})
 
 
 @pytest.mark.parametrize(

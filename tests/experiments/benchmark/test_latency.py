@@ -59,7 +59,7 @@ def test_chosen_sentences_are_spread_and_sorted(benchmark):
 
 
 def test_a_slower_system_is_slower(benchmark, monkeypatch):
-    spent = []
+    benchmark.over, spent = ["b"], []
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: sum(spent))
     for system, seconds in zip(benchmark.systems.values(), (0.01, 0.06)):
         watch(monkeypatch, system, "decode", lambda _, seconds=seconds: spent.append(seconds))
@@ -69,6 +69,8 @@ def test_a_slower_system_is_slower(benchmark, monkeypatch):
     assert low <= actual["b"]["speed_up"] <= high < 1
     assert actual["b"]["milliseconds"]["mean"] == pytest.approx(60)
     assert actual["b"]["speed_up"] == pytest.approx(actual["a"]["milliseconds"]["mean"] / 60)
+    assert actual["b"]["over"]["b"]["speed_up"] == 1
+    assert actual["a"]["over"] == {"b": {"speed_up": pytest.approx(6), "speed_up_interval": pytest.approx([6, 6])}}
 
 
 def test_summary_weighs_the_last_smaller_batch():
@@ -122,6 +124,12 @@ def test_what_needs_a_gpu_is_not_run_without(data):
     assert list(benchmark.systems) == ["a"] and "error" not in result["described"]["graphs"]
     text = markdown(result)
     assert "| NAR | graphs |  | not run: no GPU |" in text and "Failed" not in text
+
+
+def test_what_needs_a_cpu_is_not_run_on_a_gpu(data, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    benchmark = Benchmark([entry(data, MIST, "exported", engine="onnx")])
+    assert not benchmark.systems and not benchmark.errors and benchmark.not_run == {"exported": "on CPUs only"}
 
 
 def test_first_system_fails(data):
@@ -227,6 +235,23 @@ def test_layout_of_the_paper(result):
     detail = "| Transformer, fp32 | 100.0 | 90.0 | 120.0 | 150.0 | 10.0 | 11.2 | 12.0 | 60.0 M | 300 MiB |"
     assert detail in lines and r"| ours \| fast | 3.00 | 0.50 | 14.3% |" in lines
     assert "abacus, 2 threads" in lines[-1] and "as long as the systems make them" in lines[-1]
+
+
+def test_speed_over_others_than_the_first(result):
+    for run in result["runs"]:
+        for one in run["systems"].values():
+            one["over"] = {"LevT": timed(one["speed_up"] / 2)} if "LevT" in run["systems"] else {}
+    lines = markdown(result).splitlines()
+    assert lines[0].endswith("| Speed, batch 1 | Speed, batch 16 | Over LevT, batch 1 | Over LevT, batch 16 |")
+    assert lines[4].endswith("| 8.00× (7.20 - 8.80) | 4.00× (3.60 - 4.40) | 4.00× (3.60 - 4.40) |  |")
+    assert lines[5].endswith("| failed | failed | failed | failed |")
+
+
+def test_scores_of_what_takes_no_time(result):
+    result["scores"]["copy of the source"] = {"values": {"bleu-4": 32.6, "ibleu": 6.08}}
+    lines = markdown(result).splitlines()
+    assert lines[0].startswith("|  | Models | BLEU-4 | METEOR | iBLEU | Iter. |")
+    assert lines[6] == "|  | copy of the source | 32.60 |  | 6.08 |  |  |  |"
 
 
 def test_a_system_that_failed_later_keeps_its_row_and_one_batch_has_no_interval(result):
