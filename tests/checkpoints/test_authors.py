@@ -36,10 +36,10 @@ def write(folder, state, config=None):
     return str(folder / "model_state_dict.bin"), str(folder), str(folder / "out" / "mist.pt")
 
 
-def load(out, dictionary, folder):
+def load(out, dictionary, folder, **overrides):
     for language in ("src", "tgt"):
         dictionary.save(str(folder / f"dict.{language}.txt"))
-    overrides = {"data": str(folder), "source_lang": "src", "target_lang": "tgt"}
+    overrides |= {"data": str(folder), "source_lang": "src", "target_lang": "tgt"}
     (model,), _, _ = load_model_ensemble_and_task([out], arg_overrides=overrides)
     return model.eval()
 
