@@ -67,8 +67,13 @@ def convert_checkpoint(
 
 
 def _read(checkpoint: str, config: str, sizes: dict[str, Any], vocab_size: int) -> dict[str, Tensor]:
-    """The encoder's weights from their state dict; every key must have its place, and every place its key."""
+    """The encoder's weights from their state dict; every key must have its place, and every place its key.
+
+    Their BERT has no relative position bias, even where the encoder that it starts from has: *sizes* then say so.
+    """
     state = {name.removeprefix("module."): value for name, value in read_weights(Path(checkpoint)).items()}
+    if not any("rel_pos_bias." in name for name in state):
+        sizes["rel_pos_bins"] = 0
     bias = state.pop("cls.predictions.decoder.bias", None)
     if bias is not None and not torch.equal(bias, state.get("cls.predictions.bias", bias)):
         raise ValueError(f"{checkpoint}: cls.predictions.decoder.bias differs from cls.predictions.bias")

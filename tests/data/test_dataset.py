@@ -76,17 +76,6 @@ def test_batches_hold_sources_of_similar_length(dictionary):
     assert (order == dataset.ordered_indices()).all()  # the same whenever the batches are built: resuming needs that
 
 
-def test_batches_of_any_lengths(dictionary):
-    """As the authors' code: in one random order, the same each time."""
-    sizes = np.random.default_rng(0).integers(1, 9, (500, 2)).tolist()
-    dataset = make(dictionary, sizes, limits=(40, 40), shuffle=True)
-    dataset.mixed_lengths = True
-    order = dataset.ordered_indices()
-    assert sorted(order) == list(range(500)) and (order == dataset.ordered_indices()).all()
-    for batch in dataset.batch_by_size(order, max_sentences=50):
-        assert dataset.size(batch)[0].std() > 1.5
-
-
 def test_limits_are_read_at_every_use(dictionary):
     """A resumed checkpoint sets them after the data was loaded."""
     dataset = make(dictionary, [(9, 6)])

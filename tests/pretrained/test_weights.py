@@ -20,11 +20,11 @@ from tests.helpers import (
 V = len(tiny_vocab())
 
 
-def load(folder, dictionary, fresh_head=False, **changes) -> Released:
+def load(folder, dictionary, **changes) -> Released:
     sizes = {OPTION_NAMES[option]: value for option, value in {**read_sizes(str(folder)), **changes}.items()}
     torch.manual_seed(5)
     encoder = Encoder(EncoderConfig(V, **sizes)).eval()
-    load_pretrained(encoder, str(folder), fresh_head)
+    load_pretrained(encoder, str(folder))
     return Released(encoder, dictionary.tokenizer, PositionLimits(40, 20))
 
 
@@ -85,15 +85,6 @@ def test_untied_head_takes_the_checkpoints_decoder_or_a_copy(tmp_path, dictionar
     assert torch.equal(model.encoder.head.weight, state["cls.predictions.decoder.weight"])
     model = load(write_bert_folder(tmp_path / "b", bert_state(V, head=False)), dictionary, untie_head=True)
     assert torch.equal(model.encoder.head.weight, model.encoder.word_embeddings.weight)
-
-
-def test_the_head_may_start_at_random(tmp_path, dictionary):
-    """As in the authors' code, which keeps of a checkpoint's head nothing but a copy of the word embeddings."""
-    folder = write_bert_folder(tmp_path / "a", bert_state(V))
-    usual, fresh = (load(folder, dictionary, untie_head=True, fresh_head=fresh).encoder for fresh in (False, True))
-    assert torch.equal(fresh.head.weight, fresh.word_embeddings.weight)
-    assert not fresh.head.bias.any() and not torch.equal(fresh.head.transform.weight, usual.head.transform.weight)
-    assert torch.equal(fresh.layers[0].qkv.weight, usual.layers[0].qkv.weight)
 
 
 def test_half_precision_weights_become_fp32(tmp_path, dictionary):
