@@ -4,7 +4,8 @@
         --source test.src --reference test.tgt --out DIR
 
 Writes fairseq-generate's output of each decoding to DIR, and scores, speeds and how they came about to
-DIR/decodings-SUBSET.json. Each --label NAME=VALUE goes into that file, too; scripts/report.py reads `task`, `arm`,
+DIR/decodings-SUBSET.json; with several --protocol, those after the first come under "other_protocols". A copy of the
+source, or lead-1, is scored with the decodings, as the one of 0 iterations (scripts/score.py). Each --label NAME=VALUE goes into that file, too; scripts/report.py reads `task`, `arm`,
 `init`, `weights`, `data`, `updates` and `training`. Further options go to fairseq-generate.
 """
 
@@ -17,7 +18,7 @@ from textwrap import shorten
 
 from mist_fairseq.experiments.evaluation import generate, read_generation, read_lines
 from mist_fairseq.experiments.results import provenance, write_json
-from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score, with_trivial
 from mist_fairseq.text.tokenizer import without_controls
 
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
@@ -40,8 +41,9 @@ def main():
     )
     parser.add_argument("--source", required=True, help="raw source file")
     parser.add_argument("--reference", required=True, help="raw target file")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="plain", help="of scripts/score.py")
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, help="instead of the protocol's")
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["plain"], help="of scripts/score.py")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, help="instead of the protocols'")
+    parser.add_argument("--sentence-encoder", metavar="DIR", help="for similarity, as of scripts/score.py")
     parser.add_argument("--confidence", action="store_true", help="confidence intervals and paired significance")
     parser.add_argument("--only", choices=["generate", "score"], help="score: what is in --out already")
     parser.add_argument("--examples", type=int, default=5, help="outputs to show (default: %(default)s)")
@@ -58,8 +60,6 @@ def main():
     args, options = parser.parse_known_args()
     options = options or ["--batch-size", "64"]
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    protocol = PROTOCOLS[args.protocol]
-    metrics = args.metrics or protocol.metrics
     decodings = {name: name.partition(":")[::2] for name in args.decodings}  # the decoding, its iterations if given
     generations = {}
     try:
@@ -77,33 +77,38 @@ def main():
         if args.only == "generate":
             return
         outputs = {name: generation.outputs for name, generation in generations.items()}
-        results = score(outputs, references, sources, protocol=protocol, metrics=metrics, confidence=args.confidence)
+        scored = {}
+        for name in args.protocol:
+            how = {"protocol": PROTOCOLS[name], "metrics": args.metrics, "sentence_encoder": args.sentence_encoder}
+            systems = with_trivial(outputs, sources, PROTOCOLS[name])
+            scored[name] = score(systems, references, sources, confidence=args.confidence, **how)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
-    content = {
-        **dict(args.label),
-        "subset": args.subset,
-        "protocol": args.protocol,
-        **provenance(),
-        "decodings": [
-            {
-                "decoding": decodings[name][0],
-                "iterations": int(decodings[name][1] or 1),
-                "sentences_per_second": generations[name].sentences_per_second,
-                **result.as_dict(),
-            }
-            for name, result in results.items()
-        ],
-    }
+
+    def entry(name: str) -> dict:
+        if name not in decodings:  # trivial
+            return {"decoding": name, "iterations": 0}
+        decoding, iterations = decodings[name]
+        speed = generations[name].sentences_per_second
+        return {"decoding": decoding, "iterations": int(iterations or 1), "sentences_per_second": speed}
+
+    main_protocol, *others = [
+        {"protocol": protocol, "decodings": [entry(name) | result.as_dict() for name, result in results.items()]}
+        for protocol, results in scored.items()
+    ]
+    content = {**dict(args.label), "subset": args.subset, **provenance(), **main_protocol}
+    if others:
+        content["other_protocols"] = others
     write_json(args.out / f"decodings-{args.subset}.json", content)
-    print(format_table(results, metrics))
+    for protocol, results in scored.items():
+        print(f"{protocol}:\n{format_table(results)}" if others else format_table(results))
     speeds = ", ".join(f"{name} {generation.sentences_per_second:.1f}" for name, generation in generations.items())
     print(f"sentences/s: {speeds}")
     first = next(iter(outputs.values()))
     for i in sorted(random.Random(1).sample(range(len(first)), min(args.examples, len(first)))):
         source, output, reference = map(without_controls, (shorten(sources[i], 300), first[i], references[i]))
         print(f"\nsource     {source}\noutput     {output}\nreference  {reference}")
-    sys.exit(report_failures(results))
+    sys.exit(any([report_failures(results) for results in scored.values()]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from mist_fairseq.experiments.evaluation import read_generation, read_lines
 from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx
-from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS, score
+from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS, NEEDS_ENCODER, score
 from tests.awkward import LONGEST, NOT_UTF8, PIECES, as_file, is_one_line, long_texts, shown, texts
 from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, preprocess, run
 from tests.end_to_end.warm import environment
@@ -240,14 +240,14 @@ def test_server_answers_text_by_text():
 
 
 def test_scores_are_of_all_lines(generated, raw, tmp_path, monkeypatch, capsys):
-    # Seconds of Java, and a package that refuses long texts.
-    metrics = [metric for metric in METRICS if metric != "meteor15" and not metric.startswith("rouge-package")]
+    # Seconds of Java, a package that refuses long texts, and an encoder.
+    metrics = METRICS.keys() - {"meteor15", *NEEDS_ENCODER, *(f"rouge-package-{kind}" for kind in "12l")}
     files = ["--source", raw / "test.src", "--reference", raw / "test.tgt", "--metrics", *metrics]
     same = tmp_path / "same"
     same.write_bytes((raw / "test.tgt").read_bytes())
     status, printed = script("score.py", monkeypatch, capsys, generated, f"same={same}", *files, "--protocol", "xsum")
-    assert not status and re.search(rf"texts +{SIZES['test'] + 2} +{SIZES['test'] + 2}\n", printed)
-    assert re.search(r"sacrebleu +[\d.]+ +100\.00\n", printed)
+    assert not status and re.search(rf"texts( +{SIZES['test'] + 2}){{3}}\n", printed)  # lead-1, too
+    assert re.search(r"sacrebleu +[\d.]+ +100\.00 +[\d.]+\n", printed)
     for wrong in ("outputs", "source", "reference"):
         paths = dict.fromkeys(("outputs", "source", "reference"), same) | {wrong: tmp_path / f"{wrong}.txt"}
         paths[wrong].write_bytes(b"a\n" * 7 + NOT_UTF8["Latin-1"])
@@ -260,7 +260,8 @@ def test_scores_are_of_all_lines(generated, raw, tmp_path, monkeypatch, capsys):
     assert "same has 153 lines but there are 152 references" in script("score.py", monkeypatch, capsys, same, *files)[0]
 
 
-OTHERS = ("meteor", "rouge155", "rouge-package", *AGAINST_SOURCE)  # Java, Perl, slow; in need of sources
+# Java, Perl, slow; in need of an encoder or sources
+OTHERS = ("meteor", "rouge155", "rouge-package", *NEEDS_ENCODER, *AGAINST_SOURCE)
 
 
 @pytest.mark.parametrize("metric", [metric for metric in METRICS if not metric.startswith(OTHERS)])
