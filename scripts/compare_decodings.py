@@ -4,9 +4,10 @@
         --source test.src --reference test.tgt --out DIR
 
 Writes fairseq-generate's output of each decoding to DIR, and scores, speeds and how they came about to
-DIR/decodings-SUBSET.json; with several --protocol, those after the first come under "other_protocols". A copy of the
-source, or lead-1, is scored with the decodings, as the one of 0 iterations (scripts/score.py). Each --label NAME=VALUE goes into that file, too; scripts/report.py reads `task`, `arm`,
-`init`, `weights`, `data`, `updates` and `training`. Further options go to fairseq-generate.
+DIR/decodings-SUBSET.json. The first of several protocols is the file's, the others are its "other_protocols". A copy of
+the source (lead-1 for XSum) is scored, too, as a decoding of 0 iterations; scripts/score.py says more of both. Each
+--label NAME=VALUE goes into that file, too; scripts/report.py reads `task`, `arm`, `init`, `weights`, `data`, `updates`
+and `training`. Further options go to fairseq-generate.
 """
 
 import argparse
@@ -16,9 +17,9 @@ import sys
 from pathlib import Path
 from textwrap import shorten
 
-from mist_fairseq.experiments.evaluation import generate, read_generation, read_lines
+from mist_fairseq.experiments.evaluation import Generation, generate, read_generation, read_lines
 from mist_fairseq.experiments.results import provenance, write_json
-from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score, with_trivial
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, Scores, format_table, report_failures, score, with_trivial
 from mist_fairseq.text.tokenizer import without_controls
 
 PAPER = ["single-pass", "mist:3", "mist:6", "mask-predict:3", "mask-predict:6"]
@@ -29,6 +30,19 @@ def named_value(text: str) -> tuple[str, str]:
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def entries(results: dict[str, Scores], generations: dict[str, Generation]) -> list[dict]:
+    """Each decoding's name, iterations, speed and scores; what was not generated took none."""
+    made = []
+    for name, result in results.items():
+        decoding, _, iterations = name.partition(":")
+        described = {"decoding": name, "iterations": 0}
+        if name in generations:
+            speed = generations[name].sentences_per_second
+            described = {"decoding": decoding, "iterations": int(iterations or 1), "sentences_per_second": speed}
+        made.append(described | result.as_dict())
+    return made
 
 
 def main():
@@ -60,11 +74,11 @@ def main():
     args, options = parser.parse_known_args()
     options = options or ["--batch-size", "64"]
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    decodings = {name: name.partition(":")[::2] for name in args.decodings}  # the decoding, its iterations if given
     generations = {}
     try:
         sources, references = read_lines(args.source), read_lines(args.reference)
-        for name, (decoding, iterations) in decodings.items():
+        for name in args.decodings:
+            decoding, _, iterations = name.partition(":")
             log = args.out / f"generate-{args.subset}-{name.replace(':', '-')}.txt"
             if args.only == "score":
                 generations[name] = read_generation("\n".join(read_lines(log)))
@@ -84,21 +98,9 @@ def main():
             scored[name] = score(systems, references, sources, confidence=args.confidence, **how)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
-
-    def entry(name: str) -> dict:
-        if name not in decodings:  # trivial
-            return {"decoding": name, "iterations": 0}
-        decoding, iterations = decodings[name]
-        speed = generations[name].sentences_per_second
-        return {"decoding": decoding, "iterations": int(iterations or 1), "sentences_per_second": speed}
-
-    main_protocol, *others = [
-        {"protocol": protocol, "decodings": [entry(name) | result.as_dict() for name, result in results.items()]}
-        for protocol, results in scored.items()
-    ]
-    content = {**dict(args.label), "subset": args.subset, **provenance(), **main_protocol}
-    if others:
-        content["other_protocols"] = others
+    found = [{"protocol": name, "decodings": entries(results, generations)} for name, results in scored.items()]
+    others = {"other_protocols": found[1:]} if len(found) > 1 else {}
+    content = {**dict(args.label), "subset": args.subset, **provenance(), **found[0], **others}
     write_json(args.out / f"decodings-{args.subset}.json", content)
     for protocol, results in scored.items():
         print(f"{protocol}:\n{format_table(results)}" if others else format_table(results))
@@ -108,7 +110,7 @@ def main():
     for i in sorted(random.Random(1).sample(range(len(first)), min(args.examples, len(first)))):
         source, output, reference = map(without_controls, (shorten(sources[i], 300), first[i], references[i]))
         print(f"\nsource     {source}\noutput     {output}\nreference  {reference}")
-    sys.exit(any([report_failures(results) for results in scored.values()]))
+    sys.exit(any(list(map(report_failures, scored.values()))))
 
 
 if __name__ == "__main__":

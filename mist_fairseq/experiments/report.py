@@ -28,10 +28,10 @@ table. "Scored" is how: by our protocol for the task, or as the authors' code do
 ([the differences](../docs/fidelity.md#scores)). A copy of the source and lead-1, its first sentence, are systems
 without a model, which the paper does not have; from the runs, or `scripts/score.py --json`, copied to
 `trivial/NAME.json`."""
-_HIDDEN = """What BLEU and ROUGE cannot tell, in percent: `ibleu` (BLEU-4 less what a copy of the source gets of it, α 0.8),
-`source-bleu` (BLEU-4 against the source), `copies` (outputs equal to their source), `novel-n` (n-grams that the source
-does not have), `distinct-n` (different n-grams of all n-grams), `similarity` and `source-similarity` (cosines of sentence
-vectors with the reference and the source). [Which come from where](../docs/results.md#what-bleu-hides). Only of runs
+_HIDDEN = """What BLEU and ROUGE cannot tell, in percent: `source-bleu` (BLEU-4 against the source), `ibleu` (0.8 of BLEU-4
+less 0.2 of `source-bleu`), `copies` (outputs equal to their source), `novel-n` (n-grams that the source does not have),
+`distinct-n` (different n-grams of all n-grams), `similarity` and `source-similarity` (cosines of sentence vectors with
+the reference and with the source). [docs/results.md](../docs/results.md#what-bleu-hides) has their papers. Only runs
 that have them."""
 
 
@@ -105,9 +105,8 @@ class Answer:
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
         why = dict.fromkeys(METRICS, "not among the metrics of the run") | entry.get("failed", {})
-        return cls(
-            note, scored, values, widths, {name: str(reason) for name, reason in why.items() if name not in values}
-        )
+        failed = {name: str(reason) for name, reason in why.items() if name not in values}
+        return cls(note, scored, values, widths, failed)
 
     def minus(self, other: "Answer") -> "Answer":
         """Subtract the rounded figures, as a reader would; the differences' intervals are not known."""
@@ -149,14 +148,8 @@ class Report:
             sections.append((self.folder / "findings.md").read_text(encoding="utf-8").removesuffix("\n"))
         for number, tables in groupby(self.paper["tables"], lambda table: table["number"]):
             sections += [f"## Table {number}", *map(self._table, tables)]
-        sections += [
-            *self._figure(),
-            *self._latency(),
-            *self._beyond(),
-            *self._hidden(),
-            *self._runs(),
-            *self._others(),
-        ]
+        parts = self._figure, self._latency, self._beyond, self._hidden, self._runs, self._others
+        sections += [section for part in parts for section in part()]
         return "\n\n".join(sections) + "\n"
 
     def _table(self, table: dict) -> str:
