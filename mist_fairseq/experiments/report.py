@@ -28,11 +28,11 @@ table. "Scored" is how: by our protocol for the task, or as the authors' code do
 ([the differences](../docs/fidelity.md#scores)). A copy of the source and lead-1, its first sentence, are systems
 without a model, which the paper does not have; from the runs, or `scripts/score.py --json`, copied to
 `trivial/NAME.json`."""
-_HIDDEN = """What BLEU and ROUGE cannot tell, in percent: `source-bleu` (BLEU-4 against the source), `ibleu` (0.8 of BLEU-4
-less 0.2 of `source-bleu`), `copies` (outputs equal to their source), `novel-n` (n-grams that the source does not have),
-`distinct-n` (different n-grams of all n-grams), `similarity` and `source-similarity` (cosines of sentence vectors with
-the reference and with the source). [docs/results.md](../docs/results.md#what-bleu-hides) has their papers. Only runs
-that have them."""
+_HIDDEN = """What BLEU and ROUGE cannot tell, in percent: `source-bleu` (BLEU-4 against the source), `ibleu` (0.8 of
+BLEU-4 less 0.2 of `source-bleu`), `copies` (outputs equal to their source), `novel-n` (n-grams that the source does not
+have), `distinct-n` (different n-grams of all n-grams), `similarity` and `source-similarity` (cosines of sentence
+vectors with the reference and with the source). [docs/results.md](../docs/results.md#what-bleu-hides) has their papers.
+Only runs that have them."""
 
 
 @dataclass
@@ -162,14 +162,18 @@ class Report:
             if "gains" in row:
                 gain = {key: "" for key in ("iterations", "speed") if key in row} | {"name": f"{row['name']}: gain"}
                 lines += self._lines(columns, row | gain | {"values": row["gains"]}, legend, is_gain=True)
-        lines += self._trivial_lines(columns, [key for key in _LEFT if key in first], "speed" in first)
+        for name, answers in self._without_model(columns).items():
+            row = dict.fromkeys(first, "") | {"name": name, "values": [None] * len(columns)}
+            lines += self._lines(columns, row | ({"iterations": "0"} if "iterations" in first else {}), legend, answers)
         reasons = "\n".join(f"- {letter} {reason}" for reason, letter in legend.items())
         return f"{table['title']}:\n\n{markdown_table([*heads, 'Scored', 'Ours'], lines)}\n\n{reasons}".rstrip()
 
-    def _lines(self, columns, row: dict, legend: Legend, is_gain: bool = False) -> Iterator[list[str]]:
+    def _lines(
+        self, columns, row: dict, legend: Legend, answers: dict[str, list[Answer]] | None = None, is_gain: bool = False
+    ) -> Iterator[list[str]]:
         """Yield the lines of one row: as many as the task with the most answers has."""
-        sign = "+" if is_gain else ""
-        answers = {column["task"]: self._answers(row, column["task"], legend, is_gain) for column in columns}
+        sign, tasks = "+" if is_gain else "", dict.fromkeys(column["task"] for column in columns)
+        answers = answers or {task: self._answers(row, task, legend, is_gain) for task in tasks}
         left = [row[key] for key in _LEFT if key in row]
         measured = self.speeds[columns[0]["task"]].get(row.get("latency", ""))
         times = "not run" if measured is None else f"{measured:.1f}×"
@@ -178,43 +182,32 @@ class Report:
             scored = next((answer.scored for answer in line if answer and answer.scored), "")
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
             notes, cells = {task: answer.note for task, answer in by_task.items()}, []
-            for column, paper in zip(columns, map(_round, row["values"])):
+            for column, paper in zip(columns, row["values"]):
                 answer = by_task.get(column["task"], Answer(""))
                 metric = answer.metric(column["metric"])
                 ours = answer.figure(metric, sign)
-                cells.append(f"{paper:{sign}}" + (f" → {ours} ({answer.values[metric] - paper:+})" if ours else ""))
+                shown = [] if paper is None else [f"{_round(paper):{sign}}"]
+                if ours:
+                    difference = "" if paper is None else f" ({answer.values[metric] - _round(paper):+})"
+                    shown.append(f"→ {ours}{difference}")
+                cells.append(" ".join(shown))
                 if not ours and metric in answer.failed:
                     notes[column["task"]] += f", no {column['name']} {legend[answer.failed[metric]]}"
-            if len(answers) > 1:
+            if len(tasks) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
             yield [*left, *cells, *speed, scored, "<br>".join(notes.values())]
 
-    def _trivial_answers(self, task: str, columns: list[dict]) -> dict[str, list[Answer]]:
-        """Return by name what is known of systems without a model: equal figures are of the same test set, and once."""
-        answers: dict[str, dict[tuple, Answer]] = {}
+    def _without_model(self, columns: list[dict]) -> dict[str, dict[str, list[Answer]]]:
+        """Return by name and task what takes no model; equal figures are of the same test set, and come once."""
+        found: dict[str, dict[str, dict[tuple, Answer]]] = {}
         for run in self.trivial + self.runs:
-            for entry in run.trivial if run.has(task=task) else []:
-                note = f"with {run.summary}" if "arm" in run.content else run.link
-                answer = Answer.of(entry, note, run.scored)
-                figures = [answer.figure(answer.metric(column["metric"])) for column in columns]
-                answers.setdefault(entry["decoding"], {}).setdefault((run.scored, *figures), answer)
-        return {name: list(found.values()) for name, found in answers.items()}
-
-    def _trivial_lines(self, columns: list[dict], left: list[str], has_speed: bool) -> Iterator[list[str]]:
-        tasks = list(dict.fromkeys(column["task"] for column in columns))
-        found = {task: self._trivial_answers(task, [one for one in columns if one["task"] == task]) for task in tasks}
-        for name in dict.fromkeys(name for answers in found.values() for name in answers):
-            start = [{"name": name, "iterations": "0"}.get(key, "") for key in left]
-            for line in _lines_of([found[task].get(name, []) for task in tasks]):
-                by_task = {task: answer for task, answer in zip(tasks, line) if answer}
-                cells = []
-                for column in columns:
-                    answer = by_task.get(column["task"], Answer(""))
-                    ours = answer.figure(answer.metric(column["metric"]))
-                    cells.append(f"→ {ours}" if ours else "")
-                scored = next(answer.scored for answer in by_task.values())
-                notes = [f"{self.paper['tasks'][task]}: " * (len(tasks) > 1) + by_task[task].note for task in by_task]
-                yield [*start, *cells, *([""] if has_speed else []), scored, "<br>".join(notes)]
+            metrics = [column["metric"] for column in columns if run.has(task=column["task"])]
+            for entry in run.trivial if metrics else []:
+                answer = Answer.of(entry, f"with {run.summary}" if "arm" in run.content else run.link, run.scored)
+                figures = [answer.figure(answer.metric(metric)) for metric in metrics]
+                of_task = found.setdefault(entry["decoding"], {}).setdefault(run.content["task"], {})
+                of_task.setdefault((run.scored, *figures), answer)
+        return {name: {task: list(one.values()) for task, one in tasks.items()} for name, tasks in found.items()}
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
@@ -285,8 +278,8 @@ class Report:
                 cells = [answer.figure(answer.metric(column["metric"])) or "-" for column in columns]
                 decoding = f"{entry['decoding']} × {entry['iterations']}"
                 lines.append([run.content["arm"], decoding, *cells, run.scored, run.summary])
-            for name, answers in self._trivial_answers(task, columns).items():
-                for answer in answers:
+            for name, answers in self._without_model(columns).items():
+                for answer in answers[task]:
                     cells = [answer.figure(answer.metric(column["metric"])) or "-" for column in columns]
                     lines.append(["", name, *cells, answer.scored, answer.note])
             heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Scored", "Run"]
@@ -301,8 +294,8 @@ class Report:
         known, sections = ["similarity", *AGAINST_SOURCE], list[str]()
         for task, title in self.paper["tasks"].items():
             main = self._columns(task)[1]  # BLEU-4 or ROUGE-2
-            trivial = self._trivial_answers(task, [{"metric": metric} for metric in [main["metric"], *known]])
-            found = [(name, answer) for name, answers in trivial.items() for answer in answers]
+            trivial = self._without_model([{"task": task, "metric": metric} for metric in [main["metric"], *known]])
+            found = [(name, answer) for name, answers in trivial.items() for answer in answers[task]]
             for run in self.runs:
                 for entry in run.decodings if run.has(task=task) else []:
                     decoding = f"{entry['decoding']} × {entry['iterations']}"

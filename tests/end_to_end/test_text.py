@@ -1,6 +1,7 @@
 """Awkward texts through every command and interface: one line in, one line out, and the i-th belongs to the i-th."""
 
 import contextlib
+import json
 import re
 import runpy
 import subprocess
@@ -142,7 +143,7 @@ def generated(trained, raw, tmp_path_factory) -> Path:
             "sacrebleu",
             "rouge-l",
         ]
-        arguments += ["--examples", "1000", "--batch-size", "16"]
+        arguments += ["--protocol", "plain", "xsum", "--examples", "1000", "--batch-size", "16"]
         patch.setattr(sys, "argv", ["compare_decodings.py", *map(str, arguments)])
         patch.setattr(sys, "executable", environment()["WARM_PYTHON"])  # which runs fairseq-generate
         with (
@@ -159,6 +160,19 @@ def test_examples_do_nothing_to_a_terminal(generated, sides):
     content = (generated.parent / "printed.txt").read_bytes().decode()
     assert len(re.findall("^reference  ", content, re.MULTILINE)) == len(sides["test"][0])
     assert {char for char in content if unicodedata.category(char) in ("Cc", "Zl", "Zp")} == {"\n"}
+
+
+def test_several_protocols_in_one_file(generated):
+    found = json.loads((generated.parent / "decodings-test.json").read_text())
+    (other,) = found["other_protocols"]
+    assert (found["protocol"], other["protocol"]) == ("plain", "xsum")
+    (ours,), (theirs, lead) = found["decodings"], other["decodings"]
+    assert ours.keys() == theirs.keys() and (lead["decoding"], lead["iterations"]) == ("lead-1", 0)
+    assert ours["values"].keys() == lead["values"].keys() == {"sacrebleu", "rouge-l"}
+    assert ours["values"]["sacrebleu"] == theirs["values"]["sacrebleu"] != lead["values"]["sacrebleu"]
+    assert ours["values"]["rouge-l"] != theirs["values"]["rouge-l"]  # other steps
+    printed = (generated.parent / "printed.txt").read_text(encoding="utf-8")
+    assert re.search(r"^plain:\n +mist:2\n(.|\n)*^xsum:\n +mist:2 +lead-1\n", printed, re.MULTILINE)
 
 
 def test_generate_prints_a_line_of_each_kind_for_each_text(generated, sides):
