@@ -61,8 +61,6 @@ def test_one_table_of_scores(given):
     systems = json.loads((out / "scores.json").read_text())["systems"]
     assert set(systems) == {*SIZES, "copy of the source"}
     assert all(set(one["values"]) == {"bleu-1", "rouge-l"} for one in systems.values())
-        set(one["values"]) == {"bleu-1", "rouge-l"} for one in systems.values()
-    )
     header, row = (re.search(rf"^{start} +\S.*$", printed, re.MULTILINE)[0] for start in ("", "bleu-1"))
     assert set(re.split("  +", header.strip())) == set(systems) and len(re.findall(r"[\d.]+ ± ", row)) == len(systems)
     # One vocabulary for all.
