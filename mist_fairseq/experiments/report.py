@@ -25,8 +25,8 @@ and result files: `decodings-test.json` of `scripts/compare_decodings.py` with t
 `findings.md`. A cell is `paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone.
 A gain is over the same model without mixing, BANG's over no NAR pre-training. (a), (b), ... are explained under each
 table. "Scored" is how: by our protocol for the task, or as the authors' code does it
-([the differences](../docs/fidelity.md#scores)). A copy of the source and lead-1, its first sentence, are systems
-without a model, which the paper does not have; from the runs, or `scripts/score.py --json`, copied to
+([the differences](../docs/fidelity.md#scores)). A copy of the source and lead-1, the source's first sentence, take no
+model, and the paper does not have them; they are from the runs, or from `scripts/score.py --json`, copied to
 `trivial/NAME.json`."""
 _HIDDEN = """What BLEU and ROUGE cannot tell, in percent: `source-bleu` (BLEU-4 against the source), `ibleu` (0.8 of
 BLEU-4 less 0.2 of `source-bleu`), `copies` (outputs equal to their source), `novel-n` (n-grams that the source does not
