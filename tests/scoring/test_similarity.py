@@ -49,11 +49,13 @@ def test_cosines_of_mean_vectors(encoder, cosine):
     assert found["copy"].values["source-similarity"] == pytest.approx(100, abs=1e-4)
 
 
-def test_of_several_references_the_best(encoder, cosine):
-    outputs, references, sources = ["x", "why is it", "how"], [*REFERENCES[:2], "why is it"], ["s", "S", "t"]
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_references_the_best(encoder, cosine, order):
+    two = REFERENCES[:2][::order]
+    outputs, references, sources = ["x", "why is it", "how"], [*two, "why is it"], ["s", "S", "t"]
     found = score({"a": outputs}, references, sources, protocol=LOWER, sentence_encoder=encoder)["a"]
     assert found.segments == 2
-    best = max(cosine("why is it", text) for text in references[:2])
+    best = max(cosine("why is it", text) for text in two)
     assert found.values["similarity"] == pytest.approx((best + cosine("how", "why is it")) / 2, abs=1e-3)
 
 
