@@ -274,6 +274,14 @@ def test_scores_are_of_all_lines(generated, raw, tmp_path, monkeypatch, capsys):
     assert "same has 153 lines but there are 152 references" in script("score.py", monkeypatch, capsys, same, *files)[0]
 
 
+def test_what_takes_no_model_is_scored_alone(raw, tmp_path, monkeypatch, capsys):
+    files = ["--source", raw / "test.src", "--reference", raw / "test.tgt", "--metrics", "sacrebleu"]
+    assert not script("score.py", monkeypatch, capsys, *files, "--protocol", "xsum", "--json", tmp_path / "out.json")[0]
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert list(content["systems"]) == ["lead-1"] and content["command"].startswith("python score.py --source")
+    assert script("score.py", monkeypatch, capsys, *files)[0] == "error: nothing to score: give an OUTPUT"
+
+
 # Java, Perl, slow; in need of an encoder or sources
 OTHERS = ("meteor", "rouge155", "rouge-package", *NEEDS_ENCODER, *AGAINST_SOURCE)
 
