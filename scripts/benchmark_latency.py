@@ -7,8 +7,8 @@
 All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
 compare ratios, not milliseconds of different runs. The first is what the others' speed is compared with, and --over
 names more: --over "Transformer 12-1, CTranslate2 int8, greedy" is what one would put online. A system that fails is
-reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the file names a
-reference, scores and a plot of quality over latency (.png).
+reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the file names
+a reference, scores and a plot of quality over latency (.png).
 
 A file of systems (see examples/baselines):
 

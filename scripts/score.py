@@ -3,7 +3,9 @@
     python scripts/score.py --protocol quora --source test.src --reference test.tgt OUTPUT [NAME=OUTPUT ...]
 
 An OUTPUT is a text file with one output a line, or what fairseq-generate printed. With several, each is compared with
-the first by paired bootstrap. Protocols say what is done to the texts and which metrics are computed:
+the first by paired bootstrap. With --source, all protocols but plain add a system that needs no model: a copy of the
+source, for XSum the source's first sentence (lead-1). Protocols say what is done to the texts and which metrics are
+computed:
 
     squad_qg, quora   lower, words, rejoin-quora, collapse-repeats; bleu-1 ... bleu-4, meteor15, rouge-l, sacrebleu;
                       outputs with equal sources are one, with several references
@@ -16,8 +18,9 @@ the first by paired bootstrap. Protocols say what is done to the texts and which
     plain             lower; all metrics but the package's; with --source grouped, too: on tokenized files this is what
                       the question-generation script computes
 
-sacrebleu is what its command line gives with -lc: line by line, without steps. meteor15 needs Java and rouge155 Perl;
-where they are missing the other scores still come, and the exit status is 1.
+sacrebleu is what its command line gives with -lc: line by line, without steps. --sentence-encoder adds similarity, the
+cosine of output and reference, and source-similarity. meteor15 needs Java, rouge155 Perl and the similarities
+sentence-transformers; where they are missing the other scores still come, and the exit status is 1.
 """
 
 import argparse
@@ -27,25 +30,26 @@ import sys
 from pathlib import Path
 
 from mist_fairseq.experiments.evaluation import read_lines, read_outputs
-from mist_fairseq.experiments.results import write_json
-from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score
+from mist_fairseq.experiments.results import provenance, write_json
+from mist_fairseq.scoring.scores import METRICS, PROTOCOLS, format_table, report_failures, score, with_trivial
 from mist_fairseq.scoring.steps import STEPS
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help="FILE or NAME=FILE")
+    parser.add_argument("outputs", nargs="*", metavar="OUTPUT", help="FILE or NAME=FILE")
     parser.add_argument("--reference", required=True, help="raw target file")
     parser.add_argument("--source", help="raw source file")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="plain", help="(default: %(default)s)")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, help="instead of the protocol's")
     parser.add_argument("--steps", nargs="*", choices=STEPS, help="on outputs, instead of the protocol's")
     parser.add_argument("--reference-steps", nargs="*", choices=STEPS, help="on references, instead of the protocol's")
+    parser.add_argument("--sentence-encoder", metavar="DIR", help="as of scripts/get_pretrained.py minilm-l6 DIR")
     parser.add_argument("--confidence", action="store_true", help="confidence intervals and paired significance")
     parser.add_argument("--json", type=Path, help="write the scores there, too")
     args = parser.parse_args()
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    changes = {"steps": args.steps, "reference_steps": args.reference_steps, "metrics": args.metrics}
+    changes = {"steps": args.steps, "reference_steps": args.reference_steps}
     changes = {name: value for name, value in changes.items() if value is not None}
     if args.protocol == "plain":
         changes["group"] = args.source is not None
@@ -57,13 +61,18 @@ def main():
     try:
         systems = {name: read_outputs(path) for name, path in files.items()}
         sources = read_lines(args.source) if args.source else None
-        results = score(systems, read_lines(args.reference), sources, protocol=protocol, confidence=args.confidence)
+        systems = with_trivial(systems, sources, protocol)
+        if not systems:
+            raise ValueError("nothing to score: give an OUTPUT")
+        how = {"protocol": protocol, "confidence": args.confidence, "sentence_encoder": args.sentence_encoder}
+        results = score(systems, read_lines(args.reference), sources, metrics=args.metrics, **how)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(format_table(results, protocol.metrics))
+    print(format_table(results))
     if args.json:
         content = {
             "protocol": args.protocol,
+            **provenance(),
             **{name: value for name, value in dataclasses.asdict(protocol).items() if name != "metrics"},
             "systems": {name: result.as_dict() for name, result in results.items()},
         }

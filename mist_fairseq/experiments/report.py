@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.files.whole import write_text
-from mist_fairseq.scoring.scores import METRICS
+from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS
 
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
 _LABELS = ("task", "arm", "init", "weights", "data", "updates", "subset", "protocol", "commit")
@@ -24,7 +24,15 @@ and result files: `decodings-test.json` of `scripts/compare_decodings.py` with t
 `weights`, `data`, `updates` and `training`, copied to `runs/NAME.json`. Conclusions are written by hand, in
 `findings.md`. A cell is `paper → ours ± half the 95 % confidence interval (ours − paper)`, or the paper's figure alone.
 A gain is over the same model without mixing, BANG's over no NAR pre-training. (a), (b), ... are explained under each
-table."""
+table. "Scored" is how: by our protocol for the task, or as the authors' code does it
+([the differences](../docs/fidelity.md#scores)). A copy of the source and lead-1, the source's first sentence, take no
+model, and the paper does not have them; they are from the runs, or from `scripts/score.py --json`, copied to
+`trivial/NAME.json`."""
+_HIDDEN = """What BLEU and ROUGE cannot tell, in percent: `source-bleu` (BLEU-4 against the source), `ibleu` (0.8 of
+BLEU-4 less 0.2 of `source-bleu`), `copies` (outputs equal to their source), `novel-n` (n-grams that the source does not
+have), `distinct-n` (different n-grams of all n-grams), `similarity` and `source-similarity` (cosines of sentence
+vectors with the reference and with the source). [docs/results.md](../docs/results.md#what-bleu-hides) has their papers.
+Only runs that have them."""
 
 
 @dataclass
@@ -37,18 +45,35 @@ class Run:
 
     @property
     def link(self) -> str:
-        """To its part of "Runs", by the anchor that GitHub makes of a heading."""
+        """To its part of "Runs", by the anchor that GitHub makes of a heading; to the file where there is no model."""
+        if "arm" not in self.content:
+            return f"[{self.path}]({self.path})"
         return f"[{self.name}](#run-{_anchor(self.name)})"
 
     @property
     def summary(self) -> str:
         """The link, and in short what the run is a result of: labels up to their first bracket."""
-        labels = {"weights": self.content["init"], "updates": "?", "data": ""} | self.content
+        labels = {"weights": self.content["init"], "updates": "?", "data": "", "subset": "test"} | self.content
         weights, updates, data = (str(labels[key]).split(" (")[0] for key in ("weights", "updates", "data"))
-        # The paper's tables are of test sets, scored as scripts/score.py does for the task.
-        usual = {"subset": "test", "protocol": self.content["task"]}
-        other = [f"{key} {self.content[key]}" for key in usual if self.content.get(key, usual[key]) != usual[key]]
-        return f"{self.link}: {', '.join(filter(None, [weights, f'{updates} updates', data, *other]))}"
+        # The paper's tables are of test sets.
+        subset = "" if labels["subset"] == "test" else f"subset {labels['subset']}"
+        return f"{self.link}: {', '.join(filter(None, [weights, f'{updates} updates', data, subset]))}"
+
+    @property
+    def scored(self) -> str:
+        """How its figures came about: "ours" is scripts/score.py's protocol for the task."""
+        protocol, task = self.content.get("protocol", self.content["task"]), self.content["task"]
+        return {task: "ours", f"authors-{task}": "authors'"}.get(protocol, protocol)
+
+    @property
+    def decodings(self) -> list[dict]:
+        """The entries of the model's decodings."""
+        return [entry for entry in self.content["decodings"] if entry["iterations"]]
+
+    @property
+    def trivial(self) -> list[dict]:
+        """The entries of what takes no model."""
+        return [entry for entry in self.content["decodings"] if not entry["iterations"]]
 
     def decoding(self, decoding: str = "single-pass", iterations: int = 1) -> dict | None:
         """Return the entry of a decoding; with one iteration every decoding is a single pass."""
@@ -66,25 +91,31 @@ class Run:
 
 @dataclass
 class Answer:
-    """What stands beside a row: a note and, where the row was run, figures by metric or why a metric has none."""
+    """What stands beside a row: a note and, where the row was run, how and figures by metric or why it has none."""
 
     note: str
+    scored: str = ""
     values: dict[str, Decimal] = field(default_factory=dict)
     widths: dict[str, Decimal] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, entry: dict, note: str = "") -> "Answer":
+    def of(cls, entry: dict, note: str = "", scored: str = "") -> "Answer":
         """Read the entry of a decoding."""
         widths = {name: _round((high - low) / 2) for name, (low, high) in entry.get("intervals", {}).items()}
         values = {name: _round(value) for name, value in entry["values"].items()}
         why = dict.fromkeys(METRICS, "not among the metrics of the run") | entry.get("failed", {})
-        return cls(note, values, widths, {name: str(reason) for name, reason in why.items() if name not in values})
+        failed = {name: str(reason) for name, reason in why.items() if name not in values}
+        return cls(note, scored, values, widths, failed)
 
     def minus(self, other: "Answer") -> "Answer":
         """Subtract the rounded figures, as a reader would; the differences' intervals are not known."""
         values = {name: self.values[name] - other.values[name] for name in self.values if name in other.values}
-        return Answer(f"{self.note} − {other.note}", values, failed=self.failed | other.failed)
+        return Answer(f"{self.note} − {other.note}", self.scored, values, failed=self.failed | other.failed)
+
+    def metric(self, ours: str) -> str:
+        """Return the metric in the place of *ours*, which a table names: the authors' ROUGE is another."""
+        return ours.replace("rouge155", "rouge-package") if self.scored == "authors'" else ours
 
     def figure(self, metric: str, sign: str = "") -> str:
         """Return the value and half the width of its interval, or nothing; *sign* as in a format string."""
@@ -107,6 +138,7 @@ class Report:
         self.folder = folder
         self.paper = _load(folder / "paper.json")
         self.runs = _read_runs(folder, self.paper)
+        self.trivial = _read_trivial(folder, self.paper)
         self.speeds = {task: _read_speeds(folder / "latency" / f"{task}.json") for task in self.paper["tasks"]}
 
     def markdown(self) -> str:
@@ -116,7 +148,8 @@ class Report:
             sections.append((self.folder / "findings.md").read_text(encoding="utf-8").removesuffix("\n"))
         for number, tables in groupby(self.paper["tables"], lambda table: table["number"]):
             sections += [f"## Table {number}", *map(self._table, tables)]
-        sections += [*self._figure(), *self._latency(), *self._beyond(), *self._runs(), *self._others()]
+        parts = self._figure, self._latency, self._beyond, self._hidden, self._runs, self._others
+        sections += [section for part in parts for section in part()]
         return "\n\n".join(sections) + "\n"
 
     def _table(self, table: dict) -> str:
@@ -129,29 +162,52 @@ class Report:
             if "gains" in row:
                 gain = {key: "" for key in ("iterations", "speed") if key in row} | {"name": f"{row['name']}: gain"}
                 lines += self._lines(columns, row | gain | {"values": row["gains"]}, legend, is_gain=True)
+        for name, answers in self._without_model(columns).items():
+            row = dict.fromkeys(first, "") | {"name": name, "values": [None] * len(columns)}
+            lines += self._lines(columns, row | ({"iterations": "0"} if "iterations" in first else {}), legend, answers)
         reasons = "\n".join(f"- {letter} {reason}" for reason, letter in legend.items())
-        return f"{table['title']}:\n\n{markdown_table([*heads, 'Ours'], lines)}\n\n{reasons}".rstrip()
+        return f"{table['title']}:\n\n{markdown_table([*heads, 'Scored', 'Ours'], lines)}\n\n{reasons}".rstrip()
 
-    def _lines(self, columns, row: dict, legend: Legend, is_gain: bool = False) -> Iterator[list[str]]:
+    def _lines(
+        self, columns, row: dict, legend: Legend, answers: dict[str, list[Answer]] | None = None, is_gain: bool = False
+    ) -> Iterator[list[str]]:
         """Yield the lines of one row: as many as the task with the most answers has."""
-        sign = "+" if is_gain else ""
-        answers = {column["task"]: self._answers(row, column["task"], legend, is_gain) for column in columns}
+        sign, tasks = "+" if is_gain else "", dict.fromkeys(column["task"] for column in columns)
+        answers = answers or {task: self._answers(row, task, legend, is_gain) for task in tasks}
         left = [row[key] for key in _LEFT if key in row]
         measured = self.speeds[columns[0]["task"]].get(row.get("latency", ""))
         times = "not run" if measured is None else f"{measured:.1f}×"
         speed = [row["speed"] and f"{row['speed']} → {times}"] if "speed" in row else []
-        for line in zip_longest(*answers.values()):
+        for line in _lines_of(list(answers.values())):
+            scored = next((answer.scored for answer in line if answer and answer.scored), "")
             by_task = {task: answer for task, answer in zip(answers, line) if answer}
             notes, cells = {task: answer.note for task, answer in by_task.items()}, []
-            for column, paper in zip(columns, map(_round, row["values"])):
-                answer, metric = by_task.get(column["task"], Answer("")), column["metric"]
+            for column, paper in zip(columns, row["values"]):
+                answer = by_task.get(column["task"], Answer(""))
+                metric = answer.metric(column["metric"])
                 ours = answer.figure(metric, sign)
-                cells.append(f"{paper:{sign}}" + (f" → {ours} ({answer.values[metric] - paper:+})" if ours else ""))
+                shown = [] if paper is None else [f"{_round(paper):{sign}}"]
+                if ours:
+                    difference = "" if paper is None else f" ({answer.values[metric] - _round(paper):+})"
+                    shown.append(f"→ {ours}{difference}")
+                cells.append(" ".join(shown))
                 if not ours and metric in answer.failed:
                     notes[column["task"]] += f", no {column['name']} {legend[answer.failed[metric]]}"
-            if len(answers) > 1:
+            if len(tasks) > 1:
                 notes = {task: f"{self.paper['tasks'][task]}: {note}" for task, note in notes.items()}
-            yield [*left, *cells, *speed, "<br>".join(notes.values())]
+            yield [*left, *cells, *speed, scored, "<br>".join(notes.values())]
+
+    def _without_model(self, columns: list[dict]) -> dict[str, dict[str, list[Answer]]]:
+        """Return by name and task what takes no model; equal figures are of the same test set, and come once."""
+        found: dict[str, dict[str, dict[tuple, Answer]]] = {}
+        for run in self.trivial + self.runs:
+            metrics = [column["metric"] for column in columns if run.has(task=column["task"])]
+            for entry in run.trivial if metrics else []:
+                answer = Answer.of(entry, f"with {run.summary}" if "arm" in run.content else run.link, run.scored)
+                figures = [answer.figure(answer.metric(metric)) for metric in metrics]
+                of_task = found.setdefault(entry["decoding"], {}).setdefault(run.content["task"], {})
+                of_task.setdefault((run.scored, *figures), answer)
+        return {name: {task: list(one.values()) for task, one in tasks.items()} for name, tasks in found.items()}
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
@@ -164,15 +220,15 @@ class Report:
         for run in runs:
             entry = run.decoding(**decoding)
             if entry and not is_gain:
-                answers.append(Answer.of(entry, run.summary))
+                answers.append(Answer.of(entry, run.summary, run.scored))
             for base in self.runs if is_gain else []:
                 other = base.decoding(**decoding)
                 if entry and other and base.has(arm="no-mixing") and base.is_alike(run):
-                    answers.append(Answer.of(entry, run.link).minus(Answer.of(other, base.link)))
+                    answers.append(Answer.of(entry, run.link, run.scored).minus(Answer.of(other, base.link)))
         reasons, why = self.paper["not_run"], row.get("not_run")
         if runs:
             lack = "there is no run without mixing that is otherwise like" if is_gain else "this was not decoded with"
-            why = f"{lack} {', '.join(run.name for run in runs)}"
+            why = f"{lack} {', '.join(dict.fromkeys(run.name for run in runs))}"
         elif not why and "run" in row:
             why = reasons.get(row["run"].get("init")) or reasons.get(task) or reasons["other"]
         why = (why or reasons["baseline"]).replace("{task}", task)
@@ -214,25 +270,61 @@ class Report:
         if beyond:
             yield "## Beyond the paper: what is mixed in"
         for task in sorted({run.content["task"] for run in beyond}):
-            columns = next(table["columns"] for table in tables if table["columns"][0]["task"] == task)
+            columns = self._columns(task)
             alike = [run for run in self.runs if any(run.is_alike(one) and one.has(task=task) for one in beyond)]
             lines = []
-            for run, entry in [(one, entry) for one in alike for entry in one.content["decodings"]]:
-                cells = [Answer.of(entry).figure(column["metric"]) or "-" for column in columns]
+            for run, entry in [(one, entry) for one in alike for entry in one.decodings]:
+                answer = Answer.of(entry, run.summary, run.scored)
+                cells = [answer.figure(answer.metric(column["metric"])) or "-" for column in columns]
                 decoding = f"{entry['decoding']} × {entry['iterations']}"
-                lines.append([run.content["arm"], decoding, *cells, run.summary])
-            heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Run"]
+                lines.append([run.content["arm"], decoding, *cells, run.scored, run.summary])
+            for name, answers in self._without_model(columns).items():
+                for answer in answers[task]:
+                    cells = [answer.figure(answer.metric(column["metric"])) or "-" for column in columns]
+                    lines.append(["", name, *cells, answer.scored, answer.note])
+            heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Scored", "Run"]
             yield f"{self.paper['tasks'][task]}:\n\n{markdown_table(heads, lines)}"
+
+    def _columns(self, task: str) -> list[dict]:
+        """Return the columns of the task's first table."""
+        return next(table["columns"] for table in self.paper["tables"] if table["columns"][0]["task"] == task)
+
+    def _hidden(self) -> Iterator[str]:
+        """Yield a table a task of what outputs have to do with their sources."""
+        known, sections = ["similarity", *AGAINST_SOURCE], list[str]()
+        for task, title in self.paper["tasks"].items():
+            main = self._columns(task)[1]  # BLEU-4 or ROUGE-2
+            trivial = self._without_model([{"task": task, "metric": metric} for metric in [main["metric"], *known]])
+            found = [(name, answer) for name, answers in trivial.items() for answer in answers[task]]
+            for run in self.runs:
+                for entry in run.decodings if run.has(task=task) else []:
+                    decoding = f"{entry['decoding']} × {entry['iterations']}"
+                    found.append((decoding, Answer.of(entry, run.link, run.scored)))
+            metrics = [metric for metric in known if any(metric in answer.values for _, answer in found)]
+            lines = [
+                [name, *map(answer.figure, [answer.metric(main["metric"]), *metrics]), answer.scored, answer.note]
+                for name, answer in found
+                if not answer.values.keys().isdisjoint(known)
+            ]
+            heads = ["Decoding", main["name"], *(f"`{metric}`" for metric in metrics), "Scored", "Run"]
+            sections += [f"{title}:\n\n{markdown_table(heads, lines)}"] if lines else []
+        if sections:
+            yield from ["## What BLEU hides", _HIDDEN, *sections]
 
     def _runs(self) -> Iterator[str]:
         yield "## Runs" if self.runs else "## Runs\n\nNone yet."
-        for run in self.runs:
+        for _, (run, *others) in groupby(self.runs, lambda run: run.path):
             given = {key: value for key, value in run.content.items() if value and key != "decodings"}
             labels = dict.fromkeys(_LABELS, "not recorded") | given
+            labels["protocol"] = ", ".join([labels["protocol"], *(other.content["protocol"] for other in others)])
             commands = [labels.pop(key, "# not recorded") for key in ("training", "command")]
             lines = [f"- {key}: {value}" for key, value in labels.items()]
             yield "\n".join([f"### Run {run.name}\n", *lines, f"- [{run.path}]({run.path})"])
             yield "```bash\n# training\n{}\n# scoring\n{}\n```".format(*commands)
+        if self.trivial:
+            yield "### Without a model"
+            yield "\n".join(f"- {run.link}, commit {run.content['commit']}" for run in self.trivial)
+            yield "```bash\n{}\n```".format("\n".join(run.content["command"] for run in self.trivial))
 
     def _others(self) -> list[str]:
         kinds = ("convergence-*.json", "significance-*.json", "*.md")
@@ -264,15 +356,35 @@ def _read_speeds(path: Path) -> dict[str, float]:
 
 
 def _read_runs(folder: Path, paper: dict) -> list[Run]:
-    runs: dict[str, Run] = {}
+    """Read a run a protocol of each file."""
+    runs, names = list[Run](), dict[str, Path]()
     for path in sorted((folder / "runs").rglob("*.json")):
-        run = Run(path.stem, path.relative_to(folder).as_posix(), _load(path))
+        content = _load(path)
         with _expecting(path, "a decodings-test.json of scripts/compare_decodings.py"):
-            _check_run(run.content, paper)
-        other = runs.setdefault(_anchor(run.name), run)
-        if other is not run:
-            raise ValueError(f"{path} and {folder / other.path} have the same name: rename one of them")
-    return list(runs.values())
+            others = content.pop("other_protocols", [])
+            for one in [content, *({**content, **other} for other in others)]:
+                runs.append(Run(path.stem, path.relative_to(folder).as_posix(), one))
+                _check_run(one, paper)
+        other = names.setdefault(_anchor(path.stem), path)
+        if other is not path:
+            raise ValueError(f"{path} and {other} have the same name: rename one of them")
+    return runs
+
+
+def _read_trivial(folder: Path, paper: dict) -> list[Run]:
+    runs = []
+    for path in sorted((folder / "trivial").glob("*.json")):
+        content = _load(path)
+        with _expecting(path, "a result of scripts/score.py --json"):
+            task, known = content["protocol"].removeprefix("authors-"), paper["tasks"]
+            if task not in known:
+                raise ValueError(f"protocol is {content['protocol']}, expected that of {', '.join(known)}")
+            entries = [{"decoding": name, "iterations": 0} | scores for name, scores in content["systems"].items()]
+            labels = {key: content[key] for key in ("protocol", "command", "commit")}
+            runs.append(Run(path.stem, path.relative_to(folder).as_posix(), {"task": task, **labels}))
+            runs[-1].content["decodings"] = entries
+            _check_scores(entries)
+    return runs
 
 
 def _check_run(content: dict, paper: dict):
@@ -280,11 +392,24 @@ def _check_run(content: dict, paper: dict):
         given, expected = content.get(label), ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
         if not given or not isinstance(given, str) or (known and given not in known):
             raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
-    for entry in content["decodings"]:
+    _check_scores(content["decodings"])
+
+
+def _check_scores(entries: list[dict]):
+    for entry in entries:
         answer = Answer.of(entry, f"{entry['decoding']} {entry['iterations']}")
         for metric, figure in [*answer.values.items(), *answer.widths.items()]:
             if metric not in METRICS or not figure.is_finite():
                 raise ValueError(f"{metric} is {figure}, expected finite scores of {', '.join(METRICS)}")
+
+
+def _lines_of(tasks: list[list[Answer]]) -> Iterator[tuple[Answer | None, ...]]:
+    """Yield the answers of each task beside each other: lines of one way of scoring each, ours first."""
+    kinds = {answer.scored: None for answers in tasks for answer in answers if answer.scored} or [""]
+    for number, kind in enumerate(sorted(kinds, key=lambda kind: kind != "ours")):
+        # What was not run has none, and stands in the first lines.
+        taken = [[one for one in answers if one.scored == kind or not (one.scored or number)] for answers in tasks]
+        yield from zip_longest(*taken)
 
 
 def _load(path: Path) -> dict:

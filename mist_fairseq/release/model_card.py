@@ -80,8 +80,9 @@ def _scores(path: Path) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         metrics, rows = list(content["decodings"][0]["values"]), []
         for one in content["decodings"]:
-            decoding = f"{one['decoding']}, {one['iterations']} iteration{'s' if one['iterations'] > 1 else ''}"
-            rows.append([decoding, *(f"{one['values'][metric]:.2f}" for metric in metrics)])
+            count = one["iterations"]  # 0 of what takes no model
+            iterations = f", {count} iteration{'s' if count > 1 else ''}" if count else ""
+            rows.append([f"{one['decoding']}{iterations}", *(f"{one['values'][metric]:.2f}" for metric in metrics)])
         about = f"{content.get('data', '')} ({content['subset']} set, protocol {content['protocol']})".strip()
         table = markdown_table(["decoding", *metrics], rows)
         return f"{about}\n\n{table}\n\n```\n{content['command']}\n```"

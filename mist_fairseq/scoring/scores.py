@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics import BLEU
@@ -16,9 +17,11 @@ from mist_fairseq.scoring.meteor15 import Meteor15
 from mist_fairseq.scoring.rouge155 import KINDS, Rouge155, rouge155
 from mist_fairseq.scoring.rouge_l import RougeL
 from mist_fairseq.scoring.rouge_package import RougePackage
+from mist_fairseq.scoring.similarity import Similarity, SourceSimilarity
 from mist_fairseq.scoring.steps import apply_steps, lower
+from mist_fairseq.scoring.trivial import TRIVIAL
 
-METRICS: dict[str, Callable[[], Metric]] = {
+METRICS: dict[str, Callable[..., Metric]] = {
     "sacrebleu": partial(BLEU, lowercase=True),
     **{f"bleu-{n}": partial(WORD_BLEU, max_ngram_order=n) for n in (1, 2, 3, 4)},
     "meteor15": Meteor15,
@@ -27,14 +30,16 @@ METRICS: dict[str, Callable[[], Metric]] = {
     **{f"rouge-package-{kind}": partial(RougePackage, f"rouge-{kind}") for kind in "12l"},
 }
 # Of these the first reference is the source; metrics against references alone cannot tell a copy.
-AGAINST_SOURCE: dict[str, Callable[[], Metric]] = {
+AGAINST_SOURCE: dict[str, Callable[..., Metric]] = {
     "ibleu": IBleu,
     "source-bleu": SourceBleu,
     "copies": Copies,
     **{f"novel-{n}": partial(Novel, n) for n in (1, 2)},
     **{f"distinct-{n}": partial(Distinct, n) for n in (1, 2)},
+    "source-similarity": SourceSimilarity,
 }
-METRICS |= AGAINST_SOURCE
+METRICS |= {"similarity": Similarity} | AGAINST_SOURCE
+NEEDS_ENCODER = ["similarity", "source-similarity"]
 RESAMPLES = 1000
 
 
@@ -42,33 +47,36 @@ RESAMPLES = 1000
 class Protocol:
     """How a data set is scored: steps for outputs and for references, and metrics, which are names in ``METRICS``.
 
-    ``sacrebleu`` is what its command line gives: line by line, without any step. With *group*, outputs with equal
-    sources are one, with all their references, as in the question-generation script.
+    ``sacrebleu`` is what its command line gives: line by line, without any step; ``similarity`` reads texts without
+    steps, too. With *group*, outputs with equal sources are one, with all their references, as in the
+    question-generation script. *trivial* is a name in ``TRIVIAL``: the system without a model to compare with.
     """
 
     steps: list[str]
     reference_steps: list[str]
     metrics: list[str]
     group: bool
+    trivial: str = ""
 
 
 _PENN = ["lower", "words", "rejoin-quora"]
-_QG_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu", *AGAINST_SOURCE]
+_QG_METRICS = ["bleu-1", "bleu-2", "bleu-3", "bleu-4", "meteor15", "rouge-l", "sacrebleu", "similarity"]
+_QG: dict[str, Any] = {"metrics": [*_QG_METRICS, *AGAINST_SOURCE], "group": True, "trivial": "copy of the source"}
 _XSUM, _ROUGE = ["lower", "words", "collapse-repeats", "rejoin-xsum"], ["rouge155-1", "rouge155-2", "rouge155-l"]
-_EXTRACTED = ["copies", "novel-1", "novel-2"]
+_EXTRACTED = ["similarity", "copies", "novel-1", "novel-2"]
 _ROUGE_PACKAGE = ["rouge-package-1", "rouge-package-2", "rouge-package-l"]
 _THEIR_WORDS = ["words", "collapse-repeats-authors"]
 # As the authors' code does it, which leaves references as they are: the Penn Treebank's tokens, which raw ones become.
 _AUTHORS = {
-    "authors-squad_qg": Protocol([*_THEIR_WORDS, "lower"], _PENN, _QG_METRICS, group=True),
-    "authors-quora": Protocol([*_THEIR_WORDS, "rejoin-quora-authors", "lower"], _PENN, _QG_METRICS, group=True),
+    "authors-squad_qg": Protocol([*_THEIR_WORDS, "lower"], _PENN, **_QG),
+    "authors-quora": Protocol([*_THEIR_WORDS, "rejoin-quora-authors", "lower"], _PENN, **_QG),
     "authors-xsum": Protocol(
-        [*_THEIR_WORDS, "rejoin-xsum", "lower"], ["lower"], [*_ROUGE_PACKAGE, *_EXTRACTED], group=False
+        [*_THEIR_WORDS, "rejoin-xsum", "lower"], ["lower"], [*_ROUGE_PACKAGE, *_EXTRACTED], False, "lead-1"
     ),
 }
 PROTOCOLS = {
-    **dict.fromkeys(["squad_qg", "quora"], Protocol([*_PENN, "collapse-repeats"], _PENN, _QG_METRICS, group=True)),
-    "xsum": Protocol(_XSUM, ["lower"], [*_ROUGE, "sacrebleu", *_EXTRACTED], group=False),
+    **dict.fromkeys(["squad_qg", "quora"], Protocol([*_PENN, "collapse-repeats"], _PENN, **_QG)),
+    "xsum": Protocol(_XSUM, ["lower"], [*_ROUGE, "sacrebleu", *_EXTRACTED], False, "lead-1"),
     **_AUTHORS,
     # Without the package, whose time and memory are quadratic.
     "plain": Protocol(["lower"], ["lower"], [name for name in METRICS if name not in _ROUGE_PACKAGE], group=False),
@@ -92,6 +100,13 @@ class Scores:
         return {name: value for name, value in asdict(self).items() if value}
 
 
+def with_trivial(systems: dict[str, list[str]], sources: list[str] | None, protocol: Protocol) -> dict[str, list[str]]:
+    """Put the protocol's system without a model last, where sources are given and no system has its name."""
+    if sources is None or protocol.trivial in ("", *systems):
+        return systems
+    return systems | {protocol.trivial: list(map(TRIVIAL[protocol.trivial], sources))}
+
+
 def score(
     systems: dict[str, list[str]],
     references: list[str],
@@ -100,15 +115,17 @@ def score(
     protocol: Protocol = PROTOCOLS["plain"],
     metrics: Iterable[str] | None = None,
     confidence: bool = False,
+    sentence_encoder: str | Path | None = None,
 ) -> dict[str, Scores]:
     """Score the outputs of one or more systems, by name, one a reference; the others are compared with the first.
 
     *references* and, for ``protocol.group`` and ``AGAINST_SOURCE``, *sources* are lines of raw files; *metrics* stand
-    for the protocol's, which without sources are those that need none; *confidence* adds confidence intervals and
-    paired tests. What cannot be computed (no Java, no Perl) is in ``failed``, and the rest still comes.
+    for the protocol's, which without sources are those that need none, and likewise without *sentence_encoder*, the
+    folder for ``NEEDS_ENCODER``; *confidence* adds confidence intervals and paired tests. What cannot be computed (no
+    Java, no Perl) is in ``failed``, and the rest still comes.
     """
-    metrics = _choose(protocol, metrics, sources is not None)
-    for name, lines in [*systems.items(), ("source file", references if sources is None else sources)]:
+    metrics = _choose(protocol, metrics, sources is not None, sentence_encoder is not None)
+    for name, lines in [("source file", references if sources is None else sources), *systems.items()]:
         if len(lines) != len(references):
             raise ValueError(f"{name} has {len(lines):,} lines but there are {len(references):,} references")
     if not references:
@@ -117,37 +134,45 @@ def score(
         raise ValueError("outputs with equal sources are scored as one: the sources are needed")
 
     groups = group_by_source(sources) if protocol.group and sources else [[i] for i in range(len(references))]
-    stepped = apply_steps(references, protocol.reference_steps)
-    grouped_references = [[stepped[i] for i in group] for group in groups]
-    last = [group[-1] for group in groups]
-    ready = {name: apply_steps([outputs[i] for i in last], protocol.steps) for name, outputs in systems.items()}
-    with_source = grouped_references
-    if sources is not None:
-        # With the outputs' steps: a copy is to equal its source.
-        stepped_sources = apply_steps([sources[i] for i in last], protocol.steps)
-        with_source = [[source, *texts] for source, texts in zip(stepped_sources, grouped_references)]
+
+    def prepare(steps: list[str], reference_steps: list[str]) -> tuple[dict[str, list[str]], list[list[str]]]:
+        """Outputs, and references behind the source if there is one, of each group."""
+        last = [group[-1] for group in groups]
+        stepped = apply_steps(references, reference_steps)
+        # Sources with the outputs' steps: a copy is to equal its source.
+        first = [[text] for text in apply_steps([sources[i] for i in last], steps)] if sources else [[] for _ in last]
+        compared = [[*source, *(stepped[i] for i in group)] for source, group in zip(first, groups)]
+        return {name: apply_steps([texts[i] for i in last], steps) for name, texts in systems.items()}, compared
+
+    stepped, as_they_are = prepare(protocol.steps, protocol.reference_steps), prepare([], [])
     results = {name: Scores(len(groups)) for name in systems}
     for metric in metrics:
-        raw = metric == "sacrebleu"
-        compared = with_source if metric in AGAINST_SOURCE else grouped_references
-        texts = (systems, [[line] for line in references]) if raw else (ready, compared)
+        outputs, compared = as_they_are if metric in NEEDS_ENCODER else stepped
+        if metric == "sacrebleu":
+            outputs, compared = systems, [[line] for line in references]
+        elif metric not in AGAINST_SOURCE and sources is not None:
+            compared = [texts[1:] for texts in compared]
+        given = [sentence_encoder] if metric in NEEDS_ENCODER else []
         try:
-            _score(metric, *texts, results, confidence)
+            _score(metric, METRICS[metric](*given), outputs, compared, results, confidence)
         except (ImportError, OSError, RuntimeError) as error:
             for result in results.values():
                 result.failed[metric] = str(error)
     return results
 
 
-def _choose(protocol: Protocol, metrics: Iterable[str] | None, has_sources: bool) -> list[str]:
+def _choose(protocol: Protocol, metrics: Iterable[str] | None, has_sources: bool, has_encoder: bool) -> list[str]:
+    lacking = ([] if has_sources else [*AGAINST_SOURCE]) + ([] if has_encoder else NEEDS_ENCODER)
     if metrics is None:
-        return [metric for metric in protocol.metrics if has_sources or metric not in AGAINST_SOURCE]
+        return [metric for metric in protocol.metrics if metric not in lacking]
     metrics = list(metrics)
     for metric in metrics:
         if metric not in METRICS:
             raise ValueError(f"no metric {metric!r}: there are {', '.join(METRICS)}")
         if metric in AGAINST_SOURCE and not has_sources:
             raise ValueError(f"{metric} compares with the sources: they are needed")
+        if metric in lacking:
+            raise ValueError(f"{metric} needs the folder of a sentence encoder: --sentence-encoder DIR")
     return metrics
 
 
@@ -160,10 +185,14 @@ def group_by_source(sources: list[str]) -> list[list[int]]:
 
 
 def _score(
-    name: str, systems: dict[str, list[str]], references: list[list[str]], results: dict[str, Scores], confidence: bool
+    name: str,
+    metric: Metric,
+    systems: dict[str, list[str]],
+    references: list[list[str]],
+    results: dict[str, Scores],
+    confidence: bool,
 ):
     """Compute one metric of all systems, into *results*."""
-    metric = METRICS[name]()
     scores: Any
     streams = list(zip_longest(*references))  # sacrebleu's: first references, second references or None, ...
     if confidence and not isinstance(metric, Distinct):  # which has no statistics to draw from
@@ -187,9 +216,10 @@ def _score(
             result.values[name], result.intervals[name] = rouge.score, (rouge.low, rouge.high)
 
 
-def format_table(results: dict[str, Scores], metrics: list[str]) -> str:
+def format_table(results: dict[str, Scores]) -> str:
     """Return a row a metric, a column a system: score, half the width of its confidence interval, p."""
     names, columns = list(results), list(results.values())
+    metrics = list(dict.fromkeys(metric for result in columns for metric in [*result.values, *result.failed]))
     width = max(24, *(len(name) + 2 for name in names))
     rows = [["", *names], *([metric, *(_cell(result, metric) for result in columns)] for metric in metrics)]
     rows.append(["texts", *(f"{result.segments:,}" for result in columns)])

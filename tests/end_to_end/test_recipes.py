@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mist_fairseq.scoring.scores import AGAINST_SOURCE
+from mist_fairseq.scoring.scores import AGAINST_SOURCE, NEEDS_ENCODER
 from tests.end_to_end.conftest import ROOT
 from tests.end_to_end.warm import environment
 from tests.helpers import WORDS
@@ -83,15 +83,16 @@ def test_generate_and_score(out):
         "random",
         "question pairs",
     )
-    single, iterated = found["decodings"]
+    single, iterated, copy = found["decodings"]
     assert (iterated["decoding"], iterated["iterations"]) == ("mist", 2)
     assert set(single["values"]) | set(single.get("failed", {})) == {
         *(f"bleu-{n}" for n in (1, 2, 3, 4)),
         "meteor15",
         "rouge-l",
         "sacrebleu",
-        *AGAINST_SOURCE,
+        *(AGAINST_SOURCE.keys() - NEEDS_ENCODER),
     }
+    assert (copy["decoding"], copy["iterations"], copy["values"]["copies"]) == ("copy of the source", 0, 100)
     tested = {name for name in single["values"] if not name.startswith("distinct")}
     assert set(iterated["p_values"]) == tested and "p_values" not in single
     assert f"{single['values']['rouge-l']:.2f}" in printed and len(re.findall("^output", printed, re.MULTILINE)) == 5

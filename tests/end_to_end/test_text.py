@@ -1,6 +1,7 @@
 """Awkward texts through every command and interface: one line in, one line out, and the i-th belongs to the i-th."""
 
 import contextlib
+import json
 import re
 import runpy
 import subprocess
@@ -17,7 +18,7 @@ from mist_fairseq.experiments.evaluation import read_generation, read_lines
 from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 from mist_fairseq.release.onnx_folder import save_onnx
-from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS, score
+from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS, NEEDS_ENCODER, score
 from tests.awkward import LONGEST, NOT_UTF8, PIECES, as_file, is_one_line, long_texts, shown, texts
 from tests.end_to_end.conftest import LIMITS, ROOT, SMALL, TRAINING, preprocess, run
 from tests.end_to_end.warm import environment
@@ -142,7 +143,7 @@ def generated(trained, raw, tmp_path_factory) -> Path:
             "sacrebleu",
             "rouge-l",
         ]
-        arguments += ["--examples", "1000", "--batch-size", "16"]
+        arguments += ["--protocol", "plain", "xsum", "--examples", "1000", "--batch-size", "16"]
         patch.setattr(sys, "argv", ["compare_decodings.py", *map(str, arguments)])
         patch.setattr(sys, "executable", environment()["WARM_PYTHON"])  # which runs fairseq-generate
         with (
@@ -159,6 +160,19 @@ def test_examples_do_nothing_to_a_terminal(generated, sides):
     content = (generated.parent / "printed.txt").read_bytes().decode()
     assert len(re.findall("^reference  ", content, re.MULTILINE)) == len(sides["test"][0])
     assert {char for char in content if unicodedata.category(char) in ("Cc", "Zl", "Zp")} == {"\n"}
+
+
+def test_several_protocols_in_one_file(generated):
+    found = json.loads((generated.parent / "decodings-test.json").read_text())
+    (other,) = found["other_protocols"]
+    assert (found["protocol"], other["protocol"]) == ("plain", "xsum")
+    (ours,), (theirs, lead) = found["decodings"], other["decodings"]
+    assert ours.keys() == theirs.keys() and (lead["decoding"], lead["iterations"]) == ("lead-1", 0)
+    assert ours["values"].keys() == lead["values"].keys() == {"sacrebleu", "rouge-l"}
+    assert ours["values"]["sacrebleu"] == theirs["values"]["sacrebleu"] != lead["values"]["sacrebleu"]
+    assert ours["values"]["rouge-l"] != theirs["values"]["rouge-l"]  # other steps
+    printed = (generated.parent / "printed.txt").read_text(encoding="utf-8")
+    assert re.search(r"^plain:\n +mist:2\n(.|\n)*^xsum:\n +mist:2 +lead-1\n", printed, re.MULTILINE)
 
 
 def test_generate_prints_a_line_of_each_kind_for_each_text(generated, sides):
@@ -240,14 +254,14 @@ def test_server_answers_text_by_text():
 
 
 def test_scores_are_of_all_lines(generated, raw, tmp_path, monkeypatch, capsys):
-    # Seconds of Java, and a package that refuses long texts.
-    metrics = [metric for metric in METRICS if metric != "meteor15" and not metric.startswith("rouge-package")]
+    # Seconds of Java, a package that refuses long texts, and an encoder.
+    metrics = METRICS.keys() - {"meteor15", *NEEDS_ENCODER, *(f"rouge-package-{kind}" for kind in "12l")}
     files = ["--source", raw / "test.src", "--reference", raw / "test.tgt", "--metrics", *metrics]
     same = tmp_path / "same"
     same.write_bytes((raw / "test.tgt").read_bytes())
     status, printed = script("score.py", monkeypatch, capsys, generated, f"same={same}", *files, "--protocol", "xsum")
-    assert not status and re.search(rf"texts +{SIZES['test'] + 2} +{SIZES['test'] + 2}\n", printed)
-    assert re.search(r"sacrebleu +[\d.]+ +100\.00\n", printed)
+    assert not status and re.search(rf"texts( +{SIZES['test'] + 2}){{3}}\n", printed)  # lead-1, too
+    assert re.search(r"sacrebleu +[\d.]+ +100\.00 +[\d.]+\n", printed)
     for wrong in ("outputs", "source", "reference"):
         paths = dict.fromkeys(("outputs", "source", "reference"), same) | {wrong: tmp_path / f"{wrong}.txt"}
         paths[wrong].write_bytes(b"a\n" * 7 + NOT_UTF8["Latin-1"])
@@ -260,7 +274,16 @@ def test_scores_are_of_all_lines(generated, raw, tmp_path, monkeypatch, capsys):
     assert "same has 153 lines but there are 152 references" in script("score.py", monkeypatch, capsys, same, *files)[0]
 
 
-OTHERS = ("meteor", "rouge155", "rouge-package", *AGAINST_SOURCE)  # Java, Perl, slow; in need of sources
+def test_what_takes_no_model_is_scored_alone(raw, tmp_path, monkeypatch, capsys):
+    files = ["--source", raw / "test.src", "--reference", raw / "test.tgt", "--metrics", "sacrebleu"]
+    assert not script("score.py", monkeypatch, capsys, *files, "--protocol", "xsum", "--json", tmp_path / "out.json")[0]
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert list(content["systems"]) == ["lead-1"] and " --protocol xsum " in content["command"]
+    assert script("score.py", monkeypatch, capsys, *files)[0] == "error: nothing to score: give an OUTPUT"
+
+
+# Java, Perl, slow; in need of an encoder or sources
+OTHERS = ("meteor", "rouge155", "rouge-package", *NEEDS_ENCODER, *AGAINST_SOURCE)
 
 
 @pytest.mark.parametrize("metric", [metric for metric in METRICS if not metric.startswith(OTHERS)])

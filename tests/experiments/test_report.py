@@ -181,7 +181,8 @@ def test_a_run_stands_beside_its_row_with_interval_and_difference(folder):
     assert "→" not in cells(folder, 3, "Encoder MiniLM init †")[0]["BLEU-4"]
     assert "→" not in cells(folder, 1, "MIST(MiniLM) †")[0]["BLEU-4"]
     add_run(folder, "quora-mist", subset="valid", protocol="plain")
-    assert cells(folder, 3, "MIST(MiniLM) †")[0]["Ours"].endswith(", subset valid, protocol plain")
+    (line,) = cells(folder, 3, "MIST(MiniLM) †")
+    assert line["Ours"].endswith(", subset valid") and line["Scored"] == "plain"
 
 
 def test_differences_are_those_of_the_figures_shown(folder):
@@ -256,6 +257,77 @@ def test_what_the_paper_does_not_have_stands_beside_its_like(folder):
         ("reference", "mist × 3", "5.00", "-"),
         ("mist", "single-pass × 1", "13.40", "40.00"),
     ]
+
+
+def protocol(name, *decodings):
+    return {"protocol": name, "decodings": list(decodings)}
+
+
+def copy(bleu=32.6, name="copy of the source", **more):
+    return {"decoding": name, "iterations": 0, "values": {**QUORA, "bleu-4": bleu, **more}}
+
+
+def test_protocols_stand_beside_each_other(folder):
+    theirs = protocol("authors-quora", decoding(values={**QUORA, "bleu-4": 12.0}))
+    add_run(folder, "mist", other_protocols=[theirs])
+    ours, authors = cells(folder, 3, "MIST(MiniLM) †")
+    assert (ours["Scored"], ours["BLEU-4"]) == ("ours", "26.96 → 13.40 (-13.56)")
+    assert (authors["Scored"], authors["BLEU-4"]) == ("authors'", "26.96 → 12.00 (-14.96)")
+    assert ours["Ours"] == authors["Ours"]  # the same run
+    markdown = Report(folder).markdown()
+    assert markdown.count("### Run ") == 1 and "- protocol: quora, authors-quora\n" in markdown
+    theirs = protocol("authors-quora", decoding(values={**QUORA, "bleu-4": 11.5}))
+    add_run(folder, "base", arm="no-mixing", other_protocols=[theirs])
+    gains = [(line["Scored"], line["BLEU-4"]) for line in cells(folder, 3, "MIST(MiniLM) †: gain")]
+    assert gains == [("ours", "+0.86 → +0.00 (-0.86)"), ("authors'", "+0.86 → +0.50 (-0.36)")]  # of equal protocols
+
+
+def test_a_line_has_one_way_of_scoring(folder):
+    theirs = protocol("authors-xsum", decoding(values={"rouge-package-2": 7.5}))
+    add_run(folder, "xsum", decoding(values={"rouge155-2": 9.0}), task="xsum", other_protocols=[theirs])
+    add_run(folder, "quora")
+    lines = cells(folder, 6, "MIST", **{"Iter.": "1"})
+    actual = [(line["Scored"], line["XSum: ROUGE-2"], line["Quora: BLEU-4"]) for line in lines]
+    theirs = "11.17 → 7.50 (-3.67)"  # the authors' ROUGE is another package's
+    assert actual == [("ours", "11.17 → 9.00 (-2.17)", "28.95 → 13.40 (-15.55)"), ("authors'", theirs, "28.95")]
+    assert ["SQuAD 1.1: not run" in line["Ours"] for line in lines] == [True, False]
+
+
+def test_systems_without_a_model(folder):
+    """From runs and files of scripts/score.py, once for each test set, in every table of the task."""
+    for name, more in {"mist": {}, "again": {}, "other": {"data": "another split"}}.items():
+        add_run(folder, name, decoding(), copy(20.0 if name == "other" else 32.6), arm="reference", **more)
+    (folder / "trivial").mkdir()
+    found = {"protocol": "authors-quora", "command": "score", "commit": "a"}
+    found["systems"] = {"copy of the source": {"values": {**QUORA, "bleu-4": 30.0}}}
+    (folder / "trivial" / "authors.json").write_text(json.dumps(found))
+    first, other, theirs = cells(folder, 3, "copy of the source")
+    assert (first["BLEU-4"], first["Scored"], first["Iter."]) == ("→ 32.60", "ours", "0")
+    assert first["Ours"].startswith("with [again](#run-again): ") and other["BLEU-4"] == "→ 20.00"
+    assert (theirs["Scored"], theirs["Ours"]) == ("authors'", "[trivial/authors.json](trivial/authors.json)")
+    assert len(cells(folder, 6, "copy of the source")) == 3 and not cells(folder, 1, "copy of the source")
+    markdown = Report(folder).markdown()
+    (beyond,) = tables(section(markdown, "Beyond the paper: what is mixed in"))
+    assert [line["Decoding"] for line in beyond] == ["single-pass × 1"] * 3 + ["copy of the source"] * 3
+    assert "```bash\nscore\n```" in section(markdown, "Runs") and "What BLEU hides" not in markdown
+    (folder / "trivial" / "authors.json").write_text('{"protocol": "plain"}')
+    with pytest.raises(ValueError, match=r"authors\.json is not .*: protocol is plain, expected that of squad_qg"):
+        Report(folder)
+
+
+def test_what_bleu_hides(folder):
+    hidden = {"ibleu": 5.0, "copies": 12.5}
+    add_run(folder, "mist", decoding(values={**QUORA, **hidden}, intervals={"ibleu": [4, 6]}), copy(copies=100))
+    add_run(folder, "old")
+    add_run(folder, "xsum", decoding(values={"rouge155-2": 2.0, "novel-1": 30.0}), task="xsum")
+    xsum, quora = tables(section(Report(folder).markdown(), "What BLEU hides"))
+    assert [(line["Decoding"], line["`ibleu`"], line["`copies`"]) for line in quora] == [
+        ("copy of the source", "", "100.00"),
+        ("single-pass × 1", "5.00 ± 1.00", "12.50"),
+    ]
+    assert quora[0]["BLEU-4"] == "32.60" and quora[1]["Run"] == "[mist](#run-mist)" and quora[1]["Scored"] == "ours"
+    (line,) = xsum
+    assert line == line | {"ROUGE-2": "2.00", "`novel-1`": "30.00"} and "`ibleu`" not in line
 
 
 def test_runs_say_how_they_came_about(folder):

@@ -25,6 +25,7 @@ def scores(path, **changes):
         "decodings": [
             {"decoding": "single-pass", "iterations": 1, "values": {"bleu-4": 14.704, "rouge-l": 52.82}},
             {"decoding": "mist", "iterations": 3, "values": {"bleu-4": 15.19, "rouge-l": 53.29}},
+            {"decoding": "copy of the source", "iterations": 0, "values": {"bleu-4": 32.6, "rouge-l": 60}},
         ],
     }
     path.write_text(json.dumps({**content, **changes}))
@@ -56,6 +57,7 @@ def test_a_card_tells_data_settings_scores_and_licence(tmp_path):
         "Quora (test set, protocol quora)",
         "| single-pass, 1 iteration | 14.70 | 52.82 |",
         "| mist, 3 iterations | 15.19 | 53.29 |",
+        "| copy of the source | 32.60 | 60.00 |",
         "The weights: mit.",
     ):
         assert line in body.splitlines()

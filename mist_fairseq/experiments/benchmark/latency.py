@@ -19,7 +19,7 @@ from mist_fairseq.experiments.benchmark.inputs import GROUPS, Entry
 from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.markdown import markdown_table
-from mist_fairseq.scoring.scores import PROTOCOLS, score
+from mist_fairseq.scoring.scores import PROTOCOLS, score, with_trivial
 
 # As the paper's tables head them.
 _METRICS = {
@@ -165,7 +165,10 @@ class Benchmark:
     def scores(
         self, reference: list[str], source: list[str] | None, protocol: str, metrics: list[str] | None = None
     ) -> dict[str, dict]:
-        """Score all outputs of the subset; by system, scores and the first outputs. Arguments as of ``score``."""
+        """Score all outputs of the subset; by system, scores and the first outputs. Arguments as of ``score``.
+
+        The protocol's system without a model is among them, where the sources are given.
+        """
 
         def generate(system: System) -> list[str]:
             dataset, answers = system.dataset, dict[int, tuple[list[int], int]]()
@@ -178,6 +181,8 @@ class Benchmark:
             return [system.text(answers[i][0]) for i in range(len(dataset))]
 
         texts = self._each(generate)
+        if texts:
+            texts = with_trivial(texts, source, PROTOCOLS[protocol])
         results = score(texts, reference, source, protocol=PROTOCOLS[protocol], metrics=metrics) if texts else {}
         return {name: result.as_dict() | {"outputs": texts[name][:20]} for name, result in results.items()}
 
@@ -303,6 +308,11 @@ def _rows(result: dict) -> list[tuple[str, str]]:
     return [(group, name) for group in GROUPS for name, content in described.items() if content["group"] == group]
 
 
+def _trivial(result: dict) -> list[str]:
+    """Return the names of those that are scored and take no time."""
+    return [name for name in result.get("scores", {}) if name not in result["described"]]
+
+
 def _summary_table(result: dict) -> str:
     """Return the paper's table (group, model, scores, iterations, speed), and what failed."""
     scores, runs = {name: one.get("values", {}) for name, one in result.get("scores", {}).items()}, result["runs"]
@@ -312,10 +322,9 @@ def _summary_table(result: dict) -> str:
     columns = [(run, base) for base in [None, *over] for run in runs]  # None is the first system
     heads += [f"{f'Over {base}' if base else 'Speed'}, batch {run['batch_size']}" for run, base in columns]
     lines = []
-    untimed = [("", name) for name in scores if name not in result["described"]]  # such as a copy of the source
-    for group, name in [*_rows(result), *untimed]:
+    for group, name in [*_rows(result), *(("", name) for name in _trivial(result))]:
         values, timed = scores.get(name, {}), [run["systems"][name] for run in runs if name in run["systems"]]
-        passes, speeds = "", [_speed(name, *column) for column in columns]
+        passes, speeds = "" if group else "0", [_speed(name, *column) for column in columns]
         if timed:
             passes = "N" if group == "AR" else f"{timed[0]['passes_per_sentence']:.1f}".removesuffix(".0")
         elif group:
@@ -368,6 +377,9 @@ def plot(result: dict, metric: str, path: Path):
         marker, colour = style[group]
         axes.scatter(x, y, marker=marker, color=colour, s=40, label=f"{number}  {name} ({group})")
         axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=9)
+    for name in _trivial(result):
+        if metric in scores[name]["values"]:
+            axes.axhline(scores[name]["values"][metric], color="0.5", linestyle="--", label=f"     {name}")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")

@@ -177,6 +177,9 @@ def test_scores_are_those_of_the_outputs(benchmark):
     reference, source = [system.text(answers[i][0]) for i in range(SENTENCES)], [f"s {i}" for i in range(SENTENCES)]
     actual = benchmark.scores(reference, source, "plain", ["bleu-1", "sacrebleu"])["a"]
     assert actual["values"]["bleu-1"] == pytest.approx(100) and actual["outputs"] == reference
+    copied = benchmark.scores(reference, source, "quora", ["copies"])
+    assert list(copied)[-1] == "copy of the source"
+    assert copied["copy of the source"]["values"] == {"copies": 100}
     assert benchmark.scores(reference[1:], source, "plain") == {}
     assert "12 sentences" in benchmark.errors["a"] and "11 references" in benchmark.errors["b"]
 
@@ -231,6 +234,8 @@ def test_layout_of_the_paper(result):
         r"| NAR | ours \| fast |  |  | 1 | 8.00× (7.20 - 8.80) | 4.00× (3.60 - 4.40) |",
         "| NAR | broken |  |  |  | failed | failed |",
     ]
+    result["scores"]["copy of the source"] = {"values": {"bleu-4": 32.6}}
+    assert markdown(result).splitlines()[6] == "|  | copy of the source | 32.60 |  | 0 |  |  |"
     assert "- broken: OSError: no such file" in lines
     detail = "| Transformer, fp32 | 100.0 | 90.0 | 120.0 | 150.0 | 10.0 | 11.2 | 12.0 | 60.0 M | 300 MiB |"
     assert detail in lines and r"| ours \| fast | 3.00 | 0.50 | 14.3% |" in lines
@@ -271,6 +276,7 @@ def test_median_over_the_floor(result):
 
 
 def test_plot(result, tmp_path):
+    result["scores"]["copy of the source"] = {"values": {"bleu-4": 32.6}}
     plot(result, "bleu-4", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
