@@ -204,10 +204,13 @@ class Report:
             metrics = [column["metric"] for column in columns if run.has(task=column["task"])]
             for entry in run.trivial if metrics else []:
                 answer = Answer.of(entry, f"with {run.summary}" if "arm" in run.content else run.link, run.scored)
-                figures = [answer.figure(answer.metric(metric)) for metric in metrics]
+                figures = [answer.values.get(answer.metric(metric)) for metric in metrics]
                 of_task = found.setdefault(entry["decoding"], {}).setdefault(run.content["task"], {})
                 of_task.setdefault((run.scored, *figures), answer)
-        return {name: {task: list(one.values()) for task, one in tasks.items()} for name, tasks in found.items()}
+        return {
+            name: {task: sorted(one.values(), key=lambda answer: answer.scored != "ours") for task, one in tasks.items()}
+            for name, tasks in found.items()
+        }
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
