@@ -207,10 +207,7 @@ class Report:
                 figures = [answer.values.get(answer.metric(metric)) for metric in metrics]
                 of_task = found.setdefault(entry["decoding"], {}).setdefault(run.content["task"], {})
                 of_task.setdefault((run.scored, *figures), answer)
-        return {
-            name: {task: sorted(one.values(), key=lambda answer: answer.scored != "ours") for task, one in tasks.items()}
-            for name, tasks in found.items()
-        }
+        return {name: {task: list(one.values()) for task, one in tasks.items()} for name, tasks in found.items()}
 
     def _matching(self, row: dict, task: str) -> list[Run]:
         labels = {key: value for key, value in row.get("run", {}).items() if key in ("arm", "init")}
@@ -387,7 +384,7 @@ def _read_trivial(folder: Path, paper: dict) -> list[Run]:
             runs.append(Run(path.stem, path.relative_to(folder).as_posix(), {"task": task, **labels}))
             runs[-1].content["decodings"] = entries
             _check_scores(entries)
-    return runs
+    return sorted(runs, key=lambda run: run.scored != "ours")
 
 
 def _check_run(content: dict, paper: dict):
