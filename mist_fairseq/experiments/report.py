@@ -204,7 +204,7 @@ class Report:
             metrics = [column["metric"] for column in columns if run.has(task=column["task"])]
             for entry in run.trivial if metrics else []:
                 answer = Answer.of(entry, f"with {run.summary}" if "arm" in run.content else run.link, run.scored)
-                figures = [answer.figure(answer.metric(metric)) for metric in metrics]
+                figures = [answer.values.get(answer.metric(metric)) for metric in metrics]
                 of_task = found.setdefault(entry["decoding"], {}).setdefault(run.content["task"], {})
                 of_task.setdefault((run.scored, *figures), answer)
         return {name: {task: list(one.values()) for task, one in tasks.items()} for name, tasks in found.items()}
@@ -384,7 +384,7 @@ def _read_trivial(folder: Path, paper: dict) -> list[Run]:
             runs.append(Run(path.stem, path.relative_to(folder).as_posix(), {"task": task, **labels}))
             runs[-1].content["decodings"] = entries
             _check_scores(entries)
-    return runs
+    return sorted(runs, key=lambda run: run.scored != "ours")
 
 
 def _check_run(content: dict, paper: dict):

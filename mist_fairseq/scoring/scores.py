@@ -223,7 +223,7 @@ def format_table(results: dict[str, Scores]) -> str:
     width = max(24, *(len(name) + 2 for name in names))
     rows = [["", *names], *([metric, *(_cell(result, metric) for result in columns)] for metric in metrics)]
     rows.append(["texts", *(f"{result.segments:,}" for result in columns)])
-    lines = [f"{first:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in rows]
+    lines = [f"{first:<18}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in rows]
     lines += [f"{metric}: {columns[0].signatures[metric]}" for metric in metrics if metric in columns[0].signatures]
     if any(result.p_values for result in columns):
         lines.append(f"p: of the difference to {names[0]}, paired bootstrap")

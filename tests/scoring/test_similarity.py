@@ -9,10 +9,11 @@ from mist_fairseq.scoring.scores import Protocol, score
 from mist_fairseq.scoring.similarity import _load
 from tests.helpers import bert_state, tiny_vocab, write_bert_folder
 
-OUTPUTS = ["how can I learn the guitar fast?", "why is it", "the best way " * 60, ""]
+OUTPUTS = ["how can I learn the guitar (fast)?", "why is it", "the best way " * 60, ""]
 REFERENCES = ["how do I learn the guitar?", "What is the best way to learn it?", "the way", "who is it?"]
 SOURCES = ["How can I learn the guitar fast?", "Why is it?", "when", "is it in the way?"]
-LOWER = Protocol(["lower"], ["lower"], ["bleu-1", "similarity", "source-similarity"], group=True)
+STEPS = ["lower", "words", "rejoin-quora"]  # which similarity does not see: brackets become -lrb-
+STEPPED = Protocol(STEPS, STEPS, ["bleu-1", "similarity", "source-similarity"], group=True)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def cosine(encoder):
 
 def test_cosines_of_mean_vectors(encoder, cosine):
     systems = {"a": OUTPUTS, "copy": SOURCES}
-    found = score(systems, REFERENCES, SOURCES, protocol=LOWER, confidence=True, sentence_encoder=encoder)
+    found = score(systems, REFERENCES, SOURCES, protocol=STEPPED, confidence=True, sentence_encoder=encoder)
     for name, outputs in systems.items():
         expected = sum(map(cosine, outputs, REFERENCES)) / 4, sum(map(cosine, outputs, SOURCES)) / 4
         values = found[name].values
@@ -53,7 +54,7 @@ def test_cosines_of_mean_vectors(encoder, cosine):
 def test_of_several_references_the_best(encoder, cosine, order):
     two = REFERENCES[:2][::order]
     outputs, references, sources = ["x", "why is it", "how"], [*two, "why is it"], ["s", "S", "t"]
-    found = score({"a": outputs}, references, sources, protocol=LOWER, sentence_encoder=encoder)["a"]
+    found = score({"a": outputs}, references, sources, protocol=STEPPED, sentence_encoder=encoder)["a"]
     assert found.segments == 2
     best = max(cosine("why is it", text) for text in two)
     assert found.values["similarity"] == pytest.approx((best + cosine("how", "why is it")) / 2, abs=1e-3)
@@ -61,12 +62,12 @@ def test_of_several_references_the_best(encoder, cosine, order):
 
 def test_without_an_encoder(tmp_path, monkeypatch, encoder):
     given = {"a": OUTPUTS}, REFERENCES, SOURCES
-    assert set(score(*given, protocol=LOWER)["a"].values) == {"bleu-1"}
+    assert set(score(*given, protocol=STEPPED)["a"].values) == {"bleu-1"}
     with pytest.raises(ValueError, match="similarity needs the folder of a sentence encoder: --sentence-encoder DIR"):
         score(*given, metrics=["similarity"])
 
     def why(folder):
-        found = score(*given, protocol=LOWER, sentence_encoder=folder)["a"]
+        found = score(*given, protocol=STEPPED, sentence_encoder=folder)["a"]
         assert set(found.values) == {"bleu-1"} and set(found.failed) == {"similarity", "source-similarity"}
         return found.failed["similarity"]
 
