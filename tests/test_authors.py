@@ -157,7 +157,7 @@ def test_ours_is_theirs_but_for_what_the_table_says(changes, switches, tied, dic
     """Where special tokens are likely, and sources are cut when they are mixed."""
     special = dictionary.tokenizer.special
     never = (special.pad, special.unk, special.cls, special.mask, dictionary.index("[unused1]"))
-    biases = dict.fromkeys([special.sep, *never], 2.0)
+    biases = {**dict.fromkeys([special.sep, *never], 2.0), special.unk: 5.0}
     outputs, mixed = compare(*tied, dictionary, options(**changes), biases, **ALWAYS, **switches, never=never)
     assert not set(outputs.tolist()) & set(never)
     assert 1 < (mixed[:, -1] == special.sep).sum() < len(mixed)
