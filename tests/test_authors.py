@@ -156,10 +156,10 @@ def tied(dictionary, tmp_path_factory):
 def test_ours_is_theirs_but_for_what_the_table_says(changes, switches, tied, dictionary):
     """Where special tokens are likely, and sources are cut when they are mixed."""
     special = dictionary.tokenizer.special
-    biases = dict.fromkeys([special.sep, *special.never_predicted], 2.0)
-    switches = {**ALWAYS, **switches, "never": special.never_predicted}
-    outputs, mixed = compare(*tied, dictionary, options(**changes), biases, **switches)
-    assert not set(outputs.tolist()) & set(special.never_predicted)
+    never = (special.pad, special.unk, special.cls, special.mask, dictionary.index("[unused1]"))
+    biases = {**dict.fromkeys([special.sep, *never], 2.0), special.unk: 5.0}
+    outputs, mixed = compare(*tied, dictionary, options(**changes), biases, **ALWAYS, **switches, never=never)
+    assert not set(outputs.tolist()) & set(never)
     assert 1 < (mixed[:, -1] == special.sep).sum() < len(mixed)
 
 
