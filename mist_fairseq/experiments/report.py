@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.files.whole import write_text
-from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS
+from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS, PROTOCOLS
 
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
 _LABELS = ("task", "arm", "init", "weights", "data", "updates", "subset", "protocol", "commit")
@@ -388,8 +388,11 @@ def _read_trivial(folder: Path, paper: dict) -> list[Run]:
 
 
 def _check_run(content: dict, paper: dict):
-    for label, known in (("task", list(paper["tasks"])), ("arm", None), ("init", paper["inits"])):
-        given, expected = content.get(label), ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
+    labelled = {"protocol": content.get("task")} | content
+    labels = {"task": list(paper["tasks"]), "arm": None, "init": paper["inits"], "protocol": list(PROTOCOLS)}
+    for label, known in labels.items():
+        given = labelled.get(label)
+        expected = ", ".join(known or ["no-mixing", "static-mixing", "mist", "another name"])
         if not given or not isinstance(given, str) or (known and given not in known):
             raise ValueError(f"{label} is {given}, expected {expected} (compare_decodings.py --label {label}=NAME)")
     _check_scores(content["decodings"])
