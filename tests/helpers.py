@@ -1,5 +1,6 @@
 """Small vocabularies, models and pre-trained folders for the tests."""
 
+import importlib.util
 import json
 import string
 from argparse import Namespace
@@ -21,6 +22,14 @@ from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
 WORDS = """how can learn the guitar fast what is best way to in of and who why when where do you it""".split()
+
+
+def load_script(name: str):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_vocab() -> list[str]:

@@ -1,19 +1,12 @@
 """The figures and rankings of scripts/measure_nbest.py."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from mist_fairseq.generate.decoding import Decoding
 from tests.generate.plain import plain_decode, plain_length_scores
-from tests.helpers import tiny_generator
+from tests.helpers import load_script, tiny_generator
 
-spec = importlib.util.spec_from_file_location(
-    "measure_nbest", Path(__file__).parents[2] / "scripts" / "measure_nbest.py"
-)
-measure_nbest = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(measure_nbest)
+measure_nbest = load_script("measure_nbest")
 
 
 def test_figures_of_lists():
