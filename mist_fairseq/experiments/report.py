@@ -270,20 +270,8 @@ class Report:
         if beyond:
             yield "## Beyond the paper: what is mixed in"
         for task in sorted({run.content["task"] for run in beyond}):
-            columns = self._columns(task)
             alike = [run for run in self.runs if any(run.is_alike(one) and one.has(task=task) for one in beyond)]
-            lines = []
-            for run, entry in [(one, entry) for one in alike for entry in one.decodings]:
-                answer = Answer.of(entry, run.summary, run.scored)
-                cells = [answer.figure(answer.metric(column["metric"])) or "-" for column in columns]
-                decoding = f"{entry['decoding']} × {entry['iterations']}"
-                lines.append([run.content["arm"], decoding, *cells, run.scored, run.summary])
-            for name, answers in self._without_model(columns).items():
-                for answer in answers[task]:
-                    cells = [answer.figure(answer.metric(column["metric"])) or "-" for column in columns]
-                    lines.append(["", name, *cells, answer.scored, answer.note])
-            heads = ["Arm", "Decoding", *(column["name"] for column in columns), "Scored", "Run"]
-            yield f"{self.paper['tasks'][task]}:\n\n{markdown_table(heads, lines)}"
+            yield self._decodings(task, alike, {column["metric"]: column["name"] for column in self._columns(task)})
 
     def _columns(self, task: str) -> list[dict]:
         """Return the columns of the task's first table."""
@@ -291,25 +279,32 @@ class Report:
 
     def _hidden(self) -> Iterator[str]:
         """Yield a table a task of what outputs have to do with their sources."""
-        known, sections = ["similarity", *AGAINST_SOURCE], list[str]()
-        for task, title in self.paper["tasks"].items():
+        sections = []
+        for task in self.paper["tasks"]:
+            runs = [run for run in self.runs + self.trivial if run.has(task=task)]
+            measured = {name for run in runs for entry in run.content["decodings"] for name in entry["values"]}
+            known = {name: f"`{name}`" for name in ["similarity", *AGAINST_SOURCE] if name in measured}
+            have = [run for run in runs if any(known.keys() & entry["values"].keys() for entry in run.decodings)]
             main = self._columns(task)[1]  # BLEU-4 or ROUGE-2
-            trivial = self._without_model([{"task": task, "metric": metric} for metric in [main["metric"], *known]])
-            found = [(name, answer) for name, answers in trivial.items() for answer in answers[task]]
-            for run in self.runs:
-                for entry in run.decodings if run.has(task=task) else []:
-                    decoding = f"{entry['decoding']} × {entry['iterations']}"
-                    found.append((decoding, Answer.of(entry, run.link, run.scored)))
-            metrics = [metric for metric in known if any(metric in answer.values for _, answer in found)]
-            lines = [
-                [name, *map(answer.figure, [answer.metric(main["metric"]), *metrics]), answer.scored, answer.note]
-                for name, answer in found
-                if not answer.values.keys().isdisjoint(known)
-            ]
-            heads = ["Decoding", main["name"], *(f"`{metric}`" for metric in metrics), "Scored", "Run"]
-            sections += [f"{title}:\n\n{markdown_table(heads, lines)}"] if lines else []
+            sections += [self._decodings(task, have, {main["metric"]: main["name"]} | known)] if known else []
         if sections:
             yield from ["## What BLEU hides", _HIDDEN, *sections]
+
+    def _decodings(self, task: str, runs: list[Run], metrics: dict[str, str]) -> str:
+        """Return a table of all decodings of runs, and of what takes no model; *metrics*: their titles."""
+        found = [
+            (run.content["arm"], f"{entry['decoding']} × {entry['iterations']}", Answer.of(entry, run.link, run.scored))
+            for run in runs
+            for entry in run.decodings
+        ]
+        trivial = self._without_model([{"task": task, "metric": metric} for metric in metrics])
+        found += [("", name, answer) for name, answers in trivial.items() for answer in answers[task]]
+        lines = []
+        for arm, name, answer in found:
+            cells = [answer.figure(answer.metric(metric)) or "-" for metric in metrics]
+            lines.append([arm, name, *cells, answer.scored, answer.note])
+        heads = ["Arm", "Decoding", *metrics.values(), "Scored", "Run"]
+        return f"{self.paper['tasks'][task]}:\n\n{markdown_table(heads, lines)}"
 
     def _runs(self) -> Iterator[str]:
         yield "## Runs" if self.runs else "## Runs\n\nNone yet."
