@@ -29,10 +29,16 @@ if [ -z "${KEEP_VENV:-}" ] && [ "$(cat "$_stamp" 2>/dev/null)" != "$_wanted" ]; 
     echo "$_wanted" > "$_stamp"
 fi
 
-# On a CPU, glibc hands big buffers back to the kernel after every use and faults them in again at the next; to keep
-# them in huge pages made bf16 training 1.4 times as fast. It costs memory, and forked data-loading workers would keep
-# copies of it: use --num-workers 0 along with it. A GPU's memory is not glibc's.
-export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
-export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-8589934592}
-export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-536870912}
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+# Training on a CPU needs big buffers of ever other sizes. glibc hands them back to the kernel after every use and faults
+# them in again at the next; told to keep them, it searches its splinters for ever longer. tcmalloc does neither
+# (apt-get install libtcmalloc-minimal4). Without it the four settings keep glibc's buffers in huge pages, which forked
+# data-loading workers would copy: use --num-workers 0 along with them. A GPU's memory is neither's.
+_tcmalloc=$(PATH=$PATH:/sbin ldconfig -p 2>/dev/null | sed -n 's/.*libtcmalloc_minimal\.so.* => //p' | head -n 1 || true)
+if [ -n "$_tcmalloc" ]; then
+    export LD_PRELOAD=${LD_PRELOAD:-$_tcmalloc}
+else
+    export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
+    export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-8589934592}
+    export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-536870912}
+    export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+fi

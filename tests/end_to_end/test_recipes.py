@@ -42,6 +42,19 @@ def test_an_environment_is_kept_if_asked_for(tmp_path, keep, installs):
     assert not installs or called.read_text().startswith("-m pip install")
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_tcmalloc_is_taken_where_it_is_installed(tmp_path, installed):
+    line = "\tlibtcmalloc_minimal.so.4 (libc6,x86-64) => /lib/libc.so.6"  # which every process has anyway
+    (tmp_path / "ldconfig").write_text(f"#!/bin/sh\necho '{line if installed else 'none'}'\n")
+    (tmp_path / "ldconfig").chmod(0o755)
+    variables = {**environment(), "KEEP_VENV": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for name in ("LD_PRELOAD", "MALLOC_MMAP_MAX_"):
+        variables.pop(name, None)
+    script = f"set -euo pipefail; source {ROOT}/scripts/setup_env.sh; echo ${{LD_PRELOAD:-}} ${{MALLOC_MMAP_MAX_:-}}"
+    done = subprocess.run(["bash", "-c", script], env=variables, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == (["/lib/libc.so.6"] if installed else ["0"])
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     """Prepared, binarized with a SentencePiece model, a no-mixing and a static-mixing model trained."""
