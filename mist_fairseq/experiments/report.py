@@ -16,7 +16,7 @@ from mist_fairseq.scoring.scores import AGAINST_SOURCE, METRICS, PROTOCOLS
 _LEFT = {"group": "", "name": "Model", "iterations": "Iter."}
 _LABELS = ("task", "arm", "init", "weights", "data", "updates", "subset", "protocol", "commit")
 # A gain is the difference of two runs that differ in nothing but the mixing.
-_SAME = ("task", "init", "weights", "data", "updates", "seed", "subset", "protocol")
+_SAME = ("task", "init", "weights", "data", "updates", "seed", "training_commit", "subset", "protocol")
 _INTRODUCTION = """# Results
 
 `python scripts/report.py` makes this file from [`paper.json`](paper.json), the figures of *{source}*,

@@ -211,6 +211,7 @@ def test_gains_are_over_the_run_that_differs_in_the_arm_alone(folder):
     add_run(folder, "mist")
     assert "no run without mixing" in cells(folder, 3, "MIST(MiniLM) †: gain")[0]["Ours"]
     add_run(folder, "longer", arm="no-mixing", updates="1200")
+    add_run(folder, "older", arm="no-mixing", training_commit="a")
     assert "no run without mixing" in cells(folder, 3, "MIST(MiniLM) †: gain")[0]["Ours"]
     add_run(folder, "base", decoding(values={**QUORA, "bleu-4": 12.0, "bleu-1": 40.5}), arm="no-mixing")
     (line,) = cells(folder, 3, "MIST(MiniLM) †: gain")
