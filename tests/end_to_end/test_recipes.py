@@ -44,7 +44,7 @@ def test_an_environment_is_kept_if_asked_for(tmp_path, keep, installs):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_tcmalloc_is_taken_where_it_is_installed(tmp_path, installed):
-    line = "\tlibtcmalloc_minimal.so.4 (libc6,x86-64) => /lib/libc.so.6"  # of one that is not there the loader only warns
+    line = "\tlibtcmalloc_minimal.so.4 (libc6,x86-64) => /lib/libc.so.6"  # missing ones only warn
     (tmp_path / "ldconfig").write_text(f"#!/bin/sh\necho '{line if installed else 'none'}'\n")
     (tmp_path / "ldconfig").chmod(0o755)
     variables = {**environment(), "KEEP_VENV": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
