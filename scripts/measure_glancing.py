@@ -21,7 +21,7 @@ import torch
 from fairseq import checkpoint_utils, utils
 from torch import Tensor
 
-from mist_fairseq.experiments.evaluation import PLUGIN
+import mist_fairseq
 from mist_fairseq.experiments.results import provenance, write_json
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.mist.config import SpecialTokens
@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--batches", type=int, help="so many only; by default all")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     args = parser.parse_args()
-    utils.import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
+    utils.import_user_module(argparse.Namespace(user_dir=mist_fairseq.__path__[0]))
     rows = {}
     for path in args.path:
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], {"data": args.data})

@@ -9,7 +9,7 @@ from subprocess import PIPE, Popen
 
 from mist_fairseq.text.lines import lines_of_file
 
-PLUGIN = Path(__file__).parents[1]
+_PLUGIN = Path(__file__).parents[1]
 _LINES = re.MULTILINE | re.ASCII
 
 
@@ -50,7 +50,7 @@ def read_generation(text: str) -> Generation:
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
     """Run fairseq-generate in a new process, with more of its options; stderr gets its progress bar, *log* all else."""
-    command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(PLUGIN), "--task", "mist"]
+    command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
     command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     env = os.environ | {"PYTHONIOENCODING": "utf-8"}  # whatever the locale's
