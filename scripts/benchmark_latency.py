@@ -5,7 +5,7 @@
     python scripts/benchmark_latency.py data-bin --system a=a.pt --system b=b.pt:precision=bf16 --out latency.json
 
 All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
-compare ratios, not milliseconds of different runs. The first is what the others' speed is compared with, and --over
+compare ratios, not milliseconds of different runs. Each answers a batch twice, and the second answer counts. The first is what the others' speed is compared with, and --over
 names more: --over "Transformer 12-1, CTranslate2 int8, greedy" is what one would put online. A system that fails is
 reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the file names
 a reference, scores and a plot of quality over latency (.png).
@@ -62,7 +62,6 @@ def main():
     parser.add_argument("--over", nargs="+", default=[], metavar="NAME", help="compare speed with these systems, too")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument("--sentences", type=int, default=200, help="(default: %(default)s)")
-    parser.add_argument("--warm-up", type=int, default=3, help="batches before the clock counts (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
     parser.add_argument("--forced", action="store_true", help="every output as long as its reference")
     parser.add_argument(
@@ -74,8 +73,8 @@ def main():
     parser.add_argument("--metric", default="bleu-4", help="of the plot (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
-    if min([*args.batch_size, args.sentences]) < 1 or args.warm_up < 0:
-        parser.error("--batch-size and --sentences start at 1, --warm-up at 0")
+    if min([*args.batch_size, args.sentences]) < 1:
+        parser.error("--batch-size and --sentences start at 1")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")  # of fairseq's about hydra, for every system anew
@@ -130,7 +129,7 @@ def run(args, folder: Path) -> dict:
     benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), over=args.over)
     chosen = benchmark.choose(args.sentences)
     before = benchmark.rates() if args.floor else {}
-    runs = [benchmark.time(chosen, size, args.warm_up) for size in args.batch_size]
+    runs = [benchmark.time(chosen, size) for size in args.batch_size]
     result = {"synthetic": args.synthetic, "runs": runs}
     if args.floor:
         # The machine may be slower or faster than it was: the mean of both.

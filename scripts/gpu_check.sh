@@ -56,7 +56,7 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
 else
     training+=(--cpu --batch-size 2 --max-update 6 --save-interval-updates 2 --num-workers 0)
     base=(--arch mist_tiny) minilm=(--arch mist_tiny) timing=(--updates 1 --batch-size 1 --no-memory)
-    latency=(--batch-size 1 --sentences 1 --warm-up 1) sentences=20
+    latency=(--batch-size 1 --sentences 1) sentences=20
     systems=("mist_small" "mist_small, bf16, CUDA graphs") compiled=("mist_small" "mist_small, bf16")
     export MIST_GPU_TEST_DEVICE=cpu
     tests=(-m gpu) chosen="mist and not mist_ and not engine"

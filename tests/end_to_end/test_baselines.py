@@ -76,7 +76,7 @@ def test_latency_goes_on_without_the_systems_that_fail(given, tmp_path):
     checkpoint = load_torch_file(out / "other words/checkpoints/checkpoint_best.pt")
     checkpoint["task_state"]["dictionary"] = "another"
     torch.save(checkpoint, out / "other words/checkpoints/checkpoint_best.pt")
-    arguments = [*given[:2], "--out", out, "--sentences", 2, "--no-memory", "--warm-up", 0]
+    arguments = [*given[:2], "--out", out, "--sentences", 2, "--no-memory"]
     printed = baselines("latency", *arguments, fails=True)
     result = json.loads((out / "latency.json").read_text())
     errors = {name: content["error"] for name, content in result["described"].items() if "error" in content}
