@@ -213,3 +213,20 @@ def test_a_metric_that_it_gives(begin, caplog):
 def test_a_users_criterion_may_give_a_metric_later(begin, caplog):
     begin("f1", criterion=type("Mine", (CRITERION_REGISTRY["mist_loss"],), {"__module__": "mine"}))
     assert "--best-checkpoint-metric f1: validation gives accuracy" in "".join(warnings(caplog))
+
+
+def test_the_check_lets_no_untrained_levenshtein_transformer_outgrow_its_positions(tmp_path):
+    words = ("--arch", "levenshtein_transformer", "--noise", "random_delete", "--decoder-learned-pos", "--eval-bleu")
+    cfg = changed(baseline(write_data(tmp_path), "mist_translation_lev", *words), {BEST: "bleu", MAXIMIZE: True})
+    task = tasks.setup_task(cfg.task)
+    model, _ = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    with torch.no_grad():  # it inserts 100 words wherever it can and deletes none
+        norm = model.decoder.layers[-1].final_layer_norm
+        norm.weight.zero_()
+        norm.bias.fill_(1.0)
+        for embedding, predicted in ((model.decoder.embed_mask_ins, 100), (model.decoder.embed_word_del, 0)):
+            embedding.weight.zero_()
+            embedding.weight[predicted] = 1.0
+    task.load_dataset("valid")
+    task.begin_epoch(1, model)
+    assert task.sequence_generator.max_iter == 10
