@@ -5,10 +5,10 @@
     python scripts/benchmark_latency.py data-bin --system a=a.pt --system b=b.pt:precision=bf16 --out latency.json
 
 All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
-compare ratios, not milliseconds of different runs. Each answers a batch twice, and the second answer counts. The first is what the others' speed is compared with, and --over
-names more: --over "Transformer 12-1, CTranslate2 int8, greedy" is what one would put online. A system that fails is
-reported with its error, and the others go on. Writes the result as JSON, tables beside it (.md) and, if the file names
-a reference, scores and a plot of quality over latency (.png).
+compare ratios, not milliseconds of different runs. Each answers a batch twice, and the second answer counts. The first
+is what the others' speed is compared with, and --over names more: --over "Transformer 12-1, CTranslate2 int8, greedy"
+is what one would put online. A system that fails is reported with its error, and the others go on. Writes the result as
+JSON, tables beside it (.md) and, if the file names a reference, scores and a plot of quality over latency (.png).
 
 A file of systems (see examples/baselines):
 

@@ -217,7 +217,8 @@ def test_a_users_criterion_may_give_a_metric_later(begin, caplog):
 
 def test_the_check_lets_no_untrained_levenshtein_transformer_outgrow_its_positions(tmp_path):
     words = ("--arch", "levenshtein_transformer", "--noise", "random_delete", "--decoder-learned-pos", "--eval-bleu")
-    cfg = changed(baseline(write_data(tmp_path), "mist_translation_lev", *words), {BEST: "bleu", MAXIMIZE: True})
+    folder = write_data(tmp_path, [("how " * 100, "why")])
+    cfg = changed(baseline(folder, "mist_translation_lev", *words), {BEST: "bleu", MAXIMIZE: True})
     task = tasks.setup_task(cfg.task)
     model, _ = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
     with torch.no_grad():  # it inserts 100 words wherever it can and deletes none

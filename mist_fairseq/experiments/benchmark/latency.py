@@ -90,10 +90,10 @@ class Benchmark:
     def time(self, chosen: np.ndarray, batch_size: int) -> dict:
         """Time every system on the same batches, all systems in turn at each.
 
-        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Each system answers a batch once
-        before the clock starts, as its weights and threads are cold after another's turn, which a server with one
-        model never sees. Returns for JSON by system its ``summary``, speed over others, tokens and passes a sentence,
-        and how many sentences took how many passes.
+        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Each answers a batch once
+        before the clock starts: after another's turn its weights and threads are cold, as on no server of one model.
+        Returns for JSON by system its ``summary``, speed over others, tokens and passes a sentence, and how many
+        sentences took how many passes.
         """
         batches = _batches(chosen, batch_size)
         times: dict[str, list[float]] = {name: [] for name in self.systems}
