@@ -10,32 +10,16 @@ data. Further options go to fairseq-generate: --batch-size 64 --precision bf16, 
 """
 
 import argparse
-from pathlib import Path
 
-from mist_fairseq.experiments.evaluation import generate
-from mist_fairseq.experiments.preparation.pair_files import add_output_arguments, run
-from mist_fairseq.experiments.preparation.static_mix import static_mix
+from mist_fairseq.experiments.preparation.model_outputs import add_model_arguments, run_with_model, static_mix
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw text")
-    parser.add_argument("--binarized", required=True, help="folder of its binarized data")
-    parser.add_argument("--path", required=True, help='checkpoint of the "no mixing" model')
-    add_output_arguments(parser)
+    add_model_arguments(parser, 'the "no mixing" model')
     args, options = parser.parse_known_args()
-
-    def prepare(files):
-        decoding = ["--decoding", "single-pass", "--keep-repeats", *(options or ["--batch-size", "64"])]
-        log = Path(f"{args.out}.generate.txt")
-        try:
-            generation = generate(args.binarized, args.path, "train", log, decoding)
-        except RuntimeError as error:
-            raise ValueError(error) from error  # run() makes one line of it
-        static_mix(files, args.data, generation.outputs)
-        log.unlink()
-
-    run(prepare, args.out, args.overwrite)
+    decoding = ["--decoding", "single-pass", "--keep-repeats", *(options or ["--batch-size", "64"])]
+    run_with_model(args, decoding, lambda files, outputs: static_mix(files, args.data, outputs))
 
 
 if __name__ == "__main__":

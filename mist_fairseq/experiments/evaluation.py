@@ -21,9 +21,14 @@ class Generation:
     """
 
     sources: list[str]
-    outputs: list[str]
+    hypotheses: list[list[str]]  # of each source, best first
     references: list[str]
     sentences_per_second: float | None
+
+    @property
+    def outputs(self) -> list[str]:
+        """The best hypothesis of each source."""
+        return [ranked[0] for ranked in self.hypotheses]
 
 
 def read_generation(text: str) -> Generation:
@@ -31,11 +36,10 @@ def read_generation(text: str) -> Generation:
 
     Of sentences that are missing behind the last one it does not know: compare their number with the references'.
     """
-    texts: dict[str, dict[int, str]] = {"S": {}, "T": {}, "D": {}}
+    texts: dict[str, dict[int, list[str]]] = {"S": {}, "T": {}, "D": {}}
     # A D- line has its score before the text.
     for kind, number, line in re.findall(r"^([ST]|D(?=-\d+\t[^\t\n]*\t))-(0|[1-9]\d{0,8})\t(.*)$", text, _LINES):
-        # The best hypothesis comes first.
-        texts[kind].setdefault(int(number), line.partition("\t")[2] if kind == "D" else line)
+        texts[kind].setdefault(int(number), []).append(line.partition("\t")[2] if kind == "D" else line)
     count = len(texts["D"])
     for kind, lines in texts.items():
         if sorted(lines) != list(range(count)) and not (kind == "T" and not lines):
@@ -44,8 +48,9 @@ def read_generation(text: str) -> Generation:
     if len(re.findall(r"^P-\d", text, _LINES)) < len(re.findall(r"^D-\d", text, _LINES)):
         raise ValueError("what fairseq-generate printed ends within a sentence")
     speed = re.search(r"\((\d{1,12}(?:\.\d+)?) sentences/s", text, _LINES)
-    sources, references, outputs = ([lines[i] for i in sorted(lines)] for lines in texts.values())
-    return Generation(sources, outputs, references, float(speed[1]) if speed else None)
+    sources, references = ([texts[kind][i][0] for i in sorted(texts[kind])] for kind in "ST")
+    hypotheses = [texts["D"][i] for i in range(count)]
+    return Generation(sources, hypotheses, references, float(speed[1]) if speed else None)
 
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:

@@ -65,6 +65,22 @@ def test_one_table_of_scores(given):
     assert len(list(out.glob("data-bin-*"))) == 1 and (out / "sp.model").exists()
 
 
+def test_a_teachers_answers_become_targets(given, tmp_path):
+    data, run = given[1], given[-1]
+    teacher = run / "transformer-12-1"
+    paths = ["--binarized", (teacher / "data-bin").read_text().strip(), "--out", tmp_path / "distilled"]
+    paths += ["--path", teacher / "checkpoints/checkpoint_best.pt"]
+    options = ["--task", "mist_translation", "--beam", 2, "--nbest", 2, "--batch-size", 8, "--cpu"]
+    shell("python", ROOT / "scripts/distill.py", "--data", data, "--originals", *paths, *options)
+    made, own = (
+        {name: (folder / name).read_text().splitlines() for name in ("train.src", "train.tgt", "test.tgt")}
+        for folder in (tmp_path / "distilled", data)
+    )
+    assert made["test.tgt"] == own["test.tgt"] and made["train.tgt"][:30] == own["train.tgt"]
+    assert set(made["train.src"]) == set(own["train.src"]) and "what is best?" in made["train.tgt"][30:]
+    assert 30 < len(made["train.tgt"]) == len(made["train.src"]) <= 90
+
+
 def test_latency_goes_on_without_the_systems_that_fail(given, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(given[-1], out)

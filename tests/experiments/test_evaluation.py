@@ -22,6 +22,7 @@ INFO | Translated 2 sentences (5 tokens) in 0.1s (20.50 sentences/s, 50.0 tokens
 def test_output_comes_in_the_order_of_the_data():
     result = read_generation(PRINTED)
     assert result.sources == ["", "second source"] and result.outputs == ["", "second output"]
+    assert result.hypotheses == [[""], ["second output", "another second output"]]
     assert result.references == ["first reference", "second reference"] and result.sentences_per_second == 20.5
     assert read_generation(PRINTED.replace("T-", "X-")).references == []
 

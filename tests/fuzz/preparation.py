@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mist_fairseq.experiments.preparation import pair_files, published, squad_qg, xsum
 from mist_fairseq.experiments.preparation import quora as quora_pairs
+from mist_fairseq.experiments.preparation.model_outputs import static_mix as mix
 from mist_fairseq.experiments.preparation.pair_files import SIDES, SPLITS, PairFiles, read_lines
-from mist_fairseq.experiments.preparation.static_mix import static_mix as mix
 from tests.experiments.preparation import lines
 from tests.fuzz import SEPARATOR, files, refuses, scratch
 
@@ -89,7 +89,7 @@ def static_mix(data: bytes):
     out = scratch() / "mixed"
     try:
         with pair_files.data_folder(str(out), overwrite=True) as made:
-            mix(made, Path(paths[0]).parent, pseudo)
+            mix(made, Path(paths[0]).parent, [[text] for text in pseudo])
     except (ValueError, OSError) as error:
         refuses(error, [*paths, str(Path(paths[0]).parent)], *_OF_ALL)
         return

@@ -1,7 +1,7 @@
 import pytest
 
+from mist_fairseq.experiments.preparation.model_outputs import distil, static_mix
 from mist_fairseq.experiments.preparation.pair_files import data_folder
-from mist_fairseq.experiments.preparation.static_mix import static_mix
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def lines(path):
 
 def mix(raw, out, pseudo):
     with data_folder(str(out)) as files:
-        static_mix(files, raw, pseudo)
+        static_mix(files, raw, [[text, "worse"] for text in pseudo])
 
 
 def test_originals_and_mixed_pairs(raw, tmp_path):
@@ -33,9 +33,23 @@ def test_originals_and_mixed_pairs(raw, tmp_path):
 
 
 def test_wrong_numbers_are_refused_and_nothing_is_left(raw, tmp_path):
-    with pytest.raises(ValueError, match="2 pseudo targets but 3 training pairs"):
+    with pytest.raises(ValueError, match="2 sources with outputs but 3 training pairs"):
         mix(raw, tmp_path / "mixed", ["one", "two"])
     (raw / "valid.tgt").write_text("one\n")
     with pytest.raises(ValueError, match=r"valid.src has 2 lines and .*valid.tgt has 1"):
         mix(raw, tmp_path / "mixed", ["one", "two", "three"])
     assert not (tmp_path / "mixed").exists()
+
+
+@pytest.mark.parametrize("originals", [False, True])
+def test_a_teachers_outputs_take_the_place_of_the_targets(raw, tmp_path, originals):
+    out = tmp_path / "distilled"
+    with data_folder(str(out)) as files:
+        distil(files, raw, [["a", "b", "a"], ["", "c"], ["d"]], originals)
+        assert files.skipped == {"empty output": 1}
+    kept = [lines(raw / f"train.{side}")[: 3 * originals] for side in ("src", "tgt")]
+    numbers = [0, 0, 1, 2]
+    assert lines(out / "train.src") == [*kept[0], *(f"train source\u2028{i}" for i in numbers), ""]
+    assert lines(out / "train.tgt") == [*kept[1], "a", "b", "c", "d", ""]
+    for name in ("valid.src", "valid.tgt", "test.src", "test.tgt"):
+        assert lines(out / name) == lines(raw / name)
