@@ -11,7 +11,7 @@ they are. Binarize and train on it like on any data. Further options go to fairs
 
 import argparse
 
-from mist_fairseq.experiments.preparation.model_outputs import add_model_arguments, distil, run_with_model
+from mist_fairseq.experiments.preparation.model_outputs import add_model_arguments, distill, run_with_model
 
 
 def main():
@@ -19,7 +19,7 @@ def main():
     parser.add_argument("--originals", action="store_true", help="keep the original training pairs, too")
     add_model_arguments(parser, "the teacher")
     args, options = parser.parse_known_args()
-    run_with_model(args, options, lambda files, outputs: distil(files, args.data, outputs, args.originals))
+    run_with_model(args, options, lambda files, outputs: distill(files, args.data, outputs, args.originals))
 
 
 if __name__ == "__main__":

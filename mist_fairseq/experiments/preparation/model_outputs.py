@@ -18,7 +18,7 @@ def static_mix(files: PairFiles, data: Path, hypotheses: list[list[str]]):
         files.add("train", f"{pseudo} {SEP} {source}", target)
 
 
-def distil(files: PairFiles, data: Path, hypotheses: list[list[str]], originals: bool):
+def distill(files: PairFiles, data: Path, hypotheses: list[list[str]], originals: bool):
     """Write the pairs in *data*, with the teacher's outputs to each source in the place of its target.
 
     Sequence-level knowledge distillation (Kim and Rush 2016): a target has fewer ways to be said, and a model without

@@ -1,6 +1,6 @@
 import pytest
 
-from mist_fairseq.experiments.preparation.model_outputs import distil, static_mix
+from mist_fairseq.experiments.preparation.model_outputs import distill, static_mix
 from mist_fairseq.experiments.preparation.pair_files import data_folder
 
 
@@ -45,7 +45,7 @@ def test_wrong_numbers_are_refused_and_nothing_is_left(raw, tmp_path):
 def test_a_teachers_outputs_take_the_place_of_the_targets(raw, tmp_path, originals):
     out = tmp_path / "distilled"
     with data_folder(str(out)) as files:
-        distil(files, raw, [["a", "b", "a"], ["", "c"], ["d"]], originals)
+        distill(files, raw, [["a", "b", "a"], ["", "c"], ["d"]], originals)
         assert files.skipped == {"empty output": 1}
     kept = [lines(raw / f"train.{side}")[: 3 * originals] for side in ("src", "tgt")]
     numbers = [0, 0, 1, 2]
