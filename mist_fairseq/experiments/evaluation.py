@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import mist_fairseq
 from mist_fairseq.text.lines import lines_of_file
 
-_PLUGIN = Path(__file__).parents[1]
 _LINES = re.MULTILINE | re.ASCII
 
 
@@ -55,8 +55,8 @@ def read_generation(text: str) -> Generation:
 
 def generate(data: str, checkpoint: str, subset: str, log: Path, options: list[str]) -> Generation:
     """Run fairseq-generate in a new process, with more of its options; stderr gets its progress bar, *log* all else."""
-    command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", str(_PLUGIN), "--task", "mist"]
-    command += ["--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
+    command = [sys.executable, "-m", "fairseq_cli.generate", data, "--user-dir", mist_fairseq.__path__[0]]
+    command += ["--task", "mist", "--path", checkpoint, "--gen-subset", subset, "--scoring", "sacrebleu", *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     env = os.environ | {"PYTHONIOENCODING": "utf-8"}  # whatever the locale's
     with (
