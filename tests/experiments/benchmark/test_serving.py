@@ -47,8 +47,9 @@ def test_as_many_requests_as_clients_are_on_their_way():
 def test_an_answer_to_another_text_or_another_than_alone_is_noticed(expected, kind):
     with serving(FakeGenerator()) as running:
         actual = load(running.port, [*expected, *RIGHT[2:]])
-    assert getattr(actual, kind) == actual.lost + actual.swapped + actual.different > 0 and actual.latencies
-    assert len(actual.examples) == 5 and "expected" in actual.examples[0]
+    wrong = getattr(actual, kind)
+    assert wrong == actual.lost + actual.swapped + actual.different > 0 and actual.latencies
+    assert len(actual.examples) == min(wrong, 5) and "expected" in actual.examples[0]
 
 
 def test_a_refused_request_is_lost():
