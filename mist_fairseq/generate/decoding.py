@@ -1,4 +1,4 @@
-"""How a batch is decoded: single pass, MIST iterations and Mask-Predict, with several lengths or one.
+"""How a batch is decoded: single pass, MIST iterations, Mask-Predict or both, with several lengths or one.
 
 The loops run on any engine: whatever encodes a source and fills [MASK]s. They are written over the array API, so the
 arrays are torch's for PyTorch and numpy's for ONNX Runtime. Needs neither torch nor fairseq.
@@ -13,6 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypedDict
 
 from array_api_compat import array_namespace, device
@@ -86,7 +87,7 @@ class Decoding:
     The help texts of the fields say what each is; command lines and the server take them from here.
     """
 
-    decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")
+    decoding: str = option("single-pass", "how to generate: single-pass, mist, mask-predict or mist-mask-predict")
     iterations: int | None = option(None, "passes over the target; by default 1 for single-pass, else 3")
     length_beam: int | None = option(
         None, "decode this many of the likeliest lengths, and keep the best; by default, and at least, nbest"
@@ -122,7 +123,7 @@ class Decoding:
             object.__setattr__(self, "min_score", _real("min_score", self.min_score))
         object.__setattr__(self, "diversity_penalty", _real("diversity_penalty", self.diversity_penalty, least=0.0))
         if self.decoding == "single-pass" and self.passes > 1:
-            raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
+            raise ValueError(f"iterations {self.iterations} needs another decoding than single-pass")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -250,6 +251,12 @@ class Run:
         sources = {"tokens": self.tokens[rows], "lengths": self.lengths[rows], "state": self.state.select(rows)}
         return replace(self, **sources)
 
+    def mixed_state(self, outputs: Array, lengths: Array, rows: Any = slice(None)) -> Any:
+        """The state of the sources *rows* with outputs mixed in. *Shapes:* outputs (B', T), lengths (B')."""
+        limit, sep, pad = self.limits.source, self.special.sep, self.special.pad
+        mixed = mix_source(outputs, lengths, self.tokens[rows], self.lengths[rows], limit=limit, sep=sep, pad=pad)
+        return self.engine.encode(*mixed)
+
     def masks(self, lengths: Array, longest: int) -> Array:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, *longest*)."""
         return array_namespace(lengths).where(padding_mask(lengths, longest), self.special.mask, self.special.pad)
@@ -306,14 +313,8 @@ def mist(run: Run, candidates: Candidates) -> None:
     run.state = None  # of sources without a pseudo target
     for done in range(1, run.passes):
         previous, lengths = candidates.tokens[active], candidates.lengths[active]
-        mixed, mixed_lengths = mix_source(
-            *(previous, lengths, run.tokens[active], run.lengths[active]),
-            limit=run.limits.source,
-            sep=run.special.sep,
-            pad=run.special.pad,
-        )
         masks = run.masks(lengths, longest)
-        tokens, scores = run.engine.fill(masks, lengths, run.engine.encode(mixed, mixed_lengths))
+        tokens, scores = run.engine.fill(masks, lengths, run.mixed_state(previous, lengths, active))
         candidates.tokens = xp.asarray(candidates.tokens, copy=True)
         candidates.tokens[active, :longest] = tokens
         candidates.scores[active, :longest] = scores
@@ -328,13 +329,17 @@ def mist(run: Run, candidates: Candidates) -> None:
             longest = max(left)
 
 
-def mask_predict(run: Run, candidates: Candidates) -> None:
+def mask_predict(run: Run, candidates: Candidates, mixing: bool = False) -> None:
     """Mask the least confident tokens and predict these again, fewer in each pass (Ghazvininejad et al. 2019).
 
-    The decay is linear: of N passes and T tokens, T * (N - n) / N are masked before pass n + 1.
+    The decay is linear: of N passes and T tokens, T * (N - n) / N are masked before pass n + 1. With *mixing* the
+    whole output before is in the source, as in training's MIST pass, whose target is partly masked, too.
     """
     xp = array_namespace(candidates.tokens)
     for done in range(1, run.passes):
+        if mixing:
+            run.state = None  # there is one at a time
+            run.state = run.mixed_state(candidates.tokens, candidates.lengths)
         number = candidates.lengths * (run.passes - done) // run.passes
         masked = least_confident(candidates.scores, candidates.lengths, number)
         given = xp.where(masked, run.special.mask, candidates.tokens)
@@ -349,6 +354,7 @@ DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
     "single-pass": single_pass,
     "mist": mist,
     "mask-predict": mask_predict,
+    "mist-mask-predict": partial(mask_predict, mixing=True),
 }
 
 
