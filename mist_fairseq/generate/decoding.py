@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypedDict
 from array_api_compat import array_namespace, device
 
 from mist_fairseq.mist.config import PositionLimits, SpecialTokens
+from mist_fairseq.mist.hints import uniform_copy
 from mist_fairseq.mist.mixing import Array, mix_source
 
 
@@ -223,7 +224,7 @@ def decode(
     if number > 1:
         run = run.select(xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number))
     masks = run.masks(target_lengths, int(xp.max(target_lengths)))
-    filled, scores = engine.fill(masks, target_lengths, run.state)
+    filled, scores = engine.fill(masks, target_lengths, run.state, **run.source_hints(target_lengths, masks.shape[1]))
     steps = xp.ones_like(target_lengths)
     shares = None if log_p is None else xp.exp(log_p)
     candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)
@@ -260,6 +261,12 @@ class Run:
     def masks(self, lengths: Array, longest: int) -> Array:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, *longest*)."""
         return array_namespace(lengths).where(padding_mask(lengths, longest), self.special.mask, self.special.pad)
+
+    def source_hints(self, lengths: Array, longest: int) -> dict[str, Array]:
+        """Hints from the bare source, if the model's targets start from it."""
+        if getattr(self.engine, "target_start", "mask") != "source":
+            return {}
+        return {"hints": uniform_copy(self.tokens, self.lengths, lengths, longest)}
 
 
 def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidates]:
@@ -314,7 +321,8 @@ def mist(run: Run, candidates: Candidates) -> None:
     for done in range(1, run.passes):
         previous, lengths = candidates.tokens[active], candidates.lengths[active]
         masks = run.masks(lengths, longest)
-        tokens, scores = run.engine.fill(masks, lengths, run.mixed_state(previous, lengths, active))
+        hints = {} if getattr(run.engine, "target_start", "mask") == "mask" else {"hints": previous[:, :longest]}
+        tokens, scores = run.engine.fill(masks, lengths, run.mixed_state(previous, lengths, active), **hints)
         candidates.tokens = xp.asarray(candidates.tokens, copy=True)
         candidates.tokens[active, :longest] = tokens
         candidates.scores[active, :longest] = scores
@@ -343,9 +351,37 @@ def mask_predict(run: Run, candidates: Candidates, mixing: bool = False) -> None
         number = candidates.lengths * (run.passes - done) // run.passes
         masked = least_confident(candidates.scores, candidates.lengths, number)
         given = xp.where(masked, run.special.mask, candidates.tokens)
-        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state)
+        hints = run.source_hints(candidates.lengths, given.shape[1])
+        if mixing and hints:
+            hints = {"hints": candidates.tokens}
+        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state, **hints)
         candidates.scores = xp.where(masked, scores, candidates.scores)
         candidates.steps += 1
+        candidates.history.append(candidates.tokens)
+
+
+def confident(run: Run, candidates: Candidates) -> None:
+    """Mask what is less sure than tau, predict it again, until nothing is, or the passes are over."""
+    import os
+
+    xp = array_namespace(candidates.tokens)
+    tau = math.log(float(os.environ.get("TRY_TAU", "0.5")))
+    real = padding_mask(candidates.lengths, candidates.tokens.shape[1])
+    for done in range(1, run.passes):
+        number = xp.sum(xp.astype(real & (candidates.scores < tau), xp.int64), axis=1)
+        number = (
+            xp.minimum(number, candidates.lengths * (run.passes - done) // run.passes)
+            if os.environ.get("TRY_DECAY")
+            else xp.where(number == candidates.lengths, number - 1, number)
+        )
+        if not bool(xp.any(number > 0)):
+            break
+        masked = least_confident(candidates.scores, candidates.lengths, number)
+        given = xp.where(masked, run.special.mask, candidates.tokens)
+        hints = run.source_hints(candidates.lengths, given.shape[1])
+        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state, **hints)
+        candidates.scores = xp.where(masked, scores, candidates.scores)
+        candidates.steps += xp.astype(number > 0, candidates.steps.dtype)
         candidates.history.append(candidates.tokens)
 
 
@@ -354,6 +390,7 @@ DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
     "single-pass": single_pass,
     "mist": mist,
     "mask-predict": mask_predict,
+    "confident": confident,
     "mist-mask-predict": partial(mask_predict, mixing=True),
 }
 
