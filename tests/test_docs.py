@@ -121,9 +121,7 @@ def test_the_decoding_keeps_what_it_kept(extending, dictionary):
     assert any((masked & ~before).any() for before, masked in zip([first, *later], later))
 
 
-@pytest.mark.parametrize(
-    "decoding, iterations", [("single-pass", 1), ("mist", 3), ("mask-predict", 3), ("mist-mask-predict", 3)]
-)
+@pytest.mark.parametrize("decoding, iterations", [("single-pass", 1), ("mist", 3), ("mask-predict", 3)])
 def test_the_encoder_learns_and_generates(extending, dictionary, decoding, iterations):
     torch.manual_seed(0)
     config = tiny_config(dropout=0.0)

@@ -24,7 +24,7 @@ NAMES = {
     "output_layer": "mist_fairseq.mist.encoder.Encoder",
     "token_loss": "mist_fairseq.mist.output_layer",
 }
-DECODINGS = ["single-pass", "mist", "mask-predict", "mist-mask-predict"]
+DECODINGS = ["single-pass", "mist", "mask-predict"]
 
 INK, FAINT, PAPER = "#1f2933", "#7b8794", "#ffffff"
 SOURCE, TARGET, STATE, HEAD, MIX = "#dbeafe", "#fde8d0", "#e3f4e1", "#f1f0f7", "#fbe0e6"
@@ -148,11 +148,10 @@ def architecture() -> Picture:
             ("single-pass", "once from the top to $Y_p$"),
             ("mist", "again along the dashed line, into as many masks: N passes, or until nothing changes"),
             ("mask-predict", "the target pass again, over the same SourceState, with the least certain tokens masked"),
-            ("mist-mask-predict", "again along the dashed line, with the least certain tokens masked"),
         )
     ):
-        p.text(165, 474 + 22 * i, name, code=True, size=9.5, ha="right")
-        p.text(180, 474 + 22 * i, what, size=9.5, ha="left")
+        p.text(140, 490 + 22 * i, name, code=True, size=9.5, ha="right")
+        p.text(155, 490 + 22 * i, what, size=9.5, ha="left")
     return p
 
 

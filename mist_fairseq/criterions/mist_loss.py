@@ -37,7 +37,6 @@ class MistLossConfig(FairseqDataclass):
         "gradients depend on how a batch is split",
     )
     label_smoothing: float = option(0.1, "probability mass spread over the vocabulary")
-    hint_dropout: float = option(0.0, "leave this share of --target-start's hints out in training")
 
 
 @register_criterion("mist_loss", dataclass=MistLossConfig)

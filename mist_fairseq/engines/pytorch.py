@@ -10,7 +10,6 @@ from torch import Tensor
 from mist_fairseq.engines import register
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import SourceState
-from mist_fairseq.mist.hints import NONE
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.packing import real_positions
 
@@ -57,8 +56,6 @@ class PyTorchEngine:
         if self.bf16 and convert:
             model.keep_in_(torch.bfloat16)
         self.encode_source, self.decode_target = model.encode_source, model.decode_target
-        self.model = model
-        self.target_start = getattr(model.config, "target_start", "mask")
         self.length_logits, self.token_logits = model.length_logits, model.token_logits
 
     def asarray(self, values: Any) -> Tensor:
@@ -74,27 +71,18 @@ class PyTorchEngine:
         return PyTorchState(source, self._score_lengths)
 
     @torch.no_grad()
-    def fill(
-        self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False, hints: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
         index = self._positions(lengths, tokens.shape[1])
         flat = tokens.flatten()
         with self._autocast():
-            given = () if hints is None else (hints.masked_fill(tokens != self.special.mask, NONE),)
-            hidden = self.decode_target(tokens, lengths, index, state.source, *given)  # (N, D)
+            hidden = self.decode_target(tokens, lengths, index, state.source)  # (N, D)
             masked = flat[index] == self.special.mask
             if not tokens.is_cuda and not masked.all():
                 index, hidden, masked = index[masked], hidden[masked], masked[masked]
             found = [
-                likeliest_with_scores(
-                    self.model.pointer_log_p(rows, i, tokens.shape[1], state.source)
-                    if getattr(self.model, "pointer", None)
-                    else self.token_logits(rows),
-                    self.special.never_predicted,
-                    second,
-                )
-                for rows, i in zip(hidden.split(_ROWS), index.split(_ROWS))
+                likeliest_with_scores(self.token_logits(rows), self.special.never_predicted, second)
+                for rows in hidden.split(_ROWS)
             ]
         predicted, scores = map(torch.cat, zip(*found))
         if tokens.is_cuda:

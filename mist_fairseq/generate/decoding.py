@@ -1,4 +1,4 @@
-"""How a batch is decoded: single pass, MIST iterations, Mask-Predict or both, with several lengths or one.
+"""How a batch is decoded: single pass, MIST iterations and Mask-Predict, with several lengths or one.
 
 The loops run on any engine: whatever encodes a source and fills [MASK]s. They are written over the array API, so the
 arrays are torch's for PyTorch and numpy's for ONNX Runtime. Needs neither torch nor fairseq.
@@ -13,13 +13,11 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol, TypedDict
 
 from array_api_compat import array_namespace, device
 
 from mist_fairseq.mist.config import PositionLimits, SpecialTokens
-from mist_fairseq.mist.hints import uniform_copy
 from mist_fairseq.mist.mixing import Array, mix_source
 
 
@@ -88,7 +86,7 @@ class Decoding:
     The help texts of the fields say what each is; command lines and the server take them from here.
     """
 
-    decoding: str = option("single-pass", "how to generate: single-pass, mist, mask-predict or mist-mask-predict")
+    decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")
     iterations: int | None = option(None, "passes over the target; by default 1 for single-pass, else 3")
     length_beam: int | None = option(
         None, "decode this many of the likeliest lengths, and keep the best; by default, and at least, nbest"
@@ -124,7 +122,7 @@ class Decoding:
             object.__setattr__(self, "min_score", _real("min_score", self.min_score))
         object.__setattr__(self, "diversity_penalty", _real("diversity_penalty", self.diversity_penalty, least=0.0))
         if self.decoding == "single-pass" and self.passes > 1:
-            raise ValueError(f"iterations {self.iterations} needs another decoding than single-pass")
+            raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -224,7 +222,7 @@ def decode(
     if number > 1:
         run = run.select(xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number))
     masks = run.masks(target_lengths, int(xp.max(target_lengths)))
-    filled, scores = engine.fill(masks, target_lengths, run.state, **run.source_hints(target_lengths, masks.shape[1]))
+    filled, scores = engine.fill(masks, target_lengths, run.state)
     steps = xp.ones_like(target_lengths)
     shares = None if log_p is None else xp.exp(log_p)
     candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)
@@ -252,21 +250,9 @@ class Run:
         sources = {"tokens": self.tokens[rows], "lengths": self.lengths[rows], "state": self.state.select(rows)}
         return replace(self, **sources)
 
-    def mixed_state(self, outputs: Array, lengths: Array, rows: Any = slice(None)) -> Any:
-        """The state of the sources *rows* with outputs mixed in. *Shapes:* outputs (B', T), lengths (B')."""
-        limit, sep, pad = self.limits.source, self.special.sep, self.special.pad
-        mixed = mix_source(outputs, lengths, self.tokens[rows], self.lengths[rows], limit=limit, sep=sep, pad=pad)
-        return self.engine.encode(*mixed)
-
     def masks(self, lengths: Array, longest: int) -> Array:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, *longest*)."""
         return array_namespace(lengths).where(padding_mask(lengths, longest), self.special.mask, self.special.pad)
-
-    def source_hints(self, lengths: Array, longest: int) -> dict[str, Array]:
-        """Hints from the bare source, if the model's targets start from it."""
-        if getattr(self.engine, "target_start", "mask") != "source":
-            return {}
-        return {"hints": uniform_copy(self.tokens, self.lengths, lengths, longest)}
 
 
 def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidates]:
@@ -320,9 +306,14 @@ def mist(run: Run, candidates: Candidates) -> None:
     run.state = None  # of sources without a pseudo target
     for done in range(1, run.passes):
         previous, lengths = candidates.tokens[active], candidates.lengths[active]
+        mixed, mixed_lengths = mix_source(
+            *(previous, lengths, run.tokens[active], run.lengths[active]),
+            limit=run.limits.source,
+            sep=run.special.sep,
+            pad=run.special.pad,
+        )
         masks = run.masks(lengths, longest)
-        hints = {} if getattr(run.engine, "target_start", "mask") == "mask" else {"hints": previous[:, :longest]}
-        tokens, scores = run.engine.fill(masks, lengths, run.mixed_state(previous, lengths, active), **hints)
+        tokens, scores = run.engine.fill(masks, lengths, run.engine.encode(mixed, mixed_lengths))
         candidates.tokens = xp.asarray(candidates.tokens, copy=True)
         candidates.tokens[active, :longest] = tokens
         candidates.scores[active, :longest] = scores
@@ -337,51 +328,19 @@ def mist(run: Run, candidates: Candidates) -> None:
             longest = max(left)
 
 
-def mask_predict(run: Run, candidates: Candidates, mixing: bool = False) -> None:
+def mask_predict(run: Run, candidates: Candidates) -> None:
     """Mask the least confident tokens and predict these again, fewer in each pass (Ghazvininejad et al. 2019).
 
-    The decay is linear: of N passes and T tokens, T * (N - n) / N are masked before pass n + 1. With *mixing* the
-    whole output before is in the source, as in training's MIST pass, whose target is partly masked, too.
+    The decay is linear: of N passes and T tokens, T * (N - n) / N are masked before pass n + 1.
     """
     xp = array_namespace(candidates.tokens)
     for done in range(1, run.passes):
-        if mixing:
-            run.state = None  # there is one at a time
-            run.state = run.mixed_state(candidates.tokens, candidates.lengths)
         number = candidates.lengths * (run.passes - done) // run.passes
         masked = least_confident(candidates.scores, candidates.lengths, number)
         given = xp.where(masked, run.special.mask, candidates.tokens)
-        hints = run.source_hints(candidates.lengths, given.shape[1])
-        if mixing and hints:
-            hints = {"hints": candidates.tokens}
-        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state, **hints)
+        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state)
         candidates.scores = xp.where(masked, scores, candidates.scores)
         candidates.steps += 1
-        candidates.history.append(candidates.tokens)
-
-
-def confident(run: Run, candidates: Candidates) -> None:
-    """Mask what is less sure than tau, predict it again, until nothing is, or the passes are over."""
-    import os
-
-    xp = array_namespace(candidates.tokens)
-    tau = math.log(float(os.environ.get("TRY_TAU", "0.5")))
-    real = padding_mask(candidates.lengths, candidates.tokens.shape[1])
-    for done in range(1, run.passes):
-        number = xp.sum(xp.astype(real & (candidates.scores < tau), xp.int64), axis=1)
-        number = (
-            xp.minimum(number, candidates.lengths * (run.passes - done) // run.passes)
-            if os.environ.get("TRY_DECAY")
-            else xp.where(number == candidates.lengths, number - 1, number)
-        )
-        if not bool(xp.any(number > 0)):
-            break
-        masked = least_confident(candidates.scores, candidates.lengths, number)
-        given = xp.where(masked, run.special.mask, candidates.tokens)
-        hints = run.source_hints(candidates.lengths, given.shape[1])
-        candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state, **hints)
-        candidates.scores = xp.where(masked, scores, candidates.scores)
-        candidates.steps += xp.astype(number > 0, candidates.steps.dtype)
         candidates.history.append(candidates.tokens)
 
 
@@ -390,8 +349,6 @@ DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
     "single-pass": single_pass,
     "mist": mist,
     "mask-predict": mask_predict,
-    "confident": confident,
-    "mist-mask-predict": partial(mask_predict, mixing=True),
 }
 
 

@@ -61,7 +61,6 @@ class EncoderConfig:
     local_window: int = 0  # positions to either side; 0: every layer sees all
     global_every: int = 1
     untie_head: bool = False
-    target_start: str = "mask"  # one of ``hints.TARGET_STARTS``
     dropout: float = 0.1
     attention_dropout: float = 0.1
 
@@ -134,7 +133,6 @@ OPTION_NAMES = {
     "global_every": "global_every",
     "length_classes": "length_classes",
     "untie_head": "untie_head",
-    "target_start": "target_start",
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
 }

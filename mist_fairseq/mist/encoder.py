@@ -44,7 +44,6 @@ class SourceState:
     values: list[Tensor]
     hidden: Tensor
     lengths: Tensor
-    tokens: Tensor = None  # type: ignore
 
     def select(self, index: Tensor) -> "SourceState":
         """The state of the sentences *index* (repeats allowed), *Shape:* (B')."""
@@ -53,7 +52,6 @@ class SourceState:
             [value.index_select(0, index) for value in self.values],
             self.hidden.index_select(0, index),
             self.lengths.index_select(0, index),
-            self.tokens.index_select(0, index),
         )
 
 
@@ -66,31 +64,8 @@ class TwoPasses(Protocol):
     def encode_source(self, tokens: Tensor, lengths: Tensor, index: Tensor) -> SourceState:
         """Run the source rows; see ``Encoder.encode_source``."""
 
-    def decode_target(
-        self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState, hints: Tensor | None = None
-    ) -> Tensor:
+    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """Run the target rows; see ``Encoder.decode_target``."""
-
-    def pointer_parts(
-        self, hidden: Tensor, index: Tensor, T: int, source: SourceState
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """log gate (N), log 1-gate (N), log attention (N, S)."""
-        rows = index // T
-        keys = self.copy_k(source.hidden)
-        keys = keys[rows]  # (N, S, D)
-        scores = torch.einsum("nd,nsd->ns", self.copy_q(hidden).float(), keys.float()) / self.config.hidden_size**0.5
-        real = padding_mask(source.lengths, source.hidden.shape[1]).clone()
-        real[:, 0] = False
-        scores = scores.masked_fill(~real[rows], float("-inf")).log_softmax(-1)
-        gate = self.copy_gate(hidden).float()[:, 0] - 1.0
-        return F.logsigmoid(gate), F.logsigmoid(-gate), scores
-
-    def pointer_log_p(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> Tensor:
-        """(N, V)."""
-        on, off, attention = self.pointer_parts(hidden, index, T, source)
-        p = self.token_logits(hidden).float().softmax(-1) * off.exp()[:, None]
-        p = p.scatter_add(1, source.tokens[index // T], attention.exp() * on.exp()[:, None])
-        return p.clamp(min=1e-12).log()
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Score each target length. -> (B, classes)."""
@@ -123,13 +98,6 @@ class Encoder(nn.Module):
         self.final_norm = norm(config.hidden_size) if config.pre_norm else None
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
-        import os
-
-        self.pointer = os.environ.get("TRY_POINTER")
-        if self.pointer:
-            self.copy_q = nn.Linear(config.hidden_size, config.hidden_size)
-            self.copy_k = nn.Linear(config.hidden_size, config.hidden_size)
-            self.copy_gate = nn.Linear(config.hidden_size, 1)
         self.apply(initialise_as_bert)
         if self.head.weight is not None:
             self.head.weight.data.copy_(self.word_embeddings.weight.data)
@@ -146,11 +114,9 @@ class Encoder(nn.Module):
         positions = torch.arange(S, device=tokens.device)[None]  # (1, S)
         masks = self._masks(padding_mask(lengths, S), positions, positions)
         x, keys, values = self._run(tokens, positions, self.config.source_type, masks, index, None)
-        return SourceState(keys, values, unpack(x, index, B, S), lengths, tokens)
+        return SourceState(keys, values, unpack(x, index, B, S), lengths)
 
-    def decode_target(
-        self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState, hints: Tensor | None = None
-    ) -> Tensor:
+    def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """Run the target rows, which see source and target. Positions go on after each source's real length.
 
         Args:
@@ -158,7 +124,6 @@ class Encoder(nn.Module):
             lengths: real tokens of each, *Shape:* (B).
             index: flat positions of the real tokens, *Shape:* (N), into B * T.
             source: the same sentences' source state.
-            hints: tokens half of whose embeddings are added (``mist.hints``), -1 for none, *Shape:* (B, T).
 
         Returns:
             Last hidden states at *index*, *Shape:* (N, D).
@@ -169,29 +134,8 @@ class Encoder(nn.Module):
         real = torch.cat([padding_mask(source.lengths, S), padding_mask(lengths, T)], dim=1)  # (B, S + T)
         source_positions = torch.arange(S, device=tokens.device).expand(len(tokens), S)
         masks = self._masks(real, positions, torch.cat([source_positions, positions], dim=1))
-        x, _, _ = self._run(tokens, positions, self.config.target_type, masks, index, source, hints)
+        x, _, _ = self._run(tokens, positions, self.config.target_type, masks, index, source)
         return x
-
-    def pointer_parts(
-        self, hidden: Tensor, index: Tensor, T: int, source: SourceState
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """log gate (N), log 1-gate (N), log attention (N, S)."""
-        rows = index // T
-        keys = self.copy_k(source.hidden)
-        keys = keys[rows]  # (N, S, D)
-        scores = torch.einsum("nd,nsd->ns", self.copy_q(hidden).float(), keys.float()) / self.config.hidden_size**0.5
-        real = padding_mask(source.lengths, source.hidden.shape[1]).clone()
-        real[:, 0] = False
-        scores = scores.masked_fill(~real[rows], float("-inf")).log_softmax(-1)
-        gate = self.copy_gate(hidden).float()[:, 0] - 1.0
-        return F.logsigmoid(gate), F.logsigmoid(-gate), scores
-
-    def pointer_log_p(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> Tensor:
-        """(N, V)."""
-        on, off, attention = self.pointer_parts(hidden, index, T, source)
-        p = self.token_logits(hidden).float().softmax(-1) * off.exp()[:, None]
-        p = p.scatter_add(1, source.tokens[index // T], attention.exp() * on.exp()[:, None])
-        return p.clamp(min=1e-12).log()
 
     def length_logits(self, source: SourceState) -> Tensor:
         """Score each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
@@ -222,7 +166,6 @@ class Encoder(nn.Module):
         masks: tuple[Tensor, Tensor],
         index: Tensor,
         source: SourceState | None,
-        hints: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Embeddings and layers.
 
@@ -233,7 +176,6 @@ class Encoder(nn.Module):
             masks: of ``_masks``.
             index: flat positions to compute, *Shape:* (N), into B * L.
             source: seen beside the rows themselves.
-            hints: of ``decode_target``.
 
         Returns:
             Last hidden states at *index* (N, D), and without *source* each layer's keys and values, (B, H, L, d).
@@ -243,9 +185,6 @@ class Encoder(nn.Module):
             pack(part.expand(B, L)[:, :, None], index)[:, 0] for part in (tokens, positions)
         )
         x = self.word_embeddings(packed_tokens)  # (N, D)
-        if hints is not None:
-            given = pack(hints[:, :, None], index)  # (N, 1)
-            x = x + 0.5 * (given >= 0) * self.word_embeddings(given[:, 0].clamp(min=0))
         if self.position_embeddings is not None:
             x = x + self.position_embeddings(packed_positions)
         x = x + self.type_embeddings(torch.full_like(packed_tokens, token_type))

@@ -23,10 +23,8 @@ from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.encoder import SourceState, TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.heads import runs
-from mist_fairseq.mist.hints import NONE, uniform_copy
 from mist_fairseq.mist.mixing import mix_source
-from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss
-from mist_fairseq.mist.output_layer import predicted_tokens as plain_predicted, token_loss as plain_token_loss
+from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss, predicted_tokens, token_loss
 from mist_fairseq.mist.packing import padding_mask
 
 MIST_TARGETS = ["pseudo", "reference", "random"]
@@ -105,7 +103,6 @@ class Objective:
     mist_targets: str = "pseudo"
     glancing_by: str = "first-look"
     length_loss_per: str = "token"
-    hint_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.glancing_ratio <= 1:
@@ -135,49 +132,9 @@ class Objective:
         """
         target, lengths = batch.target_tokens, batch.target_lengths
         T, gold, never = target.shape[1], batch.targets(), special.never_predicted
-        start = getattr(model.config, "target_start", "mask")
 
-        import os
-
-        pointer = getattr(model, "pointer", None)
-
-        def look(tokens: Tensor, state: SourceState, hints: Tensor | None) -> OutputLayer:
-            given = () if hints is None else (hints.masked_fill(tokens != special.mask, NONE),)
-            hidden = model.decode_target(tokens, lengths, batch.target_index, state, *given)
-            return (hidden, state) if pointer else model.output_layer(hidden)
-
-        def token_loss(layer, gold, smoothing, never):
-            if not pointer:
-                return plain_token_loss(layer, gold, smoothing, never)
-            hidden, state = layer
-            index = batch.target_index
-            on, off, attention = model.pointer_parts(hidden, index, T, state)
-            log_p = model.token_logits(hidden).float().log_softmax(-1)
-            of_gold = log_p.gather(1, gold[:, None])[:, 0]
-            there = state.tokens[index // T] == gold[:, None]
-            copied = attention.masked_fill(~there, -1e4).logsumexp(-1)
-            nll = -torch.logaddexp(off + of_gold, on + copied)
-            loss = (1 - smoothing) * nll + smoothing * -log_p.mean(-1)
-            with torch.no_grad():
-                p = log_p.exp() * off.exp()[:, None]
-                p = p.scatter_add(1, state.tokens[index // T], attention.exp() * on.exp()[:, None])
-                p[:, list(never)] = -1
-                best = p.argmax(-1)
-            return TokenLoss(loss.sum(), nll.sum().detach(), best)
-
-        def predicted_tokens(layer, never):
-            if not pointer:
-                return plain_predicted(layer, never)
-            return token_loss(layer, gold, 0.1, never).tokens
-
-        def dropped(hints: Tensor, step: int) -> Tensor:
-            rate = self.hint_dropout
-            if os.environ.get("TRY_FADE"):
-                rate = min(1.0, (torch.initial_seed() - 1) / float(os.environ["TRY_FADE"]))
-            if not (model.training and rate):
-                return hints
-            noise = sentence_noise(batch.ids, T, torch.initial_seed() + step)
-            return hints.masked_fill(noise.remainder(1 << 20) < rate * (1 << 20), NONE)
+        def look(tokens: Tensor, state: SourceState) -> OutputLayer:
+            return model.output_layer(model.decode_target(tokens, lengths, batch.target_index, state))
 
         def in_place(tokens: Tensor) -> Tensor:
             return _in_place_of(target, tokens, batch.target_index, special.pad)
@@ -189,9 +146,6 @@ class Objective:
 
         # 1. The source, seen by the first look and the NAT pass alike.
         source = model.encode_source(batch.src_tokens, batch.src_lengths, batch.src_index)
-        hints = None
-        if start == "source":
-            hints = dropped(uniform_copy(batch.src_tokens, batch.src_lengths, lengths, T), 7)
 
         # 2. Glancing: Y_M.
         real = padding_mask(lengths, T)
@@ -199,37 +153,15 @@ class Objective:
         revealed = torch.zeros_like(real)
         if model.training and self.glancing_ratio > 0:
             with torch.no_grad():
-                seen = in_place(predicted_tokens(look(masked, source, hints), never))
+                seen = in_place(predicted_tokens(look(masked, source), never))
                 if self.glancing_by == "mist" and self.mist_loss_factor > 0:
-                    seen = in_place(predicted_tokens(look(masked, mix(seen), None if start == "mask" else seen), never))
+                    seen = in_place(predicted_tokens(look(masked, mix(seen)), never))
             # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
             noise = sentence_noise(batch.ids, T, torch.initial_seed())
-            ratio = self.glancing_ratio
-            if os.environ.get("TRY_GEND"):
-                done = torch.initial_seed() - 1  # --seed 1
-                ratio += (float(os.environ["TRY_GEND"]) - ratio) * min(1.0, done / float(os.environ["TRY_UPDATES"]))
-            masked, revealed = glance(target, seen, real, noise, ratio, special.mask)
-            if os.environ.get("TRY_UNIFORM"):  # CMLM's uniform masks for a share of the sentences
-                n2 = sentence_noise(batch.ids, 3, torch.initial_seed() + 99).remainder(1 << 20).double() / (1 << 20)
-                chosen = n2[:, 0] < float(os.environ["TRY_UNIFORM"])
-                u = sentence_noise(batch.ids, T, torch.initial_seed() + 98).remainder(1 << 20).double() / (1 << 20)
-                show = (u > n2[:, 1:2]) & real
-                cm = torch.where(show | ~real, target, special.mask)
-                masked = torch.where(chosen[:, None], cm, masked)
-                revealed = torch.where(chosen[:, None], show, revealed)
-
-        oaxe = model.training and torch.initial_seed() - 1 >= float(os.environ.get("TRY_OAXE", "1e9"))
-
-        def golds(layer):
-            return (
-                _best_order(layer, target, lengths, masked == special.mask, batch.target_index, special.sep)
-                if oaxe
-                else gold
-            )
+            masked, revealed = glance(target, seen, real, noise, self.glancing_ratio, special.mask)
 
         # 3. The NAT pass: p(y_t | X), equations 1 and 3.
-        layer = look(masked, source, hints)
-        nat = token_loss(layer, golds(layer), self.label_smoothing, never)
+        nat = token_loss(look(masked, source), gold, self.label_smoothing, never)
 
         # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
         mist = None
@@ -239,14 +171,7 @@ class Objective:
                 pseudo = in_place(nat.tokens)  # Y_p
             elif self.mist_targets == "random":
                 pseudo = random_targets(batch, special, model.config.vocab_size)
-            hints = None if start == "mask" else dropped(pseudo, 8)
-            layer = look(masked, mix(pseudo), hints)
-            mist = token_loss(layer, golds(layer), self.label_smoothing, never)
-            if os.environ.get("TRY_MIX2"):
-                second = in_place(mist.tokens)
-                hints = None if start == "mask" else dropped(second, 9)
-                mist2 = token_loss(look(masked, mix(second), hints), gold, self.label_smoothing, never)
-                mist = TokenLoss((mist.loss + mist2.loss) / 2, (mist.nll + mist2.nll) / 2, mist2.tokens)
+            mist = token_loss(look(masked, mix(pseudo)), gold, self.label_smoothing, never)
 
         # 5. The length, from the source alone.
         return Predictions(nat, mist, model.length_logits(source), revealed.sum())
@@ -270,13 +195,6 @@ class Objective:
             parts["mist_correct"] = (mist.tokens == target).sum()
         lengths, length_logits = batch.target_lengths, predictions.length_logits
         length_loss = F.cross_entropy(length_logits, lengths, reduction="none")
-        import os
-
-        if os.environ.get("TRY_LEN"):  # neighbours get a share
-            e = float(os.environ["TRY_LEN"])
-            log_p = length_logits.float().log_softmax(-1)
-            near = sum(log_p.gather(1, (lengths + d).clamp(0, log_p.shape[1] - 1)[:, None])[:, 0] for d in (-1, 1)) / 2
-            length_loss = (1 - e) * length_loss - e * near
         if self.length_loss_per == "token":
             length_loss = (length_loss * lengths).sum()
         else:
@@ -296,26 +214,6 @@ def random_targets(batch: Batch, special: SpecialTokens, vocab_size: int) -> Ten
     for never in runs(special.never_predicted):
         tokens = tokens.masked_fill((tokens >= never.start) & (tokens < never.stop), special.unk)
     return tokens.scatter(1, batch.target_lengths[:, None] - 1, special.sep)
-
-
-@torch.no_grad()
-def _best_order(layer, target, lengths, masked, index, sep) -> Tensor:
-    """The order of the masked target tokens that the model finds likeliest (OAXE). -> (N)."""
-    from scipy.optimize import linear_sum_assignment
-
-    gold = target.clone()
-    T, start = target.shape[1], 0
-    x = layer.x.detach().float()
-    for b, length in enumerate(lengths.tolist()):
-        rows = x[start : start + length]
-        start += length
-        places = (masked[b, :length] & (target[b, :length] != sep)).nonzero()[:, 0]
-        if len(places) > 1:
-            tokens = target[b, places]
-            scores = rows[places] @ layer.weight[tokens].float().t() + layer.bias[tokens].float()
-            _, column = linear_sum_assignment(-scores.numpy())
-            gold[b, places] = tokens[torch.from_numpy(column)]
-    return gold.flatten().index_select(0, index)
 
 
 def _in_place_of(target: Tensor, tokens: Tensor, index: Tensor, pad: int) -> Tensor:

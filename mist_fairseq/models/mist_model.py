@@ -16,7 +16,6 @@ from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine, option
 from mist_fairseq.mist.config import ACTIVATIONS, OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.mist.hints import TARGET_STARTS
 from mist_fairseq.mist.objective import Batch, Objective, Predictions
 from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
@@ -67,11 +66,6 @@ class MistConfig(FairseqDataclass):
     length_classes: int = option(512, "classes of the length classifier")
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
     fresh_head: bool = option(False, "start the masked-LM head's transform at random, whatever --pretrained brings")
-    target_start: ChoiceEnum(list(TARGET_STARTS)) = option(  # type: ignore[valid-type]
-        "mask",
-        "what the target's [MASK]s carry beside: nothing; in passes over a mixed source half the embedding of the "
-        "output so far; or that, and in the first pass of the source token at the same relative place",
-    )
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")
     attention_dropout: float = option(0.1, "dropout of attention weights")
     checkpoint_activations: bool = option(False, "compute the layers again for the backward pass: less memory, slower")
@@ -129,7 +123,6 @@ class MistModel(BaseFairseqModel):
     def encoder_config(cfg: MistConfig, vocab_size: int) -> EncoderConfig:
         """The sizes that the options say; an option that is newer than a checkpoint has its default."""
         said = {size: getattr(cfg, option) for option, size in OPTION_NAMES.items() if hasattr(cfg, option)}
-        said["target_start"] = str(said.get("target_start", "mask"))
         return EncoderConfig(vocab_size, **said)
 
     @classmethod

@@ -205,24 +205,11 @@ def load_pretrained(encoder: Encoder, folder: str, fresh_head: bool = False):
     if "head.weight" in own:  # starts as a copy of the word embeddings
         used.setdefault("head.weight", used["word_embeddings.weight"])
     encoder.load_state_dict(used, strict=False)
-    import os
-    import numpy as np
-
-    if os.environ.get("TRY_BIAS"):
-        encoder.head.bias.data.copy_(torch.from_numpy(np.load(os.environ["TRY_BIAS"])))
-        print("BIAS from", os.environ["TRY_BIAS"])
-    if os.environ.get("TRY_IDHEAD"):
-        encoder.head.transform.weight.data.copy_(torch.eye(encoder.config.hidden_size))
-        print("identity head")
     random = ", ".join(sorted(own.keys() - used.keys()))
     logger.info("loaded %d tensors from %s; at random: %s", len(used), folder, random or "none")
 
 
 def _may_lack(own: Iterable[str]) -> set[str]:
-    return _may_lack_(own) | {n for n in own if n.startswith("copy_")}
-
-
-def _may_lack_(own: Iterable[str]) -> set[str]:
     return {name for name in own if name.startswith(("head.", "length_head."))}
 
 

@@ -7,7 +7,7 @@ from mist_fairseq.generate.decoding import Candidates, Decoding, decode
 from tests import helpers
 from tests.mist.test_mixing import plain_mix
 
-DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3), ("mist-mask-predict", 3)]
+DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3)]
 LENGTHS = [9, 4, 13, 2, 20, 9]
 
 
@@ -51,7 +51,7 @@ def plain_decode(model, source, decoding, iterations, length):
     masks = [model.tokenizer.special.mask] * length
     if decoding == "mist":
         return plain_mist(model, source, iterations, masks)
-    return plain_mask_predict(model, source, iterations, masks, mixing=decoding == "mist-mask-predict")
+    return plain_mask_predict(model, source, iterations, masks)
 
 
 def plain_mist(model, source, iterations, masks):
@@ -66,17 +66,15 @@ def plain_mist(model, source, iterations, masks):
     return tokens, scores, history
 
 
-def plain_mask_predict(model, source, iterations, masks, mixing):
+def plain_mask_predict(model, source, iterations, masks):
     """Ghazvininejad et al. 2019: of N passes, N - n of N tokens are masked before pass n + 1."""
-    special = model.tokenizer.special
     tokens, scores = plain_fill(model, masks, source)
     history = [list(tokens)]
     for done in range(1, iterations):
         number = len(tokens) * (iterations - done) // iterations
         worst = sorted(range(len(tokens)), key=lambda t: scores[t])[:number]
         masked = [masks[0] if t in worst else token for t, token in enumerate(tokens)]
-        seen = plain_mix(tokens, source, model.limits.source, special.cls, special.sep) if mixing else source
-        filled, new = plain_fill(model, masked, seen)
+        filled, new = plain_fill(model, masked, source)
         for t in worst:
             tokens[t], scores[t] = filled[t], new[t]
         history.append(list(tokens))

@@ -89,7 +89,6 @@ class Waits(TorchFunctionMode):
         ({"decoding": "mist"}, 3),  # which of three passes there is not after the second
         ({"decoding": "mist", "iterations": 2}, 2),
         ({"decoding": "mask-predict", "iterations": 9}, 2),
-        ({"decoding": "mist-mask-predict", "iterations": 9}, 2),
     ],
 )
 def test_a_gpu_is_waited_for_as_seldom_as_possible(dictionary, monkeypatch, options, most):

@@ -217,7 +217,7 @@ def test_openapi_describes_requests_and_answers(running):
     generate = description["paths"]["/generate"]["post"]
     request = generate["requestBody"]["content"]["application/json"]["schema"]
     assert {"text", "texts", "decoding", "nbest", "details"} <= set(request["properties"])
-    assert "mist-mask-predict" in request["properties"]["decoding"]["description"]
+    assert "mask-predict" in request["properties"]["decoding"]["description"]
     schemas = description["components"]["schemas"]
     assert set(schemas["GenerateResponse"]["properties"]) == {"id", "outputs"}
     assert {"text", "score", "history"} <= set(schemas["Output"]["properties"]) and schemas["Output"]["required"] == [

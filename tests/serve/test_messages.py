@@ -36,7 +36,7 @@ BAD = {
     "list": ("[1, 2]", "the body is [1, 2], expected a JSON object"),
     "unknown key": ({"text": "how", "beam": 4}, "unknown key 'beam', expected some of decoding, iterations,"),
     "decoding": ({"text": "how", "decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist"),
-    "iterations": ({"text": "how", "iterations": 2}, "iterations 2 needs another decoding than single-pass"),
+    "iterations": ({"text": "how", "iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),
     "iterations 0": ({"text": "how", "iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
     "iterations a string": (
         {"text": "how", "iterations": "2"},

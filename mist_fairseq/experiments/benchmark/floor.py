@@ -53,16 +53,16 @@ def products(
 ) -> list[Product]:
     """List all matrix products of generating *batch* sentences of one length.
 
-    *source* and *target* count the tokens of ``[CLS] X [SEP]`` and of the output, its [SEP] included. Outputs that
-    are mixed in end in [SEP], as a trained model's do. *source_limit* is the most tokens of a mixed source, if limited.
+    *source* and *target* count the tokens of ``[CLS] X [SEP]`` and of the output, its [SEP] included. With ``mist``
+    outputs end in [SEP], as a trained model's do. *source_limit* is the most tokens of a mixed source, if limited.
     """
     listed = [*_source_pass(encoder, source, batch), _length(encoder, batch)]
     for done in range(iterations):
         seen, masked = source, target
-        if done and decoding in ("mist", "mist-mask-predict"):
+        if decoding == "mist" and done:
             seen = min(source + target, source_limit or source + target)
             listed += _source_pass(encoder, seen, batch, mixed=True)
-        if decoding in ("mask-predict", "mist-mask-predict"):
+        elif decoding == "mask-predict":
             masked = target * (iterations - done) // iterations
         listed += _target_pass(encoder, target, seen, masked, batch)
     return listed
