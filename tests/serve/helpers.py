@@ -45,6 +45,9 @@ if "--closed" in sys.argv:  # until a line comes in
     sys.argv.remove("--closed")
     generator.gate.clear()
     threading.Thread(target=lambda: sys.stdin.readline() and generator.gate.set(), daemon=True).start()
+if "--slow" in sys.argv:
+    sys.argv.remove("--slow")
+    generator.seconds = 0.02
 main([".", "--port", "0", *sys.argv[1:]], generator)
 """,
 ]
@@ -58,6 +61,7 @@ class FakeGenerator(TextGenerator):
     Attributes:
         batches: sources of every batch, as lists of ids, failed ones too.
         gate: the model waits until it is set.
+        seconds: what every batch takes at least.
     """
 
     def __init__(self):
@@ -66,10 +70,12 @@ class FakeGenerator(TextGenerator):
         self.entered = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.seconds = 0.0
 
     def _generate_batch(self, sources, decoding, details):
         self.entered += 1
         assert self.gate.wait(DEADLINE)
+        time.sleep(self.seconds)
         self.batches.append([source.ids for source in sources])
         assert len({source.length is None for source in sources}) == 1
         if any(self.tokenizer.indices["guitar"] in source.ids for source in sources):

@@ -18,8 +18,8 @@ OPTIONS = {"decoding": "mist", "iterations": 2}
 RIGHT = FakeGenerator().generate(TEXTS, **OPTIONS)
 
 
-def load(port: int, expected=RIGHT, concurrency=8) -> Load:
-    return drive(port, TEXTS, expected, OPTIONS, concurrency, 0.3)
+def load(port: int, expected=RIGHT, concurrency=8, seconds=0.3) -> Load:
+    return drive(port, TEXTS, expected, OPTIONS, concurrency, seconds)
 
 
 def test_a_server_that_is_right():
@@ -46,10 +46,10 @@ def test_as_many_requests_as_clients_are_on_their_way():
 @pytest.mark.parametrize("expected, kind", [([RIGHT[1], RIGHT[0]], "swapped"), (["other", RIGHT[1]], "different")])
 def test_an_answer_to_another_text_or_another_than_alone_is_noticed(expected, kind):
     with serving(FakeGenerator()) as running:
-        actual = load(running.port, [*expected, *RIGHT[2:]])
-    wrong = getattr(actual, kind)
-    assert wrong == actual.lost + actual.swapped + actual.different > 0 and actual.latencies
-    assert len(actual.examples) == min(wrong, 5) and "expected" in actual.examples[0]
+        # Each text is asked by five clients.
+        actual = load(running.port, [*expected, *RIGHT[2:]], concurrency=5 * len(TEXTS), seconds=1.0)
+    assert getattr(actual, kind) == actual.lost + actual.swapped + actual.different > 0 and actual.latencies
+    assert len(actual.examples) == 5 and "expected" in actual.examples[0]
 
 
 def test_a_refused_request_is_lost():
@@ -101,7 +101,7 @@ def test_the_right_text_under_another_id_is_swapped():
 
 
 def test_servers_side_by_side():
-    commands = {name: [*COMMAND, *arm] for name, arm in ARMS.items()}
+    commands = {name: [*COMMAND, "--slow", *arm] for name, arm in ARMS.items()}
     runs = measure(commands, TEXTS, OPTIONS, [1, 12], 0.4)
     assert [(run["concurrency"], run["server"]) for run in runs] == [(n, arm) for n in (1, 12) for arm in ARMS]
     for run in runs:
@@ -109,7 +109,7 @@ def test_servers_side_by_side():
         assert run["p50_ms"] <= run["p90_ms"] <= run["p99_ms"]
         assert run["throughput"] == run["requests"] / run["seconds"] and 0 < run["in_model"] < 1
     *together, alone = runs[3:]
-    assert all(run["mean_batch"] > 1 for run in together)
+    assert all(run["mean_batch"] > 1.5 for run in together)
     assert all(run["mean_batch"] == 1 for run in [*runs[:3], alone])
 
 
