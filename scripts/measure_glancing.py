@@ -44,7 +44,8 @@ def counts(model: TwoPasses, batch: Batch, special: SpecialTokens, limit: int, r
     gold = batch.targets()
 
     def look(tokens: Tensor, source: SourceState) -> Tensor:
-        layer = model.output_layer(model.decode_target(tokens, lengths, batch.target_index, source))
+        hidden = model.decode_target(tokens, lengths, batch.target_index, source)
+        layer = model.output_layer(hidden, model.copies(hidden, batch.target_index, tokens.shape[1], source))
         return predicted_tokens(layer, special.never_predicted)
 
     def in_place(tokens: Tensor) -> Tensor:

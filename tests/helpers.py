@@ -153,6 +153,15 @@ def decode(model, tokens, lengths, state) -> tuple[torch.Tensor, ...]:
     return model.encoder.decode_target(tokens, lengths, flat(lengths, tokens.shape[1]), state).split(lengths.tolist())
 
 
+def plain_logits(model, hidden, state) -> torch.Tensor:
+    """The tokens' scores in one sentence, with the source's copied one by one. *Shapes:* (T, D) -> (T, V)."""
+    logits, head = model.encoder.token_logits(hidden), getattr(model.encoder, "copy_head", None)
+    for s, token in enumerate(state.tokens[0].tolist() if head else []):
+        score = head(hidden) @ state.hidden[0, s] / hidden.shape[1] ** 0.5
+        logits = logits.index_copy(1, torch.tensor([token]), torch.logaddexp(logits[:, token], score)[:, None])
+    return logits
+
+
 def batch(source_lengths, target_lengths, dictionary, seed=0) -> dict:
     """What the collater makes of random sentences; its ``net_input`` has the tensors of ``objective.Batch``."""
     src_tokens, src_lengths = sources(source_lengths, dictionary, seed)

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mist_fairseq.engines import register
@@ -22,21 +23,21 @@ class GraphState(PyTorchState):
     """An encoded source.
 
     Args:
-        seen: keys of all layers, then their values, *Shape:* (2 * layers, B, H, S, d).
+        seen: keys of all layers, then their values, and the last hidden states, *Shape:* (2 * layers + 1, B, H, S, d).
+        tokens: of the sources, *Shape:* (B, S).
         lengths: of the sources, *Shape:* (B).
         length_scores: logits of each target length, *Shape:* (B, classes).
     """
 
-    def __init__(self, seen: Tensor, lengths: Tensor, length_scores: Tensor):
+    def __init__(self, seen: Tensor, tokens: Tensor, lengths: Tensor, length_scores: Tensor):
         self.seen, self.length_scores = seen, length_scores
-        layers = len(seen) // 2
-        hidden = seen[0].transpose(1, 2)  # of which a target pass reads the shape alone
-        self.source = SourceState(list(seen[:layers]), list(seen[layers:]), hidden, lengths)
+        layers, hidden = len(seen) // 2, seen[-1].transpose(1, 2).flatten(2)
+        self.source = SourceState(list(seen[:layers]), list(seen[layers:-1]), hidden, lengths, tokens)
 
     def select(self, rows: Tensor) -> "GraphState":
         """The state of the sentences *rows* (repeats allowed), *Shape:* (B')."""
-        seen = self.seen.index_select(1, rows)
-        return GraphState(seen, self.source.lengths.index_select(0, rows), self.length_scores.index_select(0, rows))
+        of_rows = (part.index_select(0, rows) for part in (self.source.tokens, self.source.lengths, self.length_scores))
+        return GraphState(self.seen.index_select(1, rows), *of_rows)
 
 
 @register("cudagraph", ("fp32", "bf16"), encoder_only=True, device="cuda")
@@ -66,7 +67,8 @@ class CudaGraphEngine(PyTorchEngine):
             return super().encode(tokens, lengths)
         with self._lock:
             seen, scores = self._replay("source", rows, S, 0, [tokens, lengths])
-            return GraphState(seen[:, :B].clone(), lengths, scores[:B].clone())
+            wide = F.pad(tokens, (0, S - tokens.shape[1]), value=self.special.pad)
+            return GraphState(seen[:, :B].clone(), wide, lengths, scores[:B].clone())
 
     def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
@@ -74,7 +76,7 @@ class CudaGraphEngine(PyTorchEngine):
         if not isinstance(state, GraphState) or rows * max(S, T) > MOST:
             return super().fill(tokens, lengths, state, second)
         with self._lock:
-            given = [tokens, lengths, state.source.lengths, state.seen]
+            given = [tokens, lengths, state.source.tokens, state.source.lengths, state.seen]
             filled, scores = self._replay("second" if second else "target", rows, S, T, given)
             return filled[:B, :width].clone(), scores[:B, :width].clone()
 
@@ -102,7 +104,8 @@ class CudaGraphEngine(PyTorchEngine):
 
     def _add(self, name: str, rows: int, S: int, T: int) -> None:
         """Capture a pass, and forget another where there are too many."""
-        each, longest = 2 * self._config.layers * self._config.hidden_size, max(S, T)
+        parts, longest = 2 * self._config.layers + 1, max(S, T)
+        each = parts * self._config.hidden_size
         if rows * longest > self._most:  # memory of the others would not do: begin anew, with the largest's
             self._graphs.clear()
             self._most, self._pool = rounded(rows * longest, 1), torch.cuda.graph_pool_handle()
@@ -111,7 +114,7 @@ class CudaGraphEngine(PyTorchEngine):
         while len(self._graphs) >= GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         heads = self._config.heads
-        seen = self._room[: rows * S * each].view(2 * self._config.layers, rows, heads, S, -1)
+        seen = self._room[: rows * S * each].view(parts, rows, heads, S, -1)
         # Rows without a sentence have one token: nothing but masks would give NaN.
         tokens = torch.zeros(rows, T or S, dtype=torch.long, device=self.device)
         lengths, source_lengths = (torch.ones(rows, dtype=torch.long, device=self.device) for _ in range(2))
@@ -119,7 +122,8 @@ class CudaGraphEngine(PyTorchEngine):
             inputs = [tokens, lengths]
             function = partial(self._encode, seen)
         else:
-            inputs = [tokens, lengths, source_lengths, seen]
+            source_tokens = torch.zeros(rows, S, dtype=torch.long, device=self.device)
+            inputs = [tokens, lengths, source_tokens, source_lengths, seen]
             function = partial(self._fill, name == "second")
         self._graphs[name, rows, S, T] = inputs, *self._capture(partial(function, *inputs))
 
@@ -141,13 +145,22 @@ class CudaGraphEngine(PyTorchEngine):
 
     def _encode(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         state = super().encode(tokens, lengths)
-        torch.cat([*state.source.keys, *state.source.values], out=seen.flatten(0, 1))
+        hidden = state.source.hidden.unflatten(2, (self._config.heads, -1)).transpose(1, 2)
+        parts = [*state.source.keys, *state.source.values, hidden.to(seen.dtype)]
+        torch.cat(parts, out=seen.flatten(0, 1))
         return seen, state.length_scores
 
     def _fill(
-        self, second: bool, tokens: Tensor, lengths: Tensor, source_lengths: Tensor, seen: Tensor
+        self,
+        second: bool,
+        tokens: Tensor,
+        lengths: Tensor,
+        source_tokens: Tensor,
+        source_lengths: Tensor,
+        seen: Tensor,
     ) -> tuple[Tensor, ...]:
-        return super().fill(tokens, lengths, GraphState(seen, source_lengths, seen.new_empty(0)), second)
+        state = GraphState(seen, source_tokens, source_lengths, seen.new_empty(0))
+        return super().fill(tokens, lengths, state, second)
 
     def _rounded(self, tokens: Tensor) -> tuple[int, int]:
         """Rows and columns of the graph for *tokens*."""

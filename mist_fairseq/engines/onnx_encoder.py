@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
+from mist_fairseq.mist.copying import CopyHead
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.layers import Layer, relative_position_bucket, rotary_turns
@@ -46,6 +47,9 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     lengths, past_lengths = (graph.input(name, np.int64, ["B"]) for name in ("lengths", "past_lengths"))
     parts = [f"{part}{i}" for i in range(config.layers) for part in ("key", "value")]
     past = [graph.input(f"past_{name}", np.float32, ["B", heads, "P", D // heads]) for name in parts]
+    if encoder.copy_head is not None:
+        words = graph.input("past_words", np.int64, ["B", "P"])
+        hidden = graph.input("past_hidden", np.float32, ["B", "P", D])
 
     past_size = graph.size(past[0], 2)
     order, past_order = graph.count(graph.size(tokens, 1)), graph.count(past_size)  # (L), (P)
@@ -60,7 +64,12 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
 
     masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
     masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
-    predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special)
+    copies = None
+    if encoder.copy_head is not None:
+        graph.node("Identity", tokens, output="words")
+        _shaped(graph, x, tokens, output="hidden")
+        copies = _copies(graph, encoder.copy_head, x, tokens, masked, words, hidden, past_real)
+    predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special, copies)
     zeros = graph.node("ConstantOfShape", graph.node("Shape", flat))
     names = ["predictions", "scores", "second_predictions", "second_scores"]
     for name, values in zip(names, predicted):
@@ -69,7 +78,9 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     outputs: dict[str, list[int | str]]
     outputs = {"length_scores": ["B", config.length_classes], **{name: ["B", "L"] for name in names}}
     outputs |= {name: ["B", heads, "K", D // heads] for name in parts}
-    return graph.build(outputs, names[::2], file)
+    if encoder.copy_head is not None:
+        outputs |= {"words": ["B", "L"], "hidden": ["B", "L", D]}
+    return graph.build(outputs, [*names[::2], "words"], file)
 
 
 def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_size: str) -> str:
@@ -203,8 +214,40 @@ def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, length
     graph.node("Gemm", graph.node("Div", total, count), weight, transB=1, output="length_scores")
 
 
-def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens) -> tuple[str, str, str, str]:
-    """What ``likeliest`` gives of the masked-LM head's scores. *Shape:* (N, D) -> (N) each."""
+def _copies(
+    graph: Graph, head: CopyHead, x: str, tokens: str, masked: str, words: str, hidden: str, real: str
+) -> tuple[str, str]:
+    """The source's tokens, and what each scores from all its places together. -> (N, P) each.
+
+    *Shapes:* x (B * L, D), tokens (B, L), masked (N), into B * L, words and real (B, P), hidden (B, P, D).
+    """
+    queries = graph.sum(graph.linear(x, "copy_head.weight", head.weight), graph.bias("copy_head", head))
+    keys = graph.node("Transpose", hidden, perm=[0, 2, 1])
+    scores = graph.node("MatMul", _shaped(graph, queries, tokens), keys)
+    scores = graph.node("Mul", scores, graph.constant(head.out_features**-0.5))
+    scores = graph.node("Where", graph.unsqueeze(real, 1), scores, graph.constant(-np.inf))  # (B, L, P)
+    highest = graph.node("ReduceMax", scores, graph.constant([2]))
+    same = graph.node("Equal", graph.unsqueeze(words, 2), graph.unsqueeze(words, 1))  # (B, P, P)
+    same = graph.node("Cast", same, to=graph.onnx.TensorProto.FLOAT)
+    odds = graph.node("MatMul", graph.node("Exp", graph.node("Sub", scores, highest)), same)
+    odds = graph.node("Max", odds, graph.constant(float(np.finfo(np.float32).tiny)))
+    together = graph.node("Add", graph.node("Log", odds), highest)
+    rows = graph.node("Concat", graph.constant([-1]), graph.node("Shape", words, start=1), axis=0)
+    together = graph.node("Gather", graph.node("Reshape", together, rows), masked)
+    sentence = graph.node("Div", masked, graph.size(tokens, 1))
+    return graph.node("Gather", words, sentence), together
+
+
+def _shaped(graph: Graph, x: str, tokens: str, output: str | None = None) -> str:
+    """Rows of sentences. *Shapes:* x (B * L, X), tokens (B, L) -> (B, L, X)."""
+    shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
+    return graph.node("Reshape", x, shape, output=output)
+
+
+def _predict(
+    graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens, copies: tuple[str, str] | None
+) -> tuple[str, str, str, str]:
+    """What ``likeliest`` gives of the masked-LM head's scores and ``_copies``. *Shape:* (N, D) -> (N) each."""
     head = encoder.head
     graph.rows_change()
     x = graph.linear(hidden, "head.transform.weight", head.transform.weight)
@@ -216,6 +259,14 @@ def _predict(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens
     bias = head.bias.detach().float().index_fill(0, torch.tensor(special.never_predicted), -torch.inf)
     logits = graph.linear(x, name, _padded(weight))
     logits = graph.node("Add", logits, graph.weight("head.bias", _padded(bias, -torch.inf)))
+    if copies is not None:
+        words, copied = copies
+        chosen = graph.node("GatherElements", logits, words, axis=1)  # (N, P)
+        apart = graph.node("Neg", graph.node("Abs", graph.node("Sub", chosen, copied)))
+        either = graph.node("Log", graph.node("Add", graph.node("Exp", apart), graph.constant(1.0)))
+        either = graph.node("Add", graph.node("Max", chosen, copied), either)
+        either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
+        logits = graph.node("ScatterElements", logits, words, either, axis=1)
     return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK))
 
 

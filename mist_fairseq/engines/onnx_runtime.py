@@ -24,7 +24,7 @@ class OnnxState:
 
     Args:
         length_scores: *Shape:* (B, classes).
-        past: keys and values of every layer, (B, H, S, d) each.
+        past: what the graph's run for the target takes of its run for the source.
         lengths: of the sources, *Shape:* (B).
     """
 
@@ -71,8 +71,10 @@ class OnnxEngine:
         self._past = [value.name for value in past]
         self._outputs = {value.name for value in session.get_outputs()}
         self._encoded = ["length_scores", *(name.removeprefix("past_") for name in self._past)]
-        _, heads, _, width = past[0].shape
-        self._nothing = np.zeros((1, heads, 0, width), np.float32)
+        sizes, types = {"B": 1, "P": 0}, {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+        self._nothing = {
+            value.name: np.zeros([sizes.get(size, size) for size in value.shape], types[value.type]) for value in past
+        }
         self._run = functools.partial(session.run, run_options=_only_what_is_asked())
 
     def asarray(self, values: Any) -> np.ndarray:
@@ -82,9 +84,9 @@ class OnnxEngine:
     def encode(self, tokens: np.ndarray, lengths: np.ndarray) -> OnnxState:
         """Encode sources; see ``generate.decoding.Engine``."""
         tokens = np.ascontiguousarray(tokens[:, : lengths.max()])
-        nothing = self._nothing.repeat(len(tokens), axis=0)
+        nothing = {name: part.repeat(len(tokens), axis=0) for name, part in self._nothing.items()}
         feed = {"tokens": tokens, "lengths": lengths, "past_lengths": np.zeros_like(lengths)}
-        length_scores, *past = self._run(self._encoded, feed | dict.fromkeys(self._past, nothing))
+        length_scores, *past = self._run(self._encoded, feed | nothing)
         return OnnxState(length_scores, past, lengths)
 
     def fill(

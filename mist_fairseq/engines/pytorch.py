@@ -56,7 +56,7 @@ class PyTorchEngine:
         if self.bf16 and convert:
             model.keep_in_(torch.bfloat16)
         self.encode_source, self.decode_target = model.encode_source, model.decode_target
-        self.length_logits, self.token_logits = model.length_logits, model.token_logits
+        self.length_logits, self.copies, self.token_logits = model.length_logits, model.copies, model.token_logits
 
     def asarray(self, values: Any) -> Tensor:
         """A tensor on the engine's device."""
@@ -80,10 +80,12 @@ class PyTorchEngine:
             masked = flat[index] == self.special.mask
             if not tokens.is_cuda and not masked.all():
                 index, hidden, masked = index[masked], hidden[masked], masked[masked]
-            found = [
-                likeliest_with_scores(self.token_logits(rows), self.special.never_predicted, second)
-                for rows in hidden.split(_ROWS)
-            ]
+            copies = self.copies(hidden, index, tokens.shape[1], state.source)
+            found = []
+            for start in range(0, max(1, len(hidden)), _ROWS):
+                rows = slice(start, start + _ROWS)
+                logits = self.token_logits(hidden[rows], copies and copies.rows(rows))
+                found.append(likeliest_with_scores(logits, self.special.never_predicted, second))
         predicted, scores = map(torch.cat, zip(*found))
         if tokens.is_cuda:
             predicted, scores = torch.where(masked, predicted, flat[index]), scores.masked_fill(~masked, 0.0)

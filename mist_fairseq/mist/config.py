@@ -61,6 +61,7 @@ class EncoderConfig:
     local_window: int = 0  # positions to either side; 0: every layer sees all
     global_every: int = 1
     untie_head: bool = False
+    copy_head: bool = False
     dropout: float = 0.1
     attention_dropout: float = 0.1
 
@@ -133,6 +134,7 @@ OPTION_NAMES = {
     "global_every": "global_every",
     "length_classes": "length_classes",
     "untie_head": "untie_head",
+    "copy_head": "copy_head",
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
 }

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mist_fairseq.mist.config import EncoderConfig
+from mist_fairseq.mist.copying import Copies, CopyHead
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.kernels import added_mask, computing_dtype, dropout
 from mist_fairseq.mist.layers import Layer, initialise_as_bert, relative_position_bucket, rotary_turns
@@ -38,12 +39,14 @@ class SourceState:
         keys, values: one per layer, *Shape:* (B, H, S, d).
         hidden: last layer, *Shape:* (B, S, D).
         lengths: real tokens, *Shape:* (B).
+        tokens: *Shape:* (B, S).
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     hidden: Tensor
     lengths: Tensor
+    tokens: Tensor
 
     def select(self, index: Tensor) -> "SourceState":
         """The state of the sentences *index* (repeats allowed), *Shape:* (B')."""
@@ -52,6 +55,7 @@ class SourceState:
             [value.index_select(0, index) for value in self.values],
             self.hidden.index_select(0, index),
             self.lengths.index_select(0, index),
+            self.tokens.index_select(0, index),
         )
 
 
@@ -70,15 +74,18 @@ class TwoPasses(Protocol):
     def length_logits(self, source: SourceState) -> Tensor:
         """Score each target length. -> (B, classes)."""
 
-    def token_logits(self, hidden: Tensor) -> Tensor:
+    def copies(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> Copies | None:
+        """What the target positions may copy, if the model can; see ``Encoder.copies``."""
+
+    def token_logits(self, hidden: Tensor, copies: Copies | None = None) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V)."""
 
-    def output_layer(self, hidden: Tensor) -> OutputLayer:
+    def output_layer(self, hidden: Tensor, copies: Copies | None = None) -> OutputLayer:
         """What gives ``token_logits``, for training. *Shape:* (N, D)."""
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers, length classifier and masked-LM head, initialised as BERT is."""
+    """Embeddings, layers, length classifier, masked-LM head and maybe a copy head, initialised as BERT is."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -98,6 +105,7 @@ class Encoder(nn.Module):
         self.final_norm = norm(config.hidden_size) if config.pre_norm else None
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
+        self.copy_head = CopyHead(config.hidden_size) if config.copy_head else None
         self.apply(initialise_as_bert)
         if self.head.weight is not None:
             self.head.weight.data.copy_(self.word_embeddings.weight.data)
@@ -114,7 +122,7 @@ class Encoder(nn.Module):
         positions = torch.arange(S, device=tokens.device)[None]  # (1, S)
         masks = self._masks(padding_mask(lengths, S), positions, positions)
         x, keys, values = self._run(tokens, positions, self.config.source_type, masks, index, None)
-        return SourceState(keys, values, unpack(x, index, B, S), lengths)
+        return SourceState(keys, values, unpack(x, index, B, S), lengths, tokens)
 
     def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """Run the target rows, which see source and target. Positions go on after each source's real length.
@@ -142,14 +150,28 @@ class Encoder(nn.Module):
         scores: Tensor = self.length_head(source.hidden, source.lengths)
         return scores
 
-    def token_logits(self, hidden: Tensor) -> Tensor:
-        """Score each token. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
-        return F.linear(*self.output_layer(hidden))
+    def copies(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> Copies | None:
+        """What target positions may copy, if there is a copy head.
 
-    def output_layer(self, hidden: Tensor) -> OutputLayer:
+        Args:
+            hidden: last hidden states, *Shape:* (N, D).
+            index: their flat positions, *Shape:* (N), into B * *T*.
+            T: target positions of a sentence.
+            source: the same sentences' source state.
+        """
+        if self.copy_head is None:
+            return None
+        copies: Copies = self.copy_head.copies(hidden, index, T, source.hidden, source.tokens, source.lengths)
+        return copies
+
+    def token_logits(self, hidden: Tensor, copies: Copies | None = None) -> Tensor:
+        """Score each token. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
+        return self.output_layer(hidden, copies).logits()
+
+    def output_layer(self, hidden: Tensor, copies: Copies | None = None) -> OutputLayer:
         """The head's last product. *Shape:* (N, D)."""
         weight = self.word_embeddings.weight if self.head.weight is None else self.head.weight
-        return OutputLayer(self.head(hidden), weight, self.head.bias)
+        return OutputLayer(self.head(hidden), weight, self.head.bias, copies)
 
     def keep_in_(self, precision: torch.dtype) -> None:
         """Convert the weights of matrix products, for inference under autocast to *precision*."""

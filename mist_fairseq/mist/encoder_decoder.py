@@ -208,7 +208,7 @@ class EncoderDecoder(nn.Module):
         mask = self._mask(lengths, tokens.shape[1])
         x = self.encoder.encode(self._embed(tokens, index, self.encoder), index, mask)
         seen, hidden = self.decoder.see(x, index, mask), unpack(x, index, *tokens.shape)
-        return SourceState([key for key, _ in seen], [value for _, value in seen], hidden, lengths)
+        return SourceState([key for key, _ in seen], [value for _, value in seen], hidden, lengths, tokens)
 
     def decode_target(self, tokens: Tensor, lengths: Tensor, index: Tensor, source: SourceState) -> Tensor:
         """As ``Encoder.decode_target``, but that target positions count from the first."""
@@ -227,11 +227,14 @@ class EncoderDecoder(nn.Module):
         scores: Tensor = self.length_head(source.hidden, source.lengths)
         return scores
 
-    def token_logits(self, hidden: Tensor) -> Tensor:
-        """As ``Encoder.token_logits``."""
-        return F.linear(*self.output_layer(hidden))
+    def copies(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> None:
+        """None: it has no copy head."""
 
-    def output_layer(self, hidden: Tensor) -> OutputLayer:
+    def token_logits(self, hidden: Tensor, copies: None = None) -> Tensor:
+        """As ``Encoder.token_logits``."""
+        return self.output_layer(hidden, copies).logits()
+
+    def output_layer(self, hidden: Tensor, copies: None = None) -> OutputLayer:
         """As ``Encoder.output_layer``."""
         weight = self.word_embeddings.weight if self.output_weight is None else self.output_weight
         return OutputLayer(hidden, weight, None)

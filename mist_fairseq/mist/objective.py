@@ -134,7 +134,8 @@ class Objective:
         T, gold, never = target.shape[1], batch.targets(), special.never_predicted
 
         def look(tokens: Tensor, state: SourceState) -> OutputLayer:
-            return model.output_layer(model.decode_target(tokens, lengths, batch.target_index, state))
+            hidden = model.decode_target(tokens, lengths, batch.target_index, state)
+            return model.output_layer(hidden, model.copies(hidden, batch.target_index, T, state))
 
         def in_place(tokens: Tensor) -> Tensor:
             return _in_place_of(target, tokens, batch.target_index, special.pad)

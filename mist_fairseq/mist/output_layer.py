@@ -7,8 +7,10 @@ Dimensions as in ``mist.encoder``.
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from mist_fairseq.mist.copying import Copies, add_copies_
 from mist_fairseq.mist.heads import likeliest_tokens
 from mist_fairseq.mist.kernels import computing_dtype, linear, row_chunks
 
@@ -16,11 +18,22 @@ LOGITS_AT_A_TIME = 2**24
 
 
 class OutputLayer(NamedTuple):
-    """The logits are x @ weight^T + bias. *Shapes:* x (N, D), weight (V, D), bias (V) or None."""
+    """The logits are x @ weight^T + bias, and *copies* may add to them.
+
+    *Shapes:* x (N, D), weight (V, D), bias (V) or None.
+    """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
+    copies: Copies | None = None
+
+    def logits(self) -> Tensor:
+        """All of them, (N, V)."""
+        logits = F.linear(self.x, self.weight, self.bias)
+        if self.copies is not None:
+            add_copies_(logits, self.copies)
+        return logits
 
 
 class TokenLoss(NamedTuple):
@@ -37,15 +50,23 @@ class TokenLoss(NamedTuple):
 
 def token_loss(layer: OutputLayer, target: Tensor, smoothing: float, never: tuple[int, ...]) -> TokenLoss:
     """The loss of predicting *target* (N), and what is predicted of all but the tokens of *never*."""
-    learn = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in layer)
-    return TokenLoss(*_TokenLoss.apply(*layer, target, smoothing, never, learn))  # type: ignore[no-untyped-call]
+    *product, copies = layer
+    inputs = *product, *(copies or (None, None, None))
+    learn = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    return TokenLoss(*_TokenLoss.apply(*inputs, target, smoothing, never, learn))  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
 def predicted_tokens(layer: OutputLayer, never: tuple[int, ...]) -> Tensor:
     """The likeliest token of each row, but none of *never*. -> (N)."""
-    parts = torch.split(layer.x, _rows_at_a_time(layer.weight))
-    return torch.cat([likeliest_tokens(linear(x, layer.weight, layer.bias, True), never) for x in parts])
+    found, size = [], _rows_at_a_time(layer.weight)
+    for start in range(0, len(layer.x), size):
+        chunk = slice(start, start + size)
+        logits = linear(layer.x[chunk], layer.weight, layer.bias, True)
+        if layer.copies is not None:
+            add_copies_(logits, layer.copies.rows(chunk))
+        found.append(likeliest_tokens(logits, never))
+    return torch.cat(found)
 
 
 def _rows_at_a_time(weight: Tensor) -> int:
@@ -61,6 +82,9 @@ class _TokenLoss(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        scores: Tensor | None,
+        source_tokens: Tensor,
+        first: Tensor,
         target: Tensor,
         smoothing: float,
         never: tuple[int, ...],
@@ -73,11 +97,15 @@ class _TokenLoss(torch.autograd.Function):
         cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         losses, tokens = x.new_zeros(2, len(x), dtype=torch.float32), torch.empty_like(target)
         of_x, of_weight, of_bias = torch.empty_like(x), None, None
+        of_scores = None if scores is None else torch.empty_like(scores)
         with torch.autocast(x.device.type, enabled=False):
             for start in range(0, len(x), size):
                 chunk = slice(start, start + size)
                 rows, golds = x[chunk].to(dtype), target[chunk, None]
                 logits = linear(rows, cast_weight, cast_bias, True)
+                if scores is not None:
+                    copies = Copies(scores, source_tokens, first).rows(chunk)
+                    of_choice, of_copy = add_copies_(logits, copies)
                 tokens[chunk] = likeliest_tokens(logits, never)
                 gradient = logits.to(of_gradients)  # in place of the logits, but in fp16
                 for part in row_chunks(logits):
@@ -88,13 +116,17 @@ class _TokenLoss(torch.autograd.Function):
                         # d/dx of -(1 - e) log p(y) - e mean log p = p - (1 - e) [x is y] - e / V
                         p = log_p.exp_().sub_(smoothing / V)
                         gradient[part] = p.scatter_add_(1, gold, p.new_full(gold.shape, smoothing - 1))
+                if learn and of_scores is not None:
+                    of_both = gradient.gather(1, copies.tokens).float()
+                    gradient.scatter_(1, copies.tokens, (of_both * of_choice).to(gradient.dtype))
+                    of_scores[chunk] = of_both * of_copy
                 if learn:
                     of_x[chunk] = linear(gradient, cast_weight.to(of_gradients).t(), None, True)
                     of_weight = _added(of_weight, gradient.t() @ rows.to(of_gradients))
                     of_bias = _added(of_bias, gradient.sum(0))
         if learn and of_weight is not None and of_bias is not None:
-            ctx.save_for_backward(of_x, of_weight.to(of_gradients), of_bias)
-        ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+            ctx.save_for_backward(of_x, of_weight.to(of_gradients), of_bias, of_scores)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (x, weight, bias, scores)]
         nll, uniform = losses.sum(1)
         ctx.mark_non_differentiable(nll, tokens)
         # Not 0 * uniform without smoothing: that is infinite where a token is impossible.
@@ -106,7 +138,7 @@ class _TokenLoss(torch.autograd.Function):
             None if dtype is None else (gradient * of_loss).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *scaled, None, None, None, None
+        return *scaled, *[None] * 6
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:

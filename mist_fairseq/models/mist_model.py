@@ -65,6 +65,7 @@ class MistConfig(FairseqDataclass):
     global_every: int = option(1, "each n-th layer from the first on sees all")
     length_classes: int = option(512, "classes of the length classifier")
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
+    copy_head: bool = option(False, "let each target position copy a source token, too, beside the vocabulary")
     fresh_head: bool = option(False, "start the masked-LM head's transform at random, whatever --pretrained brings")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")
     attention_dropout: float = option(0.1, "dropout of attention weights")

@@ -11,7 +11,7 @@ from tests.helpers import sources, tiny_released
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_generates_as_plain_pytorch(dictionary):
     """One layer and one ragged batch: what takes the time is compiling."""
-    run = Runner(tiny_released(dictionary, layers=1), "compile")
+    run = Runner(tiny_released(dictionary, layers=1, copy_head=True), "compile")
     assert isinstance(run.engine, CompiledEngine)
     tokens, lengths = sources([9, 4, 13], dictionary)
     rows = [row[:length].tolist() for row, length in zip(tokens, lengths)]

@@ -54,10 +54,10 @@ def assert_same(found, expected, tolerance=1e-3):
             torch.testing.assert_close(one["scores"], other["scores"], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("rel_pos_bins", [0, 8])
+@pytest.mark.parametrize("sizes", [{}, {"rel_pos_bins": 8}, {"copy_head": True}])
 @pytest.mark.parametrize("decoding, iterations", DECODINGS)
-def test_generates_as_plain_pytorch(dictionary, rel_pos_bins, decoding, iterations):
-    run, plain = runners(dictionary, rel_pos_bins=rel_pos_bins)
+def test_generates_as_plain_pytorch(dictionary, sizes, decoding, iterations):
+    run, plain = runners(dictionary, **sizes)
     for lengths in LENGTHS:
         for beam in (1, 3):
             given = rows_of(lengths, dictionary), Decoding(decoding, iterations, length_beam=beam)

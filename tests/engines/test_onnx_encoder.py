@@ -17,6 +17,7 @@ VARIANTS = {
     "absolute positions": {},
     "relative positions": dict(rel_pos_bins=8, max_rel_pos=12, token_types=6, source_type=4, target_type=5),
     "untied head": dict(untie_head=True),
+    "copy head": dict(copy_head=True, rel_pos_bins=8, max_rel_pos=12),
     "embeddings of a size of their own, one layer": dict(embedding_size=16, shared_layers=True, activation="gelu_new"),
     "relu": dict(activation="relu", layer_norm_eps=0.01),
     "pre-norm": dict(pre_norm=True, activation="silu"),

@@ -19,8 +19,9 @@ def encode_one(model, source):
 def plain_fill(model, tokens, source, without=()):
     """Predict the [MASK]s, by other tokens than those of *without*. -> tokens, log-probabilities."""
     special = model.tokenizer.special
-    hidden = helpers.decode(model, torch.tensor([tokens]), torch.tensor([len(tokens)]), encode_one(model, source))[0]
-    logits = model.encoder.token_logits(hidden)
+    state = encode_one(model, source)
+    hidden = helpers.decode(model, torch.tensor([tokens]), torch.tensor([len(tokens)]), state)[0]
+    logits = helpers.plain_logits(model, hidden, state)
     logits[:, special.never_predicted] = -float("inf")
     log_p = logits.log_softmax(-1)
     filled, scores = list(tokens), [0.0] * len(tokens)

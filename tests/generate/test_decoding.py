@@ -38,13 +38,16 @@ def test_decodings_equal_plain_loops(run, dictionary, decoding, iterations, padd
 
 @pytest.mark.parametrize("decoding, iterations", DECODINGS)
 @pytest.mark.parametrize(
-    "build",
-    [lambda dictionary: tiny_released(dictionary, seed=1, rel_pos_bins=8), tiny_encoder_decoder],
-    ids=["relative positions", "encoder-decoder"],
+    "build, sizes, engine",
+    [
+        (tiny_released, {"seed": 1, "rel_pos_bins": 8}, "none"),
+        (tiny_encoder_decoder, {}, "none"),
+        *((tiny_released, {"copy_head": True}, engine) for engine in ENGINES),
+    ],
 )
-def test_other_models_equal_plain_loops(dictionary, build, decoding, iterations):
-    model, rows = build(dictionary), some_sources(dictionary)
-    for source, (best,) in zip(rows, Runner(model)(rows, Decoding(decoding, iterations))):
+def test_other_models_equal_plain_loops(dictionary, build, sizes, engine, decoding, iterations):
+    model, rows = build(dictionary, **sizes), some_sources(dictionary)
+    for source, (best,) in zip(rows, Runner(model, engine)(rows, Decoding(decoding, iterations))):
         assert_equals_plain(best, model, source, decoding, iterations, plain_lengths(model, source)[0])
 
 

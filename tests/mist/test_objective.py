@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -15,6 +14,7 @@ from tests.helpers import (
     decode,
     encode,
     part,
+    plain_logits,
     tiny_encoder_decoder,
     tiny_released,
 )
@@ -48,9 +48,9 @@ def watch_logits(model) -> list[Tensor]:
     """What will hold the logits of each pass of training, *Shape:* (N, V)."""
     logits, output_layer = list[Tensor](), model.encoder.output_layer
 
-    def watched(hidden):
-        layer = output_layer(hidden)
-        logits.append(F.linear(*layer))
+    def watched(hidden, copies):
+        layer = output_layer(hidden, copies)
+        logits.append(layer.logits())
         return layer
 
     model.encoder.output_layer = watched
@@ -67,7 +67,7 @@ def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
 
         def logits(tokens, source, T=T):
             state = encode(model, torch.tensor([source]), torch.tensor([len(source)]))
-            return model.encoder.token_logits(decode(model, tokens, torch.tensor([T]), state)[0])
+            return plain_logits(model, decode(model, tokens, torch.tensor([T]), state)[0], state)
 
         masked = torch.full_like(target, special.mask)
         if ratio:
@@ -83,9 +83,12 @@ def plain_predictions(model, pairs: Batch, ratio, mixed_in=None):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
-def test_predictions_of_an_encoder_decoder_equal_a_plain_loop(dictionary, ratio):
-    """Those of an encoder equal the authors': tests/test_authors.py."""
-    model, pairs = training(dictionary, tiny_encoder_decoder, activation_dropout=0.0), some_batch(dictionary)
+@pytest.mark.parametrize(
+    "build, sizes", [(tiny_encoder_decoder, {"activation_dropout": 0.0}), (tiny_released, {"copy_head": True})]
+)
+def test_predictions_equal_a_plain_loop(dictionary, build, sizes, ratio):
+    """Those of an encoder without a copy head equal the authors': tests/test_authors.py."""
+    model, pairs = training(dictionary, build, **sizes), some_batch(dictionary)
     passes = watch_logits(model)
     with torch.no_grad():
         found = predict(model, pairs, glancing_ratio=ratio)
@@ -149,12 +152,12 @@ def test_glancing_and_nat_share_one_source_encoding(dictionary, monkeypatch, fac
     assert len(calls) == passes and (found.mist is None) == (factor == 0)
 
 
-@pytest.mark.parametrize("targets", ["pseudo", "random"])
-def test_training_never_waits_for_a_value(dictionary, targets):
+@pytest.mark.parametrize("targets, copy_head", [("pseudo", False), ("random", False), ("pseudo", True)])
+def test_training_never_waits_for_a_value(dictionary, targets, copy_head):
     """On fake tensors whatever reads a value, as a host-device synchronisation would, raises."""
     pairs = some_batch(dictionary)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        model = tiny_released(dictionary)
+        model = tiny_released(dictionary, copy_head=copy_head)
         model.encoder.train()
         learn(
             model, Batch(**{name: mode.from_tensor(value) for name, value in vars(pairs).items()}), mist_targets=targets
@@ -165,7 +168,7 @@ def test_training_never_waits_for_a_value(dictionary, targets):
 @pytest.mark.parametrize("rows", [[[0, 1, 2], [3, 4, 5]], [[2], [0, 1, 3, 4, 5]]])
 def test_a_batch_gives_the_gradients_of_its_parts(dictionary, rows, glancing):
     """As with --update-freq 2. Glancing included: its noise belongs to the sentences."""
-    whole, parts = (training(dictionary) for _ in range(2))
+    whole, parts = (training(dictionary, copy_head=True) for _ in range(2))
     torch.manual_seed(7)  # fairseq does so before each update
     sample = batch(SOURCES, TARGETS, dictionary)
     learn(whole, Batch(**sample["net_input"]), glancing_ratio=glancing)

@@ -43,8 +43,8 @@ class Margins:
             self.length, self.passes = float(best[0] - best[1]), []
             return scores
 
-        def token_logits(hidden):
-            scores = logits(hidden)
+        def token_logits(hidden, copies):
+            scores = logits(hidden, copies)
             never = torch.tensor(engine.special.never_predicted, device=scores.device)
             best = scores.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
             self._rows = best[:, 0] - best[:, 1]
