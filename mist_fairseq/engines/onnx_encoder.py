@@ -232,8 +232,7 @@ def _copies(
     odds = graph.node("MatMul", graph.node("Exp", graph.node("Sub", scores, highest)), same)
     odds = graph.node("Max", odds, graph.constant(float(np.finfo(np.float32).tiny)))
     together = graph.node("Add", graph.node("Log", odds), highest)
-    rows = graph.node("Concat", graph.constant([-1]), graph.node("Shape", words, start=1), axis=0)
-    together = graph.node("Gather", graph.node("Reshape", together, rows), masked)
+    together = graph.node("Gather", graph.node("Flatten", together, axis=2), masked)
     sentence = graph.node("Div", masked, graph.size(tokens, 1))
     return graph.node("Gather", words, sentence), together
 

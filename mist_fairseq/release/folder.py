@@ -131,15 +131,19 @@ def load_folder(folder: str) -> Released:
 
 
 def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict[str, int | bool]:
-    """What ``--pretrained`` sets of a configuration where it names a released model; ValueError: it is another kind."""
+    """What ``--pretrained`` sets of a configuration where it names a released model; ValueError: it is another kind.
+
+    A model without a copy head may get one.
+    """
     released = load_folder(folder)
     if released.architecture != architecture:
         raise ValueError(f"--pretrained {folder} holds a {released.architecture} model, --arch is another kind")
     check_vocabulary(folder, tokenizer, [DICTIONARY])
-    return released.sizes()
+    return {option: size for option, size in released.sizes().items() if size or option != "copy_head"}
 
 
 def load_released(encoder: nn.Module, folder: str) -> None:
     """Load the weights of ``--pretrained`` into a model of its sizes, its length classifier and head, too."""
-    encoder.load_state_dict(load_folder(folder).encoder.state_dict())
+    state = load_folder(folder).encoder.state_dict()
+    encoder.load_state_dict(encoder.state_dict() | state)  # a copy head may be new
     logger.info("loaded all weights of %s, the length classifier's, too", folder)

@@ -19,7 +19,8 @@ float32. It is run for the source, and again for the target with the source as i
 - in: ``tokens`` (B, L), of the source ``[CLS] X [SEP]``, of the target [MASK]s and known tokens, with anything behind;
   ``lengths`` (B) of them, special tokens counted; ``past_lengths`` (B), of the source 0, of the target its source's
   length; ``past_key0``, ``past_value0``, ``past_key1``, ... (B, H, P, d), of the source without rows (P = 0), of the
-  target what the source's run gave as ``key0``, ``value0``, ``key1``, ...
+  target what the source's run gave as ``key0``, ``value0``, ``key1``, ... With ``--copy-head`` also ``past_words``
+  (B, P), in int64, and ``past_hidden`` (B, P, D), likewise what it gave as ``words`` and ``hidden``.
 - out, of the source: ``length_scores`` (B, classes), logits of the output's length, its final [SEP] counted; ``key0``,
   ``value0``, ``key1``, ... (B, H, K, d) of each layer.
 - out, of the target: ``predictions`` (B, L), *tokens* with every [MASK] among the first *lengths* replaced by the

@@ -118,7 +118,7 @@ def test_pad_cls_and_mask_are_never_predicted(dictionary, precision):
 
 
 def keys_and_values(engine, src, src_lengths):
-    return engine.encode(np.asarray(src), np.asarray(src_lengths)).past
+    return [part for part in engine.encode(np.asarray(src), np.asarray(src_lengths)).past if part.ndim == 4]
 
 
 def test_int8_is_near_fp32_and_each_sentence_has_its_own(engines, dictionary):

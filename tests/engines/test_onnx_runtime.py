@@ -41,7 +41,9 @@ class Stopped:
     """A session that does nothing."""
 
     def get_inputs(self):
-        return [None] * 3 + [type("Value", (), {"name": "past_key0", "shape": ["B", 4, "P", 8]})]
+        return [None] * 3 + [
+            type("Value", (), {"name": "past_key0", "shape": ["B", 4, "P", 8], "type": "tensor(float)"})
+        ]
 
     def get_outputs(self):
         return []

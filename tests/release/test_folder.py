@@ -20,7 +20,7 @@ def folder(tmp_path):
     "build, sizes",
     [
         (tiny_released, {}),
-        (tiny_released, {"rel_pos_bins": 8}),
+        (tiny_released, {"rel_pos_bins": 8, "copy_head": True}),
         (tiny_released, {"untie_head": True}),
         (tiny_released, {"token_types": 3, "target_type": 2}),
         (tiny_encoder_decoder, {}),
@@ -138,6 +138,11 @@ def test_sizes_and_weights_for_training(folder, dictionary):
     encoder, expected = (tiny_released(dictionary, seed=seed).encoder for seed in (1, 0))
     load_released(encoder, str(folder))
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in encoder.state_dict().items())
+    assert "copy_head" not in sizes  # so --copy-head adds one
+    encoder = tiny_released(dictionary, copy_head=True).encoder
+    own = encoder.copy_head.weight.clone()
+    load_released(encoder, str(folder))
+    assert torch.equal(encoder.copy_head.weight, own) and torch.equal(encoder.head.bias, expected.head.bias)
 
 
 def test_training_with_another_kind_or_vocabulary_is_refused(folder):

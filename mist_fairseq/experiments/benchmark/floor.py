@@ -69,10 +69,11 @@ def products(
 
 
 def _source_pass(encoder, S: int, batch: int = 1, mixed: bool = False) -> list[Product]:
-    """List the products of ``encode_source``; of a *mixed* one's last layer only keys and values are needed."""
+    """List the products of ``encode_source``; of a *mixed* one's last layer only a copy head needs all."""
     config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):
-        whole, keys_only = config.layers - mixed, int(mixed)
+        keys_only = int(mixed and not config.copy_head)
+        whole = config.layers - keys_only
     else:  # keys and values for cross-attention
         whole, keys_only = config.encoder_layers, config.decoder_layers
     weights = whole * _layer_weights(config) + keys_only * 2 * D * D + _projection(config)
@@ -84,13 +85,13 @@ def _target_pass(encoder, T: int, S: int, masked: int, batch: int = 1) -> list[P
     config, D = encoder.config, encoder.config.hidden_size
     if isinstance(encoder, Encoder):  # the head has a matrix before the vocabulary's
         layers, cross, E = config.layers, 0, config.embedding_size or D
-        before = D * E
+        before, copied = D * E + config.copy_head * D * D, config.copy_head * S
     else:  # query and output of cross-attention
         layers, cross, E = config.decoder_layers, 2 * D * D, D
-        before = 0
+        before, copied = 0, 0
     body = _with_weights(batch * T, layers * (_layer_weights(config) + cross) + _projection(config))
     head = _with_weights(batch * masked, before + E * config.vocab_size)
-    return [body, _attention(D, T, S + T, batch * layers), head]
+    return [body, _attention(D, T, S + T, batch * layers), head, Product(2 * batch * T * copied * D, 0)]
 
 
 def _length(encoder, batch: int = 1) -> Product:
