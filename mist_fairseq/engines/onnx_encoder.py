@@ -66,9 +66,10 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
     copies = None
     if encoder.copy_head is not None:
+        shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
         graph.node("Identity", tokens, output="words")
-        _shaped(graph, x, tokens, output="hidden")
-        copies = _copies(graph, encoder.copy_head, x, tokens, masked, words, hidden, past_real)
+        graph.node("Reshape", x, shape, output="hidden")
+        copies = _copies(graph, encoder.copy_head, x, shape, masked, words, hidden, past_real)
     predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special, copies)
     zeros = graph.node("ConstantOfShape", graph.node("Shape", flat))
     names = ["predictions", "scores", "second_predictions", "second_scores"]
@@ -215,16 +216,17 @@ def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, length
 
 
 def _copies(
-    graph: Graph, head: CopyHead, x: str, tokens: str, masked: str, words: str, hidden: str, real: str
+    graph: Graph, head: CopyHead, x: str, shape: str, masked: str, words: str, hidden: str, real: str
 ) -> tuple[str, str]:
     """The source's tokens, and what each scores from all its places together. -> (N, P) each.
 
-    *Shapes:* x (B * L, D), tokens (B, L), masked (N), into B * L, words and real (B, P), hidden (B, P, D).
+    *Shapes:* x (B * L, D), which *shape* makes (B, L, D), masked (N), into B * L, words and real (B, P), hidden
+    (B, P, D).
     """
-    queries = graph.sum(graph.linear(x, "copy_head.weight", head.weight), graph.bias("copy_head", head))
-    keys = graph.node("Transpose", hidden, perm=[0, 2, 1])
-    scores = graph.node("MatMul", _shaped(graph, queries, tokens), keys)
-    scores = graph.node("Mul", scores, graph.constant(head.out_features**-0.5))
+    weights = graph.weight("copy_head.weight", head.weight), graph.weight("copy_head.bias", head.bias)
+    queries = graph.node("Reshape", graph.node("Gemm", x, *weights, transB=1), shape)
+    scale = head.out_features**-0.5
+    scores = graph.node("FusedMatMul", queries, hidden, transB=1, alpha=scale, domain=CONTRIBUTED)
     scores = graph.node("Where", graph.unsqueeze(real, 1), scores, graph.constant(-np.inf))  # (B, L, P)
     highest = graph.node("ReduceMax", scores, graph.constant([2]))
     same = graph.node("Equal", graph.unsqueeze(words, 2), graph.unsqueeze(words, 1))  # (B, P, P)
@@ -233,14 +235,8 @@ def _copies(
     odds = graph.node("Max", odds, graph.constant(float(np.finfo(np.float32).tiny)))
     together = graph.node("Add", graph.node("Log", odds), highest)
     together = graph.node("Gather", graph.node("Flatten", together, axis=2), masked)
-    sentence = graph.node("Div", masked, graph.size(tokens, 1))
+    sentence = graph.node("Div", masked, graph.node("Gather", shape, graph.constant(1)))
     return graph.node("Gather", words, sentence), together
-
-
-def _shaped(graph: Graph, x: str, tokens: str, output: str | None = None) -> str:
-    """Rows of sentences. *Shapes:* x (B * L, X), tokens (B, L) -> (B, L, X)."""
-    shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
-    return graph.node("Reshape", x, shape, output=output)
 
 
 def _predict(
@@ -256,14 +252,14 @@ def _predict(
     if head.weight is not None:
         name, weight = "head.weight", head.weight
     bias = head.bias.detach().float().index_fill(0, torch.tensor(special.never_predicted), -torch.inf)
-    logits = graph.linear(x, name, _padded(weight))
-    logits = graph.node("Add", logits, graph.weight("head.bias", _padded(bias, -torch.inf)))
+    product, biases = graph.linear(x, name, _padded(weight)), graph.weight("head.bias", _padded(bias, -torch.inf))
+    logits = graph.node("Add", product, biases)
     if copies is not None:
         words, copied = copies
-        chosen = graph.node("GatherElements", logits, words, axis=1)  # (N, P)
-        apart = graph.node("Neg", graph.node("Abs", graph.node("Sub", chosen, copied)))
-        either = graph.node("Log", graph.node("Add", graph.node("Exp", apart), graph.constant(1.0)))
-        either = graph.node("Add", graph.node("Max", chosen, copied), either)
+        # Not of the logits, which then are changed in place.
+        chosen = graph.node("GatherElements", product, words, axis=1)  # (N, P)
+        chosen = graph.node("Add", chosen, graph.node("Gather", biases, words))
+        either = graph.node("Add", copied, graph.node("Softplus", graph.node("Sub", chosen, copied)))
         either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
         logits = graph.node("ScatterElements", logits, words, either, axis=1)
     return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK))
