@@ -3,7 +3,7 @@
 Dimensions: N rows, I inputs and O outputs of a product, V rows of a table, D values in each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Graph:
         self.int8 = int8
         self.weights: dict[str, np.ndarray] = {}
         self._nodes: list[Any] = []
+        self._results = 0
         self._constants: list[Any] = []
         self._inputs: list[Any] = []
         self._middles: tuple[str, str] | None = None
@@ -45,6 +46,11 @@ class Graph:
         """Add an input; a dimension that varies has a name."""
         self._inputs.append(self._describe(name, dtype, shape))
         return name
+
+    def switch(self, name: str) -> str:
+        """Add an input that need not be given, a truth value, which is false by default."""
+        self._constants.append(self.onnx.numpy_helper.from_array(np.array(False), name))
+        return self.input(name, np.bool_, [])
 
     def constant(self, value: Any) -> str:
         """Add a constant of the graph itself; numbers are of int64 or fp32."""
@@ -62,12 +68,30 @@ class Graph:
 
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add an operation with one result."""
-        return self.nodes_of(operator, [output or f"result{len(self._nodes)}"], *inputs, **attributes)[0]
+        self._results += 1
+        return self.nodes_of(operator, [output or f"result{self._results}"], *inputs, **attributes)[0]
 
     def nodes_of(self, operator: str, outputs: list[str], *inputs: str, **attributes: Any) -> list[str]:
         """Add an operation with several results."""
         self._nodes.append(self.onnx.helper.make_node(operator, list(inputs), outputs, **attributes))
         return outputs
+
+    def choose(
+        self,
+        condition: str,
+        one: Callable[[], Sequence[str]],
+        other: Callable[[], Sequence[str]],
+        outputs: Sequence[str],
+    ) -> Sequence[str]:
+        """The results of *one* part of the graph or the *other*, int64 and fp32; only that part is computed."""
+        parts, nodes = [], self._nodes
+        for made in (one, other):
+            self._nodes = []
+            kinds = zip(made(), (np.int64, np.float32), strict=True)
+            described = [self._describe(name, kind, None) for name, kind in kinds]
+            parts.append(self.onnx.helper.make_graph(self._nodes, made.__name__, [], described))
+        self._nodes = nodes
+        return self.nodes_of("If", list(outputs), condition, then_branch=parts[0], else_branch=parts[1])
 
     # -- shapes ---------------------------------------------------------------------------------------------
 
@@ -208,6 +232,6 @@ class Graph:
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIBUTED, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="mist_fairseq"), pieces
 
-    def _describe(self, name: str, dtype: type, shape: Sequence[int | str]) -> Any:
+    def _describe(self, name: str, dtype: type, shape: Sequence[int | str] | None) -> Any:
         helper = self.onnx.helper
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -7,6 +7,7 @@ Dimensions as in ``mist.encoder``; L rows a sentence see themselves and the P ro
 given. K = P + L.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,8 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
         words = graph.input("past_words", np.int64, ["B", "P"])
         hidden = graph.input("past_hidden", np.float32, ["B", "P", D])
 
+    second = graph.switch("second")
+
     past_size = graph.size(past[0], 2)
     order, past_order = graph.count(graph.size(tokens, 1)), graph.count(past_size)  # (L), (P)
     positions = graph.node("Add", graph.unsqueeze(past_lengths, 1), order)  # (B, L)
@@ -62,26 +65,34 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     x = _add_layers(graph, encoder, x, tokens, masks, positions, past)  # (B * L, D)
     _add_length_scores(graph, encoder, x, real, lengths)
 
-    masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
-    masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
-    copies = None
-    if encoder.copy_head is not None:
-        shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
-        graph.node("Identity", tokens, output="words")
-        graph.node("Reshape", x, shape, output="hidden")
-        copies = _copies(graph, encoder.copy_head, x, shape, masked, words, hidden, past_real)
-    predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special, copies)
-    zeros = graph.node("ConstantOfShape", graph.node("Shape", flat))
-    names = ["predictions", "scores", "second_predictions", "second_scores"]
-    for name, values in zip(names, predicted):
-        filled = graph.node("ScatterElements", flat if "predictions" in name else zeros, masked, values, axis=0)
-        graph.node("Reshape", filled, graph.node("Shape", tokens), output=name)
+    shape = graph.node("Shape", tokens)
+    shape_of_rows = graph.node("Concat", shape, graph.constant([-1]), axis=0)
+    zeros = graph.node("ConstantOfShape", shape)
+
+    def fill() -> list[str]:
+        masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
+        masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
+        copies = None
+        if encoder.copy_head is not None:
+            copies = _copies(graph, encoder.copy_head, x, shape_of_rows, masked, words, hidden, past_real)
+        predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special, second, copies)
+        return [
+            graph.node("Reshape", graph.node("ScatterElements", old, masked, new, axis=0), shape)
+            for old, new in zip((flat, graph.reshape(zeros, -1)), predicted)
+        ]
+
+    def leave() -> list[str]:
+        return [graph.node("Identity", tokens), graph.node("Identity", zeros)]
+
+    graph.choose(graph.node("Greater", past_size, graph.constant(0)), fill, leave, ["predictions", "scores"])
     outputs: dict[str, list[int | str]]
-    outputs = {"length_scores": ["B", config.length_classes], **{name: ["B", "L"] for name in names}}
+    outputs = {"length_scores": ["B", config.length_classes], "predictions": ["B", "L"], "scores": ["B", "L"]}
     outputs |= {name: ["B", heads, "K", D // heads] for name in parts}
     if encoder.copy_head is not None:
+        graph.node("Identity", tokens, output="words")
+        graph.node("Reshape", x, shape_of_rows, output="hidden")
         outputs |= {"words": ["B", "L"], "hidden": ["B", "L", D]}
-    return graph.build(outputs, [*names[::2], "words"], file)
+    return graph.build(outputs, ["predictions", "words"], file)
 
 
 def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_size: str) -> str:
@@ -240,8 +251,8 @@ def _copies(
 
 
 def _predict(
-    graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens, copies: tuple[str, str] | None
-) -> tuple[str, str, str, str]:
+    graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens, second: str, copies: tuple[str, str] | None
+) -> Sequence[str]:
     """What ``likeliest`` gives of the masked-LM head's scores and ``_copies``. *Shape:* (N, D) -> (N) each."""
     head = encoder.head
     graph.rows_change()
@@ -262,26 +273,33 @@ def _predict(
         either = graph.node("Add", copied, graph.node("Softplus", graph.node("Sub", chosen, copied)))
         either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
         logits = graph.node("ScatterElements", logits, words, either, axis=1)
-    return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK))
+    return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK), second)
 
 
-def likeliest(graph: Graph, logits: str, blocks: int) -> tuple[str, str, str, str]:
-    """Tokens and log-probabilities, the second likeliest ones and theirs.
+def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[str]:
+    """Tokens and log-probabilities, or with the input *second* those of the second likeliest.
 
     ONNX Runtime finds maxima of blocks faster than the place of one in a row.
 
     *Shape:* (N, blocks * _BLOCK) -> (N) each.
     """
     flat = graph.node("LogSoftmax", logits, axis=-1)
-    log_p = graph.reshape(flat, 0, blocks, _BLOCK)
-    largest = graph.node("ReduceMax", log_p, graph.constant([2]), keepdims=0)  # (N, blocks)
-    block = graph.node("ArgMax", largest, axis=1, keepdims=1)  # (N, 1)
-    inside = graph.node("ArgMax", graph.node("GatherND", log_p, block, batch_dims=1), axis=1, keepdims=0)  # (N)
-    first = graph.node("Squeeze", graph.node("Mul", block, graph.constant(_BLOCK)), graph.constant([1]))
-    two = graph.nodes_of("TopK", ["two_scores", "two_tokens"], flat, graph.constant([2]), axis=1)
-    scores, tokens = (graph.node("Gather", values, graph.constant(1), axis=1) for values in two)
-    best = graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
-    return graph.node("Add", first, inside), best, tokens, scores
+
+    def next_best() -> list[str]:
+        two = graph.nodes_of("TopK", ["two_scores", "two_tokens"], flat, graph.constant([2]), axis=1)
+        scores, tokens = (graph.node("Gather", values, graph.constant(1), axis=1) for values in two)
+        return [tokens, scores]
+
+    def best() -> list[str]:
+        log_p = graph.reshape(flat, 0, blocks, _BLOCK)
+        largest = graph.node("ReduceMax", log_p, graph.constant([2]), keepdims=0)  # (N, blocks)
+        block = graph.node("ArgMax", largest, axis=1, keepdims=1)  # (N, 1)
+        inside = graph.node("ArgMax", graph.node("GatherND", log_p, block, batch_dims=1), axis=1, keepdims=0)  # (N)
+        first = graph.node("Squeeze", graph.node("Mul", block, graph.constant(_BLOCK)), graph.constant([1]))
+        highest = graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
+        return [graph.node("Add", first, inside), highest]
+
+    return graph.choose(second, next_best, best, ["likeliest", "likeliest_scores"])
 
 
 def _padded(weight: Tensor, value: float = 0.0) -> Tensor:

@@ -69,13 +69,13 @@ class OnnxEngine:
     def _open(self, session: Any) -> None:
         past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
         self._past = [value.name for value in past]
-        self._outputs = {value.name for value in session.get_outputs()}
+        self._has_second = bool(session.get_overridable_initializers())
         self._encoded = ["length_scores", *(name.removeprefix("past_") for name in self._past)]
         sizes, types = {"B": 1, "P": 0}, {"tensor(float)": np.float32, "tensor(int64)": np.int64}
         self._nothing = {
             value.name: np.zeros([sizes.get(size, size) for size in value.shape], types[value.type]) for value in past
         }
-        self._run = functools.partial(session.run, run_options=_only_what_is_asked())
+        self._run = session.run
 
     def asarray(self, values: Any) -> np.ndarray:
         """An array of numpy."""
@@ -93,21 +93,13 @@ class OnnxEngine:
         self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, second: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Predict every [MASK]; see ``generate.decoding.Engine``. ValueError: *second* with a graph older than that."""
-        names = ["second_predictions", "second_scores"] if second else ["predictions", "scores"]
-        if not self._outputs.issuperset(names):
-            raise ValueError("diversity_penalty needs a newer ONNX model: export it again with scripts/export.py")
         feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
-        predictions, scores = self._run(names, feed | dict(zip(self._past, state.past)))
+        if second and not self._has_second:
+            raise ValueError("diversity_penalty needs a newer ONNX model: export it again with scripts/export.py")
+        if second:
+            feed["second"] = np.array(True)
+        predictions, scores = self._run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
         return predictions, scores
-
-
-def _only_what_is_asked() -> Any:
-    """Options of a run that computes nothing but the outputs that it gives."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return options
 
 
 @functools.cache

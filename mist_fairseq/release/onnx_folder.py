@@ -25,8 +25,7 @@ float32. It is run for the source, and again for the target with the source as i
   ``value0``, ``key1``, ... (B, H, K, d) of each layer.
 - out, of the target: ``predictions`` (B, L), *tokens* with every [MASK] among the first *lengths* replaced by the
   likeliest token, which is no special one but [SEP]; ``scores`` (B, L), the log-probability of what replaced it, 0
-  elsewhere; ``second_predictions``, ``second_scores``: the same by the second likeliest token. With the option
-  ``only_execute_path_to_fetches`` a run computes nothing but the outputs that it is asked for.
+  elsewhere. With the input ``second``, a truth value that need not be given, both are of the second likeliest token.
 
 Single pass: run the source; take the largest of ``length_scores[:, 2 : max_target_positions + 1]`` (a word and [SEP]
 are the shortest output); run the target over as many [MASK]s. MIST: then run both again, the source

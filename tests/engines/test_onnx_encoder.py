@@ -146,9 +146,8 @@ BLOCKS = 3
 @pytest.fixture(scope="module")
 def in_blocks():
     graph = Graph(int8=False)
-    for name, value in zip(
-        ("token", "score"), likeliest(graph, graph.input("x", np.float32, ["N", BLOCKS * 128]), BLOCKS)
-    ):
+    x = graph.input("x", np.float32, ["N", BLOCKS * 128])
+    for name, value in zip(("token", "score"), likeliest(graph, x, BLOCKS, graph.switch("second"))):
         graph.node("Identity", value, output=name)
     return start_session(graph.build({"token": ["N"], "score": ["N"]}, ["token"], "")[0].SerializeToString())
 
@@ -160,7 +159,10 @@ def test_likeliest_of_blocks(in_blocks, rows, seed, kinds, absent):
     rng = np.random.default_rng(seed)
     x = rng.integers(kinds, size=(rows, BLOCKS * 128)).astype(np.float32) / 10
     x[:, rng.permutation(BLOCKS * 128)[:absent]] = -np.inf
-    token, score = in_blocks.run(None, {"x": x})
-    assert token.tolist() == x.argmax(axis=1).tolist()
-    expected = x.max(axis=1) - np.log(np.exp(x.astype(np.float64)).sum(axis=1)) if rows else np.zeros(0)
-    np.testing.assert_allclose(score, expected, atol=1e-5)
+    order = (-x).argsort(axis=1, stable=True)
+    for second in (False, True):
+        token, score = in_blocks.run(None, {"x": x} | ({"second": np.array(True)} if second else {}))
+        assert token.tolist() == order[:, int(second)].tolist()
+        everything = np.log(np.exp(x.astype(np.float64)).sum(axis=1))
+        expected = np.take_along_axis(x, order, axis=1)[:, int(second)] - everything
+        np.testing.assert_allclose(score, expected, atol=1e-5)

@@ -54,9 +54,10 @@ def test_the_graph_is_run_as_described(exported, dictionary, precision):
     }
     assert {one.name: one.shape for one in model.get_outputs()} == {
         "length_scores": ["B", 32],
-        **{name: ["B", "L"] for name in ("predictions", "scores", "second_predictions", "second_scores")},
+        **{name: ["B", "L"] for name in ("predictions", "scores")},
         **{name: ["B", 4, "K", 8] for name in names},
     }
+    assert [(one.name, one.shape) for one in model.get_overridable_initializers()] == [("second", [])]
     nothing = np.zeros((4, 4, 0, 8), np.float32)
     feed = {"tokens": src, "lengths": src_lengths, "past_lengths": np.zeros(4, np.int64)}
     length_scores, *past = model.run(["length_scores", *names], feed | {f"past_{name}": nothing for name in names})
