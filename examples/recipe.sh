@@ -10,6 +10,7 @@
 #   --arm NAME         mist (default), no-mixing, or static-mixing (needs OUT/no-mixing trained)
 #   --out DIR          results (default: run/ beside run.sh): data-bin, and one folder an arm
 #   --max-update N     updates, also the length of the learning-rate decay (default: the paper's)
+#   --recipe NAME      paper (default), or best: what docs/beyond.md found better, for trainings of an epoch or less
 #   --gpus N           divide the batch of 64 among N GPUs (default: 1)
 #   --eval-batch-size  sentences at a time in validation and generation (default: 64)
 # Whatever else is given goes to fairseq-train and overrides what stands there: --lr 1e-4, --precision bf16,
@@ -25,18 +26,18 @@ usage() {
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/examples/common.sh"
-out=$root/examples/$task/run data= pretrained= vocab= arm=mist max_update=$updates gpus=1 eval_batch_size=64
+out=$root/examples/$task/run data= pretrained= vocab= arm=mist recipe=paper max_update=$updates gpus=1 eval_batch_size=64
 stage=all options=()
 case "${1:-}" in
     prepare|binarize|train|generate|score|all) stage=$1; shift ;;
 esac
 while [ $# -gt 0 ]; do
     case "$1" in
-        --data=*|--pretrained=*|--vocab=*|--arm=*|--out=*|--max-update=*|--gpus=*|--eval-batch-size=*)
+        --data=*|--pretrained=*|--vocab=*|--arm=*|--recipe=*|--out=*|--max-update=*|--gpus=*|--eval-batch-size=*)
             set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     esac
     case "$1" in
-        --data|--pretrained|--vocab|--arm|--out|--max-update|--gpus|--eval-batch-size)
+        --data|--pretrained|--vocab|--arm|--recipe|--out|--max-update|--gpus|--eval-batch-size)
             [ $# -ge 2 ] || usage
             name=${1#--}; printf -v "${name//-/_}" %s "$2"; shift 2 ;;
         -h|--help) [ "$stage" = prepare ] || usage; options+=("$1"); shift ;;
@@ -47,6 +48,7 @@ out=$(realpath -m "$out") data=$(realpath -m "${data:-$out/data}")
 [ -z "$pretrained" ] || [ "$pretrained" = random ] || pretrained=$(realpath -m "$pretrained")
 [ -z "$vocab" ] || vocab=$(realpath -m "$vocab")
 case "$arm" in mist|no-mixing|static-mixing) ;; *) stop "--arm is $arm, expected mist, no-mixing or static-mixing" ;; esac
+case "$recipe" in paper|best) ;; *) stop "--recipe is $recipe, expected paper or best" ;; esac
 for name in max_update gpus eval_batch_size; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || stop "--${name//_/-} is ${!name}, expected a number from 1"
 done
@@ -99,7 +101,9 @@ train() {
     check_encoder
     [ -e "$bin/.done" ] || stop "there is no $bin: run the stage binarize first"
     local interval=$(( max_update < 5000 ? max_update : 5000 )) factor=1.0 model=() never=1000000000
+    local better=(--lr 5e-4 --warmup-updates "$(( max_update / 12 ))")
     [ "$arm" = mist ] || factor=0
+    [ "$recipe" = best ] || better=()
     [ "$pretrained" = random ] || model=(--pretrained "$pretrained")
     [ $(( 64 % gpus )) = 0 ] || stop "--gpus is $gpus, expected a divisor of the batch of 64"
     # Everything but data, length and precision is the paper's "Experimental Setting". No distillation, as there.
@@ -117,7 +121,7 @@ train() {
         --validate-interval "$never" --save-interval "$never" `# at the end of epochs` \
         --no-epoch-checkpoints --save-dir "$run/checkpoints" \
         `# log, for scripts/plot_convergence.py` --log-format json --log-interval 20 --log-file "$run/train.log" \
-        "${options[@]}"
+        "${better[@]}" "${options[@]}"
 }
 
 compare() { # generate or score

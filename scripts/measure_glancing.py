@@ -25,6 +25,7 @@ import mist_fairseq
 from mist_fairseq.experiments.results import provenance, write_json
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.copying import copies_of
 from mist_fairseq.mist.encoder import SourceState, TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.mixing import mix_source
@@ -45,8 +46,8 @@ def counts(model: TwoPasses, batch: Batch, special: SpecialTokens, limit: int, r
 
     def look(tokens: Tensor, source: SourceState) -> Tensor:
         hidden = model.decode_target(tokens, lengths, batch.target_index, source)
-        layer = model.output_layer(hidden, model.copies(hidden, batch.target_index, tokens.shape[1], source))
-        return predicted_tokens(layer, special.never_predicted)
+        copies = copies_of(model, hidden, batch.target_index, tokens.shape[1], source)
+        return predicted_tokens(model.output_layer(hidden), special.never_predicted, copies)
 
     def in_place(tokens: Tensor) -> Tensor:
         return target.flatten().index_copy(0, batch.target_index, tokens).view_as(target)

@@ -49,8 +49,8 @@ def narrowest_choice(model, source: list[int], decoding: Decoding) -> float:
     run = Runner(model)
     token_logits, length_logits = run.engine.token_logits, run.engine.length_logits
 
-    def noted_tokens(hidden, copies):
-        logits = token_logits(hidden, copies)
+    def noted_tokens(hidden):
+        logits = token_logits(hidden)
         note(logits.index_fill(-1, torch.tensor(SPECIAL.never_predicted), -1e9), 1)
         return logits
 

@@ -22,6 +22,6 @@ class CompiledEngine(PyTorchEngine):
     def __init__(self, model: Any, special: SpecialTokens, precision: str):
         super().__init__(model, special, precision)
         options: dict[str, Any] = {"freezing": True} if self.device.type == "cpu" else {}
-        for name in ("encode_source", "decode_target", "copies", "token_logits"):
+        for name in ("encode_source", "decode_target", "token_logits"):
             compiled = torch.compile(getattr(model, name), dynamic=True, fullgraph=True, options=options)
             setattr(self, name, compiled)

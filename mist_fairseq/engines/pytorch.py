@@ -1,7 +1,7 @@
 """The two passes in PyTorch as it is."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mist_fairseq.engines import register
 from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.copying import add_copies_, copies_of
 from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.packing import real_positions
@@ -56,7 +57,8 @@ class PyTorchEngine:
         if self.bf16 and convert:
             model.keep_in_(torch.bfloat16)
         self.encode_source, self.decode_target = model.encode_source, model.decode_target
-        self.length_logits, self.copies, self.token_logits = model.length_logits, model.copies, model.token_logits
+        self.length_logits, self.token_logits = model.length_logits, model.token_logits
+        self.copies = partial(copies_of, model)
 
     def asarray(self, values: Any) -> Tensor:
         """A tensor on the engine's device."""
@@ -84,7 +86,9 @@ class PyTorchEngine:
             found = []
             for start in range(0, max(1, len(hidden)), _ROWS):
                 rows = slice(start, start + _ROWS)
-                logits = self.token_logits(hidden[rows], copies and copies.rows(rows))
+                logits = self.token_logits(hidden[rows])
+                if copies is not None:
+                    add_copies_(logits, copies.rows(rows))
                 found.append(likeliest_with_scores(logits, self.special.never_predicted, second))
         predicted, scores = map(torch.cat, zip(*found))
         if tokens.is_cuda:

@@ -8,13 +8,16 @@ each of its places together, as in CopyNet (Gu et al. 2016, equations 4 to 6):
 Dimensions as in ``mist.encoder``.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mist_fairseq.mist.kernels import Linear
 from mist_fairseq.mist.packing import pack, padding_mask, unpack
+
+if TYPE_CHECKING:
+    from mist_fairseq.mist.encoder import SourceState
 
 
 class Copies(NamedTuple):
@@ -38,24 +41,28 @@ class CopyHead(Linear):
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size, hidden_size)
 
-    def copies(self, hidden: Tensor, index: Tensor, T: int, source: Tensor, tokens: Tensor, lengths: Tensor) -> Copies:
+    def copies(self, hidden: Tensor, index: Tensor, T: int, source: "SourceState") -> Copies:
         """Score all source positions.
 
         Args:
             hidden: last hidden states of target positions, *Shape:* (N, D).
-            index: their flat positions, *Shape:* (N), into B * T.
+            index: their flat positions, *Shape:* (N), into B * *T*.
             T: target positions of a sentence.
-            source: last hidden states of the source, *Shape:* (B, S, D).
-            tokens: of the source, *Shape:* (B, S).
-            lengths: real source tokens, *Shape:* (B).
+            source: the sentences' source state.
         """
-        B, S, D = source.shape
+        B, S, D = source.hidden.shape
         queries = unpack(self(hidden), index, B, T)
-        scores = (queries @ source.transpose(1, 2)).float() * D**-0.5  # (B, T, S)
-        scores = scores.masked_fill(~padding_mask(lengths, S)[:, None], float("-inf"))
-        first = (tokens[:, :, None] == tokens[:, None]).int().argmax(2)
+        scores = (queries @ source.hidden.transpose(1, 2)).float() * D**-0.5  # (B, T, S)
+        scores = scores.masked_fill(~padding_mask(source.lengths, S)[:, None], float("-inf"))
+        first = (source.tokens[:, :, None] == source.tokens[:, None]).int().argmax(2)
         sentence = index // T
-        return Copies(pack(scores, index), tokens[sentence], first[sentence])
+        return Copies(pack(scores, index), source.tokens[sentence], first[sentence])
+
+
+def copies_of(model: Any, hidden: Tensor, index: Tensor, T: int, source: "SourceState") -> Copies | None:
+    """What a model's target positions may copy; None without a copy head. Arguments as of ``CopyHead.copies``."""
+    head: CopyHead | None = getattr(model, "copy_head", None)
+    return None if head is None else head.copies(hidden, index, T, source)
 
 
 def add_copies_(logits: Tensor, copies: Copies) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mist_fairseq.mist.config import EncoderConfig
-from mist_fairseq.mist.copying import Copies, CopyHead
+from mist_fairseq.mist.copying import CopyHead
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.kernels import added_mask, computing_dtype, dropout
 from mist_fairseq.mist.layers import Layer, initialise_as_bert, relative_position_bucket, rotary_turns
@@ -74,13 +74,10 @@ class TwoPasses(Protocol):
     def length_logits(self, source: SourceState) -> Tensor:
         """Score each target length. -> (B, classes)."""
 
-    def copies(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> Copies | None:
-        """What the target positions may copy, if the model can; see ``Encoder.copies``."""
-
-    def token_logits(self, hidden: Tensor, copies: Copies | None = None) -> Tensor:
+    def token_logits(self, hidden: Tensor) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V)."""
 
-    def output_layer(self, hidden: Tensor, copies: Copies | None = None) -> OutputLayer:
+    def output_layer(self, hidden: Tensor) -> OutputLayer:
         """What gives ``token_logits``, for training. *Shape:* (N, D)."""
 
 
@@ -150,28 +147,14 @@ class Encoder(nn.Module):
         scores: Tensor = self.length_head(source.hidden, source.lengths)
         return scores
 
-    def copies(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> Copies | None:
-        """What target positions may copy, if there is a copy head.
-
-        Args:
-            hidden: last hidden states, *Shape:* (N, D).
-            index: their flat positions, *Shape:* (N), into B * *T*.
-            T: target positions of a sentence.
-            source: the same sentences' source state.
-        """
-        if self.copy_head is None:
-            return None
-        copies: Copies = self.copy_head.copies(hidden, index, T, source.hidden, source.tokens, source.lengths)
-        return copies
-
-    def token_logits(self, hidden: Tensor, copies: Copies | None = None) -> Tensor:
+    def token_logits(self, hidden: Tensor) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""
-        return self.output_layer(hidden, copies).logits()
+        return F.linear(*self.output_layer(hidden))
 
-    def output_layer(self, hidden: Tensor, copies: Copies | None = None) -> OutputLayer:
+    def output_layer(self, hidden: Tensor) -> OutputLayer:
         """The head's last product. *Shape:* (N, D)."""
         weight = self.word_embeddings.weight if self.head.weight is None else self.head.weight
-        return OutputLayer(self.head(hidden), weight, self.head.bias, copies)
+        return OutputLayer(self.head(hidden), weight, self.head.bias)
 
     def keep_in_(self, precision: torch.dtype) -> None:
         """Convert the weights of matrix products, for inference under autocast to *precision*."""

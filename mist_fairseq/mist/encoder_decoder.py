@@ -227,14 +227,11 @@ class EncoderDecoder(nn.Module):
         scores: Tensor = self.length_head(source.hidden, source.lengths)
         return scores
 
-    def copies(self, hidden: Tensor, index: Tensor, T: int, source: SourceState) -> None:
-        """None: it has no copy head."""
-
-    def token_logits(self, hidden: Tensor, copies: None = None) -> Tensor:
+    def token_logits(self, hidden: Tensor) -> Tensor:
         """As ``Encoder.token_logits``."""
-        return self.output_layer(hidden, copies).logits()
+        return F.linear(*self.output_layer(hidden))
 
-    def output_layer(self, hidden: Tensor, copies: None = None) -> OutputLayer:
+    def output_layer(self, hidden: Tensor) -> OutputLayer:
         """As ``Encoder.output_layer``."""
         weight = self.word_embeddings.weight if self.output_weight is None else self.output_weight
         return OutputLayer(hidden, weight, None)

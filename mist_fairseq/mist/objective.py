@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.copying import Copies, copies_of
 from mist_fairseq.mist.encoder import SourceState, TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.heads import runs
@@ -133,9 +134,17 @@ class Objective:
         target, lengths = batch.target_tokens, batch.target_lengths
         T, gold, never = target.shape[1], batch.targets(), special.never_predicted
 
-        def look(tokens: Tensor, state: SourceState) -> OutputLayer:
+        def look(tokens: Tensor, state: SourceState) -> tuple[OutputLayer, Copies | None]:
             hidden = model.decode_target(tokens, lengths, batch.target_index, state)
-            return model.output_layer(hidden, model.copies(hidden, batch.target_index, T, state))
+            return model.output_layer(hidden), copies_of(model, hidden, batch.target_index, T, state)
+
+        def read(tokens: Tensor, state: SourceState) -> Tensor:
+            layer, copies = look(tokens, state)
+            return in_place(predicted_tokens(layer, never, copies))
+
+        def learn(tokens: Tensor, state: SourceState) -> TokenLoss:
+            layer, copies = look(tokens, state)
+            return token_loss(layer, gold, self.label_smoothing, never, copies)
 
         def in_place(tokens: Tensor) -> Tensor:
             return _in_place_of(target, tokens, batch.target_index, special.pad)
@@ -154,15 +163,15 @@ class Objective:
         revealed = torch.zeros_like(real)
         if model.training and self.glancing_ratio > 0:
             with torch.no_grad():
-                seen = in_place(predicted_tokens(look(masked, source), never))
+                seen = read(masked, source)
                 if self.glancing_by == "mist" and self.mist_loss_factor > 0:
-                    seen = in_place(predicted_tokens(look(masked, mix(seen)), never))
+                    seen = read(masked, mix(seen))
             # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
             noise = sentence_noise(batch.ids, T, torch.initial_seed())
             masked, revealed = glance(target, seen, real, noise, self.glancing_ratio, special.mask)
 
         # 3. The NAT pass: p(y_t | X), equations 1 and 3.
-        nat = token_loss(look(masked, source), gold, self.label_smoothing, never)
+        nat = learn(masked, source)
 
         # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
         mist = None
@@ -172,7 +181,7 @@ class Objective:
                 pseudo = in_place(nat.tokens)  # Y_p
             elif self.mist_targets == "random":
                 pseudo = random_targets(batch, special, model.config.vocab_size)
-            mist = token_loss(look(masked, mix(pseudo)), gold, self.label_smoothing, never)
+            mist = learn(masked, mix(pseudo))
 
         # 5. The length, from the source alone.
         return Predictions(nat, mist, model.length_logits(source), revealed.sum())

@@ -7,7 +7,6 @@ Dimensions as in ``mist.encoder``.
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mist_fairseq.mist.copying import Copies, add_copies_
@@ -18,22 +17,11 @@ LOGITS_AT_A_TIME = 2**24
 
 
 class OutputLayer(NamedTuple):
-    """The logits are x @ weight^T + bias, and *copies* may add to them.
-
-    *Shapes:* x (N, D), weight (V, D), bias (V) or None.
-    """
+    """The logits are x @ weight^T + bias. *Shapes:* x (N, D), weight (V, D), bias (V) or None."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    copies: Copies | None = None
-
-    def logits(self) -> Tensor:
-        """All of them, (N, V)."""
-        logits = F.linear(self.x, self.weight, self.bias)
-        if self.copies is not None:
-            add_copies_(logits, self.copies)
-        return logits
 
 
 class TokenLoss(NamedTuple):
@@ -48,23 +36,27 @@ class TokenLoss(NamedTuple):
     tokens: Tensor
 
 
-def token_loss(layer: OutputLayer, target: Tensor, smoothing: float, never: tuple[int, ...]) -> TokenLoss:
-    """The loss of predicting *target* (N), and what is predicted of all but the tokens of *never*."""
-    *product, copies = layer
-    inputs = *product, *(copies or (None, None, None))
+def token_loss(
+    layer: OutputLayer, target: Tensor, smoothing: float, never: tuple[int, ...], copies: Copies | None = None
+) -> TokenLoss:
+    """The loss of predicting *target* (N), and what is predicted of all but the tokens of *never*.
+
+    With *copies* the rows' tokens may also be copied.
+    """
+    inputs = *layer, *(copies or (None, None, None))
     learn = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     return TokenLoss(*_TokenLoss.apply(*inputs, target, smoothing, never, learn))  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
-def predicted_tokens(layer: OutputLayer, never: tuple[int, ...]) -> Tensor:
-    """The likeliest token of each row, but none of *never*. -> (N)."""
+def predicted_tokens(layer: OutputLayer, never: tuple[int, ...], copies: Copies | None = None) -> Tensor:
+    """The likeliest token of each row, which may be one of *copies*, but none of *never*. -> (N)."""
     found, size = [], _rows_at_a_time(layer.weight)
     for start in range(0, len(layer.x), size):
         chunk = slice(start, start + size)
         logits = linear(layer.x[chunk], layer.weight, layer.bias, True)
-        if layer.copies is not None:
-            add_copies_(logits, layer.copies.rows(chunk))
+        if copies is not None:
+            add_copies_(logits, copies.rows(chunk))
         found.append(likeliest_tokens(logits, never))
     return torch.cat(found)
 

@@ -67,9 +67,9 @@ def out(tmp_path_factory) -> Path:
     sizes = ["--train-size", 80, "--valid-size", 16, "--test-size", 16]
     assert re.search(r"train\s+80", quora("prepare", folder / "pairs.tsv", *sizes, "--out", folder))
     model = ["--pretrained", "random", "--max-update", "4", "--arch", "mist_tiny", "--warmup-updates", "1", "--cpu"]
-    for arm in ("no-mixing", "static-mixing"):
+    for arm, recipe in (("no-mixing", "paper"), ("static-mixing", "best")):
         for stage in ("binarize", "train"):
-            quora(stage, *model, "--out", folder, "--arm", arm)
+            quora(stage, *model, "--out", folder, "--arm", arm, "--recipe", recipe)
     return folder
 
 
@@ -83,6 +83,13 @@ def test_static_mixing_trains_on_originals_and_mixed_pairs(out):
     assert '"valid_bleu"' in log and '"valid_rouge_l"' in log
     assert set(re.findall(r'"valid_num_updates": "(\d+)"', log)) == {"4"}  # not at the end of an epoch
     assert ": 160 sents" in (out / "static-mixing/data-bin/preprocess.log").read_text()
+
+
+def test_a_recipe_sets_what_the_command_line_does_not(out):
+    for arm, rate in (("no-mixing", "3e-05"), ("static-mixing", "0.0005")):
+        log = (out / arm / "train.log").read_text()
+        assert f"'lr': [{rate}]" in log and "'warmup_updates': 1," in log
+    assert "expected paper or best" in quora("train", "--recipe", "worst", fails=True)
 
 
 def test_generate_and_score(out):

@@ -68,8 +68,8 @@ def is_undecided(run: Runner, source: list[int], decoding: Decoding) -> bool:
         note(scores, decoding.width + 1)
         return scores
 
-    def watched_tokens(hidden, copies):
-        logits = token_logits(hidden, copies)
+    def watched_tokens(hidden):
+        logits = token_logits(hidden)
         note(logits.index_fill(-1, torch.tensor(run.special.never_predicted), -torch.inf), 3)
         return logits
 

@@ -36,6 +36,7 @@ MODELS = {
     "ALBERT": f"{MIST} --embedding-size 32 --shared-layers --activation-fn gelu_new",
     "ModernBERT": f"{MIST} --pre-norm --gated-ffn --without-biases {ROTARY}",
     "untied": f"{MIST} --untie-head",
+    "copy head": f"{MIST} --copy-head",
     "nat_mass": NAT_MASS,
     "nat_mass without mixing": f"{NAT_MASS} --mist-loss-factor 0",
     "transformer": f"{AR} transformer --share-all-embeddings {BOTH}",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mist_fairseq.mist import output_layer
 from mist_fairseq.mist.copying import Copies, CopyHead, add_copies_
+from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.output_layer import OutputLayer, predicted_tokens, token_loss
 from mist_fairseq.mist.packing import real_positions
 
@@ -75,8 +76,8 @@ def test_the_loss_and_its_gradients_equal_autograds(rows, S, smoothing, at_a_tim
     target = torch.randint(0, V, (rows,), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(output_layer, "LOGITS_AT_A_TIME", at_a_time)
-        loss, nll, tokens = token_loss(OutputLayer(x, weight, bias, copies), target, smoothing, NEVER)
-        assert torch.equal(predicted_tokens(OutputLayer(x, weight, bias, copies), NEVER), tokens)
+        loss, nll, tokens = token_loss(OutputLayer(x, weight, bias), target, smoothing, NEVER, copies)
+        assert torch.equal(predicted_tokens(OutputLayer(x, weight, bias), NEVER, copies), tokens)
     held = torch.nn.functional.one_hot(copies.tokens, V).double()  # (N, S, V)
     odds = (x.double() @ weight.double().t() + bias).exp() + (copies.scores.double().exp()[:, :, None] * held).sum(1)
     p = odds / odds.sum(1, keepdim=True)
@@ -94,9 +95,10 @@ def test_a_position_scores_the_real_ones_of_its_own_source():
     torch.manual_seed(1)
     B, S, T, lengths, target_lengths = 3, 4, 3, torch.tensor([4, 2, 3]), torch.tensor([2, 3, 1])
     head, source, tokens = CopyHead(D), torch.randn(B, S, D), torch.randint(0, 3, (B, S))
+    state = SourceState([], [], source, lengths, tokens)
     index = real_positions(target_lengths, T)
     hidden = torch.randn(len(index), D)
-    copies = head.copies(hidden, index, T, source, tokens, lengths)
+    copies = head.copies(hidden, index, T, state)
     for n, place in enumerate(index.tolist()):
         sentence = place // T
         query = [sum(w * h for w, h in zip(row, hidden[n])) + b for row, b in zip(head.weight, head.bias)]
@@ -107,5 +109,5 @@ def test_a_position_scores_the_real_ones_of_its_own_source():
         assert copies.tokens[n].tolist() == tokens[sentence].tolist()
         assert copies.first[n].tolist() == [tokens[sentence].tolist().index(token) for token in copies.tokens[n]]
     some = torch.tensor([4, 1])
-    for part, whole in zip(head.copies(hidden[some], index[some], T, source, tokens, lengths), copies):
+    for part, whole in zip(head.copies(hidden[some], index[some], T, state), copies):
         torch.testing.assert_close(part, whole[some])

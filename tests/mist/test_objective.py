@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mist_fairseq.mist.copying import CopyHead, add_copies_
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.heads import likeliest_tokens
 from mist_fairseq.mist.objective import Batch, Objective, Predictions, random_targets
@@ -47,13 +49,21 @@ def learn(model, pairs: Batch, **options):
 def watch_logits(model) -> list[Tensor]:
     """What will hold the logits of each pass of training, *Shape:* (N, V)."""
     logits, output_layer = list[Tensor](), model.encoder.output_layer
+    copy_head = getattr(model.encoder, "copy_head", None)
 
-    def watched(hidden, copies):
-        layer = output_layer(hidden, copies)
-        logits.append(layer.logits())
+    def watched(hidden):
+        layer = output_layer(hidden)
+        logits.append(F.linear(*layer))
         return layer
 
+    def watched_copies(*given):
+        copies = CopyHead.copies(copy_head, *given)
+        add_copies_(logits[-1], copies)
+        return copies
+
     model.encoder.output_layer = watched
+    if copy_head:
+        copy_head.copies = watched_copies
     return logits
 
 

@@ -38,7 +38,7 @@ def test_the_loss_equals_torchs(rows, smoothing, at_a_time, bias, seed):
         assert torch.equal(predicted_tokens(layer, NEVER), tokens)
     inputs = [tensor for tensor in layer if tensor is not None]
     found = torch.autograd.grad(loss * 3, inputs)
-    logits = F.linear(*layer[:3])
+    logits = F.linear(*layer)
     expected = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum")
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(nll, F.cross_entropy(logits, target, reduction="sum").detach())
@@ -84,11 +84,11 @@ def test_autocast_casts_the_product_alone(precision):
         layer = some_layer(70)
         with torch.autocast("cpu", precision):
             if whole:
-                loss = F.cross_entropy(F.linear(*layer[:3]).float(), target, label_smoothing=0.1, reduction="sum")
+                loss = F.cross_entropy(F.linear(*layer).float(), target, label_smoothing=0.1, reduction="sum")
             else:
                 loss, _, _ = token_loss(layer, target, 0.1, NEVER)
         loss.backward()
-        gradients.append([loss.detach(), *(tensor.grad for tensor in layer[:3])])
+        gradients.append([loss.detach(), *(tensor.grad for tensor in layer)])
     for one, other in zip(*gradients, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, atol=0.02 * float(other.abs().max()), rtol=0)
@@ -97,7 +97,7 @@ def test_autocast_casts_the_product_alone(precision):
 def test_fp16_keeps_small_probabilities():
     """Of 60,000 tokens each has a probability below fp16's smallest normal number, and the loss is not scaled yet."""
     layer, target = some_layer(4, V=60_000, D=8, precision=torch.float16), torch.arange(4)
-    exact = [tensor.detach().double().requires_grad_() for tensor in layer[:3]]
+    exact = [tensor.detach().double().requires_grad_() for tensor in layer]
     loss, _, _ = token_loss(layer, target, 0.0, NEVER)
     (found,) = torch.autograd.grad(loss * 1024, layer.weight)
     (expected,) = torch.autograd.grad(F.cross_entropy(F.linear(*exact), target, reduction="sum") * 1024, exact[1])
@@ -125,7 +125,7 @@ def test_losses_of_extreme_logits_equal_torchs_in_fp64(change, smoothing, precis
     bias = EXTREME[change](torch.zeros(37)).to(precision)
     layer = OutputLayer(noise, torch.eye(37, dtype=precision), bias.requires_grad_())
     target = torch.arange(rows) % 5 + 5 if bias.isfinite().sum() > 1 else torch.full((rows,), 5)
-    exact = F.linear(*layer[:3]).detach().double().requires_grad_()
+    exact = F.linear(*layer).detach().double().requires_grad_()
     loss, nll, _ = token_loss(layer, target, smoothing, ())
     (gradient,) = torch.autograd.grad(loss, bias)
     expected = F.cross_entropy(exact, target, label_smoothing=smoothing, reduction="sum")

@@ -43,17 +43,17 @@ class Margins:
             self.length, self.passes = float(best[0] - best[1]), []
             return scores
 
-        def token_logits(hidden, copies):
-            scores = logits(hidden, copies)
-            never = torch.tensor(engine.special.never_predicted, device=scores.device)
-            best = scores.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
-            self._rows = best[:, 0] - best[:, 1]
-            return scores
+        def token_logits(hidden):
+            self._logits = logits(hidden)  # to which copies may be added
+            return self._logits
 
         def watched(tokens, *given):
             filled = fill(tokens, *given)
             masked = tokens[0] == engine.special.mask
-            rows = self._rows if len(self._rows) == masked.sum() else self._rows[masked]
+            never = torch.tensor(engine.special.never_predicted, device=masked.device)
+            best = self._logits.float().index_fill(-1, never, float("-inf")).topk(2, dim=-1).values
+            rows = best[:, 0] - best[:, 1]
+            rows = rows if len(rows) == masked.sum() else rows[masked]
             self.passes.append(torch.full(masked.shape, float("inf")).masked_scatter(masked.cpu(), rows.cpu()))
             return filled
 

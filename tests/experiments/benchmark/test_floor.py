@@ -11,6 +11,7 @@ from mist_fairseq.experiments.benchmark.floor import Rates, fastest_product, mac
 from mist_fairseq.experiments.benchmark.floor import training_operations as training
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.mist import kernels as training_kernels
+from mist_fairseq.mist.copying import copies_of
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.mixing import mix_source
 from mist_fairseq.models.baselines.nat_mass import NatMassConfig, NatMassModel
@@ -71,7 +72,8 @@ def test_mist_iterations_cut_at_the_limit(model, source):
 
     def read(state):
         hidden = decode(model, output, output_lengths, state)[0]
-        model.encoder.token_logits(hidden, model.encoder.copies(hidden, torch.arange(T), T, state))
+        model.encoder.token_logits(hidden)
+        copies_of(model.encoder, hidden, torch.arange(T), T, state)
 
     def work():
         with torch.no_grad():
