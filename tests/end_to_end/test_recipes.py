@@ -89,6 +89,7 @@ def test_a_recipe_sets_what_the_command_line_does_not(out):
     for arm, rate in (("no-mixing", "3e-05"), ("static-mixing", "0.0005")):
         log = (out / arm / "train.log").read_text()
         assert f"'lr': [{rate}]" in log and "'warmup_updates': 1," in log
+        assert f"'copy_head': {rate != '3e-05'}," in log
     assert "expected paper or best" in quora("train", "--recipe", "worst", fails=True)
 
 
