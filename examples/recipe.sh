@@ -101,7 +101,8 @@ train() {
     check_encoder
     [ -e "$bin/.done" ] || stop "there is no $bin: run the stage binarize first"
     local interval=$(( max_update < 5000 ? max_update : 5000 )) factor=1.0 model=() never=1000000000
-    local better=(--copy-head --lr 5e-4 --warmup-updates "$(( max_update / 12 ))")
+    local better=(--lr 5e-4 --warmup-updates "$(( max_update / 12 ))")
+    [ "$task" != squad_qg ] || better+=(--copy-head)
     [ "$arm" = mist ] || factor=0
     [ "$recipe" = best ] || better=()
     [ "$pretrained" = random ] || model=(--pretrained "$pretrained")

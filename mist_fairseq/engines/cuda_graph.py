@@ -23,7 +23,8 @@ class GraphState(PyTorchState):
     """An encoded source.
 
     Args:
-        seen: keys of all layers, then their values, and the last hidden states, *Shape:* (2 * layers + 1, B, H, S, d).
+        seen: keys of all layers, then their values, and for a copy head the last hidden states, *Shape:* (2 * layers
+            or one more, B, H, S, d).
         tokens: of the sources, *Shape:* (B, S).
         lengths: of the sources, *Shape:* (B).
         length_scores: logits of each target length, *Shape:* (B, classes).
@@ -31,8 +32,9 @@ class GraphState(PyTorchState):
 
     def __init__(self, seen: Tensor, tokens: Tensor, lengths: Tensor, length_scores: Tensor):
         self.seen, self.length_scores = seen, length_scores
-        layers, hidden = len(seen) // 2, seen[-1].transpose(1, 2).flatten(2)
-        self.source = SourceState(list(seen[:layers]), list(seen[layers:-1]), hidden, lengths, tokens)
+        layers, hidden = len(seen) // 2, seen[-1].transpose(1, 2)  # else a target pass reads its shape alone
+        hidden = hidden.flatten(2) if len(seen) % 2 else hidden
+        self.source = SourceState(list(seen[:layers]), list(seen[layers : 2 * layers]), hidden, lengths, tokens)
 
     def select(self, rows: Tensor) -> "GraphState":
         """The state of the sentences *rows* (repeats allowed), *Shape:* (B')."""
@@ -104,7 +106,7 @@ class CudaGraphEngine(PyTorchEngine):
 
     def _add(self, name: str, rows: int, S: int, T: int) -> None:
         """Capture a pass, and forget another where there are too many."""
-        parts, longest = 2 * self._config.layers + 1, max(S, T)
+        parts, longest = 2 * self._config.layers + self._config.copy_head, max(S, T)
         each = parts * self._config.hidden_size
         if rows * longest > self._most:  # memory of the others would not do: begin anew, with the largest's
             self._graphs.clear()
@@ -145,8 +147,9 @@ class CudaGraphEngine(PyTorchEngine):
 
     def _encode(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         state = super().encode(tokens, lengths)
-        hidden = state.source.hidden.unflatten(2, (self._config.heads, -1)).transpose(1, 2)
-        parts = [*state.source.keys, *state.source.values, hidden.to(seen.dtype)]
+        parts = [*state.source.keys, *state.source.values]
+        if self._config.copy_head:
+            parts.append(state.source.hidden.unflatten(2, (self._config.heads, -1)).transpose(1, 2).to(seen.dtype))
         torch.cat(parts, out=seen.flatten(0, 1))
         return seen, state.length_scores
 

@@ -32,22 +32,23 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     Args:
         encoder: whose weights to take.
         special: ids of the special tokens.
-        int8: quantize matrix products and word embeddings; biases, LayerNorms, positions and the length classifier,
-            small and decisive, stay in fp32.
+        int8: quantize matrix products and word embeddings; biases, LayerNorms, positions, the length classifier and
+            the copy head, small and decisive, stay in fp32.
         file: the name of the weights' file.
 
     Raises:
         ValueError: a head is of another kind than those of ``mist.heads`` that the graph writes out.
     """
-    for head, written in ((encoder.length_head, LengthHead), (encoder.head, MaskedLMHead)):
-        if type(head) is not written:
+    heads = (encoder.length_head, LengthHead), (encoder.head, MaskedLMHead), (encoder.copy_head, CopyHead)
+    for head, written in heads:
+        if head is not None and type(head) is not written:
             raise ValueError(f"the ONNX graph has {written.__name__}, not {type(head).__name__}: use --accelerate none")
     graph, config = Graph(int8), encoder.config
-    heads, D = config.heads, config.hidden_size
+    H, D = config.heads, config.hidden_size
     tokens = graph.input("tokens", np.int64, ["B", "L"])
     lengths, past_lengths = (graph.input(name, np.int64, ["B"]) for name in ("lengths", "past_lengths"))
     parts = [f"{part}{i}" for i in range(config.layers) for part in ("key", "value")]
-    past = [graph.input(f"past_{name}", np.float32, ["B", heads, "P", D // heads]) for name in parts]
+    past = [graph.input(f"past_{name}", np.float32, ["B", H, "P", D // H]) for name in parts]
     if encoder.copy_head is not None:
         words = graph.input("past_words", np.int64, ["B", "P"])
         hidden = graph.input("past_hidden", np.float32, ["B", "P", D])
@@ -87,7 +88,7 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     graph.choose(graph.node("Greater", past_size, graph.constant(0)), fill, leave, ["predictions", "scores"])
     outputs: dict[str, list[int | str]]
     outputs = {"length_scores": ["B", config.length_classes], "predictions": ["B", "L"], "scores": ["B", "L"]}
-    outputs |= {name: ["B", heads, "K", D // heads] for name in parts}
+    outputs |= {name: ["B", H, "K", D // H] for name in parts}
     if encoder.copy_head is not None:
         graph.node("Identity", tokens, output="words")
         graph.node("Reshape", x, shape_of_rows, output="hidden")
@@ -234,8 +235,8 @@ def _copies(
     *Shapes:* x (B * L, D), which *shape* makes (B, L, D), masked (N), into B * L, words and real (B, P), hidden
     (B, P, D).
     """
-    weights = graph.weight("copy_head.weight", head.weight), graph.weight("copy_head.bias", head.bias)
-    queries = graph.node("Reshape", graph.node("Gemm", x, *weights, transB=1), shape)
+    weights = graph.weight("copy_head.weight", head.weight), graph.bias("copy_head", head)
+    queries = graph.node("Reshape", graph.node("Gemm", x, *filter(None, weights), transB=1), shape)
     scale = head.out_features**-0.5
     scores = graph.node("FusedMatMul", queries, hidden, transB=1, alpha=scale, domain=CONTRIBUTED)
     scores = graph.node("Where", graph.unsqueeze(real, 1), scores, graph.constant(-np.inf))  # (B, L, P)

@@ -21,25 +21,28 @@ if TYPE_CHECKING:
 
 
 class Copies(NamedTuple):
-    """What each target position may copy: each source position's score, token, and where that token stands first.
+    """What each target position may copy.
 
-    *Shapes:* (N, S) each; scores are in fp32, and -inf at padding.
+    Attributes:
+        scores: of each source position, in fp32, -inf at padding, *Shape:* (N, S).
+        tokens: there, *Shape:* (N, S).
+        together: log of the sum of exp(score) over all positions that hold the same token, *Shape:* (N, S).
     """
 
     scores: Tensor
     tokens: Tensor
-    first: Tensor
+    together: Tensor
 
-    def rows(self, rows: slice | Tensor) -> "Copies":
+    def rows(self, rows: slice) -> "Copies":
         """Those of some target positions."""
-        return Copies(self.scores[rows], self.tokens[rows], self.first[rows])
+        return Copies(*(part[rows] for part in self))
 
 
 class CopyHead(Linear):
     """Scores source positions by the product of a target position's query with their last hidden states."""
 
-    def __init__(self, hidden_size: int):
-        super().__init__(hidden_size, hidden_size)
+    def __init__(self, hidden_size: int, bias: bool = True):
+        super().__init__(hidden_size, hidden_size, bias)
 
     def copies(self, hidden: Tensor, index: Tensor, T: int, source: "SourceState") -> Copies:
         """Score all source positions.
@@ -51,12 +54,15 @@ class CopyHead(Linear):
             source: the sentences' source state.
         """
         B, S, D = source.hidden.shape
-        queries = unpack(self(hidden), index, B, T)
-        scores = (queries @ source.hidden.transpose(1, 2)).float() * D**-0.5  # (B, T, S)
+        queries = unpack(self(hidden) * D**-0.5, index, B, T)
+        scores = (queries @ source.hidden.transpose(1, 2)).float()  # (B, T, S)
         scores = scores.masked_fill(~padding_mask(source.lengths, S)[:, None], float("-inf"))
-        first = (source.tokens[:, :, None] == source.tokens[:, None]).int().argmax(2)
-        sentence = index // T
-        return Copies(pack(scores, index), source.tokens[sentence], first[sentence])
+        with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):
+            highest = scores.amax(2, keepdim=True)
+            same = (source.tokens[:, :, None] == source.tokens[:, None]).to(scores.dtype)  # (B, S, S)
+            odds = (scores - highest).exp() @ same
+            together = odds.clamp(min=torch.finfo(odds.dtype).tiny).log() + highest
+        return Copies(pack(scores, index), source.tokens[index // T], pack(together, index))
 
 
 def copies_of(model: Any, hidden: Tensor, index: Tensor, T: int, source: "SourceState") -> Copies | None:
@@ -71,11 +77,8 @@ def add_copies_(logits: Tensor, copies: Copies) -> tuple[Tensor, Tensor]:
     Returns:
         How much of each source token's odds is the choice, and how much is each place's copy. *Shapes:* (N, S) each.
     """
-    scores, tokens, first = copies
-    highest = scores.amax(1, keepdim=True)
-    odds = (scores - highest).exp()
-    together = torch.zeros_like(odds).scatter_add(1, first, odds).gather(1, first)  # of the same token's places
+    scores, tokens, together = copies
     chosen = logits.gather(1, tokens).float()
-    either = torch.logaddexp(chosen, together.clamp(min=torch.finfo(odds.dtype).tiny).log() + highest)
+    either = torch.logaddexp(chosen, together)
     logits.scatter_(1, tokens, either.to(logits.dtype))
     return (chosen - either).exp(), (scores - either).exp()

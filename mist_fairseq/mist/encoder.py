@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         self.final_norm = norm(config.hidden_size) if config.pre_norm else None
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
-        self.copy_head = CopyHead(config.hidden_size) if config.copy_head else None
+        self.copy_head = CopyHead(config.hidden_size, not config.without_biases) if config.copy_head else None
         self.apply(initialise_as_bert)
         if self.head.weight is not None:
             self.head.weight.data.copy_(self.word_embeddings.weight.data)

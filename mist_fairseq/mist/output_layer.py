@@ -52,7 +52,7 @@ def token_loss(
 def predicted_tokens(layer: OutputLayer, never: tuple[int, ...], copies: Copies | None = None) -> Tensor:
     """The likeliest token of each row, which may be one of *copies*, but none of *never*. -> (N)."""
     found, size = [], _rows_at_a_time(layer.weight)
-    for start in range(0, len(layer.x), size):
+    for start in range(0, max(1, len(layer.x)), size):
         chunk = slice(start, start + size)
         logits = linear(layer.x[chunk], layer.weight, layer.bias, True)
         if copies is not None:
@@ -76,7 +76,7 @@ class _TokenLoss(torch.autograd.Function):
         bias: Tensor | None,
         scores: Tensor | None,
         source_tokens: Tensor,
-        first: Tensor,
+        together: Tensor,
         target: Tensor,
         smoothing: float,
         never: tuple[int, ...],
@@ -96,7 +96,7 @@ class _TokenLoss(torch.autograd.Function):
                 rows, golds = x[chunk].to(dtype), target[chunk, None]
                 logits = linear(rows, cast_weight, cast_bias, True)
                 if scores is not None:
-                    copies = Copies(scores, source_tokens, first).rows(chunk)
+                    copies = Copies(scores, source_tokens, together).rows(chunk)
                     of_choice, of_copy = add_copies_(logits, copies)
                 tokens[chunk] = likeliest_tokens(logits, never)
                 gradient = logits.to(of_gradients)  # in place of the logits, but in fp16

@@ -145,5 +145,7 @@ def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict
 def load_released(encoder: nn.Module, folder: str) -> None:
     """Load the weights of ``--pretrained`` into a model of its sizes, its length classifier and head, too."""
     state = load_folder(folder).encoder.state_dict()
-    encoder.load_state_dict(encoder.state_dict() | state)  # a copy head may be new
-    logger.info("loaded all weights of %s, the length classifier's, too", folder)
+    own = encoder.state_dict()
+    encoder.load_state_dict(own | state)
+    random = ", ".join(sorted(own.keys() - state.keys()))  # of a new copy head
+    logger.info("loaded all weights of %s, the length classifier's, too; at random: %s", folder, random or "none")

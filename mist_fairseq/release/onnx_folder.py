@@ -2,7 +2,7 @@
 
 - ``model.onnx``, ``model.bin``: the encoder's graph, and its weights in fp32 under the encoder's names.
 - ``model.int8.onnx``, ``model.int8.bin``: the same with matrices of 8-bit integers, a scale for each of their rows
-  (``NAME.scale``), and activations with a scale for each row.
+  (``NAME.scale``), and activations with a scale for each row; those of length classifier and copy head are in fp32.
 - ``dict.txt``: the tokenizer (``mist_fairseq.text.tokenizer_files.load_tokenizer``).
 - ``config.json``: version, sizes, position limits.
 - ``SHA256SUMS``: of the files above but ``config.json``, whose content each ``.onnx`` file repeats in its metadata.
@@ -13,19 +13,19 @@ rows of zeros after the last token, up to a multiple of 128.
 
 The graph uses ONNX Runtime's own operators (``com.microsoft``) on top of opset 18. Dimensions named by letters vary
 from run to run: B sentences, L tokens, P tokens of a past that they see, K = P + L; the candidates of a beam count as
-sentences. H heads, d values of each and the number of layers are fixed. Token ids and lengths are int64, all else is
-float32. It is run for the source, and again for the target with the source as its past:
+sentences. H heads, d values of each and the number of layers are fixed. Token ids and lengths are int64, ``second`` is
+bool, all else is float32. It is run for the source, and again for the target with the source as its past:
 
 - in: ``tokens`` (B, L), of the source ``[CLS] X [SEP]``, of the target [MASK]s and known tokens, with anything behind;
   ``lengths`` (B) of them, special tokens counted; ``past_lengths`` (B), of the source 0, of the target its source's
   length; ``past_key0``, ``past_value0``, ``past_key1``, ... (B, H, P, d), of the source without rows (P = 0), of the
-  target what the source's run gave as ``key0``, ``value0``, ``key1``, ... With ``--copy-head`` also ``past_words``
-  (B, P), in int64, and ``past_hidden`` (B, P, D), likewise what it gave as ``words`` and ``hidden``.
+  target what the source's run gave as ``key0``, ``value0``, ``key1``, ... A model with a copy head also has
+  ``past_words`` (B, P), token ids, and ``past_hidden`` (B, P, H * d), likewise what it gave as ``words``, ``hidden``.
 - out, of the source: ``length_scores`` (B, classes), logits of the output's length, its final [SEP] counted; ``key0``,
   ``value0``, ``key1``, ... (B, H, K, d) of each layer.
 - out, of the target: ``predictions`` (B, L), *tokens* with every [MASK] among the first *lengths* replaced by the
   likeliest token, which is no special one but [SEP]; ``scores`` (B, L), the log-probability of what replaced it, 0
-  elsewhere. With the input ``second``, a truth value that need not be given, both are of the second likeliest token.
+  elsewhere. With the input ``second``, which need not be given, both are of the second likeliest token.
 
 Single pass: run the source; take the largest of ``length_scores[:, 2 : max_target_positions + 1]`` (a word and [SEP]
 are the shortest output); run the target over as many [MASK]s. MIST: then run both again, the source

@@ -121,7 +121,7 @@ def test_larger_ones_replace_all_and_take_memory_for_more(dictionary):
     for lengths in ([9], [9] * 4, [9] * 3, [9] * 5):
         given = rows_of(lengths, dictionary), Decoding(max_length=9)
         assert_same(run(*given), plain(*given))
-        seen.append((len(run.engine._room) // ((2 * 2 + 1) * 32), {rows for _, rows, *_ in graphs(run)}))
+        seen.append((len(run.engine._room) // (2 * 2 * 32), {rows for _, rows, *_ in graphs(run)}))
     assert seen == [(16, {1}), (64, {4}), (64, {4, 3}), (128, {8, 6})]
 
 

@@ -23,8 +23,17 @@ def some_copies(rows: int, S: int, generator: torch.Generator) -> Copies:
     padding = torch.arange(S) >= lengths
     tokens = torch.randint(2, V, (rows, S), generator=generator).masked_fill(padding, 1)
     scores = 3 * torch.randn(rows, S, generator=generator)
-    first = torch.tensor([[row.index(token) for token in row] for row in tokens.tolist()])
-    return Copies(scores.masked_fill(padding, -math.inf).requires_grad_(), tokens, first)
+    scores = scores.masked_fill(padding, -math.inf)
+    return Copies(scores.requires_grad_(), tokens, together_of(scores, tokens))
+
+
+def together_of(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """In plain loops: what all places with the same token have together; nothing is next to nothing."""
+    sums = [
+        [sum(math.exp(score) for score, other in zip(*row) if other == token) for token in row[1]]
+        for row in zip(scores.tolist(), tokens.tolist())
+    ]
+    return torch.tensor(sums).clamp(min=1e-37).log()
 
 
 def plain_odds(logits, copies: Copies) -> list[list[float]]:
@@ -53,7 +62,7 @@ def test_the_odds_are_those_of_choosing_and_of_copying_from_each_place(rows, S, 
 def test_extremes_are_no_nan(logit, score):
     """One is as good as certain, or impossible; the second place is padding."""
     logits = torch.full((1, 4), logit)
-    copies = Copies(torch.tensor([[score, -math.inf]]), torch.tensor([[3, 1]]), torch.tensor([[0, 1]]))
+    copies = Copies(torch.tensor([[score, -math.inf]]), torch.tensor([[3, 1]]), torch.tensor([[score, score - 87]]))
     shares = add_copies_(logits, copies)
     assert float(logits[0, 3]) == pytest.approx(max(logit, score), abs=0.01)
     for of_choice, of_copy in zip(shares[0][0].tolist(), shares[1][0].tolist()):
@@ -107,7 +116,9 @@ def test_a_position_scores_the_real_ones_of_its_own_source():
             score = float(copies.scores[n, s])
             assert score == pytest.approx(float(expected), abs=1e-5) if s < lengths[sentence] else score == -math.inf
         assert copies.tokens[n].tolist() == tokens[sentence].tolist()
-        assert copies.first[n].tolist() == [tokens[sentence].tolist().index(token) for token in copies.tokens[n]]
+    real = copies.scores > -math.inf
+    torch.testing.assert_close(copies.together[real], together_of(copies.scores, copies.tokens)[real])
+    assert copies.together.isfinite().all()
     some = torch.tensor([4, 1])
     for part, whole in zip(head.copies(hidden[some], index[some], T, state), copies):
         torch.testing.assert_close(part, whole[some])
