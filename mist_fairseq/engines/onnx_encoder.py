@@ -264,13 +264,11 @@ def _predict(
     if head.weight is not None:
         name, weight = "head.weight", head.weight
     bias = head.bias.detach().float().index_fill(0, torch.tensor(special.never_predicted), -torch.inf)
-    product, biases = graph.linear(x, name, _padded(weight)), graph.weight("head.bias", _padded(bias, -torch.inf))
-    logits = graph.node("Add", product, biases)
+    logits = graph.linear(x, name, _padded(weight))
+    logits = graph.node("Add", logits, graph.weight("head.bias", _padded(bias, -torch.inf)))
     if copies is not None:
         words, copied = copies
-        # Not of the logits, which then are changed in place.
-        chosen = graph.node("GatherElements", product, words, axis=1)  # (N, P)
-        chosen = graph.node("Add", chosen, graph.node("Gather", biases, words))
+        chosen = graph.node("GatherElements", logits, words, axis=1)  # (N, P)
         either = graph.node("Add", copied, graph.node("Softplus", graph.node("Sub", chosen, copied)))
         either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
         logits = graph.node("ScatterElements", logits, words, either, axis=1)

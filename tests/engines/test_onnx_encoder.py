@@ -106,12 +106,16 @@ def test_nothing_masked(engines, dictionary, precision):
     assert (predictions == 50).all() and not scores.any()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["torch", "fp32", "int8"])
 def test_pad_cls_and_mask_are_never_predicted(dictionary, precision):
-    released = tiny_released(dictionary)
+    """Nor copied."""
+    released = tiny_released(dictionary, copy_head=True)
     never = released.tokenizer.special.never_predicted
     released.encoder.head.bias.data[list(never)] = 1e3
-    _, predictions, scores = run(engine_of(released, precision), *inputs(dictionary, every=1))
+    released.encoder.copy_head.weight.data.mul_(100)
+    src, *rest = inputs(dictionary, every=1)
+    src[0, 1:-1] = torch.tensor([never[i % len(never)] for i in range(src.shape[1] - 2)])
+    _, predictions, scores = run(engine_of(released, precision), src, *rest)
     for row, length in enumerate(TARGETS):
         assert not set(predictions[row, :length].tolist()) & set(never)
         assert np.isfinite(scores[row, :length]).all()
