@@ -1,4 +1,4 @@
-# Sourced by the recipes' run.sh, which set: task, updates (the paper's), prepare (a script's name), usage.
+# Sourced by the recipes' run.sh, which set: task, updates (the paper's), prepare (a script's name), best (options).
 #
 #   run.sh prepare ARGUMENTS             official files -> OUT/data; arguments of scripts/prepare_*.py
 #   run.sh [all] OPTIONS                 binarize, train, generate and score
@@ -10,7 +10,7 @@
 #   --arm NAME         mist (default), no-mixing, or static-mixing (needs OUT/no-mixing trained)
 #   --out DIR          results (default: run/ beside run.sh): data-bin, and one folder an arm
 #   --max-update N     updates, also the length of the learning-rate decay (default: the paper's)
-#   --recipe NAME      paper (default), or best: what docs/beyond.md found better, for trainings of up to a few epochs
+#   --recipe NAME      paper (default), or best: what docs/beyond.md found better for trainings of less than an epoch
 #   --gpus N           divide the batch of 64 among N GPUs (default: 1)
 #   --eval-batch-size  sentences at a time in validation and generation (default: 64)
 # Whatever else is given goes to fairseq-train and overrides what stands there: --lr 1e-4, --precision bf16,
@@ -101,8 +101,7 @@ train() {
     check_encoder
     [ -e "$bin/.done" ] || stop "there is no $bin: run the stage binarize first"
     local interval=$(( max_update < 5000 ? max_update : 5000 )) factor=1.0 model=() never=1000000000
-    local better=(--lr 5e-4 --warmup-updates "$(( max_update / 12 ))")
-    [ "$task" != squad_qg ] || better+=(--copy-head)
+    local better=(--lr 5e-4 --warmup-updates "$(( max_update / 12 ))" "${best[@]}")
     [ "$arm" = mist ] || factor=0
     [ "$recipe" = best ] || better=()
     [ "$pretrained" = random ] || model=(--pretrained "$pretrained")

@@ -5,4 +5,5 @@
 #   bash examples/quora/run.sh --pretrained DIR [--arm no-mixing] [options]
 set -euo pipefail
 task=quora updates=50000 prepare=prepare_quora.py
+best=(--glancing-ratio 0.3 --dropout 0 --attention-dropout 0)
 source "$(dirname "$0")/../recipe.sh"

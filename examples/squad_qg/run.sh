@@ -5,4 +5,5 @@
 #   bash examples/squad_qg/run.sh --pretrained DIR [--arm no-mixing] [options]
 set -euo pipefail
 task=squad_qg updates=30000 prepare=prepare_squad_qg.py
+best=(--copy-head)
 source "$(dirname "$0")/../recipe.sh"

@@ -5,4 +5,5 @@
 #   bash examples/xsum/run.sh --pretrained DIR [--arm no-mixing] [options]
 set -euo pipefail
 task=xsum updates=600000 prepare=prepare_xsum.py
+best=()
 source "$(dirname "$0")/../recipe.sh"
