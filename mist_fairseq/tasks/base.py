@@ -156,6 +156,11 @@ class TokenizerTask(FairseqTask):
         """Forward and backward of a batch; nothing comes of one without sentences."""
         if 0 < self._max_update <= update_num:  # fairseq would find out after one more update, and save it
             logger.info("the training ended before, at %d updates: to go on give a higher --max-update", update_num)
+            if running() == "train":
+                # Python's own end aborts, with status 134, where a thread of fairseq's is at work on a batch.
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                os._exit(0)
             sys.exit(0)
         failure = sys.exception()
         # While fairseq handles this error it runs the batches again, to log the first module with a NaN.

@@ -1,5 +1,8 @@
 """One update of fairseq's Trainer at a time; tests/end_to_end/test_numbers.py runs fairseq-train."""
 
+import os
+import sys
+
 import pytest
 import torch
 from fairseq import tasks
@@ -120,6 +123,12 @@ def test_a_training_that_ended_makes_no_further_update(trainer, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         trainer.train_step([one])
     assert ended.value.code == 0 and trainer.get_num_updates() == 1
+    ends = []
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fairseq-train"])
+    monkeypatch.setattr(os, "_exit", ends.append)
+    with pytest.raises(SystemExit):
+        trainer.train_step([one])
+    assert ends == [0]  # at once: fairseq's threads may be at work
     assert all(map(torch.equal, before, parameters(trainer)))
 
 
