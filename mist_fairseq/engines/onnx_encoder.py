@@ -37,7 +37,7 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
         file: the name of the weights' file.
 
     Raises:
-        ValueError: a head is of another kind than those of ``mist.heads`` that the graph writes out.
+        ValueError: a head is of another kind than those that the graph writes out.
     """
     heads = (encoder.length_head, LengthHead), (encoder.head, MaskedLMHead), (encoder.copy_head, CopyHead)
     for head, written in heads:
@@ -61,13 +61,12 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
     past_real = graph.node("Less", past_order, graph.unsqueeze(past_lengths, 1))  # (B, P)
     real = graph.node("Less", order, graph.unsqueeze(lengths, 1))  # (B, L)
     masks = _masks(graph, encoder, graph.node("Concat", past_real, real, axis=1), positions, past_order, past_real)
-    flat = graph.reshape(tokens, -1)  # (B * L)
-    x = _embed(graph, encoder, flat, graph.reshape(positions, -1), past_size)
-    x = _add_layers(graph, encoder, x, tokens, masks, positions, past)  # (B * L, D)
-    _add_length_scores(graph, encoder, x, real, lengths)
-
-    shape = graph.node("Shape", tokens)
+    flat, shape = graph.reshape(tokens, -1), graph.node("Shape", tokens)  # (B * L); B, L
     shape_of_rows = graph.node("Concat", shape, graph.constant([-1]), axis=0)
+    x = _embed(graph, encoder, flat, graph.reshape(positions, -1), past_size)
+    x = _add_layers(graph, encoder, x, shape_of_rows, masks, positions, past)  # (B * L, D)
+    _add_length_scores(graph, encoder, x, shape_of_rows, real, lengths)
+
     zeros = graph.node("ConstantOfShape", shape)
 
     def fill() -> list[str]:
@@ -149,15 +148,15 @@ def _masks(
 
 
 def _add_layers(
-    graph: Graph, encoder: Encoder, x: str, tokens: str, masks: tuple[str, str], positions: str, past: list[str]
+    graph: Graph, encoder: Encoder, x: str, shape: str, masks: tuple[str, str], positions: str, past: list[str]
 ) -> str:
     """The layers; their keys and values, with the past's, are called ``key0``, ``value0``, ... (B, H, K, d).
 
-    *Shapes:* x (B * L, D), tokens and positions (B, L), masks (B, H or 1, L, K), past (B, H, P, d) each -> (B * L, D).
+    *Shapes:* x (B * L, D), which *shape* makes (B, L, D), positions (B, L), masks (B, H or 1, L, K), past (B, H, P, d)
+    each -> (B * L, D).
     """
     config = encoder.config
     product = partial(graph.linear, reused=config.shared_layers)
-    shape = graph.node("Concat", graph.node("Shape", tokens), graph.constant([-1]), axis=0)
     for i in range(config.layers):
         number = 0 if config.shared_layers else i
         name, layer = f"layers.{number}", encoder.layers[number]
@@ -217,9 +216,8 @@ def _turned(graph: Graph, encoder: Encoder, x: str, positions: str, base: float)
     return graph.node("RotaryEmbedding", x, positions, *tables, num_heads=config.heads, domain=CONTRIBUTED)
 
 
-def _add_length_scores(graph: Graph, encoder: Encoder, x: str, real: str, lengths: str) -> None:
-    """``length_scores`` (B, classes). *Shapes:* x (B * L, D), real (B, L), lengths (B)."""
-    shape = graph.node("Concat", graph.node("Shape", real), graph.constant([-1]), axis=0)
+def _add_length_scores(graph: Graph, encoder: Encoder, x: str, shape: str, real: str, lengths: str) -> None:
+    """``length_scores`` (B, classes). *Shapes:* x (B * L, D), *shape* makes it (B, L, D), real (B, L), lengths (B)."""
     shown = graph.node("Where", graph.unsqueeze(real, 2), graph.node("Reshape", x, shape), graph.constant(0.0))
     total = graph.node("ReduceSum", shown, graph.constant([1]), keepdims=0)  # (B, D)
     count = graph.node("Cast", graph.unsqueeze(lengths, 1), to=graph.onnx.TensorProto.FLOAT)

@@ -93,11 +93,10 @@ class OnnxEngine:
         self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, second: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Predict every [MASK]; see ``generate.decoding.Engine``. ValueError: *second* with a graph older than that."""
-        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
         if second and not self._has_second:
             raise ValueError("diversity_penalty needs a newer ONNX model: export it again with scripts/export.py")
-        if second:
-            feed["second"] = np.array(True)
+        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
+        feed |= {"second": np.array(True)} if second else {}
         predictions, scores = self._run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
         return predictions, scores
 

@@ -12,6 +12,7 @@ from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.copying import add_copies_, copies_of
 from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.heads import likeliest_with_scores
+from mist_fairseq.mist.kernels import row_chunks
 from mist_fairseq.mist.packing import real_positions
 
 _ROWS = 512  # whose logits there are at a time
@@ -84,8 +85,7 @@ class PyTorchEngine:
                 index, hidden, masked = index[masked], hidden[masked], masked[masked]
             copies = self.copies(hidden, index, tokens.shape[1], state.source)
             found = []
-            for start in range(0, max(1, len(hidden)), _ROWS):
-                rows = slice(start, start + _ROWS)
+            for rows in row_chunks(hidden, _ROWS):
                 logits = self.token_logits(hidden[rows])
                 if copies is not None:
                     add_copies_(logits, copies.rows(rows))

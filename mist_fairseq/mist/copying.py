@@ -75,10 +75,9 @@ def add_copies_(logits: Tensor, copies: Copies) -> tuple[Tensor, Tensor]:
     """Make the *logits* (N, V) those of choosing or copying.
 
     Returns:
-        How much of each source token's odds is the choice, and how much is each place's copy. *Shapes:* (N, S) each.
+        Those of the source's tokens before and after, in fp32. *Shapes:* (N, S) each.
     """
-    scores, tokens, together = copies
-    chosen = logits.gather(1, tokens).float()
-    either = torch.logaddexp(chosen, together)
-    logits.scatter_(1, tokens, either.to(logits.dtype))
-    return (chosen - either).exp(), (scores - either).exp()
+    chosen = logits.gather(1, copies.tokens).float()
+    either = torch.logaddexp(chosen, copies.together)
+    logits.scatter_(1, copies.tokens, either.to(logits.dtype))
+    return chosen, either

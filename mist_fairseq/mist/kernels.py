@@ -149,10 +149,13 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias, self.training)
 
 
-def row_chunks(logits: Tensor) -> list[slice]:
-    """Slices over the rows of (N, V) that keep temporaries in a CPU's cache; a GPU takes all rows at once."""
-    size = 64 if logits.device.type == "cpu" else max(1, len(logits))
-    return [slice(start, start + size) for start in range(0, len(logits), size)]
+def row_chunks(rows: Tensor, size: int | None = None) -> list[slice]:
+    """Slices over the rows of (N, X), one of them at least.
+
+    By default of a *size* that keeps temporaries as wide as a vocabulary in a CPU's cache; a GPU takes all at once.
+    """
+    size = size or (64 if rows.device.type == "cpu" else max(1, len(rows)))
+    return [slice(start, start + size) for start in range(0, max(1, len(rows)), size)]
 
 
 def argmax(scores: Tensor, block: int = 128) -> Tensor:

@@ -51,9 +51,8 @@ def token_loss(
 @torch.no_grad()
 def predicted_tokens(layer: OutputLayer, never: tuple[int, ...], copies: Copies | None = None) -> Tensor:
     """The likeliest token of each row, which may be one of *copies*, but none of *never*. -> (N)."""
-    found, size = [], _rows_at_a_time(layer.weight)
-    for start in range(0, max(1, len(layer.x)), size):
-        chunk = slice(start, start + size)
+    found = []
+    for chunk in row_chunks(layer.x, _rows_at_a_time(layer.weight)):
         logits = linear(layer.x[chunk], layer.weight, layer.bias, True)
         if copies is not None:
             add_copies_(logits, copies.rows(chunk))
@@ -85,19 +84,17 @@ class _TokenLoss(torch.autograd.Function):
         dtype, V = computing_dtype(x), len(weight)
         # fp16 has no numbers as small as most probabilities; the scale of the loss is known only in ``backward``.
         of_gradients = torch.float32 if dtype == torch.float16 else dtype
-        size = _rows_at_a_time(weight)
         cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         losses, tokens = x.new_zeros(2, len(x), dtype=torch.float32), torch.empty_like(target)
         of_x, of_weight, of_bias = torch.empty_like(x), None, None
         of_scores = None if scores is None else torch.empty_like(scores)
         with torch.autocast(x.device.type, enabled=False):
-            for start in range(0, len(x), size):
-                chunk = slice(start, start + size)
+            for chunk in row_chunks(x, _rows_at_a_time(weight)):
                 rows, golds = x[chunk].to(dtype), target[chunk, None]
                 logits = linear(rows, cast_weight, cast_bias, True)
                 if scores is not None:
                     copies = Copies(scores, source_tokens, together).rows(chunk)
-                    of_choice, of_copy = add_copies_(logits, copies)
+                    chosen, either = add_copies_(logits, copies)
                 tokens[chunk] = likeliest_tokens(logits, never)
                 gradient = logits.to(of_gradients)  # in place of the logits, but in fp16
                 for part in row_chunks(logits):
@@ -109,9 +106,10 @@ class _TokenLoss(torch.autograd.Function):
                         p = log_p.exp_().sub_(smoothing / V)
                         gradient[part] = p.scatter_add_(1, gold, p.new_full(gold.shape, smoothing - 1))
                 if learn and of_scores is not None:
+                    # Choosing and copying have their shares of a token's odds.
                     of_both = gradient.gather(1, copies.tokens).float()
-                    gradient.scatter_(1, copies.tokens, (of_both * of_choice).to(gradient.dtype))
-                    of_scores[chunk] = of_both * of_copy
+                    gradient.scatter_(1, copies.tokens, (of_both * (chosen - either).exp()).to(gradient.dtype))
+                    of_scores[chunk] = of_both * (copies.scores - either).exp()
                 if learn:
                     of_x[chunk] = linear(gradient, cast_weight.to(of_gradients).t(), None, True)
                     of_weight = _added(of_weight, gradient.t() @ rows.to(of_gradients))

@@ -106,13 +106,15 @@ def test_nothing_masked(engines, dictionary, precision):
     assert (predictions == 50).all() and not scores.any()
 
 
+@pytest.mark.parametrize("copy_head", [False, True])
 @pytest.mark.parametrize("precision", ["torch", "fp32", "int8"])
-def test_pad_cls_and_mask_are_never_predicted(dictionary, precision):
+def test_pad_cls_and_mask_are_never_predicted(dictionary, precision, copy_head):
     """Nor copied."""
-    released = tiny_released(dictionary, copy_head=True)
+    released = tiny_released(dictionary, copy_head=copy_head)
     never = released.tokenizer.special.never_predicted
     released.encoder.head.bias.data[list(never)] = 1e3
-    released.encoder.copy_head.weight.data.mul_(100)
+    if copy_head:
+        released.encoder.copy_head.weight.data.mul_(100)
     src, *rest = inputs(dictionary, every=1)
     src[0, 1:-1] = torch.tensor([never[i % len(never)] for i in range(src.shape[1] - 2)])
     _, predictions, scores = run(engine_of(released, precision), src, *rest)

@@ -52,7 +52,8 @@ def test_the_odds_are_those_of_choosing_and_of_copying_from_each_place(rows, S, 
     copies, logits = some_copies(rows, S, generator), torch.randn(rows, V, generator=generator)
     expected = torch.tensor(plain_odds(logits, copies))
     both = logits.clone()
-    of_choice, of_copy = add_copies_(both, copies)
+    chosen, either = add_copies_(both, copies)
+    of_choice, of_copy = (chosen - either).exp(), (copies.scores - either).exp()
     torch.testing.assert_close(both.exp(), expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(of_choice, (logits.exp() / expected).gather(1, copies.tokens), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(of_copy, copies.scores.exp() / expected.gather(1, copies.tokens), rtol=1e-4, atol=1e-6)
@@ -63,7 +64,8 @@ def test_extremes_are_no_nan(logit, score):
     """One is as good as certain, or impossible; the second place is padding."""
     logits = torch.full((1, 4), logit)
     copies = Copies(torch.tensor([[score, -math.inf]]), torch.tensor([[3, 1]]), torch.tensor([[score, score - 87]]))
-    shares = add_copies_(logits, copies)
+    chosen, either = add_copies_(logits, copies)
+    shares = (chosen - either).exp(), (copies.scores - either).exp()
     assert float(logits[0, 3]) == pytest.approx(max(logit, score), abs=0.01)
     for of_choice, of_copy in zip(shares[0][0].tolist(), shares[1][0].tolist()):
         assert 0 <= of_choice <= 1 and 0 <= of_copy <= 1

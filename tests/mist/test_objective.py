@@ -176,9 +176,10 @@ def test_training_never_waits_for_a_value(dictionary, targets, copy_head):
 
 @pytest.mark.parametrize("glancing", [0.0, 0.5])
 @pytest.mark.parametrize("rows", [[[0, 1, 2], [3, 4, 5]], [[2], [0, 1, 3, 4, 5]]])
-def test_a_batch_gives_the_gradients_of_its_parts(dictionary, rows, glancing):
+@pytest.mark.parametrize("copy_head", [False, True])
+def test_a_batch_gives_the_gradients_of_its_parts(dictionary, rows, glancing, copy_head):
     """As with --update-freq 2. Glancing included: its noise belongs to the sentences."""
-    whole, parts = (training(dictionary, copy_head=True) for _ in range(2))
+    whole, parts = (training(dictionary, copy_head=copy_head) for _ in range(2))
     torch.manual_seed(7)  # fairseq does so before each update
     sample = batch(SOURCES, TARGETS, dictionary)
     learn(whole, Batch(**sample["net_input"]), glancing_ratio=glancing)

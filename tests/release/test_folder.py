@@ -20,7 +20,8 @@ def folder(tmp_path):
     "build, sizes",
     [
         (tiny_released, {}),
-        (tiny_released, {"rel_pos_bins": 8, "copy_head": True}),
+        (tiny_released, {"rel_pos_bins": 8}),
+        (tiny_released, {"copy_head": True}),
         (tiny_released, {"untie_head": True}),
         (tiny_released, {"token_types": 3, "target_type": 2}),
         (tiny_encoder_decoder, {}),
