@@ -1,7 +1,9 @@
+import platform
 import re
+import zlib
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
@@ -23,6 +25,20 @@ extras["serve"] = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
 extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/build_docs.sh
 
+# The int8 engine, mist_fairseq/engines/native.py. Without a C++ compiler the rest is installed all the same.
+native = root / "mist_fairseq/engines/native.cpp"
+extension = Extension(
+    "mist_fairseq._native",
+    [str(native.relative_to(root))],
+    define_macros=[("SOURCE", str(zlib.crc32(native.read_bytes())))],  # so that it is not used with another native.py
+    extra_compile_args=[
+        *"-std=c++20 -O3 -g0 -fopenmp -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni".split(),
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC 12 warns of its own intrinsics
+    ],
+    extra_link_args=["-fopenmp"],
+    optional=True,
+)
+
 setup(
     name="mist-fairseq",
     version=version,
@@ -30,6 +46,7 @@ setup(
     long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    ext_modules=[extension] if (platform.system(), platform.machine()) == ("Linux", "x86_64") else [],
     packages=find_packages(include=["mist_fairseq", "mist_fairseq.*"]),
     python_requires=">=3.11,<3.13",  # those of which ve-fairseq has packages
     # Lower bounds are the oldest versions that scripts/test_versions.py has tried.
@@ -65,5 +82,9 @@ setup(
             *(package for packages in extras.values() for package in packages),
         ],
     },
-    package_data={"mist_fairseq": ["py.typed"], "mist_fairseq.serve": ["page.html"]},
+    package_data={
+        "mist_fairseq": ["py.typed"],
+        "mist_fairseq.engines": ["native.cpp"],
+        "mist_fairseq.serve": ["page.html"],
+    },
 )

@@ -22,7 +22,7 @@ export PYTHON PATH
 
 # Installed already, from these very files and with these extras?
 _stamp=$_venv/.mist_fairseq$_extras
-_wanted=$(cat "$_root/setup.py" "$_root/constraints.txt" | cksum; echo "$_root")
+_wanted=$(cat "$_root"/{setup.py,constraints.txt,mist_fairseq/engines/native.cpp} | cksum; echo "$_root")
 if [ -z "${KEEP_VENV:-}" ] && [ "$(cat "$_stamp" 2>/dev/null)" != "$_wanted" ]; then
     echo "Installing mist_fairseq$_extras and what it needs into $_venv"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$_root/constraints.txt" -e "$_root$_extras"

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 packages=()
 command -v java >/dev/null || packages+=(default-jre-headless)
 perl -MXML::Parser -e 1 2>/dev/null || packages+=(perl libxml-parser-perl)
+command -v g++ >/dev/null || packages+=(g++) # the int8 engine is compiled
 command -v chromedriver >/dev/null || packages+=(chromium chromium-driver)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

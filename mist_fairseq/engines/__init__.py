@@ -89,15 +89,19 @@ def choose_device(device: object, accelerate: str, precision: str) -> str:
 
 
 def choose(model: Any, precision: str) -> str:
-    """What ``auto`` stands for: on a CPU ONNX Runtime where it is installed, not too old and able, else PyTorch."""
+    """What ``auto`` stands for on a CPU: in int8 ``native`` where it can be used, else ONNX Runtime where it is
+    installed, not too old and able, else PyTorch."""
     import torch
 
+    from mist_fairseq.engines.native import why_not
     from mist_fairseq.engines.onnx_runtime import is_supported
     from mist_fairseq.mist.encoder import Encoder
 
     weight = next(model.parameters())
     able = isinstance(model, Encoder) and precision in engines()["onnxruntime"].precisions
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32  # fairseq's --fp16 leaves no fp32 weights
+    if precision == "int8" and able and on_cpu and not why_not(model.config):
+        return "native"
     installed = importlib.util.find_spec("onnx") is not None and is_supported()
     return "onnxruntime" if able and on_cpu and installed else "none"
 

@@ -658,6 +658,9 @@ bool enough_memory(F work) {
 
 extern "C" {
 
+// What native.py compares with the file beside it.
+int64_t mist_source() { return SOURCE; }
+
 Model* mist_model(const Sizes* size) {
     Model* model = nullptr;
     enough_memory([&] { model = new Model(*size); });

@@ -10,6 +10,7 @@ Dimensions as in ``mist.encoder``.
 
 import ctypes
 import functools
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _ACTIVATIONS = {"gelu": 2, "gelu_new": 3, "gelu_pytorch_tanh": 3, "relu": 4, "si
 
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "mist_source": (_Integer, []),
     "mist_model": (_Pointer, [_Pointer]),
     "mist_free": (None, [_Pointer]),
     "mist_matrix": (ctypes.c_bool, [_Pointer, ctypes.c_char_p, _Integer, *[_Pointer] * 3, _Integer, _Integer]),
@@ -46,14 +48,17 @@ _Sentence = np.dtype([*((name, np.uint64) for name in ("state", "past", "hidden"
 
 @functools.cache
 def _library() -> Any:
-    """The compiled library; OSError if there is none."""
-    found = sorted(Path(__file__).parent.glob("_native*.so"))
+    """The compiled library; OSError if there is none, or an old one."""
+    source = Path(__file__).with_suffix(".cpp").read_bytes()
+    found = sorted(Path(__file__).parents[1].glob("_native*.so"))
     if not found:
         raise OSError("it was not compiled")
     library = ctypes.CDLL(str(found[-1]))
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    if library.mist_source() != zlib.crc32(source):
+        raise OSError("it was compiled from another native.cpp")
     return library
 
 
@@ -74,7 +79,7 @@ def why_not(config: EncoderConfig) -> str:
     try:
         _library()
     except OSError as error:
-        return f"{error}: install a C++ compiler (g++) and then mist_fairseq again"
+        return f"{error}; have a C++ compiler (g++) and install mist_fairseq again"
     for name in ("pre_norm", "gated", "rotary_base", "local_window"):
         if getattr(config, name):
             return f"the encoder has {name}"

@@ -3,14 +3,17 @@
 Dimensions: N rows, I inputs and O outputs of a product, V rows of a table, D values in each.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 from torch import Tensor, nn
 
+from mist_fairseq.engines.weights import rounded
+
 CONTRIBUTED = "com.microsoft"  # ONNX Runtime's operators
-_ALIGNMENT = 64  # bytes; the processor reads a tensor where it lies in the file
 
 
 class Graph:
@@ -117,8 +120,8 @@ class Graph:
         """Rows of a table that a product may use, too. *Shapes:* value (V, D), index (N) -> (N, D)."""
         if not self.int8:
             return self.node("Gather", self.weight(table, value), index)
-        rounded, scale = self._rounded(table, value)
-        rows = self.node("Gather", rounded, index), self.node("Gather", scale, index)
+        integers, scale = self._rounded(table, value)
+        rows = self.node("Gather", integers, index), self.node("Gather", scale, index)
         return self.node("DequantizeLinear", *rows, axis=0)
 
     def linear(self, x: str, name: str, weight: Tensor, reused: bool = False) -> str:
@@ -133,7 +136,7 @@ class Graph:
         """
         if not self.int8:
             return self.node("Gemm", x, self.weight(name, weight), transB=1)
-        rounded, scale = self._rounded(name, weight, reused)
+        integers, scale = self._rounded(name, weight, reused)
         zero = np.full(len(weight), 128, np.uint8) if reused else np.zeros(len(weight), np.int8)
         # ONNX Runtime's own dynamic quantization has one scale for all of x: a row's result would depend on the others.
         largest = self.node("ReduceMax", self.node("Abs", x), self.constant([1]), keepdims=1)
@@ -143,7 +146,7 @@ class Graph:
         product = self.node(
             "QGemm",
             *(self.node("QuantizeLinear", x, flat_scale, middles, axis=0), self.constant(1.0), middle),
-            *(rounded, scale, self.constant(zero)),
+            *(integers, scale, self.constant(zero)),
             transB=1,
             domain=CONTRIBUTED,
         )
@@ -189,10 +192,8 @@ class Graph:
         """A matrix and its scales, under its own name; *unsigned* is 128 more. *Shapes:* (O, I) -> the same, (O)."""
         scale = f"{name}.scale"
         if name not in self.weights:
-            matrix = value.detach().float().cpu().numpy()
-            self.weights[scale] = np.abs(matrix).max(axis=1).clip(1e-12) / np.float32(127)
-            rounded = np.rint(matrix / self.weights[scale][:, None])
-            self.weights[name] = (rounded + 128).astype(np.uint8) if unsigned else rounded.astype(np.int8)
+            values, self.weights[scale] = rounded(value.detach().float().cpu().numpy())
+            self.weights[name] = (values.astype(np.int16) + 128).astype(np.uint8) if unsigned else values
         return name, scale
 
     def _zero_points(self, rows: str) -> tuple[str, str]:
@@ -205,32 +206,41 @@ class Graph:
     # -- the whole ------------------------------------------------------------------------------------------
 
     def build(
-        self, outputs: Mapping[str, Sequence[int | str]], integers: Sequence[str], file: str
-    ) -> tuple[Any, list[bytes]]:
-        """The model, and the content of its weights' file in pieces.
+        self,
+        outputs: Mapping[str, Sequence[int | str]],
+        integers: Sequence[str],
+        file: str,
+        about: Mapping[str, str] | None = None,
+    ) -> tuple[Any, bytes]:
+        """The model, and the content of its weights' file, in safetensors' format.
 
         Args:
             outputs: their shapes; all are fp32 but *integers*.
             integers: outputs of int64.
             file: the name of the weights' file, which is to stand beside the model's.
+            about: what both are to say of themselves.
         """
         helper, proto = self.onnx.helper, self.onnx.TensorProto
-        pieces: list[bytes] = []
-        tensors, offset = [], 0
+        content = save(self.weights, {"about": json.dumps(about, sort_keys=True)} if about else None)
+        begin = 8 + int.from_bytes(content[:8], "little")
+        places = json.loads(content[8:begin])
+        tensors = []
         for name, value in self.weights.items():
+            first, last = places[name]["data_offsets"]
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             tensor = proto(name=name, data_type=kind, dims=value.shape, data_location=proto.EXTERNAL)
-            for key, entry in (("location", file), ("offset", offset), ("length", value.nbytes)):
+            for key, entry in (("location", file), ("offset", begin + first), ("length", last - first)):
                 tensor.external_data.add(key=key, value=str(entry))
             tensors.append(tensor)
-            pieces += [value.tobytes(), bytes(-value.nbytes % _ALIGNMENT)]
-            offset += len(pieces[-2]) + len(pieces[-1])
         described = [
             self._describe(name, np.int64 if name in integers else np.float32, shape) for name, shape in outputs.items()
         ]
         graph = helper.make_graph(self._nodes, "mist", self._inputs, described, [*self._constants, *tensors])
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIBUTED, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="mist_fairseq"), pieces
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="mist_fairseq")
+        for key, value in (about or {}).items():
+            model.metadata_props.add(key=key, value=value)
+        return model, content
 
     def _describe(self, name: str, dtype: type, shape: Sequence[int | str] | None) -> Any:
         helper = self.onnx.helper

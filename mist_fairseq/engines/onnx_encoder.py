@@ -7,27 +7,27 @@ Dimensions as in ``mist.encoder``; L rows a sentence see themselves and the P ro
 given. K = P + L.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
+from mist_fairseq.engines.weights import TOKEN_BLOCK, bias_by_distance, head_bias, padded
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 from mist_fairseq.mist.copying import CopyHead
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
-from mist_fairseq.mist.layers import Layer, relative_position_bucket, rotary_turns
-
-_BLOCK = 128  # tokens whose largest score is found at once
+from mist_fairseq.mist.layers import Layer, rotary_turns
 
 
-def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: str) -> tuple[Any, list[bytes]]:
-    """The graph, and the content of its weights' file in pieces.
+def encoder_graph(
+    encoder: Encoder, special: SpecialTokens, int8: bool, file: str, about: Mapping[str, str] | None = None
+) -> tuple[Any, bytes]:
+    """The graph, and the content of its weights' file.
 
     Args:
         encoder: whose weights to take.
@@ -35,6 +35,7 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
         int8: quantize matrix products and word embeddings; biases, LayerNorms, positions, the length classifier and
             the copy head, small and decisive, stay in fp32.
         file: the name of the weights' file.
+        about: what both are to say of themselves.
 
     Raises:
         ValueError: a head is of another kind than those that the graph writes out.
@@ -92,13 +93,13 @@ def encoder_graph(encoder: Encoder, special: SpecialTokens, int8: bool, file: st
         graph.node("Identity", tokens, output="words")
         graph.node("Reshape", x, shape_of_rows, output="hidden")
         outputs |= {"words": ["B", "L"], "hidden": ["B", "L", D]}
-    return graph.build(outputs, ["predictions", "words"], file)
+    return graph.build(outputs, ["predictions", "words"], file, about)
 
 
 def _embed(graph: Graph, encoder: Encoder, tokens: str, positions: str, past_size: str) -> str:
     """Embeddings; rows with a past are a target's. *Shapes:* (N), (N), a scalar -> (N, D)."""
     config = encoder.config
-    words = graph.lookup("word_embeddings.weight", _padded(encoder.word_embeddings.weight), tokens)
+    words = graph.lookup("word_embeddings.weight", padded(encoder.word_embeddings.weight), tokens)
     kind = graph.node("Min", past_size, graph.constant(1))
     kind = graph.node("Gather", graph.constant([config.source_type, config.target_type]), kind)
     types = graph.node("Gather", graph.weight("type_embeddings.weight", encoder.type_embeddings.weight), kind)
@@ -139,10 +140,9 @@ def _masks(
         low, zero = graph.constant(float(np.finfo(np.float32).min) / 4), graph.constant(0.0)
         near = graph.node("Where", graph.unsqueeze(far, 1), low, zero)
         return mask, graph.node("Add", near, graph.node("Where", visible, zero, low))
-    farthest = config.max_positions - 1
-    buckets = relative_position_bucket(torch.arange(-farthest, farthest + 1), config.rel_pos_bins, config.max_rel_pos)
-    by_distance = graph.weight("relative_bias.weight", encoder.relative_bias.weight.t()[buckets])  # (distances, H)
-    bias = graph.node("Gather", by_distance, graph.node("Add", relative, graph.constant(farthest)))  # (B, L, K, H)
+    by_distance = graph.weight("relative_bias.weight", bias_by_distance(encoder))  # (distances, H)
+    distance = graph.node("Add", relative, graph.constant(config.max_positions - 1))
+    bias = graph.node("Gather", by_distance, distance)  # (B, L, K, H)
     biased = graph.node("Where", visible, graph.node("Transpose", bias, perm=[0, 3, 1, 2]), hidden)
     return biased, biased
 
@@ -261,16 +261,15 @@ def _predict(
     name, weight = "word_embeddings.weight", encoder.word_embeddings.weight
     if head.weight is not None:
         name, weight = "head.weight", head.weight
-    bias = head.bias.detach().float().index_fill(0, torch.tensor(special.never_predicted), -torch.inf)
-    logits = graph.linear(x, name, _padded(weight))
-    logits = graph.node("Add", logits, graph.weight("head.bias", _padded(bias, -torch.inf)))
+    logits = graph.linear(x, name, padded(weight))
+    logits = graph.node("Add", logits, graph.weight("head.bias", head_bias(encoder, special)))
     if copies is not None:
         words, copied = copies
         chosen = graph.node("GatherElements", logits, words, axis=1)  # (N, P)
         either = graph.node("Add", copied, graph.node("Softplus", graph.node("Sub", chosen, copied)))
         either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
         logits = graph.node("ScatterElements", logits, words, either, axis=1)
-    return likeliest(graph, logits, -(-encoder.config.vocab_size // _BLOCK), second)
+    return likeliest(graph, logits, -(-encoder.config.vocab_size // TOKEN_BLOCK), second)
 
 
 def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[str]:
@@ -278,7 +277,7 @@ def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[s
 
     ONNX Runtime finds maxima of blocks faster than the place of one in a row.
 
-    *Shape:* (N, blocks * _BLOCK) -> (N) each.
+    *Shape:* (N, blocks * TOKEN_BLOCK) -> (N) each.
     """
     flat = graph.node("LogSoftmax", logits, axis=-1)
 
@@ -288,18 +287,12 @@ def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[s
         return [tokens, scores]
 
     def best() -> list[str]:
-        log_p = graph.reshape(flat, 0, blocks, _BLOCK)
+        log_p = graph.reshape(flat, 0, blocks, TOKEN_BLOCK)
         largest = graph.node("ReduceMax", log_p, graph.constant([2]), keepdims=0)  # (N, blocks)
         block = graph.node("ArgMax", largest, axis=1, keepdims=1)  # (N, 1)
         inside = graph.node("ArgMax", graph.node("GatherND", log_p, block, batch_dims=1), axis=1, keepdims=0)  # (N)
-        first = graph.node("Squeeze", graph.node("Mul", block, graph.constant(_BLOCK)), graph.constant([1]))
+        first = graph.node("Squeeze", graph.node("Mul", block, graph.constant(TOKEN_BLOCK)), graph.constant([1]))
         highest = graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
         return [graph.node("Add", first, inside), highest]
 
     return graph.choose(second, next_best, best, ["likeliest", "likeliest_scores"])
-
-
-def _padded(weight: Tensor, value: float = 0.0) -> Tensor:
-    """With rows for whole blocks of tokens. *Shape:* (V, ...) -> (blocks * _BLOCK, ...)."""
-    missing = -len(weight) % _BLOCK
-    return F.pad(weight.detach(), (*(0, 0) * (weight.dim() - 1), 0, missing), value=value)

@@ -57,7 +57,7 @@ class OnnxEngine:
         if encoder.word_embeddings.weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
         graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
-        self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), b"".join(weights)))
+        self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), weights))
 
     @classmethod
     def of_session(cls, session: Any) -> "OnnxEngine":

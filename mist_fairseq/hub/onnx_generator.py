@@ -9,8 +9,8 @@
 from pathlib import Path
 from typing import Any
 
-from mist_fairseq.engines.onnx_runtime import OnnxEngine
 from mist_fairseq.files.exported import CONFIG, SUMS
+from mist_fairseq.generate.decoding import Engine
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.pretrained.hub import exported_folder
@@ -23,17 +23,25 @@ class OnnxGenerator(TextGenerator):
 
     _origin: tuple[Any, ...]
 
-    def __init__(self, engine: OnnxEngine, tokenizer: Tokenizer, limits: PositionLimits):
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, limits: PositionLimits):
         self.engine, self.tokenizer, self.limits = engine, tokenizer, limits
 
     @classmethod
     def from_pretrained(
-        cls, folder: str, precision: str = "fp32", threads: int | None = None, device: Any = "cpu"
+        cls,
+        folder: str,
+        precision: str = "fp32",
+        threads: int | None = None,
+        device: Any = "cpu",
+        accelerate: str = "auto",
     ) -> "OnnxGenerator":
         """Load what ``scripts/export.py --to onnx`` wrote, in ``fp32`` or ``int8``, by default with a thread a core.
 
         *device* is ``cpu``, ``cuda``, ``cuda:1`` or the like, or ``auto``, a GPU where ONNX Runtime can use one. A GPU
         needs the package onnxruntime-gpu in place of onnxruntime, and fp32.
+
+        *accelerate* is ``onnxruntime``, ``native``, the engine of our own for int8 (``mist_fairseq.engines.native``),
+        or ``auto``, which is ``native`` where it can be used.
 
         *folder* may be a name on the Hugging Face hub, ``org/name`` or ``org/name@revision``; then huggingface_hub is
         needed, too, and the files of the precision are fetched.
@@ -44,8 +52,8 @@ class OnnxGenerator(TextGenerator):
                 cannot use the device.
         """
         folder = exported_folder(str(folder), FORMAT, [CONFIG, SUMS, DICTIONARY, *FILES.get(precision, ())])
-        generator = cls(*read_onnx(folder, precision, threads, device))
-        generator._origin = str(Path(folder).resolve()), precision, threads, device
+        generator = cls(*read_onnx(folder, precision, threads, device, accelerate))
+        generator._origin = str(Path(folder).resolve()), precision, threads, device, accelerate
         return generator
 
     def __reduce__(self):

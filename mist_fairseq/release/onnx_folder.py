@@ -1,11 +1,12 @@
 """A model as an ONNX folder, which needs neither fairseq nor torch: for ``OnnxGenerator`` and other languages.
 
-- ``model.onnx``, ``model.bin``: the encoder's graph, and its weights in fp32 under the encoder's names.
+- ``model.onnx``, ``model.bin``: the encoder's graph, and its weights in fp32 under the encoder's names, in safetensors'
+  format.
 - ``model.int8.onnx``, ``model.int8.bin``: the same with matrices of 8-bit integers, a scale for each of their rows
   (``NAME.scale``), and activations with a scale for each row; those of length classifier and copy head are in fp32.
 - ``dict.txt``: the tokenizer (``mist_fairseq.text.tokenizer_files.load_tokenizer``).
-- ``config.json``: version, sizes, position limits.
-- ``SHA256SUMS``: of the files above but ``config.json``, whose content each ``.onnx`` file repeats in its metadata.
+- ``config.json``: version, sizes, position limits, and under ``encoder`` what ``EncoderConfig`` has.
+- ``SHA256SUMS``: of the files above but ``config.json``, whose content the others repeat in their metadata.
 
 On x86 processors without VNNI run the int8 graph with the session option ``session.x64quantprecision`` = 1: without it
 sums of its products saturate in 16 bits. A folder of one precision lacks the files of the other. Word embeddings have
@@ -36,16 +37,20 @@ and the target of [MASK]s anew, until nothing changes or N passes are done. Mask
 """
 
 import hashlib
+import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mist_fairseq.engines import gpu_number
+from mist_fairseq.engines.native import NativeEngine, why_not
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.files.exported import CONFIG, read_config, write_folder
-from mist_fairseq.generate.decoding import whole_number
-from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.generate.decoding import Engine, whole_number
+from mist_fairseq.mist.config import EncoderConfig, PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 
@@ -75,10 +80,9 @@ def save_onnx(
     contents: dict[str, Iterable[bytes]] = {}
     for precision in precisions:
         name, weights = FILES[precision]
-        graph, pieces = encoder_graph(encoder, released.tokenizer.special, precision == "int8", weights)
-        for key, value in _metadata(config, precision).items():
-            graph.metadata_props.add(key=key, value=value)
-        contents |= {name: [graph.SerializeToString()], weights: pieces}
+        given = released.tokenizer.special, precision == "int8", weights, _metadata(config, precision)
+        graph, content = encoder_graph(encoder, *given)
+        contents |= {name: [graph.SerializeToString()], weights: [content]}
     return write_folder(folder, config, contents | {DICTIONARY: [released.tokenizer.saved()]}, overwrite)
 
 
@@ -98,6 +102,7 @@ def _configuration(released: "Released") -> dict[str, Any]:
         "vocabulary_size": sizes.vocab_size,
         "length_classes": sizes.length_classes,
         "vocabulary": released.tokenizer.fingerprint(),
+        "encoder": asdict(sizes),
     }
     digest = hashlib.sha256(json.dumps([mist_fairseq.__version__, config]).encode())
     for name, value in sorted(released.state().items()):
@@ -113,14 +118,18 @@ def _metadata(config: dict[str, Any], precision: str) -> dict[str, str]:
 
 
 def read_onnx(
-    folder: str, precision: str, threads: int | None, device: object = "cpu"
-) -> tuple[OnnxEngine, Tokenizer, PositionLimits]:
+    folder: str, precision: str, threads: int | None, device: object = "cpu", accelerate: str = "auto"
+) -> tuple[Engine, Tokenizer, PositionLimits]:
     """Load an exported folder; see ``OnnxGenerator.from_pretrained``."""
     if precision not in FILES:
         raise ValueError(f"precision is {precision!r}, expected {' or '.join(FILES)}")
+    if accelerate not in ("auto", "native", "onnxruntime"):
+        raise ValueError(f"accelerate is {accelerate!r}, expected auto, native or onnxruntime")
     on_gpu = device != "auto" and gpu_number(device) is not None
     if precision == "int8" and on_gpu:
         raise ValueError(f"precision int8 is for CPUs, device is {str(device)!r}: use fp32, or device cpu")
+    if precision != "int8" and accelerate == "native":
+        raise ValueError(f"accelerate native is for precision int8, not {precision}: use onnxruntime")
     whole_number("threads", 1 if threads is None else threads)
     path = Path(folder)
     advice = "MistGenerator reads a folder of --to folder, of which scripts/export.py --to onnx makes one in ONNX"
@@ -130,11 +139,45 @@ def read_onnx(
     tokenizer = load_tokenizer(path / DICTIONARY)
     if tokenizer.fingerprint() != config.get("vocabulary"):
         raise ValueError(f"{path / DICTIONARY} is not the vocabulary that {CONFIG} names: export the model again")
+    if precision == "int8" and accelerate != "onnxruntime":
+        reason = _why_not_native(config)
+        if not reason:
+            return _native(path / FILES["int8"][1], config, tokenizer, threads), tokenizer, limits
+        if accelerate == "native":
+            raise ValueError(f"accelerate native cannot be used: {reason}. Use onnxruntime")
     graph = path / FILES[precision][0]
     session = start_session(str(graph), threads or 0, device="cpu" if precision == "int8" else device)
-    given = session.get_modelmeta().custom_metadata_map
+    _check_belongs(graph, session.get_modelmeta().custom_metadata_map, config, precision)
+    return OnnxEngine.of_session(session), tokenizer, limits
+
+
+def _why_not_native(config: dict[str, Any]) -> str:
+    """As ``engines.native.why_not``, of what a ``config.json`` says."""
+    if importlib.util.find_spec("safetensors") is None:
+        return "the package safetensors is not installed"
+    try:
+        return why_not(EncoderConfig(**config["encoder"]))
+    except (KeyError, TypeError, ValueError):
+        return f"{CONFIG} does not have the encoder's sizes, as those of older exports"
+
+
+def _native(weights: Path, config: dict[str, Any], tokenizer: Tokenizer, threads: int | None) -> NativeEngine:
+    """The engine of a file of weights in int8."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "numpy") as file:
+            about, arrays = (file.metadata() or {}).get("about", "{}"), {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged: export the model again ({error})") from error
+    _check_belongs(weights, json.loads(about), config, "int8")
+    cores = len(os.sched_getaffinity(0))
+    return NativeEngine.of_weights(EncoderConfig(**config["encoder"]), arrays, tokenizer.special, threads or cores)
+
+
+def _check_belongs(file: Path, given: Mapping[str, str], config: dict[str, Any], precision: str) -> None:
+    """ValueError unless what a file says of itself is *config* and *precision*."""
     for name, expected in _metadata(config, precision).items():
         if given.get(name) != expected:
-            both = f"{graph} and {CONFIG} beside it do not belong together (by their {name})"
+            both = f"{file} and {CONFIG} beside it do not belong together (by their {name})"
             raise ValueError(f"{both}: one was renamed, changed, or is of another export; export the model again")
-    return OnnxEngine.of_session(session), tokenizer, limits

@@ -21,12 +21,12 @@ def build(model, accelerate, precision):
     "accelerate, precision, message",
     [
         ("onnxruntime", "bf16", "onnxruntime has no --precision bf16: use --accelerate compile or cudagraph or none"),
-        ("none", "int8", "--accelerate none has no --precision int8: use --accelerate onnxruntime"),
-        ("compile", "int8", "--accelerate compile has no --precision int8: use --accelerate onnxruntime"),
+        ("none", "int8", "--accelerate none has no --precision int8: use --accelerate native or onnxruntime"),
+        ("compile", "int8", "--accelerate compile has no --precision int8: use --accelerate native or onnxruntime"),
         (
             "tensorrt",
             "fp32",
-            "--accelerate is 'tensorrt', expected one of auto, compile, .*none, onnxruntime",
+            "--accelerate is 'tensorrt', expected one of auto, compile, .*native, none, onnxruntime",
         ),
         ("onnxruntime", "fp16", "precision is 'fp16', expected one of fp32, bf16, int8"),
         ("cudagraph", "fp32", "--accelerate cudagraph is for GPUs, the model is on cpu: use --accelerate none there"),
@@ -63,7 +63,7 @@ def test_auto_is_none_where_a_package_is_missing(dictionary, monkeypatch, missin
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
     monkeypatch.setitem(sys.modules, missing, None)
     assert type(build(tiny_released(dictionary), "auto", "fp32")) is PyTorchEngine
-    with pytest.raises(ValueError, match="--precision int8: use --accelerate onnxruntime"):
+    with pytest.raises(ValueError, match="--precision int8: use --accelerate native or onnxruntime"):
         build(tiny_released(dictionary), "auto", "int8")
     name = {"onnx": "onnx", "onnxruntime": "ONNX Runtime"}[missing]
     with pytest.raises(ValueError, match=rf"{name} is not installed: pip install -e \.\[onnxruntime\]"):

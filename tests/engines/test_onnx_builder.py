@@ -14,8 +14,8 @@ def function_of(add, dtype, shape, int8=True):
     """What a graph computes, in ONNX Runtime. *add* gets the graph and the name of its input, returns its output's."""
     graph = Graph(int8)
     graph.node("Identity", add(graph, graph.input("x", dtype, shape)), output="y")
-    model, pieces = graph.build({"y": ["N", "O"]}, [], "weights")
-    session = start_session(model.SerializeToString(), 1, b"".join(pieces))
+    model, weights = graph.build({"y": ["N", "O"]}, [], "weights")
+    session = start_session(model.SerializeToString(), 1, weights)
     return lambda x: session.run(["y"], {"x": x.astype(dtype)})[0]
 
 

@@ -1,6 +1,7 @@
 """Generation by ONNX Runtime against PyTorch's, and in an environment without it."""
 
 import copy
+import importlib.util
 import json
 import os
 import pickle
@@ -46,6 +47,14 @@ def both(request, dictionary, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(dictionary) -> MistGenerator:
     return tiny_generator(tiny_released(dictionary))
+
+
+@pytest.fixture(scope="module")
+def wide(dictionary, tmp_path_factory) -> Path:
+    """A folder for the native engine, whose heads have 16 values."""
+    folder = tmp_path_factory.mktemp("wide") / "onnx"
+    save_onnx(tiny_released(dictionary, heads=2), str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +123,32 @@ def test_int8_generates_almost_the_same(exported, plain):
     assert np.mean(same) > 0.8 and 1e-5 < max(differences) < 0.2
 
 
+@pytest.mark.parametrize("decoding, iterations", DECODINGS)
+def test_the_native_engine_generates_as_onnx_runtime(wide, decoding, iterations):
+    given = dict(decoding=decoding, iterations=iterations, batch_size=4, nbest=2)
+    found, expected = (
+        OnnxGenerator.from_pretrained(str(wide), "int8", threads=2, accelerate=accelerate).generate(TEXTS, **given)
+        for accelerate in ("native", "onnxruntime")
+    )
+    assert found == expected
+
+
+def test_auto_is_native_where_it_can_be_used(wide, exported, monkeypatch):
+    def engine(folder, **options):
+        return type(OnnxGenerator.from_pretrained(str(folder), **options).engine).__name__
+
+    assert engine(wide, precision="int8") == "NativeEngine"
+    assert engine(wide) == engine(exported, precision="int8") == "OnnxEngine"
+    with pytest.raises(ValueError, match="accelerate native cannot be used: sizes .* multiples of 16. Use onnxruntime"):
+        engine(exported, precision="int8", accelerate="native")
+    with pytest.raises(ValueError, match="accelerate native is for precision int8, not fp32: use onnxruntime"):
+        engine(wide, accelerate="native")
+    with pytest.raises(ValueError, match="accelerate is 'none', expected auto, native or onnxruntime"):
+        engine(wide, accelerate="none")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine(wide, precision="int8") == "OnnxEngine"
+
+
 def test_many_threads_may_generate_at_once(both):
     ours, _ = both
     given = [(text, DECODINGS[i % 3]) for i, text in enumerate(TEXTS * 6)]
@@ -169,17 +204,18 @@ GENERATE = """
 import json, sys
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
 found = {}
-for precision in ("fp32", "int8"):
-    generator = OnnxGenerator.from_pretrained(sys.argv[1], precision, threads=1)
-    for decoding in ("single-pass", "mist", "mask-predict"):
-        found[f"{precision} {decoding}"] = generator.generate(json.loads(sys.argv[2]), decoding=decoding)
+for folder in sys.argv[2:]:
+    for precision in ("fp32", "int8"):
+        generator = OnnxGenerator.from_pretrained(folder, precision, threads=1)
+        for decoding in ("single-pass", "mist", "mask-predict"):
+            found[f"{folder} {precision} {decoding}"] = generator.generate(json.loads(sys.argv[1]), decoding=decoding)
 json.dump({"found": found, "modules": sorted(sys.modules)}, sys.stdout)
 """
 
 # Whatever else is installed here is not there for what comes after.
 ALONE = """
 import sys
-PACKAGES = {"mist_fairseq", "array_api_compat", "numpy", "tokenizers", "onnxruntime"}
+PACKAGES = {"mist_fairseq", "array_api_compat", "numpy", "tokenizers", "onnxruntime", "safetensors"}
 
 class Alone:
     def __init__(self, finder):
@@ -197,17 +233,18 @@ sys.meta_path[:] = map(Alone, sys.meta_path)
 """
 
 
-def test_generates_where_nothing_else_can_be_imported(exported, plain, tmp_path):
+def test_generates_where_nothing_else_can_be_imported(exported, wide, plain, tmp_path):
     """What is generated here, and nothing heavy is loaded."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", ALONE + GENERATE, str(exported), json.dumps(TEXTS)]
+    command = [sys.executable, "-c", ALONE + GENERATE, json.dumps(TEXTS), str(exported), str(wide)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    rounded = OnnxGenerator.from_pretrained(str(exported), "int8", threads=1)
     for decoding, _ in DECODINGS:
-        assert result["found"][f"fp32 {decoding}"] == plain.generate(TEXTS, decoding=decoding)
-        assert result["found"][f"int8 {decoding}"] == rounded.generate(TEXTS, decoding=decoding)
+        assert result["found"][f"{exported} fp32 {decoding}"] == plain.generate(TEXTS, decoding=decoding)
+        for folder in (exported, wide):
+            rounded = OnnxGenerator.from_pretrained(str(folder), "int8", threads=1)
+            assert result["found"][f"{folder} int8 {decoding}"] == rounded.generate(TEXTS, decoding=decoding)
     loaded = {name.partition(".")[0] for name in result["modules"]}
     assert not loaded & {"torch", "fairseq", "onnx", "sentencepiece", "omegaconf", "hydra", "sacrebleu", "transformers"}
     assert {"numpy", "tokenizers", "onnxruntime", "mist_fairseq"} <= loaded

@@ -1,0 +1,246 @@
+"""The engine of our own, against the int8 graph in ONNX Runtime and the encoder in PyTorch."""
+
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_fairseq.engines import build_engine, choose, native
+from mist_fairseq.engines.native import NativeEngine, why_not
+from mist_fairseq.engines.onnx_runtime import OnnxEngine
+from mist_fairseq.engines.pytorch import PyTorchEngine
+from mist_fairseq.engines.weights import int8_weights
+from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
+from mist_fairseq.mist.encoder import Encoder
+from tests.engines.test_onnx_encoder import VARIANTS, inputs, released_of, run
+from tests.helpers import tiny_released
+
+pytestmark = pytest.mark.skipif("processor" in why_not(EncoderConfig(1)), reason=why_not(EncoderConfig(1)))
+
+SIZES = dict(heads=2)  # heads of 16 values
+ABLE = {name: changes for name, changes in VARIANTS.items() if not why_not(EncoderConfig(1, **SIZES | changes))}
+SPECIAL = SpecialTokens(0, 1, 2, 3, 4)
+
+
+def encoder_of(seed=0, **sizes) -> Encoder:
+    """With biases and LayerNorms that are not what they start as."""
+    torch.manual_seed(seed)
+    encoder = Encoder(EncoderConfig(300, **dict(hidden_size=64, layers=2, heads=2, ffn_size=96) | sizes)).eval()
+    for parameter in encoder.parameters():
+        parameter.data += (0.1 if parameter.dim() == 1 else 0.05) * torch.randn_like(parameter)
+    return encoder
+
+
+def batch(source_lengths, target_lengths, seed=0, vocabulary=300):
+    """Random sources and targets, of which most tokens are masked."""
+    random = np.random.default_rng(seed)
+    arrays = []
+    for lengths in (source_lengths, target_lengths):
+        tokens = random.integers(5, vocabulary, (len(lengths), max(lengths)))
+        arrays += [tokens, np.array(lengths)]
+    arrays[2][random.random(arrays[2].shape) < 0.8] = SPECIAL.mask
+    return arrays
+
+
+def assert_close(found, expected, lengths, tolerance):
+    """Length scores, tokens and their scores; what is behind a target may be anything.
+
+    A sum in another order may round to the next of 127 steps: then a score differs in its third digit, and of two
+    tokens that are all but equally likely the other one is chosen.
+    """
+    real = np.arange(found[1].shape[1]) < np.asarray(lengths)[:, None]
+    np.testing.assert_allclose(found[0], expected[0], atol=tolerance)
+    np.testing.assert_allclose(found[2][real], expected[2][real], atol=tolerance)
+    assert (found[1] != expected[1])[real].sum() <= real.sum() * tolerance
+
+
+def test_it_was_compiled():
+    """Where the processor can run it, these tests do: skipping them all would go unnoticed."""
+    assert ABLE.keys() == VARIANTS.keys() - {
+        *("pre-norm", "gated", "rotary positions, with biases", "pre-norm, one layer", "ModernBERT")
+    }
+
+
+@pytest.mark.parametrize("changes", ABLE.values(), ids=ABLE)
+@pytest.mark.parametrize("second", [False, True], ids=["likeliest", "second"])
+def test_equals_the_graph(dictionary, changes, second):
+    released = released_of(dictionary, SIZES | changes)
+    results = []
+    for kind in (NativeEngine, OnnxEngine):
+        engine = kind(released.encoder, released.tokenizer.special, "int8")
+        src, src_lengths, tgt, lengths = map(engine.asarray, inputs(dictionary))
+        state = engine.encode(src, src_lengths)
+        results.append([state.length_scores, *engine.fill(tgt, lengths, state, second)])
+    assert_close(*results, lengths, 1e-3 if "copy_head" in changes else 1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
+def test_equals_the_encoder_but_for_rounding(activation):
+    """Of 8 bits: activations and weights are 127 steps to their largest."""
+    encoder = encoder_of(activation=activation)
+    given = batch([9, 30, 2], [5, 17, 1])
+    found = run(NativeEngine(encoder, SPECIAL, "int8"), *given)
+    expected = run(PyTorchEngine(encoder, SPECIAL, "fp32"), *map(torch.from_numpy, given))
+    np.testing.assert_allclose(found[0], expected[0], atol=0.02)
+    same = (found[1] == np.asarray(expected[1]))[np.arange(17) < given[3][:, None]]
+    assert same.mean() > 0.7
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 70), st.integers(1, 45)), min_size=1, max_size=4),
+    heads=st.sampled_from([1, 2, 4]),
+    ffn_size=st.sampled_from([16, 48, 160]),
+    threads=st.integers(1, 4),
+    seed=st.integers(0, 3),
+)
+def test_any_shape_equals_the_graph(lengths, heads, ffn_size, threads, seed):
+    """Of any number of rows, also more masked ones than there are logits at a time, and of blocks and threads."""
+    encoder = encoder_of(seed, heads=heads, ffn_size=ffn_size)
+    engine = NativeEngine.of_weights(encoder.config, int8_weights(encoder, SPECIAL), SPECIAL, threads)
+    given = batch(*zip(*lengths), seed)
+    assert_close(run(engine, *given), run(OnnxEngine(encoder, SPECIAL, "int8"), *given), given[3], 0.02)
+
+
+def test_a_batch_equals_its_sentences_alone():
+    """To the last bit: rows know nothing of each other, and states are chosen and repeated."""
+    encoder = encoder_of()
+    engine = NativeEngine(encoder, SPECIAL, "int8")
+    src, src_lengths, tgt, lengths = batch([9, 30, 17], [5, 17, 8])
+    together = run(engine, src, src_lengths, tgt, lengths)
+    state = engine.encode(src, src_lengths)
+    rows = np.array([2, 0, 2, 1])
+    chosen = engine.fill(tgt[rows], lengths[rows], state.select(rows))
+    for row in range(3):
+        alone = run(engine, *(part[row : row + 1] for part in (src, src_lengths, tgt, lengths)))
+        for part, others, picked in zip(alone, together, (state.select(rows).length_scores, *chosen)):
+            np.testing.assert_array_equal(part[0, : lengths[row]], others[row, : lengths[row]])
+            np.testing.assert_array_equal(part[0, : lengths[row]], picked[list(rows).index(row), : lengths[row]])
+
+
+def test_nothing_to_fill():
+    """Tokens that are no [MASK] stay, with score 0."""
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    src, src_lengths, tgt, lengths = batch([4, 6], [3, 2])
+    tgt = np.full_like(tgt, 7)
+    _, filled, scores = run(engine, src, src_lengths, tgt, lengths)
+    assert (filled == 7).all() and (scores == 0).all()
+
+
+def test_equal_logits_give_the_first():
+    encoder = encoder_of()
+    encoder.word_embeddings.weight.data[50:60] = encoder.word_embeddings.weight.data[50]
+    encoder.head.bias.data[50:60] = 100.0
+    engine = NativeEngine(encoder, SPECIAL, "int8")
+    _, filled, _ = run(engine, *batch([4], [3]))
+    tgt, lengths = batch([4], [3])[2:]
+    assert (filled[tgt == SPECIAL.mask] == 50).all()
+    state = engine.encode(*batch([4], [3])[:2])
+    assert (engine.fill(tgt, lengths, state, second=True)[0][tgt == SPECIAL.mask] == 51).all()
+
+
+def test_special_tokens_are_never_predicted():
+    encoder = encoder_of()
+    encoder.head.bias.data[[SPECIAL.pad, SPECIAL.unk, SPECIAL.cls, SPECIAL.mask]] = 1000.0
+    _, filled, scores = run(NativeEngine(encoder, SPECIAL, "int8"), *batch([9], [40]))
+    assert not np.isin(filled, [SPECIAL.pad, SPECIAL.unk, SPECIAL.cls, SPECIAL.mask]).any()
+    assert np.isfinite(scores).all()
+
+
+def test_many_threads_at_once():
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    jobs = [batch([5 + i, 20], [3 + i, 9], seed=i) for i in range(8)]
+    expected = [run(engine, *job) for job in jobs]
+    started = threading.Barrier(4)
+
+    def work(number):
+        started.wait()
+        return [run(engine, *job) for job in jobs[number:] + jobs[:number]]
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, results in enumerate(pool.map(work, range(4))):
+            for found, wanted in zip(results, expected[number:] + expected[:number]):
+                for part, other in zip(found, wanted):
+                    np.testing.assert_array_equal(part, other)
+
+
+def test_a_state_outlives_its_engine():
+    """And its memory is used again: a state that is still there is not overwritten."""
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    src, src_lengths, tgt, lengths = batch([9, 30], [5, 17])
+    kept = engine.encode(src, src_lengths)
+    expected = engine.fill(tgt, lengths, kept)
+    for seed in range(3):
+        engine.encode(*batch([9, 30], [1, 1], seed)[:2])
+    for found, wanted in zip(engine.fill(tgt, lengths, kept), expected):
+        np.testing.assert_array_equal(found, wanted)
+    del engine
+    gc.collect()
+    assert len(kept.select(np.array([1])).past) == 1
+
+
+def test_later_changes_of_the_weights_go_unnoticed():
+    encoder = encoder_of()
+    engine, given = NativeEngine(encoder, SPECIAL, "int8"), batch([9], [5])
+    before = run(engine, *given)
+    for parameter in encoder.parameters():
+        parameter.data.fill_(7)
+    for found, wanted in zip(run(engine, *given), before):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "token, source, message",
+    [(300, 4, "token ids are 7 to 300, expected 0 to 299"), (-1, 4, "token ids are -1 to 7"), (7, 510, "514 positions")],
+)
+def test_what_would_read_other_memory_is_refused(token, source, message):
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    state = engine.encode(np.full((1, source), 7), np.array([source]))
+    with pytest.raises(ValueError, match=message):
+        engine.fill(np.array([[7, 7, 7, token]]), np.array([4]), state)
+
+
+def test_auto_is_native_where_it_can_be_used(dictionary, monkeypatch):
+    model = tiny_released(dictionary, **SIZES)
+    given = model.encoder, model.tokenizer.special
+    assert type(build_engine(*given, "auto", "int8")) is NativeEngine
+    assert choose(model.encoder, "fp32") == "onnxruntime"
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(["avx2", "fma"]))
+    assert type(build_engine(*given, "auto", "int8")) is OnnxEngine
+    with pytest.raises(ValueError, match="native cannot be used: the processor lacks avx512_vnni, .* onnxruntime"):
+        build_engine(*given, "native", "int8")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(pre_norm=True), "the encoder has pre_norm"),
+        (dict(heads=4), "sizes of the encoder and its heads are no multiples of 16"),
+    ],
+)
+def test_other_encoders_are_refused(changes, message):
+    with pytest.raises(ValueError, match=f"native cannot be used: {message}. Use --accelerate onnxruntime"):
+        NativeEngine(encoder_of(**dict(hidden_size=32, ffn_size=64) | changes), SPECIAL, "int8")
+
+
+@pytest.mark.parametrize("missing, message", [(True, "it was not compiled"), (False, "compiled from another native.cpp")])
+def test_a_library_that_is_not_there_or_old_is_named(monkeypatch, tmp_path, missing, message):
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "native.cpp").write_text("another")
+    if not missing:
+        (tmp_path / "_native.so").symlink_to(native._library()._name)
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "engines" / "native.py"))
+    native._library.cache_clear()
+    with pytest.raises(ValueError, match=rf"{message}; have a C\+\+ compiler"):
+        NativeEngine(encoder_of(), SPECIAL, "int8")
+    native._library.cache_clear()
+
+
+def test_too_little_memory_is_named():
+    with pytest.raises(MemoryError, match="use smaller batches"):
+        NativeEngine(encoder_of(), SPECIAL, "int8").check(enough_memory=False)
