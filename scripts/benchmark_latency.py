@@ -4,9 +4,9 @@
     python scripts/benchmark_latency.py examples/baselines/paper_sizes.yaml --synthetic quora --out quora.json
     python scripts/benchmark_latency.py data-bin --system a=a.pt --system b=b.pt:precision=bf16 --out latency.json
 
-All systems are loaded into one process and take turns at each batch, so that a noisy machine disturbs them alike:
-compare ratios, not milliseconds of different runs. Each answers a batch twice, and the second answer counts. The first
-is what the others' speed is compared with, and --over names more: --over "Transformer 12-1, CTranslate2 int8, greedy"
+All systems are loaded into one process and take turns, so that a noisy machine disturbs them alike: compare ratios, not
+milliseconds of different runs. Warm, each answers twenty batches at its turn, after the first once more; cold, one. The
+first system is what the others' speed is compared with, and --over names more: --over "Transformer 12-1, CTranslate2 int8, greedy"
 is what one would put online. A system that fails is reported with its error, and the others go on. Writes the result as
 JSON, tables beside it (.md) and, if the file names a reference, scores and a plot of quality over latency (.png).
 
@@ -36,7 +36,7 @@ import yaml
 
 from mist_fairseq.experiments.benchmark.floor import Rates
 from mist_fairseq.experiments.benchmark.inputs import Entry, check_names, read_entries, read_profile, write_data
-from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot
+from mist_fairseq.experiments.benchmark.latency import MODES, Benchmark, markdown, plot
 from mist_fairseq.experiments.evaluation import read_lines
 from mist_fairseq.experiments.results import provenance, write_result
 from mist_fairseq.scoring.scores import METRICS, PROTOCOLS
@@ -61,6 +61,7 @@ def main():
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these systems of the file")
     parser.add_argument("--over", nargs="+", default=[], metavar="NAME", help="compare speed with these systems, too")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="(default: 1)")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES[:1], help="(default: warm)")
     parser.add_argument("--sentences", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
     parser.add_argument("--forced", action="store_true", help="every output as long as its reference")
@@ -128,15 +129,18 @@ def run(args, folder: Path) -> dict:
             )
     benchmark = Benchmark(entries, subset, forced=args.forced or bool(args.synthetic), over=args.over)
     chosen = benchmark.choose(args.sentences)
-    before = benchmark.rates() if args.floor else {}
-    runs = [benchmark.time(chosen, size) for size in args.batch_size]
-    result = {"synthetic": args.synthetic, "runs": runs}
-    if args.floor:
-        # The machine may be slower or faster than it was: the mean of both.
-        rates = {key: Rates(*np.mean([before[key], now], axis=0).tolist()) for key, now in benchmark.rates().items()}
-        result["rates"] = {key: value._asdict() for key, value in rates.items()}
-        for size, timed in zip(args.batch_size, runs):
-            timed["floor"] = benchmark.floor(chosen, size, rates)
+    result: dict = {"synthetic": args.synthetic, "runs": []}
+    for mode in args.modes:
+        before = benchmark.rates(mode) if args.floor else {}
+        runs = [benchmark.time(chosen, size, mode) for size in args.batch_size]
+        result["runs"] += runs
+        if args.floor:
+            # The machine may be slower or faster than it was: the mean of both.
+            now = benchmark.rates(mode).items()
+            rates = {name: Rates(*np.mean([before[name], one], axis=0).tolist()) for name, one in now}
+            result.setdefault("rates", {})[mode] = {name: one._asdict() for name, one in rates.items()}
+            for size, timed in zip(args.batch_size, runs):
+                timed["floor"] = benchmark.floor(chosen, size, rates)
     if args.profile:
         result["parts"] = benchmark.parts(chosen, args.batch_size[0])
     if reference is not None:

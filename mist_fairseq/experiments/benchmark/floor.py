@@ -24,7 +24,7 @@ WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _SIZES = {"cpu": 2048, "cuda": 8192}  # of the square product whose rate is the machine's
 PRODUCT = "a product of square matrices, 2048 wide (8192 on a GPU, 256 where those take seconds)"
 _LONGEST = 2.0  # seconds
-_COPIED = 2**28  # bytes, more than any cache
+COPIED = 2**28  # bytes, more than any cache
 
 
 class Product(NamedTuple):
@@ -150,22 +150,30 @@ def operations(listed: Iterable[Product]) -> int:
 
 
 def floor_seconds(listed: Iterable[Product], rates: Rates, precision: str = "fp32") -> float:
-    """Return the seconds that the products take at least: each its arithmetic or the reading of its weights.
-
-    Weights that stay in a cache from one sentence to the next are read faster than *rates* say.
-    """
+    """Return the seconds that the products take at least: each its arithmetic or the reading of its weights."""
     size = WEIGHT_BYTES[precision]
     return sum(max(count / rates.operations, size * weights / rates.bandwidth) for count, weights in listed)
 
 
-def machine_rates(precision: str, device: str | torch.device = "cpu", repeats: int = 7) -> Rates:
-    """Measure what this machine reaches now with torch's threads, by medians; errors as of ``fastest_product``."""
+def machine_rates(
+    precision: str, device: str | torch.device = "cpu", read: int = COPIED, repeats: int = 7
+) -> Rates:
+    """Measure what this machine reaches now with torch's threads, by medians; errors as of ``fastest_product``.
+
+    *read* is how many bytes are read again and again, which a cache may hold.
+    """
     product, count = fastest_product(precision, device, repeats)
-    data = torch.ones(_COPIED // 4, device=device)
+    data = torch.ones(max(1, read // 8), device=device)
     copy = torch.empty_like(data)
-    copying = median_seconds(lambda: copy.copy_(data), repeats)
+    times = max(1, COPIED // read)
+
+    def copying() -> None:
+        for _ in range(times):
+            copy.copy_(data)
+
     # Of copying count the bytes read and the bytes written, as in STREAM.
-    return Rates(count / median_seconds(product, repeats), 2 * _COPIED / copying)
+    moved = 2 * times * data.nbytes
+    return Rates(count / median_seconds(product, repeats), moved / median_seconds(copying, repeats))
 
 
 def fastest_product(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
-from time import sleep
+from time import process_time, sleep
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,23 @@ import torch
 from tqdm import tqdm
 
 from mist_fairseq.experiments.benchmark import measuring
-from mist_fairseq.experiments.benchmark.floor import PRODUCT, Rates, floor_seconds, machine_rates, products
+from mist_fairseq.experiments.benchmark.floor import (
+    COPIED,
+    PRODUCT,
+    WEIGHT_BYTES,
+    Rates,
+    floor_seconds,
+    machine_rates,
+    products,
+)
 from mist_fairseq.experiments.benchmark.inputs import GROUPS, Entry
 from mist_fairseq.experiments.benchmark.systems import System, load_system
 from mist_fairseq.experiments.results import new_figure, save_figure
 from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.scoring.scores import PROTOCOLS, score, with_trivial
+
+MODES = ["warm", "cold"]
+_STRETCH = 20  # batches
 
 # As the paper's tables head them.
 _METRICS = {
@@ -87,24 +98,29 @@ class Benchmark:
         dataset = next(iter(self.systems.values())).dataset
         return _by_length(dataset, _evenly(len(dataset), sentences))
 
-    def time(self, chosen: np.ndarray, batch_size: int) -> dict:
-        """Time every system on the same batches, all systems in turn at each.
+    def time(self, chosen: np.ndarray, batch_size: int, mode: str = "warm") -> dict:
+        """Time every system on the same batches, all systems in turn, so that what disturbs the machine disturbs all.
 
-        So whatever disturbs the machine disturbs all of them alike, and the ratios hold. Each answers a batch once
-        before the clock starts: after another's turn its weights and threads are cold, as on no server of one model.
+        *mode* is ``warm``, in turn at every stretch of batches, of which each system answers the first once more before
+        the clock starts, as on a busy server of one model; or ``cold``, in turn at every batch: after another's turn
+        weights and threads are cold, as where one model serves now and then among others.
+
         Returns for JSON by system its ``summary``, speed over others, tokens and passes a sentence, and how many
         sentences took how many passes.
         """
         batches = _batches(chosen, batch_size)
-        times: dict[str, list[float]] = {name: [] for name in self.systems}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in self.systems}
         outputs: dict[str, dict[int, tuple[list[int], int]]] = {name: {} for name in self.systems}
 
-        def once(system: System, batch: np.ndarray):
-            sample = system.batch(batch)
-            system.decode(sample)
-            elapsed, hypotheses = measuring.milliseconds(system.decode, sample)
-            outputs[system.entry.name] |= system.read(sample, hypotheses)
-            times[system.entry.name].append(elapsed)
+        def turn(system: System, stretch: list[np.ndarray]):
+            samples = [system.batch(batch) for batch in stretch]
+            if mode == "warm":
+                system.decode(samples[0])
+            for sample in samples:
+                before = process_time()
+                elapsed, hypotheses = measuring.milliseconds(system.decode, sample)
+                times[system.entry.name].append((elapsed, 1000 * (process_time() - before)))
+                outputs[system.entry.name] |= system.read(sample, hypotheses)
             sleep(system.settle)
 
         def capture(system: System):
@@ -113,24 +129,28 @@ class Benchmark:
 
         for name, system in list(self.systems.items()):
             self._guard(name, capture, system)
-        for number, batch in enumerate(tqdm(batches, desc=f"batches of {batch_size}", disable=None)):
+        size = _STRETCH if mode == "warm" else 1
+        stretches = [batches[at : at + size] for at in range(0, len(batches), size)]
+        for number, stretch in enumerate(tqdm(stretches, desc=f"batches of {batch_size}, {mode}", disable=None)):
             names = list(self.systems)
-            turn = number % max(1, len(names))
-            for name in names[turn:] + names[:turn]:
-                self._guard(name, once, self.systems[name], batch)
+            first = number % max(1, len(names))
+            for name in names[first:] + names[:first]:
+                self._guard(name, turn, self.systems[name], stretch)
         sizes = np.array([len(batch) for batch in batches])
         measured, systems = {name: np.array(times[name]) for name in self.systems}, {}
-        bases = {name: measured[name] for name in self.over if name in measured}
+        elapsed = {name: both[:, 0] for name, both in measured.items()}
+        bases = {name: elapsed[name] for name in self.over if name in elapsed}
         for name in self.systems:
             tokens, passes = zip(*outputs[name].values())
             systems[name] = {
-                **summary(measured[name], sizes, measured.get(self.entries[0].name)),
-                "over": {base: speed_up(spent, measured[name]) for base, spent in bases.items()},
+                **summary(elapsed[name], sizes, elapsed.get(self.entries[0].name)),
+                "cpu_milliseconds": float(measured[name][:, 1].sum() / sizes.sum()),
+                "over": {base: speed_up(spent, elapsed[name]) for base, spent in bases.items()},
                 "tokens_per_sentence": float(np.mean([len(ids) for ids in tokens])),
                 "passes_per_sentence": float(np.mean(passes)),
                 "passes": dict(sorted(Counter(passes).items())),
             }
-        return {"batch_size": batch_size, "sentences": len(chosen), "systems": systems}
+        return {"batch_size": batch_size, "mode": mode, "sentences": len(chosen), "systems": systems}
 
     def parts(self, chosen: np.ndarray, batch_size: int) -> dict[str, dict[str, float]]:
         """Time the parts of our own systems: milliseconds a sentence."""
@@ -143,10 +163,21 @@ class Benchmark:
 
         return self._each(measure, ours=True)
 
-    def rates(self) -> dict[str, Rates]:
-        """Measure what the machine reaches now, in every precision of our own systems."""
-        devices = {system.entry.precision: system.device for system in self.systems.values() if system.is_ours}
-        return {precision: machine_rates(precision, devices[precision]) for precision in sorted(devices)}
+    def rates(self, mode: str = "warm") -> dict[str, Rates]:
+        """Measure what the machine reaches now, for each of our own systems.
+
+        Bytes are read from memory, but where a *warm* system's weights stay in a cache.
+        """
+        measured: dict[tuple[str, int], Rates] = {}
+
+        def rates(system: System) -> Rates:
+            precision = system.entry.precision
+            read = min(COPIED, WEIGHT_BYTES[precision] * system.parameters) if mode == "warm" else COPIED
+            if (precision, read) not in measured:
+                measured[precision, read] = machine_rates(precision, system.device, read)
+            return measured[precision, read]
+
+        return self._each(rates, ours=True)
 
     def floor(self, chosen: np.ndarray, batch_size: int, rates: dict[str, Rates]) -> dict[str, float]:
         """Return the milliseconds a sentence that our own systems' matrix products take at least, at these rates."""
@@ -158,7 +189,7 @@ class Benchmark:
                 source, target = np.mean([system.dataset.size(int(i)) for i in batch], axis=0).round().astype(int)
                 sizes = int(source), int(target), len(batch)
                 listed = products(system.model.encoder, *sizes, **how, source_limit=system.model.limits.source)
-                seconds += floor_seconds(listed, rates[precision], precision)
+                seconds += floor_seconds(listed, rates[system.entry.name], precision)
             return 1000 * seconds / len(chosen)
 
         return self._each(least, ours=True)
@@ -277,17 +308,17 @@ def markdown(result: dict) -> str:
     """Return all tables of a result of ``scripts/benchmark_latency.py``."""
     sections = [_summary_table(result)]
     for run in result["runs"]:
-        sections += [f"Batches of {run['batch_size']}, {run['sentences']} sentences:", _details(result, run)]
+        sections += [f"{_named(run).capitalize()}, {run['sentences']} sentences:", _details(result, run)]
         if run.get("floor"):
             medians = {name: system["milliseconds"]["median"] for name, system in run["systems"].items()}
             floors = [(name, least, medians[name]) for name, least in run["floor"].items()]
             lines = [[name, *(f"{ms:.2f}" for ms in (low, at, at / low))] for name, low, at in floors]
             sections.append("Over the floor, what the matrix products take at least at the machine's rates:")
             sections.append(markdown_table(["Models", "floor, ms", "median, ms", "median ÷ floor"], lines))
-    if result.get("rates"):
-        rates = ", ".join(f"{key} {value['operations'] / 1e9:.0f} G/s" for key, value in result["rates"].items())
-        bandwidth = max(value["bandwidth"] for value in result["rates"].values()) / 1e9
-        sections.append(f"Rates of {PRODUCT}: {rates}; of copying, {bandwidth:.0f} GB/s.")
+    for mode, rates in result.get("rates", {}).items():
+        lines = [[name, *(f"{one[key] / 1e9:.0f}" for key in Rates._fields)] for name, one in rates.items()]
+        sections.append(f"Rates of {PRODUCT}, and of copying as much as weights are, {mode}:")
+        sections.append(markdown_table(["Models", "operations, G/s", "bytes, GB/s"], lines))
     if result.get("parts"):
         parts, lines = list(next(iter(result["parts"].values()))), []
         for name, spent in result["parts"].items():
@@ -321,7 +352,7 @@ def _summary_table(result: dict) -> str:
     heads = ["", "Models", *(_METRICS[key] for key in metrics), "Iter."]
     over = list(dict.fromkeys(base for run in runs for one in run["systems"].values() for base in one.get("over", {})))
     columns = [(run, base) for base in [None, *over] for run in runs]  # None is the first system
-    heads += [f"{f'Over {base}' if base else 'Speed'}, batch {run['batch_size']}" for run, base in columns]
+    heads += [f"{f'Over {base}' if base else 'Speed'}, {_named(run)}" for run, base in columns]
     lines = []
     for group, name in [*_rows(result), *(("", name) for name in _trivial(result))]:
         values, timed = scores.get(name, {}), [run["systems"][name] for run in runs if name in run["systems"]]
@@ -338,6 +369,11 @@ def _summary_table(result: dict) -> str:
     return "\n\n".join([table, "Failed:", "\n".join(failures)]) if failures else table
 
 
+def _named(run: dict) -> str:
+    """``batch 1``, and the mode if it is not the usual one."""
+    return f"batch {run['batch_size']}" + (", cold" if run.get("mode") == "cold" else "")
+
+
 def _speed(name: str, run: dict, base: str | None) -> str:
     timed = run["systems"].get(name, {})
     timed = timed.get("over", {}).get(base, {}) if base else timed
@@ -349,12 +385,13 @@ def _speed(name: str, run: dict, base: str | None) -> str:
 
 
 def _details(result: dict, run: dict) -> str:
-    heads = ["Models", "ms mean", "median", "p90", "p99", "sentences/s", "tokens", "passes", "parameters", "memory"]
+    heads = ["Models", "ms mean", "median", "p90", "p99", "CPU ms", "sentences/s", "tokens", "passes", "parameters"]
+    heads.append("memory")
     lines = []
     for name in [name for _, name in _rows(result) if name in run["systems"]]:
         timed, content, memory = run["systems"][name], result["described"][name], result.get("memory", {}).get(name)
         figures = [timed["milliseconds"][key] for key in ("mean", "median", "p90", "p99")]
-        figures += [timed[key] for key in ("sentences_per_second", "tokens_per_sentence", "passes_per_sentence")]
+        figures += [timed[key] for key in ("cpu_milliseconds", "sentences_per_second", "tokens_per_sentence", "passes_per_sentence")]
         parameters = f"{content['parameters'] / 1e6:.1f} M"
         size = "" if memory is None else f"{memory / 2**20:,.0f} MiB"
         lines.append([f"{name}, {content['precision']}", *(f"{value:.1f}" for value in figures), parameters, size])

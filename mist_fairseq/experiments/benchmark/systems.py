@@ -38,7 +38,7 @@ _PLUGIN = mist_fairseq.__path__[0]
 class System:
     """A fairseq model that generates as its task does, and the base of the other engines."""
 
-    settle = 0.0  # seconds until its threads leave the processor to others
+    settle = 0.02  # seconds until its threads leave the processor to others
 
     def __init__(self, entry: Entry, device: torch.device, forced: bool):
         self.entry, self.device = entry, device
@@ -284,13 +284,11 @@ class OnnxSystem(System):
             raise ValueError("engine onnx runs on CPUs")
         if not isinstance(self.model, MistModel):
             raise ValueError(f"engine onnx is for --task mist, not for {type(self.model).__name__}")
-        if self.entry.options.get("accelerate", "auto") != "auto":
-            raise ValueError("engine onnx has no option 'accelerate': leave it out")
-        precision = self.entry.precision
+        precision, accelerate = self.entry.precision, self.entry.options.get("accelerate", "auto")
         self.generator = self.task.build_generator([self.model], self.cfg.generation)  # for its options
         with tempfile.TemporaryDirectory() as folder:
             save_onnx(self.model.released, folder, precisions=[precision] if precision in FILES else list(FILES))
-            self.onnx = OnnxGenerator.from_pretrained(folder, precision, torch.get_num_threads())
+            self.onnx = OnnxGenerator.from_pretrained(folder, precision, torch.get_num_threads(), accelerate=accelerate)
         self.model.engine = self.onnx.engine
         self.model.to("meta")  # its weights are not needed any more, its sizes are
 

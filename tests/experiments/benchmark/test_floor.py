@@ -159,8 +159,7 @@ def test_floor_is_arithmetic_or_reading_whichever_takes_longer():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_rates(precision, monkeypatch):
     monkeypatch.setitem(floor._SIZES, "cpu", 64)
-    monkeypatch.setattr(floor, "_COPIED", 2**16)
-    rates = machine_rates(precision, repeats=1)
+    rates = machine_rates(precision, read=2**24, repeats=1)
     assert rates.operations > 0 and rates.bandwidth > 0
 
 
@@ -171,15 +170,16 @@ def test_the_fastest_kernel_counts_and_missing_ones_do_not(monkeypatch):
     def missing(device, size):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(floor, "_COPIED", 400)
+    monkeypatch.setattr(floor, "COPIED", 4000)
     monkeypatch.setattr(floor, "median_seconds", lambda work, *_: seconds.get(str(work()), 4.0))
     monkeypatch.setitem(floor._KERNELS, "fp32", [slow, fast])
-    assert machine_rates("fp32") == Rates(2 * 2048**3 / 1e-3, 200.0)
+    assert machine_rates("fp32", read=4000) == Rates(2 * 2048**3 / 1e-3, 1000.0)
+    assert machine_rates("fp32", read=400) == Rates(2 * 2048**3 / 1e-3, 1000.0)
     monkeypatch.setitem(floor._KERNELS, "fp32", [slow, missing])
-    assert machine_rates("fp32").operations == 2 * 2048**3 / 2e-3
+    assert machine_rates("fp32", read=400).operations == 2 * 2048**3 / 2e-3
     monkeypatch.setitem(floor._KERNELS, "fp32", [missing])
     with pytest.raises(ValueError, match="no matrix product in fp32 on cpu"):
-        machine_rates("fp32")
+        machine_rates("fp32", read=400)
 
 
 def test_no_kernel_is_waited_for(monkeypatch):

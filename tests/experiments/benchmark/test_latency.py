@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mist_fairseq.engines.cuda_graph import CudaGraphEngine
-from mist_fairseq.experiments.benchmark import measuring
-from mist_fairseq.experiments.benchmark.floor import Rates, operations, products
+from mist_fairseq.experiments.benchmark import latency, measuring
+from mist_fairseq.experiments.benchmark.floor import COPIED, Rates, operations, products
 from mist_fairseq.experiments.benchmark.inputs import write_data
 from mist_fairseq.experiments.benchmark.latency import Benchmark, markdown, plot, summary
 from tests.experiments.benchmark.conftest import SENTENCES
@@ -17,19 +17,22 @@ def benchmark(data):
     return Benchmark([entry(data, MIST, name) for name in "ab"])
 
 
-def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch):
+@pytest.mark.parametrize("mode, turns", [("warm", "a001 b001 b22 a22"), ("cold", "a0 b0 b1 a1 a2 b2")])
+def test_all_systems_get_all_sentences_in_turn(benchmark, monkeypatch, mode, turns):
+    """Warm, in stretches of two batches here, of which the first is answered once more."""
+    monkeypatch.setattr(latency, "_STRETCH", 2)
     seen = []
     for name, system in benchmark.systems.items():
         watch(monkeypatch, system, "decode", lambda batch, name=name: seen.append((name, sorted(batch["id"].tolist()))))
     chosen = benchmark.choose(100)
     assert sorted(chosen) == list(range(SENTENCES))
-    result = benchmark.time(chosen, batch_size=5)
-    first, second, third = (sorted(chosen[at : at + 5].tolist()) for at in (0, 5, 10))
-    turns = [("a", first), ("b", first), ("b", second), ("a", second), ("a", third), ("b", third)]
-    assert seen == [turn for turn in turns for _ in range(2)]
+    result = benchmark.time(chosen, 5, mode)
+    batches = [sorted(chosen[at : at + 5].tolist()) for at in (0, 5, 10)]
+    assert seen == [(name, batches[int(number)]) for name, *numbers in turns.split() for number in numbers]
     for actual in result["systems"].values():
         assert actual["passes_per_sentence"] == 1 and actual["passes"] == {1: SENTENCES}
-    assert result["sentences"] == SENTENCES and result["batch_size"] == 5
+        assert 0 < actual["cpu_milliseconds"]
+    assert result["mode"] == mode and result["sentences"] == SENTENCES and result["batch_size"] == 5
 
 
 def test_no_graph_is_captured_while_the_clock_runs(data, monkeypatch):
@@ -73,7 +76,8 @@ def test_a_slower_system_is_slower(benchmark, monkeypatch):
     assert actual["a"]["over"] == {"b": {"speed_up": pytest.approx(6), "speed_up_interval": pytest.approx([6, 6])}}
 
 
-def test_a_system_that_is_cold_after_another_is_timed_warm(benchmark, monkeypatch):
+@pytest.mark.parametrize("mode, milliseconds", [("warm", 10), ("cold", 1000)])
+def test_a_system_that_is_cold_after_another(benchmark, monkeypatch, mode, milliseconds):
     spent, turns = [], []
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: sum(spent))
     for name, system in benchmark.systems.items():
@@ -83,8 +87,9 @@ def test_a_system_that_is_cold_after_another_is_timed_warm(benchmark, monkeypatc
             turns.append(name)
 
         watch(monkeypatch, system, "decode", note)
-    for actual in benchmark.time(benchmark.choose(6), 1)["systems"].values():
-        assert actual["milliseconds"]["p99"] == pytest.approx(10)
+    monkeypatch.setattr(latency, "sleep", lambda _: turns.append("other"))  # so are rivals of one's own name
+    for actual in benchmark.time(benchmark.choose(6), 1, mode)["systems"].values():
+        assert actual["milliseconds"]["p90"] == pytest.approx(milliseconds)
 
 
 def test_summary_weighs_the_last_smaller_batch():
@@ -174,7 +179,7 @@ def test_floor_of_our_own_systems(data):
     entries = [entry(data, MIST, "single"), entry(data, MIST, "mist", mist), entry(data, TRANSFORMER, "other")]
     benchmark = Benchmark(entries, forced=True)
     chosen = benchmark.choose(2)
-    actual = benchmark.floor(chosen, 1, {"fp32": Rates(1e9, 1e12)})
+    actual = benchmark.floor(chosen, 1, dict.fromkeys(["single", "mist"], Rates(1e9, 1e12)))
     system = benchmark.systems["single"]
     seconds = 0.0
     for i in chosen:
@@ -214,6 +219,7 @@ def test_memory_is_measured_apart(data, warm_processes):
 def timed(speed, passes=1.0):
     return {
         "milliseconds": {"mean": 100 / speed, "median": 90 / speed, "p90": 120 / speed, "p99": 150 / speed},
+        "cpu_milliseconds": 180 / speed,
         "sentences_per_second": 10 * speed,
         "speed_up": speed,
         "speed_up_interval": [0.9 * speed, 1.1 * speed],
@@ -249,7 +255,7 @@ def test_layout_of_the_paper(result):
         "| NAR | broken |  |  |  | failed | failed |",
     ]
     assert "- broken: OSError: no such file" in lines
-    detail = "| Transformer, fp32 | 100.0 | 90.0 | 120.0 | 150.0 | 10.0 | 11.2 | 12.0 | 60.0 M | 300 MiB |"
+    detail = "| Transformer, fp32 | 100.0 | 90.0 | 120.0 | 150.0 | 180.0 | 10.0 | 11.2 | 12.0 | 60.0 M | 300 MiB |"
     assert detail in lines and r"| ours \| fast | 3.00 | 0.50 | 14.3% |" in lines
     assert "abacus, 2 threads" in lines[-1] and "as long as the systems make them" in lines[-1]
 
@@ -282,9 +288,24 @@ def test_a_system_that_failed_later_keeps_its_row_and_one_batch_has_no_interval(
 
 def test_median_over_the_floor(result):
     result["runs"][0]["floor"] = {"ours | fast": 5.0}
-    result["rates"] = {"fp32": {"operations": 180e9, "bandwidth": 40e9}}
+    result["rates"] = {"warm": {"ours | fast": {"operations": 180e9, "bandwidth": 40e9}}}
     text = markdown(result)
-    assert "| ours \\| fast | 5.00 | 11.25 | 2.25 |" in text and "fp32 180 G/s; of copying, 40 GB/s" in text
+    assert "| ours \\| fast | 5.00 | 11.25 | 2.25 |" in text and "| ours \\| fast | 180 | 40 |" in text
+
+
+def test_rates_of_weights_that_a_cache_holds(data, monkeypatch):
+    """Warm, bytes are read as fast as so many are; cold, as from memory."""
+    read = []
+    monkeypatch.setattr(latency, "machine_rates", lambda precision, device, size: read.append(size) or Rates(1, size))
+    benchmark = Benchmark([entry(data, MIST, "a"), entry(data, MIST, "b"), entry(data, TRANSFORMER, "other")])
+    size = 4 * benchmark.systems["a"].parameters
+    assert benchmark.rates("warm") == {"a": Rates(1, size), "b": Rates(1, size)}
+    assert benchmark.rates("cold") == {"a": Rates(1, COPIED), "b": Rates(1, COPIED)} and read == [size, COPIED]
+
+
+def test_modes_have_their_columns(result):
+    result["runs"][1]["mode"] = "cold"
+    assert markdown(result).splitlines()[0].endswith("| Speed, batch 1 | Speed, batch 16, cold |")
 
 
 def test_plot(result, tmp_path):

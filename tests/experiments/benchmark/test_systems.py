@@ -99,7 +99,7 @@ def test_onnx_does_the_prescribed_work(data):
     [
         (TRANSFORMER, {"engine": "onnx"}, "engine onnx is for --task mist, not for TransformerModel"),
         (MIST, {"engine": "onnx", "precision": "bf16"}, "precision is 'bf16', expected fp32 or int8"),
-        (MIST, {"engine": "onnx", "options": {"accelerate": "none"}}, "engine onnx has no option 'accelerate'"),
+        (MIST, {"engine": "onnx", "options": {"accelerate": "none"}}, "accelerate is 'none', expected auto, native or"),
         (
             MIST,
             {"engine": "onnx", "options": {"decoding_iterations": 2}},
