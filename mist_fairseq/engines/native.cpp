@@ -2,25 +2,27 @@
 // it and says what it computes; extern "C" below is all that it sees.
 //
 // A pass goes through few, large steps: a product ends with its scales, bias and activation or residual in the
-// registers, and LayerNorm rounds for the next product while it is at a row. Threads split every step and wait for each
-// other after it; the only memory that a pass takes is what an earlier one left behind (Workspace).
+// registers, and LayerNorm rounds for the next product while it is at a row. Threads share every step and wait for each
+// other after it (Team); the memory that a pass takes is what an earlier one left behind (Workspace).
 //
 // Rows are packed: N real tokens of B sentences, those of sentence b from starts[b] on. D hidden size, E of embeddings,
 // F inner size, H heads, d = D / H, V vocabulary, I inputs and O outputs of a product, P tokens of a source.
 
 #include <immintrin.h>
-#include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -30,6 +32,7 @@ constexpr int BLOCK = 32;        // outputs that a product computes at once, two
 constexpr int ROWS = 14;         // the most rows: 28 of the 32 registers are sums, and matrices are read but once
 constexpr int QUERIES = 6;       // the most rows of attention, with four registers of keys or values
 constexpr size_t LOGITS = 64;    // rows whose logits there are at a time
+constexpr int SPINS = 10000;      // how long a thread waits busily: about 0.2 ms
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 // The loops over rows and registers of a tile: unrolled, their sums are registers and not an array in memory.
@@ -57,6 +60,77 @@ public:
         return data;
     }
     T* get() const { return data; }
+};
+
+// Threads that do the same work, each its share of every step.
+class Team {
+    std::vector<std::thread> others;
+    std::function<void(size_t)> work;
+    std::atomic<uint32_t> jobs{0}, arrived{0}, steps{0};
+    bool ended = false;
+
+    void follow(size_t thread) {
+        for (uint32_t seen = 0;;) {
+            for (int spins = 0; jobs.load(std::memory_order_acquire) == seen && spins < SPINS; spins++) _mm_pause();
+            jobs.wait(seen);
+            seen = jobs.load();
+            if (ended) return;
+            work(thread);
+            wait();
+        }
+    }
+
+    // Until all threads are here.
+    void wait() {
+        const uint32_t now = steps.load(std::memory_order_acquire);
+        if (arrived.fetch_add(1) + 1 == size) {
+            arrived.store(0);
+            steps.fetch_add(1);
+            return;
+        }
+        for (int spins = 0; steps.load(std::memory_order_acquire) == now; spins++)
+            if (spins < SPINS) _mm_pause();
+            else std::this_thread::yield();
+    }
+
+public:
+    const size_t size;
+
+    explicit Team(size_t size) : size(size) {
+        for (size_t thread = 1; thread < size; thread++) others.emplace_back([this, thread] { follow(thread); });
+    }
+
+    ~Team() {
+        ended = true;
+        jobs.fetch_add(1);
+        jobs.notify_all();
+        for (auto& thread : others) thread.join();
+    }
+
+    // Have every thread call *given* with its number.
+    void run(std::function<void(size_t)> given) {
+        work = std::move(given);
+        jobs.fetch_add(1);
+        jobs.notify_all();
+        work(0);
+        wait();
+    }
+
+    // Call f(i) for a thread's share of i < count, and wait until all threads have.
+    template <class F>
+    void step(size_t thread, size_t count, F f) {
+        for (size_t i = count * thread / size; i < count * (thread + 1) / size; i++) f(i);
+        wait();
+    }
+};
+
+// One of them.
+struct Thread {
+    Team& team;
+    size_t number;
+
+    template <class F>
+    void step(size_t count, F f) const { team.step(number, count, f); }
 };
 
 // Call f<R>(n) for R rows from n on, parts as equal as can be of at most MOST rows.
@@ -243,28 +317,27 @@ void tile(const Rounded& x, size_t n, const Matrix& w, size_t j, float* out, siz
         }
 }
 
-// Rows n to end times the matrix, a block of outputs after the other, as every thread of a team calls it: threads share
-// the blocks and, where those are few, parts of the rows.
+// Rows n to end times the matrix. Threads share its blocks and, where those are few, parts of the rows.
 template <After after>
-void product(const Rounded& x, size_t n, size_t end, const Matrix& w, float* out, size_t stride) {
-    const size_t blocks = w.blocks(), wanted = 4 * omp_get_num_threads() / blocks;
+void product(Thread me, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out, size_t stride) {
+    const size_t blocks = w.blocks(), wanted = 4 * me.team.size / blocks;
     const size_t parts = std::clamp<size_t>(wanted, 1, std::max<size_t>(1, (end - n) / ROWS));
-#pragma omp for schedule(static)
-    for (size_t task = 0; task < blocks * parts; task++) {
+    me.step(blocks * parts, [&](size_t task) {
         const size_t j = task / parts, part = task % parts, size = (end - n + parts - 1) / parts;
         const size_t from = std::min(end, n + part * size), to = std::min(end, from + size);
         by_rows<ROWS>(from, to, [&]<int R>(size_t m) { tile<R, after>(x, m, w, j, out + (m - n) * stride, stride); });
-    }
+    });
 }
 
-void product(After after, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out, size_t stride) {
+void product(After after, Thread me, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out,
+             size_t stride) {
     switch (after) {
-        case After::nothing: return product<After::nothing>(x, n, end, w, out, stride);
-        case After::add: return product<After::add>(x, n, end, w, out, stride);
-        case After::gelu: return product<After::gelu>(x, n, end, w, out, stride);
-        case After::gelu_tanh: return product<After::gelu_tanh>(x, n, end, w, out, stride);
-        case After::relu: return product<After::relu>(x, n, end, w, out, stride);
-        case After::silu: return product<After::silu>(x, n, end, w, out, stride);
+        case After::nothing: return product<After::nothing>(me, x, n, end, w, out, stride);
+        case After::add: return product<After::add>(me, x, n, end, w, out, stride);
+        case After::gelu: return product<After::gelu>(me, x, n, end, w, out, stride);
+        case After::gelu_tanh: return product<After::gelu_tanh>(me, x, n, end, w, out, stride);
+        case After::relu: return product<After::relu>(me, x, n, end, w, out, stride);
+        case After::silu: return product<After::silu>(me, x, n, end, w, out, stride);
     }
 }
 
@@ -395,11 +468,13 @@ struct Model {
     Norm embedding_norm, head_norm;
     Matrix embedding_projection, transform, head;
     std::vector<Layer> layers;
-    std::mutex mutex;
-    std::vector<std::unique_ptr<Workspace>> idle;
+    std::mutex mutex;  // of the state below; passes take turns
+    Team team;
+    Workspace space;
+    std::mutex states_mutex;
     std::vector<std::unique_ptr<State>> idle_states;
 
-    explicit Model(const Sizes& size) : size(size), layers(size.distinct_layers) {}
+    explicit Model(const Sizes& size) : size(size), layers(size.distinct_layers), team(size.threads) {}
 };
 
 // One sentence's rows, as native.py has it.
@@ -413,31 +488,11 @@ struct Sentence {
 
 namespace {
 
-// A workspace for as long as this is there.
-class Lease {
-    Model& model;
-    std::unique_ptr<Workspace> space;
-
-public:
-    explicit Lease(Model& model) : model(model) {
-        std::lock_guard lock(model.mutex);
-        if (model.idle.empty()) model.idle.push_back(std::make_unique<Workspace>());
-        space = std::move(model.idle.back());
-        model.idle.pop_back();
-    }
-    ~Lease() {
-        std::lock_guard lock(model.mutex);
-        model.idle.push_back(std::move(space));
-    }
-    Workspace& operator*() { return *space; }
-};
-
-void embed(const Model& m, Workspace& space, size_t N, const int64_t* tokens, const int64_t* positions, int64_t type,
-           float* hidden) {
+void embed(Model& m, Thread me, size_t N, const int64_t* tokens, const int64_t* positions, int64_t type, float* hidden) {
+    Workspace& space = m.space;
     const size_t D = m.size.hidden_size, E = m.size.embedding_size;
     const bool projected = m.embedding_projection.O > 0;
-#pragma omp for schedule(static)
-    for (size_t n = 0; n < N; n++) {
+    me.step(N, [&](size_t n) {
         float* row = projected ? space.attended.get() + n * E : hidden + n * E;
         const int8_t* word = m.words + tokens[n] * E;
         const float *position = m.positions + positions[n] * E, *kind = m.types + type * E;
@@ -450,55 +505,55 @@ void embed(const Model& m, Workspace& space, size_t N, const int64_t* tokens, co
         }
         m.embedding_norm(row, E, m.size.eps);
         (projected ? space.embedded : space.x).set(n, row);
-    }
+    });
     if (!projected) return;
-    product<After::nothing>(space.embedded, 0, N, m.embedding_projection, hidden, D);
-#pragma omp for schedule(static)
-    for (size_t n = 0; n < N; n++) space.x.set(n, hidden + n * D);
+    product<After::nothing>(me, space.embedded, 0, N, m.embedding_projection, hidden, D);
+    me.step(N, [&](size_t n) { space.x.set(n, hidden + n * D); });
 }
 
 // All heads' attention of one layer over joint queries, keys and values (N, 3 D).
-void attention(const Model& m, Workspace& space, size_t l, size_t B, const int64_t* starts, const Sentence* sentences,
+void attention(Model& m, Thread me, size_t l, size_t B, const int64_t* starts, const Sentence* sentences,
                size_t longest, size_t widest) {
+    Workspace& space = m.space;
     const size_t D = m.size.hidden_size, H = m.size.heads, d = D / H;
     const __m512i each = _mm512_mullo_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(3 * D));
-    float* scores = space.scores.get() + omp_get_thread_num() * QUERIES * widest;
-#pragma omp for schedule(static) collapse(2)
-    for (size_t b = 0; b < B; b++)
-        for (size_t h = 0; h < H; h++) {
-            const Sentence& sentence = sentences[b];
-            const size_t first = starts[b], count = starts[b + 1] - first, padded = up(count, LANES);
-            const float* queries = space.qkv.get() + first * 3 * D + h * d;
-            float* keys = sentence.state ? sentence.state->get() + (l * H + h) * d * (padded + count)
-                                         : space.keys.get() + omp_get_thread_num() * 2 * d * longest;
-            float* values = keys + d * padded;
-            for (size_t k = 0; k < count; k += LANES) {
-                const size_t left = count - k;
-                const __mmask16 real = left >= LANES ? 0xffff : (1u << left) - 1;
-                for (size_t i = 0; i < d; i++) {
-                    const float* from = queries + k * 3 * D + D + i;
-                    _mm512_storeu_ps(keys + i * padded + k,
-                                     _mm512_mask_i32gather_ps(_mm512_setzero_ps(), real, each, from, sizeof(float)));
-                }
+    float* scores = space.scores.get() + me.number * QUERIES * widest;
+    me.step(B * H, [&](size_t task) {
+        const size_t b = task / H, h = task % H;
+        const Sentence& sentence = sentences[b];
+        const size_t first = starts[b], count = starts[b + 1] - first, padded = up(count, LANES);
+        const float* queries = space.qkv.get() + first * 3 * D + h * d;
+        float* keys = sentence.state ? sentence.state->get() + (l * H + h) * d * (padded + count)
+                                     : space.keys.get() + me.number * 2 * d * longest;
+        float* values = keys + d * padded;
+        for (size_t k = 0; k < count; k += LANES) {
+            const size_t left = count - k;
+            const __mmask16 real = left >= LANES ? 0xffff : (1u << left) - 1;
+            for (size_t i = 0; i < d; i++) {
+                const float* from = queries + k * 3 * D + D + i;
+                _mm512_storeu_ps(keys + i * padded + k,
+                                 _mm512_mask_i32gather_ps(_mm512_setzero_ps(), real, each, from, sizeof(float)));
             }
-            for (size_t k = 0; k < count; k++) std::copy_n(queries + k * 3 * D + 2 * D, d, values + k * d);
-
-            const size_t P = sentence.past ? sentence.count : 0, P_padded = up(P, LANES);
-            const float* past = sentence.past ? sentence.past->get() + (l * H + h) * d * (P_padded + P) : nullptr;
-            const float* same = m.distances ? m.distances + h * (2 * m.size.farthest + 1) + m.size.farthest : nullptr;
-            float* out = space.attended.get() + first * D + h * d;
-            by_rows<QUERIES>(0, count, [&]<int R>(size_t r) {
-                const Seen seen[2] = {{past, past + d * P_padded, P, P_padded, same ? same - P - r : nullptr},
-                                      {keys, values, count, padded, same ? same - r : nullptr}};
-                attend<R>(queries + r * 3 * D, 3 * D, d, seen, scores, out + r * D, D);
-            });
         }
+        for (size_t k = 0; k < count; k++) std::copy_n(queries + k * 3 * D + 2 * D, d, values + k * d);
+
+        const size_t P = sentence.past ? sentence.count : 0, P_padded = up(P, LANES);
+        const float* past = sentence.past ? sentence.past->get() + (l * H + h) * d * (P_padded + P) : nullptr;
+        const float* same = m.distances ? m.distances + h * (2 * m.size.farthest + 1) + m.size.farthest : nullptr;
+        float* out = space.attended.get() + first * D + h * d;
+        by_rows<QUERIES>(0, count, [&]<int R>(size_t r) {
+            const Seen seen[2] = {{past, past + d * P_padded, P, P_padded, same ? same - P - r : nullptr},
+                                  {keys, values, count, padded, same ? same - r : nullptr}};
+            attend<R>(queries + r * 3 * D, 3 * D, d, seen, scores, out + r * D, D);
+        });
+    });
 }
 
 // Last hidden states (N, D) of all rows.
-void run(const Model& m, Workspace& space, size_t B, const int64_t* starts, const int64_t* tokens,
-         const int64_t* positions, int64_t type, const Sentence* sentences, float* hidden) {
+void run(Model& m, size_t B, const int64_t* starts, const int64_t* tokens, const int64_t* positions, int64_t type,
+         const Sentence* sentences, float* hidden) {
+    Workspace& space = m.space;
     const size_t D = m.size.hidden_size, E = m.size.embedding_size, F = m.size.ffn_size, N = starts[B];
     const size_t threads = m.size.threads, d = D / m.size.heads;
     const After activation = After(m.size.activation);
@@ -512,54 +567,48 @@ void run(const Model& m, Workspace& space, size_t B, const int64_t* starts, cons
     space.qkv.get(N * 3 * D), space.attended.get(N * std::max(D, E)), space.wide.get(N * F);
     space.keys.get(threads * 2 * d * longest), space.scores.get(threads * QUERIES * widest);
 
-#pragma omp parallel num_threads(threads)
-    {
-        embed(m, space, N, tokens, positions, type, hidden);
+    m.team.run([&](size_t number) {
+        const Thread me{m.team, number};
+        embed(m, me, N, tokens, positions, type, hidden);
         for (int64_t l = 0; l < m.size.layers; l++) {
             const Layer& layer = m.layers[l % m.layers.size()];
-            product<After::nothing>(space.x, 0, N, layer.qkv, space.qkv.get(), 3 * D);
-            attention(m, space, l, B, starts, sentences, longest, widest);
-#pragma omp for schedule(static)
-            for (size_t n = 0; n < N; n++) space.x.set(n, space.attended.get() + n * D);
-            product<After::add>(space.x, 0, N, layer.attention_output, hidden, D);
-#pragma omp for schedule(static)
-            for (size_t n = 0; n < N; n++) {
+            product<After::nothing>(me, space.x, 0, N, layer.qkv, space.qkv.get(), 3 * D);
+            attention(m, me, l, B, starts, sentences, longest, widest);
+            me.step(N, [&](size_t n) { space.x.set(n, space.attended.get() + n * D); });
+            product<After::add>(me, space.x, 0, N, layer.attention_output, hidden, D);
+            me.step(N, [&](size_t n) {
                 layer.attention_norm(hidden + n * D, D, m.size.eps);
                 space.x.set(n, hidden + n * D);
-            }
-            product(activation, space.x, 0, N, layer.ffn_in, space.wide.get(), F);
-#pragma omp for schedule(static)
-            for (size_t n = 0; n < N; n++) space.inner.set(n, space.wide.get() + n * F);
-            product<After::add>(space.inner, 0, N, layer.ffn_out, hidden, D);
-#pragma omp for schedule(static)
-            for (size_t n = 0; n < N; n++) {
+            });
+            product(activation, me, space.x, 0, N, layer.ffn_in, space.wide.get(), F);
+            me.step(N, [&](size_t n) { space.inner.set(n, space.wide.get() + n * F); });
+            product<After::add>(me, space.inner, 0, N, layer.ffn_out, hidden, D);
+            me.step(N, [&](size_t n) {
                 layer.ffn_norm(hidden + n * D, D, m.size.eps);
                 space.x.set(n, hidden + n * D);
-            }
+            });
         }
-    }
+    });
 }
 
 // Each sentence's logits of lengths (B, classes), from the mean of its rows.
-void score_lengths(const Model& m, Workspace& space, size_t B, const int64_t* starts, const float* hidden,
-                   float* scores) {
+void score_lengths(Model& m, size_t B, const int64_t* starts, const float* hidden, float* scores) {
     const size_t D = m.size.hidden_size, classes = m.size.length_classes;
-    float* means = space.attended.get();
-#pragma omp parallel num_threads(m.size.threads)
-    {
-#pragma omp for schedule(static)
-        for (size_t b = 0; b < B; b++)
+    float* means = m.space.attended.get();
+    m.team.run([&](size_t number) {
+        const Thread me{m.team, number};
+        me.step(B, [&](size_t b) {
             for (size_t i = 0; i < D; i += LANES) {
                 __m512 sum = _mm512_setzero_ps();
                 for (int64_t n = starts[b]; n < starts[b + 1]; n++)
                     sum = _mm512_add_ps(sum, _mm512_loadu_ps(hidden + n * D + i));
                 _mm512_storeu_ps(means + b * D + i, _mm512_div_ps(sum, _mm512_set1_ps(starts[b + 1] - starts[b])));
             }
-#pragma omp for schedule(static) collapse(2)
-        for (size_t b = 0; b < B; b++)
-            for (size_t i = 0; i < classes; i++)
-                scores[b * classes + i] = dot(means + b * D, m.length_head + i * D, D);
-    }
+        });
+        me.step(B * classes, [&](size_t i) {
+            scores[i] = dot(means + i / classes * D, m.length_head + i % classes * D, D);
+        });
+    });
 }
 
 // Adds to a row's logits what can be copied: the source's tokens, each scored from all its places together.
@@ -593,8 +642,9 @@ size_t highest_place(const float* logits, size_t V) {
 }
 
 // Replace every [MASK] among the tokens by the likeliest token, or the second likeliest, and give its log-probability.
-void predict(const Model& m, Workspace& space, size_t B, const int64_t* starts, const Sentence* sentences,
-             const float* hidden, bool second, int64_t* tokens, float* scores) {
+void predict(Model& m, size_t B, const int64_t* starts, const Sentence* sentences, const float* hidden, bool second,
+             int64_t* tokens, float* scores) {
+    Workspace& space = m.space;
     const size_t D = m.size.hidden_size, E = m.size.embedding_size, N = starts[B], wide = m.head.blocks() * BLOCK;
     size_t *masked = space.masked.get(2 * N), *owner = masked + N, M = 0, longest = 0;
     for (size_t b = 0; b < B; b++) {
@@ -608,27 +658,25 @@ void predict(const Model& m, Workspace& space, size_t B, const int64_t* starts, 
     space.wide.get(M * E), space.logits.get(some * wide);
     if (m.copy_weight) space.queries.get(threads * (D + longest));
 
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < M; i++) space.x.set(i, hidden + masked[i] * D);
-        product(After(m.size.activation), space.x, 0, M, m.transform, space.wide.get(), E);
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < M; i++) {
+    m.team.run([&](size_t number) {
+        const Thread me{m.team, number};
+        me.step(M, [&](size_t i) { space.x.set(i, hidden + masked[i] * D); });
+        product(After(m.size.activation), me, space.x, 0, M, m.transform, space.wide.get(), E);
+        me.step(M, [&](size_t i) {
             m.head_norm(space.wide.get() + i * E, E, m.size.eps);
             space.embedded.set(i, space.wide.get() + i * E);
-        }
+        });
         for (size_t from = 0; from < M; from += LOGITS) {
             const size_t end = std::min(M, from + LOGITS);
-            product<After::nothing>(space.embedded, from, end, m.head, space.logits.get(), wide);
-#pragma omp for schedule(static)
-            for (size_t i = from; i < end; i++) {
-                float* row = space.logits.get() + (i - from) * wide;
+            product<After::nothing>(me, space.embedded, from, end, m.head, space.logits.get(), wide);
+            me.step(end - from, [&](size_t at) {
+                float* row = space.logits.get() + at * wide;
+                const size_t n = masked[from + at];
                 if (m.copy_weight) {
-                    float* query = space.queries.get() + omp_get_thread_num() * (D + longest);
+                    float* query = space.queries.get() + number * (D + longest);
                     for (size_t o = 0; o < D; o++)
-                        query[o] = dot(m.copy_weight + o * D, hidden + masked[i] * D, D) + m.copy_bias[o];
-                    add_copies(query, sentences[owner[i]], D, query + D, row);
+                        query[o] = dot(m.copy_weight + o * D, hidden + n * D, D) + m.copy_bias[o];
+                    add_copies(query, sentences[owner[from + at]], D, query + D, row);
                 }
                 size_t chosen = highest_place(row, wide);
                 const __m512 most = _mm512_set1_ps(row[chosen]);
@@ -637,10 +685,10 @@ void predict(const Model& m, Workspace& space, size_t B, const int64_t* starts, 
                     sum = _mm512_add_ps(sum, exponential(_mm512_sub_ps(_mm512_loadu_ps(row + v), most)));
                 const float total = row[chosen] + std::log(_mm512_reduce_add_ps(sum));
                 if (second) row[chosen] = NEVER, chosen = highest_place(row, wide);
-                tokens[masked[i]] = chosen, scores[masked[i]] = row[chosen] - total;
-            }
+                tokens[n] = chosen, scores[n] = row[chosen] - total;
+            });
         }
-    }
+    });
 }
 
 // Call *work*; returns whether there was memory enough.
@@ -705,7 +753,7 @@ void mist_tables(Model* m, const int8_t* words, const float* word_scales, const 
 State* mist_take(Model* m, int64_t count) {
     State* state = nullptr;
     enough_memory([&] {
-        std::lock_guard lock(m->mutex);
+        std::lock_guard lock(m->states_mutex);
         if (m->idle_states.empty()) m->idle_states.push_back(std::make_unique<State>());
         m->idle_states.back()->get(m->size.layers * m->size.hidden_size * (up(count, LANES) + count));
         state = m->idle_states.back().release();
@@ -716,7 +764,7 @@ State* mist_take(Model* m, int64_t count) {
 
 // Give it back.
 void mist_give(Model* m, State* state) {
-    std::lock_guard lock(m->mutex);
+    std::lock_guard lock(m->states_mutex);
     m->idle_states.emplace_back(state);
 }
 
@@ -724,9 +772,9 @@ void mist_give(Model* m, State* state) {
 bool mist_encode(Model* m, int64_t B, const int64_t* starts, const int64_t* tokens, const int64_t* positions,
                  int64_t type, const Sentence* sentences, float* hidden, float* length_scores) {
     return enough_memory([&] {
-        Lease space(*m);
-        run(*m, *space, B, starts, tokens, positions, type, sentences, hidden);
-        score_lengths(*m, *space, B, starts, hidden, length_scores);
+        std::lock_guard turn(m->mutex);
+        run(*m, B, starts, tokens, positions, type, sentences, hidden);
+        score_lengths(*m, B, starts, hidden, length_scores);
     });
 }
 
@@ -734,10 +782,10 @@ bool mist_encode(Model* m, int64_t B, const int64_t* starts, const int64_t* toke
 bool mist_fill(Model* m, int64_t B, const int64_t* starts, int64_t* tokens, const int64_t* positions, int64_t type,
                const Sentence* sentences, bool second, float* scores) {
     return enough_memory([&] {
-        Lease space(*m);
-        float* hidden = (*space).hidden.get(starts[B] * m->size.hidden_size);
-        run(*m, *space, B, starts, tokens, positions, type, sentences, hidden);
-        predict(*m, *space, B, starts, sentences, hidden, second, tokens, scores);
+        std::lock_guard turn(m->mutex);
+        float* hidden = m->space.hidden.get(starts[B] * m->size.hidden_size);
+        run(*m, B, starts, tokens, positions, type, sentences, hidden);
+        predict(*m, B, starts, sentences, hidden, second, tokens, scores);
     });
 }
 

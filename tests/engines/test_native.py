@@ -47,16 +47,16 @@ def batch(source_lengths, target_lengths, seed=0, vocabulary=300):
     return arrays
 
 
-def assert_close(found, expected, lengths, tolerance):
+def assert_close(found, expected, lengths, tolerance, ties=0):
     """Length scores, tokens and their scores; what is behind a target may be anything.
 
     A sum in another order may round to the next of 127 steps: then a score differs in its third digit, and of two
-    tokens that are all but equally likely the other one is chosen.
+    tokens that are all but equally likely the other one is chosen, *ties* times at most.
     """
     real = np.arange(found[1].shape[1]) < np.asarray(lengths)[:, None]
     np.testing.assert_allclose(found[0], expected[0], atol=tolerance)
     np.testing.assert_allclose(found[2][real], expected[2][real], atol=tolerance)
-    assert (found[1] != expected[1])[real].sum() <= real.sum() * tolerance
+    assert (found[1] != expected[1])[real].sum() <= ties
 
 
 def test_it_was_compiled():
@@ -104,7 +104,7 @@ def test_any_shape_equals_the_graph(lengths, heads, ffn_size, threads, seed):
     encoder = encoder_of(seed, heads=heads, ffn_size=ffn_size)
     engine = NativeEngine.of_weights(encoder.config, int8_weights(encoder, SPECIAL), SPECIAL, threads)
     given = batch(*zip(*lengths), seed)
-    assert_close(run(engine, *given), run(OnnxEngine(encoder, SPECIAL, "int8"), *given), given[3], 0.02)
+    assert_close(run(engine, *given), run(OnnxEngine(encoder, SPECIAL, "int8"), *given), given[3], 0.02, 2)
 
 
 def test_a_batch_equals_its_sentences_alone():
