@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -32,7 +31,7 @@ constexpr int BLOCK = 32;        // outputs that a product computes at once, two
 constexpr int ROWS = 14;         // the most rows: 28 of the 32 registers are sums, and matrices are read but once
 constexpr int QUERIES = 6;       // the most rows of attention, with four registers of keys or values
 constexpr size_t LOGITS = 64;    // rows whose logits there are at a time
-constexpr int SPINS = 10000;      // how long a thread waits busily: about 0.2 ms
+constexpr int SPINS = 10000;      // how often a thread looks for work before it sleeps, about 0.2 ms
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 // The loops over rows and registers of a tile: unrolled, their sums are registers and not an array in memory.
@@ -62,35 +61,37 @@ public:
     T* get() const { return data; }
 };
 
-// Threads that do the same work, each its share of every step.
+// Threads that share the steps of a pass. The one that calls does what no other has begun, so that it never waits for a
+// thread that sleeps or is not let run.
 class Team {
     std::vector<std::thread> others;
-    std::function<void(size_t)> work;
-    std::atomic<uint32_t> jobs{0}, arrived{0}, steps{0};
-    bool ended = false;
+    std::atomic<uint64_t> next{0};  // the step's number, how many parts it has, and which is the next: 24, 20, 20 bits
+    std::atomic<uint32_t> done{0}, passes{0};
+    std::atomic<bool> active{false};
+    std::atomic<bool> ended{false};
+    // Of the step, for as long as a part of it is not done.
+    void (*call)(const void* f, size_t first, size_t last, size_t thread) = nullptr;
+    const void* function = nullptr;
+    size_t count = 0;
 
-    void follow(size_t thread) {
-        for (uint32_t seen = 0;;) {
-            for (int spins = 0; jobs.load(std::memory_order_acquire) == seen && spins < SPINS; spins++) _mm_pause();
-            jobs.wait(seen);
-            seen = jobs.load();
-            if (ended) return;
-            work(thread);
-            wait();
-        }
+    // Do the next part; returns whether there was one.
+    bool help(size_t thread) {
+        uint64_t now = next.load(std::memory_order_acquire);
+        const size_t part = now & 0xfffff, parts = now >> 20 & 0xfffff;
+        if (part >= parts || !next.compare_exchange_strong(now, now + 1)) return part < parts;
+        call(function, count * part / parts, count * (part + 1) / parts, thread);
+        done.fetch_add(1, std::memory_order_release);
+        return true;
     }
 
-    // Until all threads are here.
-    void wait() {
-        const uint32_t now = steps.load(std::memory_order_acquire);
-        if (arrived.fetch_add(1) + 1 == size) {
-            arrived.store(0);
-            steps.fetch_add(1);
-            return;
+    void follow(size_t thread) {
+        for (;;) {
+            const uint32_t seen = passes.load();
+            if (ended) return;
+            for (int spins = 0; spins < SPINS || active.load(std::memory_order_relaxed); spins++)
+                if (!help(thread)) _mm_pause();
+            passes.wait(seen);
         }
-        for (int spins = 0; steps.load(std::memory_order_acquire) == now; spins++)
-            if (spins < SPINS) _mm_pause();
-            else std::this_thread::yield();
     }
 
 public:
@@ -102,35 +103,35 @@ public:
 
     ~Team() {
         ended = true;
-        jobs.fetch_add(1);
-        jobs.notify_all();
+        begin();
+        end();
         for (auto& thread : others) thread.join();
     }
 
-    // Have every thread call *given* with its number.
-    void run(std::function<void(size_t)> given) {
-        work = std::move(given);
-        jobs.fetch_add(1);
-        jobs.notify_all();
-        work(0);
-        wait();
+    // Wake the others: steps follow.
+    void begin() {
+        active = true;
+        passes.fetch_add(1);
+        passes.notify_all();
     }
 
-    // Call f(i) for a thread's share of i < count, and wait until all threads have.
+    void end() { active = false; }
+
+    // Call f(i, thread) for all i < n.
     template <class F>
-    void step(size_t thread, size_t count, F f) {
-        for (size_t i = count * thread / size; i < count * (thread + 1) / size; i++) f(i);
-        wait();
+    void step(size_t n, const F& f) {
+        const uint64_t parts = std::min(n, size > 1 ? 8 * size : 1);
+        call = [](const void* given, size_t first, size_t last, size_t thread) {
+            for (size_t i = first; i < last; i++) (*static_cast<const F*>(given))(i, thread);
+        };
+        function = &f, count = n;
+        done.store(0, std::memory_order_relaxed);
+        next.store(((next.load() >> 40) + 1) << 40 | parts << 20, std::memory_order_release);
+        while (help(0)) {}
+        for (int spins = 0; done.load(std::memory_order_acquire) < parts; spins++)
+            if (spins < SPINS) _mm_pause();
+            else std::this_thread::yield();
     }
-};
-
-// One of them.
-struct Thread {
-    Team& team;
-    size_t number;
-
-    template <class F>
-    void step(size_t count, F f) const { team.step(number, count, f); }
 };
 
 // Call f<R>(n) for R rows from n on, parts as equal as can be of at most MOST rows.
@@ -319,25 +320,25 @@ void tile(const Rounded& x, size_t n, const Matrix& w, size_t j, float* out, siz
 
 // Rows n to end times the matrix. Threads share its blocks and, where those are few, parts of the rows.
 template <After after>
-void product(Thread me, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out, size_t stride) {
-    const size_t blocks = w.blocks(), wanted = 4 * me.team.size / blocks;
+void product(Team& team, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out, size_t stride) {
+    const size_t blocks = w.blocks(), wanted = 4 * team.size / blocks;
     const size_t parts = std::clamp<size_t>(wanted, 1, std::max<size_t>(1, (end - n) / ROWS));
-    me.step(blocks * parts, [&](size_t task) {
+    team.step(blocks * parts, [&](size_t task, size_t) {
         const size_t j = task / parts, part = task % parts, size = (end - n + parts - 1) / parts;
         const size_t from = std::min(end, n + part * size), to = std::min(end, from + size);
         by_rows<ROWS>(from, to, [&]<int R>(size_t m) { tile<R, after>(x, m, w, j, out + (m - n) * stride, stride); });
     });
 }
 
-void product(After after, Thread me, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out,
+void product(After after, Team& team, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out,
              size_t stride) {
     switch (after) {
-        case After::nothing: return product<After::nothing>(me, x, n, end, w, out, stride);
-        case After::add: return product<After::add>(me, x, n, end, w, out, stride);
-        case After::gelu: return product<After::gelu>(me, x, n, end, w, out, stride);
-        case After::gelu_tanh: return product<After::gelu_tanh>(me, x, n, end, w, out, stride);
-        case After::relu: return product<After::relu>(me, x, n, end, w, out, stride);
-        case After::silu: return product<After::silu>(me, x, n, end, w, out, stride);
+        case After::nothing: return product<After::nothing>(team, x, n, end, w, out, stride);
+        case After::add: return product<After::add>(team, x, n, end, w, out, stride);
+        case After::gelu: return product<After::gelu>(team, x, n, end, w, out, stride);
+        case After::gelu_tanh: return product<After::gelu_tanh>(team, x, n, end, w, out, stride);
+        case After::relu: return product<After::relu>(team, x, n, end, w, out, stride);
+        case After::silu: return product<After::silu>(team, x, n, end, w, out, stride);
     }
 }
 
@@ -488,11 +489,11 @@ struct Sentence {
 
 namespace {
 
-void embed(Model& m, Thread me, size_t N, const int64_t* tokens, const int64_t* positions, int64_t type, float* hidden) {
+void embed(Model& m, size_t N, const int64_t* tokens, const int64_t* positions, int64_t type, float* hidden) {
     Workspace& space = m.space;
     const size_t D = m.size.hidden_size, E = m.size.embedding_size;
     const bool projected = m.embedding_projection.O > 0;
-    me.step(N, [&](size_t n) {
+    m.team.step(N, [&](size_t n, size_t) {
         float* row = projected ? space.attended.get() + n * E : hidden + n * E;
         const int8_t* word = m.words + tokens[n] * E;
         const float *position = m.positions + positions[n] * E, *kind = m.types + type * E;
@@ -507,25 +508,25 @@ void embed(Model& m, Thread me, size_t N, const int64_t* tokens, const int64_t* 
         (projected ? space.embedded : space.x).set(n, row);
     });
     if (!projected) return;
-    product<After::nothing>(me, space.embedded, 0, N, m.embedding_projection, hidden, D);
-    me.step(N, [&](size_t n) { space.x.set(n, hidden + n * D); });
+    product<After::nothing>(m.team, space.embedded, 0, N, m.embedding_projection, hidden, D);
+    m.team.step(N, [&](size_t n, size_t) { space.x.set(n, hidden + n * D); });
 }
 
 // All heads' attention of one layer over joint queries, keys and values (N, 3 D).
-void attention(Model& m, Thread me, size_t l, size_t B, const int64_t* starts, const Sentence* sentences,
+void attention(Model& m, size_t l, size_t B, const int64_t* starts, const Sentence* sentences,
                size_t longest, size_t widest) {
     Workspace& space = m.space;
     const size_t D = m.size.hidden_size, H = m.size.heads, d = D / H;
     const __m512i each = _mm512_mullo_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(3 * D));
-    float* scores = space.scores.get() + me.number * QUERIES * widest;
-    me.step(B * H, [&](size_t task) {
+    m.team.step(B * H, [&](size_t task, size_t thread) {
+        float* scores = space.scores.get() + thread * QUERIES * widest;
         const size_t b = task / H, h = task % H;
         const Sentence& sentence = sentences[b];
         const size_t first = starts[b], count = starts[b + 1] - first, padded = up(count, LANES);
         const float* queries = space.qkv.get() + first * 3 * D + h * d;
         float* keys = sentence.state ? sentence.state->get() + (l * H + h) * d * (padded + count)
-                                     : space.keys.get() + me.number * 2 * d * longest;
+                                     : space.keys.get() + thread * 2 * d * longest;
         float* values = keys + d * padded;
         for (size_t k = 0; k < count; k += LANES) {
             const size_t left = count - k;
@@ -567,47 +568,41 @@ void run(Model& m, size_t B, const int64_t* starts, const int64_t* tokens, const
     space.qkv.get(N * 3 * D), space.attended.get(N * std::max(D, E)), space.wide.get(N * F);
     space.keys.get(threads * 2 * d * longest), space.scores.get(threads * QUERIES * widest);
 
-    m.team.run([&](size_t number) {
-        const Thread me{m.team, number};
-        embed(m, me, N, tokens, positions, type, hidden);
-        for (int64_t l = 0; l < m.size.layers; l++) {
-            const Layer& layer = m.layers[l % m.layers.size()];
-            product<After::nothing>(me, space.x, 0, N, layer.qkv, space.qkv.get(), 3 * D);
-            attention(m, me, l, B, starts, sentences, longest, widest);
-            me.step(N, [&](size_t n) { space.x.set(n, space.attended.get() + n * D); });
-            product<After::add>(me, space.x, 0, N, layer.attention_output, hidden, D);
-            me.step(N, [&](size_t n) {
-                layer.attention_norm(hidden + n * D, D, m.size.eps);
-                space.x.set(n, hidden + n * D);
-            });
-            product(activation, me, space.x, 0, N, layer.ffn_in, space.wide.get(), F);
-            me.step(N, [&](size_t n) { space.inner.set(n, space.wide.get() + n * F); });
-            product<After::add>(me, space.inner, 0, N, layer.ffn_out, hidden, D);
-            me.step(N, [&](size_t n) {
-                layer.ffn_norm(hidden + n * D, D, m.size.eps);
-                space.x.set(n, hidden + n * D);
-            });
-        }
-    });
+    embed(m, N, tokens, positions, type, hidden);
+    for (int64_t l = 0; l < m.size.layers; l++) {
+        const Layer& layer = m.layers[l % m.layers.size()];
+        product<After::nothing>(m.team, space.x, 0, N, layer.qkv, space.qkv.get(), 3 * D);
+        attention(m, l, B, starts, sentences, longest, widest);
+        m.team.step(N, [&](size_t n, size_t) { space.x.set(n, space.attended.get() + n * D); });
+        product<After::add>(m.team, space.x, 0, N, layer.attention_output, hidden, D);
+        m.team.step(N, [&](size_t n, size_t) {
+            layer.attention_norm(hidden + n * D, D, m.size.eps);
+            space.x.set(n, hidden + n * D);
+        });
+        product(activation, m.team, space.x, 0, N, layer.ffn_in, space.wide.get(), F);
+        m.team.step(N, [&](size_t n, size_t) { space.inner.set(n, space.wide.get() + n * F); });
+        product<After::add>(m.team, space.inner, 0, N, layer.ffn_out, hidden, D);
+        m.team.step(N, [&](size_t n, size_t) {
+            layer.ffn_norm(hidden + n * D, D, m.size.eps);
+            space.x.set(n, hidden + n * D);
+        });
+    }
 }
 
 // Each sentence's logits of lengths (B, classes), from the mean of its rows.
 void score_lengths(Model& m, size_t B, const int64_t* starts, const float* hidden, float* scores) {
     const size_t D = m.size.hidden_size, classes = m.size.length_classes;
     float* means = m.space.attended.get();
-    m.team.run([&](size_t number) {
-        const Thread me{m.team, number};
-        me.step(B, [&](size_t b) {
-            for (size_t i = 0; i < D; i += LANES) {
-                __m512 sum = _mm512_setzero_ps();
-                for (int64_t n = starts[b]; n < starts[b + 1]; n++)
-                    sum = _mm512_add_ps(sum, _mm512_loadu_ps(hidden + n * D + i));
-                _mm512_storeu_ps(means + b * D + i, _mm512_div_ps(sum, _mm512_set1_ps(starts[b + 1] - starts[b])));
-            }
-        });
-        me.step(B * classes, [&](size_t i) {
-            scores[i] = dot(means + i / classes * D, m.length_head + i % classes * D, D);
-        });
+    m.team.step(B, [&](size_t b, size_t) {
+        for (size_t i = 0; i < D; i += LANES) {
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t n = starts[b]; n < starts[b + 1]; n++)
+                sum = _mm512_add_ps(sum, _mm512_loadu_ps(hidden + n * D + i));
+            _mm512_storeu_ps(means + b * D + i, _mm512_div_ps(sum, _mm512_set1_ps(starts[b + 1] - starts[b])));
+        }
+    });
+    m.team.step(B * classes, [&](size_t i, size_t) {
+        scores[i] = dot(means + i / classes * D, m.length_head + i % classes * D, D);
     });
 }
 
@@ -658,38 +653,45 @@ void predict(Model& m, size_t B, const int64_t* starts, const Sentence* sentence
     space.wide.get(M * E), space.logits.get(some * wide);
     if (m.copy_weight) space.queries.get(threads * (D + longest));
 
-    m.team.run([&](size_t number) {
-        const Thread me{m.team, number};
-        me.step(M, [&](size_t i) { space.x.set(i, hidden + masked[i] * D); });
-        product(After(m.size.activation), me, space.x, 0, M, m.transform, space.wide.get(), E);
-        me.step(M, [&](size_t i) {
-            m.head_norm(space.wide.get() + i * E, E, m.size.eps);
-            space.embedded.set(i, space.wide.get() + i * E);
-        });
-        for (size_t from = 0; from < M; from += LOGITS) {
-            const size_t end = std::min(M, from + LOGITS);
-            product<After::nothing>(me, space.embedded, from, end, m.head, space.logits.get(), wide);
-            me.step(end - from, [&](size_t at) {
-                float* row = space.logits.get() + at * wide;
-                const size_t n = masked[from + at];
-                if (m.copy_weight) {
-                    float* query = space.queries.get() + number * (D + longest);
-                    for (size_t o = 0; o < D; o++)
-                        query[o] = dot(m.copy_weight + o * D, hidden + n * D, D) + m.copy_bias[o];
-                    add_copies(query, sentences[owner[from + at]], D, query + D, row);
-                }
-                size_t chosen = highest_place(row, wide);
-                const __m512 most = _mm512_set1_ps(row[chosen]);
-                __m512 sum = _mm512_setzero_ps();
-                for (size_t v = 0; v < wide; v += LANES)
-                    sum = _mm512_add_ps(sum, exponential(_mm512_sub_ps(_mm512_loadu_ps(row + v), most)));
-                const float total = row[chosen] + std::log(_mm512_reduce_add_ps(sum));
-                if (second) row[chosen] = NEVER, chosen = highest_place(row, wide);
-                tokens[n] = chosen, scores[n] = row[chosen] - total;
-            });
-        }
+    m.team.step(M, [&](size_t i, size_t) { space.x.set(i, hidden + masked[i] * D); });
+    product(After(m.size.activation), m.team, space.x, 0, M, m.transform, space.wide.get(), E);
+    m.team.step(M, [&](size_t i, size_t) {
+        m.head_norm(space.wide.get() + i * E, E, m.size.eps);
+        space.embedded.set(i, space.wide.get() + i * E);
     });
+    for (size_t from = 0; from < M; from += LOGITS) {
+        const size_t end = std::min(M, from + LOGITS);
+        product<After::nothing>(m.team, space.embedded, from, end, m.head, space.logits.get(), wide);
+        m.team.step(end - from, [&](size_t at, size_t thread) {
+            float* row = space.logits.get() + at * wide;
+            const size_t n = masked[from + at];
+            if (m.copy_weight) {
+                float* query = space.queries.get() + thread * (D + longest);
+                for (size_t o = 0; o < D; o++)
+                    query[o] = dot(m.copy_weight + o * D, hidden + n * D, D) + m.copy_bias[o];
+                add_copies(query, sentences[owner[from + at]], D, query + D, row);
+            }
+            size_t chosen = highest_place(row, wide);
+            const __m512 most = _mm512_set1_ps(row[chosen]);
+            __m512 sum = _mm512_setzero_ps();
+            for (size_t v = 0; v < wide; v += LANES)
+                sum = _mm512_add_ps(sum, exponential(_mm512_sub_ps(_mm512_loadu_ps(row + v), most)));
+            const float total = row[chosen] + std::log(_mm512_reduce_add_ps(sum));
+            if (second) row[chosen] = NEVER, chosen = highest_place(row, wide);
+            tokens[n] = chosen, scores[n] = row[chosen] - total;
+        });
+    }
 }
+
+// While this is there, no other pass is.
+class Pass {
+    Model& model;
+    std::lock_guard<std::mutex> turn;
+
+public:
+    explicit Pass(Model& model) : model(model), turn(model.mutex) { model.team.begin(); }
+    ~Pass() { model.team.end(); }
+};
 
 // Call *work*; returns whether there was memory enough.
 template <class F>
@@ -772,7 +774,7 @@ void mist_give(Model* m, State* state) {
 bool mist_encode(Model* m, int64_t B, const int64_t* starts, const int64_t* tokens, const int64_t* positions,
                  int64_t type, const Sentence* sentences, float* hidden, float* length_scores) {
     return enough_memory([&] {
-        std::lock_guard turn(m->mutex);
+        Pass pass(*m);
         run(*m, B, starts, tokens, positions, type, sentences, hidden);
         score_lengths(*m, B, starts, hidden, length_scores);
     });
@@ -782,7 +784,7 @@ bool mist_encode(Model* m, int64_t B, const int64_t* starts, const int64_t* toke
 bool mist_fill(Model* m, int64_t B, const int64_t* starts, int64_t* tokens, const int64_t* positions, int64_t type,
                const Sentence* sentences, bool second, float* scores) {
     return enough_memory([&] {
-        std::lock_guard turn(m->mutex);
+        Pass pass(*m);
         float* hidden = m->space.hidden.get(starts[B] * m->size.hidden_size);
         run(*m, B, starts, tokens, positions, type, sentences, hidden);
         predict(*m, B, starts, sentences, hidden, second, tokens, scores);

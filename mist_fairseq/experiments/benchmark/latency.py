@@ -112,8 +112,10 @@ class Benchmark:
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in self.systems}
         outputs: dict[str, dict[int, tuple[list[int], int]]] = {name: {} for name in self.systems}
 
-        def turn(system: System, stretch: list[np.ndarray]):
-            samples = [system.batch(batch) for batch in stretch]
+        def prepare(system: System, stretch: list[np.ndarray]) -> list:
+            return [system.batch(batch) for batch in stretch]
+
+        def turn(system: System, samples: list):
             if mode == "warm":
                 system.decode(samples[0])
             for sample in samples:
@@ -134,8 +136,12 @@ class Benchmark:
         for number, stretch in enumerate(tqdm(stretches, desc=f"batches of {batch_size}, {mode}", disable=None)):
             names = list(self.systems)
             first = number % max(1, len(names))
+            # Before any turn, as torch's threads wait busily after this.
+            samples = {name: self._guard(name, prepare, self.systems[name], stretch) for name in names}
+            sleep(System.settle)
             for name in names[first:] + names[:first]:
-                self._guard(name, turn, self.systems[name], stretch)
+                if samples[name] is not None:
+                    self._guard(name, turn, self.systems[name], samples[name])
         sizes = np.array([len(batch) for batch in batches])
         measured, systems = {name: np.array(times[name]) for name in self.systems}, {}
         elapsed = {name: both[:, 0] for name, both in measured.items()}
