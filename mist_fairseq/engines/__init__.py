@@ -89,8 +89,10 @@ def choose_device(device: object, accelerate: str, precision: str) -> str:
 
 
 def choose(model: Any, precision: str) -> str:
-    """What ``auto`` stands for on a CPU: in int8 ``native`` where it can be used, else ONNX Runtime where it is
-    installed, not too old and able, else PyTorch."""
+    """What ``auto`` stands for: on a CPU, the first that is there and able; else PyTorch.
+
+    In int8 that is ``native``, and in fp32 and int8 ONNX Runtime, if it is not too old.
+    """
     import torch
 
     from mist_fairseq.engines.native import why_not

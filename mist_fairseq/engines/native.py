@@ -1,9 +1,9 @@
-"""The two passes in int8 by ``native.cpp``, for x86 processors with AVX-512 VNNI. Needs no torch where weights are there.
+"""The two passes in int8 by ``native.cpp``, for x86 processors with AVX-512 VNNI. Weights of a file need no torch.
 
-It computes what the int8 ONNX graph does (``engines.onnx_encoder``), with scales for each row of a matrix and each row
-of activations, in few large steps; sums are added in another order. Rows are packed, so padding costs nothing.
+It computes what the int8 ONNX graph does (``engines.onnx_encoder``), with a scale for each row of a matrix and each row
+of activations, in few large steps; only sums are added in another order. Rows are packed, so padding costs nothing.
 
-``pip install`` compiles it where there is a C++ compiler, and ``engines.native.why_not`` tells why it cannot be used.
+``pip install`` compiles it where there is a C++ compiler; ``why_not`` tells why it cannot be used.
 
 Dimensions as in ``mist.encoder``.
 """
@@ -159,7 +159,8 @@ class NativeEngine:
     ) -> None:
         if reason := why_not(config):
             raise ValueError(f"--accelerate native cannot be used: {reason}. Use --accelerate onnxruntime")
-        self.config, self.special, self._kept = config, special, []
+        self.config, self.special = config, special
+        self._kept: list[np.ndarray] = []
         self.library, self._farthest = _library(), config.max_positions - 1
         sizes = np.zeros(1, _Sizes)
         sizes["distinct_layers"] = distinct = 1 if config.shared_layers else config.layers
@@ -182,10 +183,11 @@ class NativeEngine:
             self._matrix("embedding_projection", -1, weights, "embedding_projection")
         own = "head" if "head.weight" in weights else "word_embeddings"
         self._matrix("head", -1, weights, own, weights["head.bias"])
-        words = weights["word_embeddings.weight"]
-        names = [f"{name}.weight" for name in ("position_embeddings", "type_embeddings", "length_head")]
-        distances = weights.get("relative_bias.weight")
-        tables = [words, *(weights[name] for name in ("word_embeddings.weight.scale", *names)), None if distances is None else distances.T]
+        names = ["word_embeddings.weight", "word_embeddings.weight.scale", "position_embeddings.weight"]
+        names += ["type_embeddings.weight", "length_head.weight"]
+        tables = [weights[name] for name in names]
+        by_distance = weights.get("relative_bias.weight")
+        tables.append(None if by_distance is None else by_distance.T)
         tables += [weights.get(f"copy_head.{part}") for part in ("weight", "bias")]
         self.library.mist_tables(self.model, *map(self._keep, tables))
 
@@ -206,9 +208,7 @@ class NativeEngine:
         hidden = np.empty((len(flat), self.config.hidden_size), np.float32)
         length_scores = np.empty((len(tokens), self.config.length_classes), np.float32)
         given, results = map(_address, (starts, flat, positions)), map(_address, (sentences, hidden, length_scores))
-        self.check(
-            self.library.mist_encode(self.model, len(tokens), *given, self.config.source_type, *results)
-        )
+        self.check(self.library.mist_encode(self.model, len(tokens), *given, self.config.source_type, *results))
         return NativeState(length_scores, past, *(np.split(part, starts[1:-1]) for part in (hidden, flat)))
 
     def fill(
@@ -257,9 +257,7 @@ class NativeEngine:
         given = [np.ascontiguousarray(part) for part in (values, weights[f"{at}.weight.scale"])]
         bias = None if bias is None else np.ascontiguousarray(bias)
         self.check(
-            self.library.mist_matrix(
-                self.model, name.encode(), layer, *map(_address, (*given, bias)), *values.shape
-            )
+            self.library.mist_matrix(self.model, name.encode(), layer, *map(_address, (*given, bias)), *values.shape)
         )
 
     def _norm(self, name: str, layer: int, weights: Mapping[str, np.ndarray], at: str) -> None:

@@ -238,8 +238,8 @@ class Graph:
         graph = helper.make_graph(self._nodes, "mist", self._inputs, described, [*self._constants, *tensors])
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIBUTED, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="mist_fairseq")
-        for key, value in (about or {}).items():
-            model.metadata_props.add(key=key, value=value)
+        for key, text in (about or {}).items():
+            model.metadata_props.add(key=key, value=text)
         return model, content
 
     def _describe(self, name: str, dtype: type, shape: Sequence[int | str] | None) -> Any:

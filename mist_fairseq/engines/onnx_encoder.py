@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
 from mist_fairseq.engines.weights import TOKEN_BLOCK, bias_by_distance, head_bias, padded

@@ -47,7 +47,8 @@ def bias_by_distance(encoder: "Encoder") -> "Tensor":
     config, farthest = encoder.config, encoder.config.max_positions - 1
     distances = torch.arange(-farthest, farthest + 1)
     buckets = relative_position_bucket(distances, config.rel_pos_bins, config.max_rel_pos)
-    return encoder.relative_bias.weight.detach().float().cpu().t()[buckets]
+    weight: Tensor = encoder.relative_bias.weight  # type: ignore[union-attr]
+    return weight.detach().float().cpu().t()[buckets]
 
 
 def int8_weights(encoder: "Encoder", special: "SpecialTokens") -> dict[str, np.ndarray]:

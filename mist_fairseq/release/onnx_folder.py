@@ -167,10 +167,11 @@ def _native(weights: Path, config: dict[str, Any], tokenizer: Tokenizer, threads
 
     try:
         with safe_open(weights, "numpy") as file:
-            about, arrays = (file.metadata() or {}).get("about", "{}"), {name: file.get_tensor(name) for name in file.keys()}
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except SafetensorError as error:
         raise ValueError(f"{weights} is damaged: export the model again ({error})") from error
-    _check_belongs(weights, json.loads(about), config, "int8")
+    _check_belongs(weights, about, config, "int8")
     cores = len(os.sched_getaffinity(0))
     return NativeEngine.of_weights(EncoderConfig(**config["encoder"]), arrays, tokenizer.special, threads or cores)
 

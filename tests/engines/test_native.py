@@ -196,7 +196,11 @@ def test_later_changes_of_the_weights_go_unnoticed():
 
 @pytest.mark.parametrize(
     "token, source, message",
-    [(300, 4, "token ids are 7 to 300, expected 0 to 299"), (-1, 4, "token ids are -1 to 7"), (7, 510, "514 positions")],
+    [
+        (300, 4, "token ids are 7 to 300, expected 0 to 299"),
+        (-1, 4, "token ids are -1 to 7"),
+        (7, 510, "514 positions"),
+    ],
 )
 def test_what_would_read_other_memory_is_refused(token, source, message):
     engine = NativeEngine(encoder_of(), SPECIAL, "int8")
@@ -228,7 +232,9 @@ def test_other_encoders_are_refused(changes, message):
         NativeEngine(encoder_of(**dict(hidden_size=32, ffn_size=64) | changes), SPECIAL, "int8")
 
 
-@pytest.mark.parametrize("missing, message", [(True, "it was not compiled"), (False, "compiled from another native.cpp")])
+@pytest.mark.parametrize(
+    "missing, message", [(True, "it was not compiled"), (False, "compiled from another native.cpp")]
+)
 def test_a_library_that_is_not_there_or_old_is_named(monkeypatch, tmp_path, missing, message):
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "native.cpp").write_text("another")

@@ -155,9 +155,7 @@ def floor_seconds(listed: Iterable[Product], rates: Rates, precision: str = "fp3
     return sum(max(count / rates.operations, size * weights / rates.bandwidth) for count, weights in listed)
 
 
-def machine_rates(
-    precision: str, device: str | torch.device = "cpu", read: int = COPIED, repeats: int = 7
-) -> Rates:
+def machine_rates(precision: str, device: str | torch.device = "cpu", read: int = COPIED, repeats: int = 7) -> Rates:
     """Measure what this machine reaches now with torch's threads, by medians; errors as of ``fastest_product``.
 
     *read* is how many bytes are read again and again, which a cache may hold.

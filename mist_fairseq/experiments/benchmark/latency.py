@@ -397,7 +397,8 @@ def _details(result: dict, run: dict) -> str:
     for name in [name for _, name in _rows(result) if name in run["systems"]]:
         timed, content, memory = run["systems"][name], result["described"][name], result.get("memory", {}).get(name)
         figures = [timed["milliseconds"][key] for key in ("mean", "median", "p90", "p99")]
-        figures += [timed[key] for key in ("cpu_milliseconds", "sentences_per_second", "tokens_per_sentence", "passes_per_sentence")]
+        further = "cpu_milliseconds", "sentences_per_second", "tokens_per_sentence", "passes_per_sentence"
+        figures += [timed[key] for key in further]
         parameters = f"{content['parameters'] / 1e6:.1f} M"
         size = "" if memory is None else f"{memory / 2**20:,.0f} MiB"
         lines.append([f"{name}, {content['precision']}", *(f"{value:.1f}" for value in figures), parameters, size])
