@@ -185,7 +185,7 @@ class NativeEngine:
         self._matrix("head", -1, weights, own, weights["head.bias"])
         names = ["word_embeddings.weight", "word_embeddings.weight.scale", "position_embeddings.weight"]
         names += ["type_embeddings.weight", "length_head.weight"]
-        tables = [weights[name] for name in names]
+        tables: list[np.ndarray | None] = [weights[name] for name in names]
         by_distance = weights.get("relative_bias.weight")
         tables.append(None if by_distance is None else by_distance.T)
         tables += [weights.get(f"copy_head.{part}") for part in ("weight", "bias")]

@@ -49,13 +49,12 @@ class MistTaskConfig(FairseqDataclass):
     )
     precision: PRECISIONS = option(
         "fp32",
-        "of matrix products; in training by autocast, with weights and losses in fp32. int8 is for generation with "
-        "ONNX Runtime",
+        "of matrix products; in training by autocast, with weights and losses in fp32. int8 is for generation on a CPU",
     )
     accelerate: ChoiceEnum(["auto", *engines()]) = option(  # type: ignore[valid-type]
         "auto",
-        "what runs the model in generation: none is PyTorch as it is; auto is onnxruntime on a CPU where it is "
-        "installed and has the precision, else none",
+        "what runs the model in generation: none is PyTorch as it is; auto is on a CPU native in int8 where that can "
+        "be used, or onnxruntime where it is installed and has the precision, else none",
     )
     eval_bleu: bool = option(False, "validate with sacrebleu on generated text")
     eval_rouge: bool = option(False, "validate with ROUGE-L on generated text")

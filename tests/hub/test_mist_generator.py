@@ -116,7 +116,7 @@ def test_an_engine_is_built_where_the_model_is_used(monkeypatch):
     for accelerate, precision, message in (
         ("cudagraphs", "fp32", "--accelerate is 'cudagraphs', expected one of"),
         ("auto", "fp8", "precision is 'fp8', expected one of fp32, bf16, int8"),
-        ("cudagraph", "int8", "--accelerate cudagraph has no --precision int8: use --accelerate onnxruntime"),
+        ("cudagraph", "int8", "--accelerate cudagraph has no --precision int8: use --accelerate native or onnxruntime"),
     ):
         with pytest.raises(ValueError, match=message):
             tiny_generator(accelerate=accelerate, precision=precision)
