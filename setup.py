@@ -28,7 +28,7 @@ extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/
 # The int8 engine, mist_fairseq/engines/native.py. Without a C++ compiler the rest is installed all the same.
 native = root / "mist_fairseq/engines/native.cpp"
 extension = Extension(
-    "mist_fairseq._native",
+    "mist_fairseq.engines.lib.native",  # no module: a folder that Python does not look into
     [str(native.relative_to(root))],
     define_macros=[("SOURCE", str(zlib.crc32(native.read_bytes())))],  # so that it is not used with another native.py
     extra_compile_args=[

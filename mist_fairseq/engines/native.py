@@ -50,7 +50,7 @@ _Sentence = np.dtype([*((name, np.uint64) for name in ("state", "past", "hidden"
 def _library() -> Any:
     """The compiled library; OSError if there is none, or an old one."""
     source = Path(__file__).with_suffix(".cpp").read_bytes()
-    found = sorted(Path(__file__).parents[1].glob("_native*.so"))
+    found = sorted(Path(__file__).with_name("lib").glob("native*.so"))
     if not found:
         raise OSError("it was not compiled")
     library = ctypes.CDLL(str(found[-1]))

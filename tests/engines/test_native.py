@@ -236,10 +236,10 @@ def test_other_encoders_are_refused(changes, message):
     "missing, message", [(True, "it was not compiled"), (False, "compiled from another native.cpp")]
 )
 def test_a_library_that_is_not_there_or_old_is_named(monkeypatch, tmp_path, missing, message):
-    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "lib").mkdir(parents=True)
     (tmp_path / "engines" / "native.cpp").write_text("another")
     if not missing:
-        (tmp_path / "_native.so").symlink_to(native._library()._name)
+        (tmp_path / "engines" / "lib" / "native.so").symlink_to(native._library()._name)
     monkeypatch.setattr(native, "__file__", str(tmp_path / "engines" / "native.py"))
     native._library.cache_clear()
     with pytest.raises(ValueError, match=rf"{message}; have a C\+\+ compiler"):
