@@ -30,7 +30,7 @@ native = root / "mist_fairseq/engines/native.cpp"
 extension = Extension(
     "mist_fairseq.engines.lib.native",  # no module: a folder that Python does not look into
     [str(native.relative_to(root))],
-    define_macros=[("SOURCE", str(zlib.crc32(native.read_bytes())))],  # so that it is not used with another native.py
+    define_macros=[("SOURCE", str(zlib.crc32(native.read_bytes())))],  # which native.py compares
     extra_compile_args=[
         *"-std=c++20 -O3 -g0 -pthread -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni".split(),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC 12 warns of its own intrinsics

@@ -21,6 +21,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,6 +33,7 @@ constexpr int ROWS = 14;         // the most rows: 28 of the 32 registers are su
 constexpr int QUERIES = 6;       // the most rows of attention, with four registers of keys or values
 constexpr size_t LOGITS = 64;    // rows whose logits there are at a time
 constexpr int SPINS = 10000;      // how often a thread looks for work before it sleeps, about 0.2 ms
+constexpr size_t IDLE_STATES = 16;
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 // The loops over rows and registers of a tile: unrolled, their sums are registers and not an array in memory.
@@ -39,7 +41,7 @@ constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 size_t up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-// Memory that grows, and is never given back.
+// Memory that grows, and forgets its content then.
 template <class T>
 class Buffer {
     T* data = nullptr;
@@ -61,15 +63,14 @@ public:
     T* get() const { return data; }
 };
 
-// Threads that share the steps of a pass. The one that calls does what no other has begun, so that it never waits for a
-// thread that sleeps or is not let run.
+// Threads that share the steps of a pass. Each does the next part that nobody has begun, so that what a sleeping thread
+// has not begun the others do.
 class Team {
     std::vector<std::thread> others;
-    std::atomic<uint64_t> next{0};  // the step's number, how many parts it has, and which is the next: 24, 20, 20 bits
+    std::atomic<uint64_t> next{0};  // how many parts the step has, and the next of them, 32 bits each
     std::atomic<uint32_t> done{0}, passes{0};
-    std::atomic<bool> active{false};
-    std::atomic<bool> ended{false};
-    // Of the step, for as long as a part of it is not done.
+    std::atomic<bool> active{false}, ended{false};
+    // Of the step, until all its parts are done.
     void (*call)(const void* f, size_t first, size_t last, size_t thread) = nullptr;
     const void* function = nullptr;
     size_t count = 0;
@@ -77,7 +78,7 @@ class Team {
     // Do the next part; returns whether there was one.
     bool help(size_t thread) {
         uint64_t now = next.load(std::memory_order_acquire);
-        const size_t part = now & 0xfffff, parts = now >> 20 & 0xfffff;
+        const size_t part = now & 0xffffffff, parts = now >> 32;
         if (part >= parts || !next.compare_exchange_strong(now, now + 1)) return part < parts;
         call(function, count * part / parts, count * (part + 1) / parts, thread);
         done.fetch_add(1, std::memory_order_release);
@@ -95,10 +96,12 @@ class Team {
     }
 
 public:
-    const size_t size;
-
-    explicit Team(size_t size) : size(size) {
-        for (size_t thread = 1; thread < size; thread++) others.emplace_back([this, thread] { follow(thread); });
+    // With fewer threads than wanted where no more can be started.
+    explicit Team(size_t wanted) {
+        try {
+            while (size() < wanted) others.emplace_back([this, thread = size()] { follow(thread); });
+        } catch (const std::system_error&) {
+        }
     }
 
     ~Team() {
@@ -107,6 +110,8 @@ public:
         end();
         for (auto& thread : others) thread.join();
     }
+
+    size_t size() const { return others.size() + 1; }
 
     // Wake the others: steps follow.
     void begin() {
@@ -120,13 +125,13 @@ public:
     // Call f(i, thread) for all i < n.
     template <class F>
     void step(size_t n, const F& f) {
-        const uint64_t parts = std::min(n, size > 1 ? 8 * size : 1);
+        const uint64_t parts = std::min(n, size() > 1 ? 8 * size() : 1);
         call = [](const void* given, size_t first, size_t last, size_t thread) {
             for (size_t i = first; i < last; i++) (*static_cast<const F*>(given))(i, thread);
         };
         function = &f, count = n;
         done.store(0, std::memory_order_relaxed);
-        next.store(((next.load() >> 40) + 1) << 40 | parts << 20, std::memory_order_release);
+        next.store(parts << 32, std::memory_order_release);
         while (help(0)) {}
         for (int spins = 0; done.load(std::memory_order_acquire) < parts; spins++)
             if (spins < SPINS) _mm_pause();
@@ -321,7 +326,7 @@ void tile(const Rounded& x, size_t n, const Matrix& w, size_t j, float* out, siz
 // Rows n to end times the matrix. Threads share its blocks and, where those are few, parts of the rows.
 template <After after>
 void product(Team& team, const Rounded& x, size_t n, size_t end, const Matrix& w, float* out, size_t stride) {
-    const size_t blocks = w.blocks(), wanted = 4 * team.size / blocks;
+    const size_t blocks = w.blocks(), wanted = 4 * team.size() / blocks;
     const size_t parts = std::clamp<size_t>(wanted, 1, std::max<size_t>(1, (end - n) / ROWS));
     team.step(blocks * parts, [&](size_t task, size_t) {
         const size_t j = task / parts, part = task % parts, size = (end - n + parts - 1) / parts;
@@ -452,8 +457,8 @@ struct Workspace {
 
 // As native.py has it.
 struct Sizes {
-    int64_t hidden_size, embedding_size, ffn_size, heads, layers, distinct_layers, length_classes, farthest, activation, mask,
-        threads;
+    int64_t hidden_size, embedding_size, ffn_size, heads, layers, distinct_layers, length_classes, farthest;
+    int64_t activation, mask, threads;
     double eps;
 };
 
@@ -469,7 +474,7 @@ struct Model {
     Norm embedding_norm, head_norm;
     Matrix embedding_projection, transform, head;
     std::vector<Layer> layers;
-    std::mutex mutex;  // of the state below; passes take turns
+    std::mutex mutex;  // passes take turns, as there is one of these
     Team team;
     Workspace space;
     std::mutex states_mutex;
@@ -565,7 +570,7 @@ void run(Model& m, size_t B, const int64_t* starts, const int64_t* tokens, const
         widest = std::max(widest, padded + (sentences[b].past ? up(sentences[b].count, LANES) : 0));
     }
     space.x.reserve(N, D), space.inner.reserve(N, F), space.embedded.reserve(N, E);
-    space.qkv.get(N * 3 * D), space.attended.get(N * std::max(D, E)), space.wide.get(N * F);
+    space.qkv.get(N * 3 * D), space.attended.get(std::max(N, B) * std::max(D, E)), space.wide.get(N * F);
     space.keys.get(threads * 2 * d * longest), space.scores.get(threads * QUERIES * widest);
 
     embed(m, N, tokens, positions, type, hidden);
@@ -764,10 +769,12 @@ State* mist_take(Model* m, int64_t count) {
     return state;
 }
 
-// Give it back.
+// Give it back, also to a model that is gone.
 void mist_give(Model* m, State* state) {
+    std::unique_ptr<State> given(state);
+    if (!m) return;
     std::lock_guard lock(m->states_mutex);
-    m->idle_states.emplace_back(state);
+    if (m->idle_states.size() < IDLE_STATES) m->idle_states.push_back(std::move(given));
 }
 
 // Encode sources: their states, last hidden states (N, D) and logits of lengths (B, classes).

@@ -1,7 +1,8 @@
 """The two passes in int8 by ``native.cpp``, for x86 processors with AVX-512 VNNI. Weights of a file need no torch.
 
 It computes what the int8 ONNX graph does (``engines.onnx_encoder``), with a scale for each row of a matrix and each row
-of activations, in few large steps; only sums are added in another order. Rows are packed, so padding costs nothing.
+of activations, in few large steps; only sums are added in another order, and exp and erf are computed
+to seven digits. Rows are packed, so padding costs nothing.
 
 ``pip install`` compiles it where there is a C++ compiler; ``why_not`` tells why it cannot be used.
 
@@ -10,6 +11,8 @@ Dimensions as in ``mist.encoder``.
 
 import ctypes
 import functools
+import os
+import sysconfig
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +21,18 @@ from typing import Any
 import numpy as np
 
 from mist_fairseq.engines import register
-from mist_fairseq.engines.weights import int8_weights
+from mist_fairseq.engines.weights import TOKEN_BLOCK, int8_weights
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"}
 _LANES = 16
 _ACTIVATIONS = {"gelu": 2, "gelu_new": 3, "gelu_pytorch_tanh": 3, "relu": 4, "silu": 5}  # native.cpp's enum After
 
+# In native.cpp's order, after the word embeddings and before the copy head.
+_TABLES = "position_embeddings", "type_embeddings", "length_head", "relative_bias"
+
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "mist_source": (_Integer, []),
     "mist_model": (_Pointer, [_Pointer]),
     "mist_free": (None, [_Pointer]),
     "mist_matrix": (ctypes.c_bool, [_Pointer, ctypes.c_char_p, _Integer, *[_Pointer] * 3, _Integer, _Integer]),
@@ -50,15 +55,16 @@ _Sentence = np.dtype([*((name, np.uint64) for name in ("state", "past", "hidden"
 def _library() -> Any:
     """The compiled library; OSError if there is none, or an old one."""
     source = Path(__file__).with_suffix(".cpp").read_bytes()
-    found = sorted(Path(__file__).with_name("lib").glob("native*.so"))
-    if not found:
+    path = Path(__file__).with_name("lib") / f"native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not path.is_file():
         raise OSError("it was not compiled")
-    library = ctypes.CDLL(str(found[-1]))
+    library = ctypes.CDLL(str(path))
+    library.mist_source.restype = _Integer
+    if library.mist_source() != zlib.crc32(source):
+        raise OSError("it was compiled from another native.cpp")
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    if library.mist_source() != zlib.crc32(source):
-        raise OSError("it was compiled from another native.cpp")
     return library
 
 
@@ -89,13 +95,20 @@ def why_not(config: EncoderConfig) -> str:
     return ""
 
 
-class _Past:
-    """Memory of the library for one sentence's keys and values, which goes back when nothing refers to it any more."""
+class _Owner:
+    """What has memory of the library and gives it back."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__} cannot be copied: it has memory of a library")
+
+
+class _Past(_Owner):
+    """Memory for one sentence's keys and values, which goes back when nothing refers to it any more."""
 
     def __init__(self, engine: "NativeEngine", tokens: int):
         self.engine = engine
         self.address = engine.library.mist_take(engine.model, tokens)
-        engine.check(self.address is not None)
+        check_memory(self.address is not None)
 
     def __del__(self) -> None:
         if self.address is not None:
@@ -128,7 +141,7 @@ class NativeState:
 
 
 @register("native", ("int8",), encoder_only=True, device="cpu")
-class NativeEngine:
+class NativeEngine(_Owner):
     """Runs the library, with as many threads as torch has.
 
     Args:
@@ -159,41 +172,50 @@ class NativeEngine:
     ) -> None:
         if reason := why_not(config):
             raise ValueError(f"--accelerate native cannot be used: {reason}. Use --accelerate onnxruntime")
+        weights = _checked(config, weights)
         self.config, self.special = config, special
-        self._kept: list[np.ndarray] = []
         self.library, self._farthest = _library(), config.max_positions - 1
         sizes = np.zeros(1, _Sizes)
         sizes["distinct_layers"] = distinct = 1 if config.shared_layers else config.layers
         sizes["embedding_size"] = config.embedding_size or config.hidden_size
         sizes["activation"], sizes["eps"] = _ACTIVATIONS[config.activation], config.layer_norm_eps
-        sizes["farthest"], sizes["mask"], sizes["threads"] = self._farthest, special.mask, threads
+        sizes["farthest"], sizes["mask"], sizes["threads"] = self._farthest, special.mask, max(1, threads)
         for name in ("hidden_size", "ffn_size", "heads", "layers", "length_classes"):
             sizes[name] = getattr(config, name)
-        self.model = self.library.mist_model(_address(sizes))
-        self.check(self.model is not None)
+        self._process, self.model = os.getpid(), self.library.mist_model(_address(sizes))
+        check_memory(self.model is not None)
+
+        def matrix(name: str, layer: int, at: str, bias: str = "") -> None:
+            parts = weights[f"{at}.weight"], weights[f"{at}.weight.scale"], weights[bias or f"{at}.bias"]
+            given = (self.model, name.encode(), layer, *map(_address, parts), *parts[0].shape)
+            check_memory(self.library.mist_matrix(*given))
+
+        def norm(name: str, layer: int, at: str) -> None:
+            parts = weights[f"{at}.weight"], weights[f"{at}.bias"]
+            self.library.mist_norm(self.model, name.encode(), layer, *map(_address, parts))
+
         for i in range(distinct):
             for name in ("qkv", "attention_output", "ffn_in", "ffn_out"):
-                self._matrix(name, i, weights, f"layers.{i}.{name}")
+                matrix(name, i, f"layers.{i}.{name}")
             for name in ("attention_norm", "ffn_norm"):
-                self._norm(name, i, weights, f"layers.{i}.{name}")
+                norm(name, i, f"layers.{i}.{name}")
         for name in ("embedding_norm", "head.norm"):
-            self._norm(name, -1, weights, name)
-        self._matrix("head.transform", -1, weights, "head.transform")
+            norm(name, -1, name)
+        matrix("head.transform", -1, "head.transform")
         if config.embedding_size:
-            self._matrix("embedding_projection", -1, weights, "embedding_projection")
-        own = "head" if "head.weight" in weights else "word_embeddings"
-        self._matrix("head", -1, weights, own, weights["head.bias"])
-        names = ["word_embeddings.weight", "word_embeddings.weight.scale", "position_embeddings.weight"]
-        names += ["type_embeddings.weight", "length_head.weight"]
-        tables: list[np.ndarray | None] = [weights[name] for name in names]
-        by_distance = weights.get("relative_bias.weight")
-        tables.append(None if by_distance is None else by_distance.T)
-        tables += [weights.get(f"copy_head.{part}") for part in ("weight", "bias")]
-        self.library.mist_tables(self.model, *map(self._keep, tables))
+            matrix("embedding_projection", -1, "embedding_projection")
+        matrix("head", -1, "head" if config.untie_head else "word_embeddings", "head.bias")
+        tables = "word_embeddings.weight", "word_embeddings.weight.scale", *(f"{name}.weight" for name in _TABLES)
+        self.library.mist_tables(
+            self.model, *(_address(weights.get(name)) for name in (*tables, "copy_head.weight", "copy_head.bias"))
+        )
+        # The library has copies of its matrices, and only refers to all else.
+        self._kept = [array for name, array in weights.items() if name in tables or array.dtype != np.int8]
 
     def __del__(self) -> None:
-        if getattr(self, "model", None) is not None:
-            self.library.mist_free(self.model)
+        model, self.model = getattr(self, "model", None), None  # states may outlive it
+        if model is not None and self._process == os.getpid():  # a fork does not have its threads
+            self.library.mist_free(model)
 
     def asarray(self, values: Any) -> np.ndarray:
         """An array of numpy."""
@@ -208,7 +230,7 @@ class NativeEngine:
         hidden = np.empty((len(flat), self.config.hidden_size), np.float32)
         length_scores = np.empty((len(tokens), self.config.length_classes), np.float32)
         given, results = map(_address, (starts, flat, positions)), map(_address, (sentences, hidden, length_scores))
-        self.check(self.library.mist_encode(self.model, len(tokens), *given, self.config.source_type, *results))
+        check_memory(self.library.mist_encode(self.model, len(tokens), *given, self.config.source_type, *results))
         return NativeState(length_scores, past, *(np.split(part, starts[1:-1]) for part in (hidden, flat)))
 
     def fill(
@@ -227,7 +249,7 @@ class NativeEngine:
         done = self.library.mist_fill(
             *(self.model, len(tokens), *given, self.config.target_type, _address(sentences), second, _address(scores))
         )
-        self.check(done)
+        check_memory(done)
         real = np.arange(tokens.shape[1]) < lengths[:, None]
         filled, padded_scores = tokens.copy(), np.zeros(tokens.shape, np.float32)
         filled[real], padded_scores[real] = flat, scores
@@ -239,7 +261,9 @@ class NativeEngine:
         """Real tokens, their positions, *before* tokens after 0, and where sentences start. -> (N), (N), (B + 1)."""
         order = np.arange(tokens.shape[1])
         real = order < lengths[:, None]
-        flat = tokens[real]
+        flat = tokens[real].astype(np.int64, copy=False)
+        if len(flat) != lengths.sum():
+            raise ValueError(f"lengths {lengths.tolist()} are not those of tokens of shape {tokens.shape}")
         if not 0 <= flat.min(initial=0) <= flat.max(initial=0) < self.config.vocab_size:
             raise ValueError(f"token ids are {flat.min()} to {flat.max()}, expected 0 to {self.config.vocab_size - 1}")
         positions = np.broadcast_to(order, tokens.shape) if before is None else order + before[:, None]
@@ -248,35 +272,53 @@ class NativeEngine:
             raise ValueError(f"{positions.max() + 1} positions are more than the model's {self._farthest + 1}")
         return flat, positions, np.concatenate([[0], np.cumsum(lengths)])
 
-    def _matrix(
-        self, name: str, layer: int, weights: Mapping[str, np.ndarray], at: str, bias: np.ndarray | None = None
-    ) -> None:
-        values, bias = weights[f"{at}.weight"], weights.get(f"{at}.bias") if bias is None else bias
-        if values.dtype == np.uint8:  # of shared layers, as ONNX Runtime takes them
-            values = (values.astype(np.int16) - 128).astype(np.int8)
-        given = [np.ascontiguousarray(part) for part in (values, weights[f"{at}.weight.scale"])]
-        bias = None if bias is None else np.ascontiguousarray(bias)
-        self.check(
-            self.library.mist_matrix(self.model, name.encode(), layer, *map(_address, (*given, bias)), *values.shape)
-        )
 
-    def _norm(self, name: str, layer: int, weights: Mapping[str, np.ndarray], at: str) -> None:
-        weight = weights[f"{at}.weight"]
-        parts = weight, weights.get(f"{at}.bias", np.zeros_like(weight))
-        self.library.mist_norm(self.model, name.encode(), layer, *map(self._keep, parts))
+def _checked(config: EncoderConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All weights as the library reads them, with zeros for biases that there are not; ValueError names a wrong one."""
+    D, F, E = config.hidden_size, config.ffn_size, config.embedding_size or config.hidden_size
+    V = -(-config.vocab_size // TOKEN_BLOCK) * TOKEN_BLOCK
+    products, norms = {"head.transform": (E, D)}, {"embedding_norm": E, "head.norm": E}
+    for i in range(1 if config.shared_layers else config.layers):
+        sizes = {"qkv": (3 * D, D), "attention_output": (D, D), "ffn_in": (F, D), "ffn_out": (D, F)}
+        products |= {f"layers.{i}.{name}": size for name, size in sizes.items()}
+        norms |= {f"layers.{i}.{name}": D for name in ("attention_norm", "ffn_norm")}
+    if config.embedding_size:
+        products["embedding_projection"] = D, E
+    shapes: dict[str, tuple[int, ...]] = {
+        "position_embeddings.weight": (config.max_positions, E),
+        "type_embeddings.weight": (config.token_types, E),
+        "length_head.weight": (config.length_classes, D),
+        "head.bias": (V,),
+    }
+    if config.rel_pos_bins:
+        shapes["relative_bias.weight"] = 2 * config.max_positions - 1, config.heads
+    if config.copy_head:
+        shapes |= {"copy_head.weight": (D, D), "copy_head.bias": (D,)}
+    shapes |= {f"{name}.{part}": (size,) for name, size in norms.items() for part in ("weight", "bias")}
+    shapes |= {f"{name}.bias": size[:1] for name, size in products.items()}
+    integers = {f"{name}.weight": size for name, size in products.items()} | {"word_embeddings.weight": (V, E)}
+    if config.untie_head:
+        integers["head.weight"] = V, E
+    shapes |= integers | {f"{name}.scale": size[:1] for name, size in integers.items()}
+    checked = {}
+    for name, shape in shapes.items():
+        array = weights.get(name)
+        if array is None and config.without_biases and name.endswith(".bias"):
+            array = np.zeros(shape, np.float32)
+        if array is not None and array.dtype == np.uint8:  # of shared layers, as ONNX Runtime takes them
+            array = (array.astype(np.int16) - 128).astype(np.int8)
+        kind = np.dtype(np.int8 if name in integers else np.float32)
+        if array is None or (array.shape, array.dtype) != (shape, kind):
+            given = "missing" if array is None else f"{array.dtype} {array.shape}"
+            raise ValueError(f"{name} is {given}, expected {kind} {shape}")
+        checked[name] = np.ascontiguousarray(array.T if name == "relative_bias.weight" else array)
+    return checked
 
-    def _keep(self, array: np.ndarray | None) -> int | None:
-        """The address of an array that stays for as long as the engine."""
-        if array is None:
-            return None
-        array = np.ascontiguousarray(array)
-        self._kept.append(array)
-        return _address(array)
 
-    def check(self, enough_memory: bool) -> None:
-        """Raise MemoryError unless there was."""
-        if not enough_memory:
-            raise MemoryError("there is not memory enough for the native engine: use smaller batches")
+def check_memory(enough: bool) -> None:
+    """Raise MemoryError unless there was enough."""
+    if not enough:
+        raise MemoryError("there is not memory enough for the native engine: use smaller batches")
 
 
 def _address(array: np.ndarray | None) -> int | None:

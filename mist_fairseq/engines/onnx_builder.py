@@ -185,7 +185,7 @@ class Graph:
         if not added:
             return self.node("LayerNormalization", x, *weights, axis=-1, epsilon=norm.eps)
         other, *bias = added
-        given = x, other, *weights, *bias
+        given = x, other, weights[0], weights[1] if weights[1:] else "", *bias
         return self.node("SkipLayerNormalization", *given, domain=CONTRIBUTED, epsilon=norm.eps)
 
     def _rounded(self, name: str, value: Tensor, unsigned: bool = False) -> tuple[str, str]:

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
-from mist_fairseq.engines.weights import TOKEN_BLOCK, bias_by_distance, head_bias, padded
+from mist_fairseq.engines.weights import TOKEN_BLOCK, bias_by_distance, check_heads, head_bias, padded
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 from mist_fairseq.mist.copying import CopyHead
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.layers import Layer, rotary_turns
 
 
@@ -39,10 +38,7 @@ def encoder_graph(
     Raises:
         ValueError: a head is of another kind than those that the graph writes out.
     """
-    heads = (encoder.length_head, LengthHead), (encoder.head, MaskedLMHead), (encoder.copy_head, CopyHead)
-    for head, written in heads:
-        if head is not None and type(head) is not written:
-            raise ValueError(f"the ONNX graph has {written.__name__}, not {type(head).__name__}: use --accelerate none")
+    check_heads(encoder)
     graph, config = Graph(int8), encoder.config
     H, D = config.heads, config.hidden_size
     tokens = graph.input("tokens", np.int64, ["B", "L"])

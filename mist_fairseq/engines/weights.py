@@ -51,11 +51,24 @@ def bias_by_distance(encoder: "Encoder") -> "Tensor":
     return weight.detach().float().cpu().t()[buckets]
 
 
+def check_heads(encoder: "Encoder") -> None:
+    """ValueError if a head is of another kind than those that engines outside PyTorch write out."""
+    from mist_fairseq.mist.copying import CopyHead
+    from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
+
+    heads = (encoder.length_head, LengthHead), (encoder.head, MaskedLMHead), (encoder.copy_head, CopyHead)
+    for head, written in heads:
+        if head is not None and type(head) is not written:
+            raise ValueError(f"there is {written.__name__} only, not {type(head).__name__}: use --accelerate none")
+
+
 def int8_weights(encoder: "Encoder", special: "SpecialTokens") -> dict[str, np.ndarray]:
     """What an int8 ONNX folder holds, see ``release.onnx_folder``, under the encoder's names.
 
-    Matrices of products and the word embeddings are rounded, with their scales under ``NAME.scale``.
+    Matrices of products and the word embeddings are rounded, with their scales under ``NAME.scale``. ValueError as of
+    ``check_heads``.
     """
+    check_heads(encoder)
     tables = {"word_embeddings.weight", "head.weight"}
     precise = {"position_embeddings.weight", "type_embeddings.weight", "length_head.weight", "copy_head.weight"}
     replaced = {"head.bias": head_bias(encoder, special)}

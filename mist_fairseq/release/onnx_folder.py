@@ -158,7 +158,7 @@ def _why_not_native(config: dict[str, Any]) -> str:
     try:
         return why_not(EncoderConfig(**config["encoder"]))
     except (KeyError, TypeError, ValueError):
-        return f"{CONFIG} does not have the encoder's sizes, as those of older exports"
+        return f"{CONFIG} has no encoder's sizes that this version knows"
 
 
 def _native(weights: Path, config: dict[str, Any], tokenizer: Tokenizer, threads: int | None) -> NativeEngine:
@@ -167,13 +167,16 @@ def _native(weights: Path, config: dict[str, Any], tokenizer: Tokenizer, threads
 
     try:
         with safe_open(weights, "numpy") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            about = dict(json.loads((file.metadata() or {}).get("about", "{}")))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{weights} is damaged: export the model again ({error})") from error
     _check_belongs(weights, about, config, "int8")
-    cores = len(os.sched_getaffinity(0))
-    return NativeEngine.of_weights(EncoderConfig(**config["encoder"]), arrays, tokenizer.special, threads or cores)
+    given = EncoderConfig(**config["encoder"]), arrays, tokenizer.special
+    try:
+        return NativeEngine.of_weights(*given, threads or len(os.sched_getaffinity(0)))
+    except ValueError as error:
+        raise ValueError(f"{weights} is of another export: export the model again ({error})") from error
 
 
 def _check_belongs(file: Path, given: Mapping[str, str], config: dict[str, Any], precision: str) -> None:

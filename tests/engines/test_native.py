@@ -1,8 +1,14 @@
 """The engine of our own, against the int8 graph in ONNX Runtime and the encoder in PyTorch."""
 
+import copy
 import gc
+import os
+import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +23,7 @@ from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.engines.weights import int8_weights
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 from mist_fairseq.mist.encoder import Encoder
+from mist_fairseq.mist.heads import LengthHead
 from tests.engines.test_onnx_encoder import VARIANTS, inputs, released_of, run
 from tests.helpers import tiny_released
 
@@ -239,7 +246,8 @@ def test_a_library_that_is_not_there_or_old_is_named(monkeypatch, tmp_path, miss
     (tmp_path / "engines" / "lib").mkdir(parents=True)
     (tmp_path / "engines" / "native.cpp").write_text("another")
     if not missing:
-        (tmp_path / "engines" / "lib" / "native.so").symlink_to(native._library()._name)
+        library = Path(native._library()._name)
+        (tmp_path / "engines" / "lib" / library.name).symlink_to(library)
     monkeypatch.setattr(native, "__file__", str(tmp_path / "engines" / "native.py"))
     native._library.cache_clear()
     with pytest.raises(ValueError, match=rf"{message}; have a C\+\+ compiler"):
@@ -249,4 +257,75 @@ def test_a_library_that_is_not_there_or_old_is_named(monkeypatch, tmp_path, miss
 
 def test_too_little_memory_is_named():
     with pytest.raises(MemoryError, match="use smaller batches"):
-        NativeEngine(encoder_of(), SPECIAL, "int8").check(enough_memory=False)
+        native.check_memory(False)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("layers.1.ffn_in.weight", lambda array: array[:-1], r"is int8 \(95, 64\), expected int8 \(96, 64\)"),
+        ("position_embeddings.weight", lambda array: array[:1], r"is float32 \(1, 64\), expected float32 \(512, 64\)"),
+        ("head.norm.weight", lambda array: array.astype(np.float16), r"is float16 \(64,\), expected float32"),
+        ("head.bias", lambda array: None, r"is missing, expected float32 \(384,\)"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(name, change, message):
+    encoder = encoder_of()
+    weights = int8_weights(encoder, SPECIAL)
+    with pytest.raises(ValueError, match=f"^{name} {message}"):
+        NativeEngine.of_weights(encoder.config, weights | {name: change(weights[name])}, SPECIAL, 1)
+
+
+def test_another_head_is_refused():
+    encoder = encoder_of()
+    encoder.length_head = type("AnotherHead", (LengthHead,), {})(64, 512)
+    with pytest.raises(ValueError, match="there is LengthHead only, not AnotherHead: use --accelerate none"):
+        NativeEngine(encoder, SPECIAL, "int8")
+
+
+def test_engines_and_states_are_not_copied():
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    state = engine.encode(*batch([9], [5])[:2])
+    for work in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="NativeEngine cannot be copied"):
+            work(engine)
+    with pytest.raises(TypeError, match="_Past cannot be copied"):
+        copy.deepcopy(state)
+
+
+def test_tokens_of_32_bits_and_wrong_lengths():
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    src, lengths = batch([9, 4], [5, 2])[:2]
+    expected = engine.encode(src, lengths).length_scores
+    np.testing.assert_array_equal(engine.encode(src.astype(np.int32), lengths).length_scores, expected)
+    with pytest.raises(ValueError, match=r"lengths \[9, 10\] are not those of tokens of shape \(2, 9\)"):
+        engine.encode(src, np.array([9, 10]))
+
+
+ENDING = """
+import gc, os
+from tests.engines.test_native import SPECIAL, NativeEngine, batch, encoder_of, run
+
+for _ in range(20):
+    engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+    state = engine.encode(*batch([9], [5])[:2])
+    state.engine, engine.state = engine, state
+    del engine, state
+    gc.collect()
+engine = NativeEngine(encoder_of(), SPECIAL, "int8")
+expected = run(engine, *batch([9], [5]))
+child = os.fork()
+same = all((one == other).all() for one, other in zip(run(engine, *batch([9], [5])), expected))
+if child == 0:
+    raise SystemExit(not same)
+assert same
+print("the child ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_whatever_ends_first(tmp_path):
+    """A cycle of engine and state, whose parts go in any order; a fork, which has no threads, still can generate."""
+    command = [sys.executable, "-c", "import torch; torch.set_num_threads(2)\n" + ENDING]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "the child ended with 0\n"), done.stderr

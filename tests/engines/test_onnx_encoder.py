@@ -19,6 +19,7 @@ VARIANTS = {
     "untied head": dict(untie_head=True),
     "copy head": dict(copy_head=True, rel_pos_bins=8, max_rel_pos=12),
     "embeddings of a size of their own, one layer": dict(embedding_size=16, shared_layers=True, activation="gelu_new"),
+    "without biases": dict(without_biases=True, copy_head=True),
     "relu": dict(activation="relu", layer_norm_eps=0.01),
     "pre-norm": dict(pre_norm=True, activation="silu"),
     "gated": dict(gated=True, activation="gelu_pytorch_tanh"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from mist_fairseq import OnnxGenerator
 from mist_fairseq.engines.onnx_runtime import start_session
@@ -167,6 +167,31 @@ def test_a_damaged_file(folder, name, damage):
     renew_sums(folder)
     with pytest.raises(ValueError, match=f"{FILES[precision][0]} or its weights are damaged, or of a version"):
         load(folder, precision)
+
+
+def test_a_damaged_file_for_the_native_engine(dictionary, tmp_path):
+    for name, seed in (("one", 0), ("other", 1)):
+        save_onnx(tiny_released(dictionary, seed=seed, heads=2), str(tmp_path / name), precisions=["int8"])
+    path = tmp_path / "one" / "model.int8.bin"
+    whole = path.read_bytes()
+    for data in (whole[: len(whole) // 2], b"nothing", b""):
+        path.write_bytes(data)
+        renew_sums(path.parent)
+        with pytest.raises(ValueError, match="model.int8.bin is damaged: export the model again"):
+            load(path.parent, "int8")
+    path.write_bytes((tmp_path / "other" / "model.int8.bin").read_bytes())
+    renew_sums(path.parent)
+    with pytest.raises(ValueError, match="model.int8.bin and config.json beside it do not belong together"):
+        load(path.parent, "int8")
+    path.write_bytes(save(load_file(path) | {"head.bias": np.zeros(3, np.float32)}, about_of(whole)))
+    renew_sums(path.parent)
+    with pytest.raises(ValueError, match=r"is of another export: .* \(head.bias is float32 \(3,\), expected"):
+        load(path.parent, "int8")
+
+
+def about_of(content):
+    """The metadata of a safetensors file."""
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
 
 
 def rewrite(path, ir_version=None, **changes):
