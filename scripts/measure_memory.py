@@ -1,4 +1,4 @@
-"""How much memory an exported folder takes, loaded and after some sentences, beside the size of its files.
+"""How much memory an exported folder takes, and how long to load, beside the size of its files.
 
     python scripts/measure_memory.py released-onnx --precision int8
 
@@ -9,6 +9,7 @@ count apart.
 import argparse
 import sys
 from pathlib import Path
+from time import perf_counter
 
 
 def resident() -> dict[str, float]:
@@ -21,6 +22,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="what scripts/export.py --to onnx wrote")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
+    parser.add_argument("--accelerate", choices=["auto", "native", "onnxruntime"], default="auto")
     parser.add_argument("--batch", type=int, default=1, help="sentences at a time (default: %(default)s)")
     args = parser.parse_args()
     import onnxruntime  # noqa: F401
@@ -36,11 +38,12 @@ def main():
 
     size = sum((Path(args.folder) / name).stat().st_size for name in (*FILES[args.precision], "dict.txt"))
     print(f"files: {size / 1e6:.1f} MB")
+    started = perf_counter()
     try:
-        generator = OnnxGenerator.from_pretrained(args.folder, args.precision, threads=1)
+        generator = OnnxGenerator.from_pretrained(args.folder, args.precision, threads=1, accelerate=args.accelerate)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    report("loaded")
+    report(f"loaded in {perf_counter() - started:.2f} s")
     generator.generate(["how do i learn the guitar as fast as i can ?"] * 5 * args.batch, batch_size=args.batch)
     report("after five batches")
 
