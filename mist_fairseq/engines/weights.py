@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
     from mist_fairseq.mist.config import SpecialTokens
     from mist_fairseq.mist.encoder import Encoder
@@ -22,7 +22,7 @@ def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(matrix / scales[:, None]).astype(np.int8), scales
 
 
-def padded(weight: "Tensor", value: float = 0.0) -> "Tensor":
+def padded(weight: "torch.Tensor", value: float = 0.0) -> "torch.Tensor":
     """With rows for whole blocks of tokens. *Shape:* (V, ...) -> (blocks * TOKEN_BLOCK, ...)."""
     import torch.nn.functional as F
 
@@ -30,7 +30,7 @@ def padded(weight: "Tensor", value: float = 0.0) -> "Tensor":
     return F.pad(weight.detach().float(), (*(0, 0) * (weight.dim() - 1), 0, missing), value=value)
 
 
-def head_bias(encoder: "Encoder", special: "SpecialTokens") -> "Tensor":
+def head_bias(encoder: "Encoder", special: "SpecialTokens") -> "torch.Tensor":
     """The head's last bias, -inf for tokens that are never predicted. *Shape:* (blocks * TOKEN_BLOCK)."""
     import torch
 
@@ -38,7 +38,7 @@ def head_bias(encoder: "Encoder", special: "SpecialTokens") -> "Tensor":
     return padded(encoder.head.bias.detach().float().cpu().index_fill(0, never, -torch.inf), -torch.inf)
 
 
-def bias_by_distance(encoder: "Encoder") -> "Tensor":
+def bias_by_distance(encoder: "Encoder") -> "torch.Tensor":
     """What attention adds by the distance of key from query, -farthest to farthest. *Shape:* (2 * farthest + 1, H)."""
     import torch
 
@@ -47,7 +47,7 @@ def bias_by_distance(encoder: "Encoder") -> "Tensor":
     config, farthest = encoder.config, encoder.config.max_positions - 1
     distances = torch.arange(-farthest, farthest + 1)
     buckets = relative_position_bucket(distances, config.rel_pos_bins, config.max_rel_pos)
-    weight: Tensor = encoder.relative_bias.weight  # type: ignore[union-attr]
+    weight: torch.Tensor = encoder.relative_bias.weight  # type: ignore[union-attr]
     return weight.detach().float().cpu().t()[buckets]
 
 
