@@ -31,6 +31,7 @@ constexpr int LANES = 16;        // floats in a register
 constexpr int BLOCK = 32;        // outputs that a product computes at once, two registers, and
 constexpr int ROWS = 14;         // the most rows: 28 of the 32 registers are sums, and matrices are read but once
 constexpr int QUERIES = 6;       // the most rows of attention, with four registers of keys or values
+constexpr size_t AHEAD = 4096;   // bytes of a matrix that are on their way from memory
 constexpr size_t LOGITS = 64;    // rows whose logits there are at a time
 constexpr int SPINS = 10000;      // how often a thread looks for work before it sleeps, about 0.2 ms
 constexpr size_t IDLE_STATES = 16;
@@ -160,22 +161,34 @@ inline void multiply_add(__m512i& sum, __m512i columns, __m512i row) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(row));
 }
 
+// With *half* each float stands for a pair of bf16, whose two products are added.
+template <bool half>
 inline void multiply_add(__m512& sum, __m512 columns, __m512 row) {
-    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(row));
+    if constexpr (half) asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(row));
+    else asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(row));
 }
 
-// To 2e-7 of itself; of less than -87 the same as of -87, 1e-38.
-inline __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88)), _mm512_set1_ps(-87));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);  // x - n log 2, in two parts
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);  // Cephes' expf
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+// Sixteen pairs of bf16.
+inline __m512 paired(__m512 first, __m512 second) {
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(first));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(second));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+// Two to the power of x, to 1e-7 of itself; of less than -126 the same as of -126, 1e-38.
+inline __m512 power_of_two(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126));
+    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT), r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.535336188e-4f);  // Cephes' exp2f
+    for (float c : {1.339887440e-3f, 9.618437357e-3f, 5.550332471e-2f, 2.402264791e-1f, 6.931472028e-1f, 1.f})
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1)));
     return _mm512_scalef_ps(p, n);
 }
+
+constexpr float LOG2_E = 1.44269504f;
+
+// To |x| times 1e-7 of itself.
+inline __m512 exponential(__m512 x) { return power_of_two(_mm512_mul_ps(x, _mm512_set1_ps(LOG2_E))); }
 
 inline __m512 sigmoid(__m512 x) {
     __m512 one = _mm512_set1_ps(1);
@@ -292,8 +305,9 @@ struct Matrix {
 };
 
 // R rows from n on times a block of outputs; *out* is where row n's begin, *stride* from row to row.
+// Inlined it would run short of registers.
 template <int R, After after>
-void tile(const Rounded& x, size_t n, const Matrix& w, size_t j, float* out, size_t stride) {
+[[gnu::noinline]] void tile(const Rounded& x, size_t n, const Matrix& w, size_t j, float* out, size_t stride) {
     const size_t I = w.I;
     const uint8_t* columns = w.block(j);
     const int8_t* rows = x.values.get() + n * I;
@@ -302,7 +316,10 @@ void tile(const Rounded& x, size_t n, const Matrix& w, size_t j, float* out, siz
         UNROLL for (int c = 0; c < 2; c++) sums[r][c] = _mm512_setzero_si512();
     for (size_t i = 0; i < I; i += 4, columns += 4 * BLOCK) {
         __m512i column[2];
-        UNROLL for (int c = 0; c < 2; c++) column[c] = _mm512_load_si512(columns + 64 * c);
+        UNROLL for (int c = 0; c < 2; c++) {
+            column[c] = _mm512_load_si512(columns + 64 * c);
+            _mm_prefetch(reinterpret_cast<const char*>(columns + 64 * c + AHEAD), _MM_HINT_T1);
+        }
         UNROLL for (int r = 0; r < R; r++) {
             int32_t four;
             std::memcpy(&four, rows + r * I + i, 4);
@@ -349,36 +366,44 @@ void product(After after, Team& team, const Rounded& x, size_t n, size_t end, co
 
 // -- attention ------------------------------------------------------------------------------------------------
 
-// Keys and values of one head. Rows see two of them: a source's, and their own.
+// Keys and values of one head, in fp32 or, with *half*, in pairs of bf16 that fill a float: of a key two values after each
+// other, and the same value of two keys. Rows see two of them: a source's, and their own.
 struct Seen {
-    const float *keys, *values;  // (d, padded), (count, d)
+    const float *keys, *values;  // (d, padded), (count, d); with half (d / 2, padded), (count / 2, d)
     size_t count, padded;
     const float* bias;  // what is added to the first row's score of the first key, of the next row one before; or none
 };
 
+// How many floats keys and values of one head take.
+size_t head_size(bool half, size_t d, size_t count) {
+    return half ? d / 2 * up(count, LANES) + (count + 1) / 2 * d : d * up(count, LANES) + d * count;
+}
+
 // R rows' scores of C registers of keys from k on. Rows of queries and of scores follow each other in steps.
-template <int R, int C>
+template <bool half, int R, int C>
 void score(const float* queries, size_t step, size_t d, const Seen& seen, size_t k, float* scores, size_t width,
            __m512* highest) {
     __m512 sums[R][C];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int c = 0; c < C; c++) sums[r][c] = _mm512_setzero_ps();
     const float* keys = seen.keys + k;
-    for (size_t i = 0; i < d; i++, keys += seen.padded) {
+    for (size_t i = 0; i < (half ? d / 2 : d); i++, keys += seen.padded) {
         __m512 column[C];
         UNROLL for (int c = 0; c < C; c++) column[c] = _mm512_loadu_ps(keys + LANES * c);
         UNROLL for (int r = 0; r < R; r++) {
             __m512 row = _mm512_set1_ps(queries[r * step + i]);
-            UNROLL for (int c = 0; c < C; c++) multiply_add(sums[r][c], column[c], row);
+            UNROLL for (int c = 0; c < C; c++) multiply_add<half>(sums[r][c], column[c], row);
         }
     }
-    const __m512 scale = _mm512_set1_ps(1 / std::sqrt(float(d)));
+    // Times log2 e, so that the softmax is of powers of two.
+    const __m512 scale = _mm512_set1_ps(LOG2_E / std::sqrt(float(d))), of_bias = _mm512_set1_ps(LOG2_E);
     UNROLL for (int c = 0; c < C; c++) {
         const size_t from = k + LANES * c, left = seen.count > from ? seen.count - from : 0;
         const __mmask16 real = left >= LANES ? 0xffff : (1u << left) - 1;
         UNROLL for (int r = 0; r < R; r++) {
-            __m512 bias = seen.bias ? _mm512_maskz_loadu_ps(real, seen.bias + from - r) : _mm512_setzero_ps();
-            __m512 s = _mm512_mask_mov_ps(_mm512_set1_ps(NEVER), real, _mm512_fmadd_ps(sums[r][c], scale, bias));
+            __m512 s = _mm512_mul_ps(sums[r][c], scale);
+            if (seen.bias) s = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(real, seen.bias + from - r), of_bias, s);
+            s = _mm512_mask_mov_ps(_mm512_set1_ps(NEVER), real, s);
             highest[r] = _mm512_max_ps(highest[r], s);
             _mm512_store_ps(scores + r * width + from, s);
         }
@@ -386,7 +411,7 @@ void score(const float* queries, size_t step, size_t d, const Seen& seen, size_t
 }
 
 // R rows' sums of C registers of values, from value i on, each by its weight and the row by *by*.
-template <int R, int C>
+template <bool half, int R, int C>
 void weigh(const float* weights, size_t width, const Seen (&seen)[2], size_t d, size_t i, const __m512* by, float* out,
            size_t stride) {
     __m512 sums[R][C];
@@ -394,23 +419,23 @@ void weigh(const float* weights, size_t width, const Seen (&seen)[2], size_t d, 
         UNROLL for (int c = 0; c < C; c++) sums[r][c] = _mm512_setzero_ps();
     for (const Seen& part : seen) {
         const float* values = part.values + i;
-        for (size_t k = 0; k < part.count; k++, values += d) {
+        for (size_t k = 0; k < (half ? (part.count + 1) / 2 : part.count); k++, values += d) {
             __m512 column[C];
             UNROLL for (int c = 0; c < C; c++) column[c] = _mm512_loadu_ps(values + LANES * c);
             UNROLL for (int r = 0; r < R; r++) {
                 __m512 row = _mm512_set1_ps(weights[r * width + k]);
-                UNROLL for (int c = 0; c < C; c++) multiply_add(sums[r][c], column[c], row);
+                UNROLL for (int c = 0; c < C; c++) multiply_add<half>(sums[r][c], column[c], row);
             }
         }
-        weights += part.padded;
+        weights += half ? part.padded / 2 : part.padded;
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int c = 0; c < C; c++)
             _mm512_storeu_ps(out + r * stride + i + LANES * c, _mm512_mul_ps(sums[r][c], by[r]));
 }
 
-// One head of R rows. *scores* is space for them, (R, padded keys).
-template <int R>
+// One head of R rows. *scores* is space for them, (R, padded keys); with *half* weights take their places, in pairs.
+template <bool half, int R>
 void attend(const float* queries, size_t step, size_t d, const Seen (&seen)[2], float* scores, float* out,
             size_t stride) {
     const size_t width = seen[0].padded + seen[1].padded;
@@ -420,23 +445,25 @@ void attend(const float* queries, size_t step, size_t d, const Seen (&seen)[2], 
     for (const Seen& part : seen) {
         size_t k = 0;
         for (; k + 4 * LANES <= part.padded; k += 4 * LANES)
-            score<R, 4>(queries, step, d, part, k, at, width, highest);
-        for (; k < part.padded; k += LANES) score<R, 1>(queries, step, d, part, k, at, width, highest);
+            score<half, R, 4>(queries, step, d, part, k, at, width, highest);
+        for (; k < part.padded; k += LANES) score<half, R, 1>(queries, step, d, part, k, at, width, highest);
         at += part.padded;
     }
     for (int r = 0; r < R; r++) {
         __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(highest[r])), sum = _mm512_setzero_ps();
-        for (float* s = scores + r * width; s < scores + (r + 1) * width; s += LANES) {
-            __m512 e = exponential(_mm512_sub_ps(_mm512_load_ps(s), most));
+        float* row = scores + r * width;
+        for (size_t k = 0; k < width; k += LANES) {
+            __m512 e = power_of_two(_mm512_sub_ps(_mm512_load_ps(row + k), most));
             sum = _mm512_add_ps(sum, e);
-            _mm512_store_ps(s, e);
+            if constexpr (half) _mm256_store_si256(reinterpret_cast<__m256i*>(row + k / 2), (__m256i)_mm512_cvtneps_pbh(e));
+            else _mm512_store_ps(row + k, e);
         }
         by[r] = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
     }
     size_t i = 0;
-    for (; i + 4 * LANES <= d; i += 4 * LANES) weigh<R, 4>(scores, width, seen, d, i, by, out, stride);
-    for (; i + 2 * LANES <= d; i += 2 * LANES) weigh<R, 2>(scores, width, seen, d, i, by, out, stride);
-    for (; i < d; i += LANES) weigh<R, 1>(scores, width, seen, d, i, by, out, stride);
+    for (; i + 4 * LANES <= d; i += 4 * LANES) weigh<half, R, 4>(scores, width, seen, d, i, by, out, stride);
+    for (; i + 2 * LANES <= d; i += 2 * LANES) weigh<half, R, 2>(scores, width, seen, d, i, by, out, stride);
+    for (; i < d; i += LANES) weigh<half, R, 1>(scores, width, seen, d, i, by, out, stride);
 }
 
 // -- the model ------------------------------------------------------------------------------------------------
@@ -449,7 +476,7 @@ struct Layer {
 // What a pass computes in between.
 struct Workspace {
     Rounded x, inner, embedded;
-    Buffer<float> hidden, qkv, attended, wide, keys, scores, logits, queries;
+    Buffer<float> hidden, qkv, attended, wide, keys, queries, scores, logits, copying;
     Buffer<size_t> masked;
 };
 
@@ -458,11 +485,11 @@ struct Workspace {
 // As native.py has it.
 struct Sizes {
     int64_t hidden_size, embedding_size, ffn_size, heads, layers, distinct_layers, length_classes, farthest;
-    int64_t activation, mask, threads;
+    int64_t activation, mask, threads, half;
     double eps;
 };
 
-// A source's keys and values, (layers, H, d * padded + count * d).
+// A source's keys and values, (layers, H, head_size).
 using State = Buffer<float>;
 
 struct Model {
@@ -517,41 +544,68 @@ void embed(Model& m, size_t N, const int64_t* tokens, const int64_t* positions, 
     m.team.step(N, [&](size_t n, size_t) { space.x.set(n, hidden + n * D); });
 }
 
-// All heads' attention of one layer over joint queries, keys and values (N, 3 D).
+// Put a sentence's keys and values of one head, of joint queries, keys and values (N, 3 D), where attention reads them.
+template <bool half>
+void arrange(const float* joint, size_t D, size_t d, size_t count, float* keys, float* values) {
+    const size_t padded = up(count, LANES);
+    const __m512i each = _mm512_mullo_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(3 * D));
+    for (size_t k = 0; k < count; k += LANES) {
+        const __mmask16 real = count - k >= LANES ? 0xffff : (1u << (count - k)) - 1;
+        auto key = [&](size_t i) {
+            const float* from = joint + k * 3 * D + D + i;
+            return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), real, each, from, sizeof(float));
+        };
+        for (size_t i = 0; i < d; i += half ? 2 : 1) {
+            if constexpr (half) _mm512_storeu_ps(keys + i / 2 * padded + k, paired(key(i), key(i + 1)));
+            else _mm512_storeu_ps(keys + i * padded + k, key(i));
+        }
+    }
+    for (size_t k = 0; k < count; k += half ? 2 : 1)
+        for (size_t i = 0; i < d; i += LANES) {
+            const float* from = joint + k * 3 * D + 2 * D + i;
+            __m512 value = _mm512_loadu_ps(from);
+            if constexpr (half) value = paired(value, k + 1 < count ? _mm512_loadu_ps(from + 3 * D) : _mm512_setzero_ps());
+            _mm512_storeu_ps(values + (half ? k / 2 : k) * d + i, value);
+        }
+}
+
+// All heads' attention of one layer over joint queries, keys and values.
+template <bool half>
 void attention(Model& m, size_t l, size_t B, const int64_t* starts, const Sentence* sentences,
                size_t longest, size_t widest) {
     Workspace& space = m.space;
     const size_t D = m.size.hidden_size, H = m.size.heads, d = D / H;
-    const __m512i each = _mm512_mullo_epi32(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(3 * D));
     m.team.step(B * H, [&](size_t task, size_t thread) {
         float* scores = space.scores.get() + thread * QUERIES * widest;
         const size_t b = task / H, h = task % H;
         const Sentence& sentence = sentences[b];
         const size_t first = starts[b], count = starts[b + 1] - first, padded = up(count, LANES);
-        const float* queries = space.qkv.get() + first * 3 * D + h * d;
-        float* keys = sentence.state ? sentence.state->get() + (l * H + h) * d * (padded + count)
+        const float* joint = space.qkv.get() + first * 3 * D + h * d;
+        float* keys = sentence.state ? sentence.state->get() + (l * H + h) * head_size(half, d, count)
                                      : space.keys.get() + thread * 2 * d * longest;
-        float* values = keys + d * padded;
-        for (size_t k = 0; k < count; k += LANES) {
-            const size_t left = count - k;
-            const __mmask16 real = left >= LANES ? 0xffff : (1u << left) - 1;
-            for (size_t i = 0; i < d; i++) {
-                const float* from = queries + k * 3 * D + D + i;
-                _mm512_storeu_ps(keys + i * padded + k,
-                                 _mm512_mask_i32gather_ps(_mm512_setzero_ps(), real, each, from, sizeof(float)));
-            }
-        }
-        for (size_t k = 0; k < count; k++) std::copy_n(queries + k * 3 * D + 2 * D, d, values + k * d);
+        float* values = keys + (half ? d / 2 : d) * padded;
+        arrange<half>(joint, D, d, count, keys, values);
 
+        const float* queries = joint;
+        size_t step = 3 * D;
+        if constexpr (half) {
+            float* pairs = space.queries.get() + thread * d * longest;
+            for (size_t r = 0; r < count; r++)
+                for (size_t i = 0; i < d; i += LANES)
+                    _mm256_store_si256(reinterpret_cast<__m256i*>(pairs + (r * d + i) / 2),
+                                       (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(joint + r * 3 * D + i)));
+            queries = pairs, step = d / 2;
+        }
         const size_t P = sentence.past ? sentence.count : 0, P_padded = up(P, LANES);
-        const float* past = sentence.past ? sentence.past->get() + (l * H + h) * d * (P_padded + P) : nullptr;
+        const float* past = sentence.past ? sentence.past->get() + (l * H + h) * head_size(half, d, P) : nullptr;
+        const float* past_values = sentence.past ? past + (half ? d / 2 : d) * P_padded : nullptr;
         const float* same = m.distances ? m.distances + h * (2 * m.size.farthest + 1) + m.size.farthest : nullptr;
         float* out = space.attended.get() + first * D + h * d;
         by_rows<QUERIES>(0, count, [&]<int R>(size_t r) {
-            const Seen seen[2] = {{past, past + d * P_padded, P, P_padded, same ? same - P - r : nullptr},
+            const Seen seen[2] = {{past, past_values, P, P_padded, same ? same - P - r : nullptr},
                                   {keys, values, count, padded, same ? same - r : nullptr}};
-            attend<R>(queries + r * 3 * D, 3 * D, d, seen, scores, out + r * D, D);
+            attend<half, R>(queries + r * step, step, d, seen, scores, out + r * D, D);
         });
     });
 }
@@ -571,13 +625,14 @@ void run(Model& m, size_t B, const int64_t* starts, const int64_t* tokens, const
     }
     space.x.reserve(N, D), space.inner.reserve(N, F), space.embedded.reserve(N, E);
     space.qkv.get(N * 3 * D), space.attended.get(std::max(N, B) * std::max(D, E)), space.wide.get(N * F);
-    space.keys.get(threads * 2 * d * longest), space.scores.get(threads * QUERIES * widest);
+    space.keys.get(threads * 2 * d * longest), space.queries.get(threads * d * longest);
+    space.scores.get(threads * QUERIES * widest);
 
     embed(m, N, tokens, positions, type, hidden);
     for (int64_t l = 0; l < m.size.layers; l++) {
         const Layer& layer = m.layers[l % m.layers.size()];
         product<After::nothing>(m.team, space.x, 0, N, layer.qkv, space.qkv.get(), 3 * D);
-        attention(m, l, B, starts, sentences, longest, widest);
+        (m.size.half ? attention<true> : attention<false>)(m, l, B, starts, sentences, longest, widest);
         m.team.step(N, [&](size_t n, size_t) { space.x.set(n, space.attended.get() + n * D); });
         product<After::add>(m.team, space.x, 0, N, layer.attention_output, hidden, D);
         m.team.step(N, [&](size_t n, size_t) {
@@ -656,7 +711,7 @@ void predict(Model& m, size_t B, const int64_t* starts, const Sentence* sentence
     const size_t threads = m.size.threads, some = std::min(M, LOGITS);
     space.x.reserve(M, D), space.embedded.reserve(M, E);
     space.wide.get(M * E), space.logits.get(some * wide);
-    if (m.copy_weight) space.queries.get(threads * (D + longest));
+    if (m.copy_weight) space.copying.get(threads * (D + longest));
 
     m.team.step(M, [&](size_t i, size_t) { space.x.set(i, hidden + masked[i] * D); });
     product(After(m.size.activation), m.team, space.x, 0, M, m.transform, space.wide.get(), E);
@@ -671,7 +726,7 @@ void predict(Model& m, size_t B, const int64_t* starts, const Sentence* sentence
             float* row = space.logits.get() + at * wide;
             const size_t n = masked[from + at];
             if (m.copy_weight) {
-                float* query = space.queries.get() + thread * (D + longest);
+                float* query = space.copying.get() + thread * (D + longest);
                 for (size_t o = 0; o < D; o++)
                     query[o] = dot(m.copy_weight + o * D, hidden + n * D, D) + m.copy_bias[o];
                 add_copies(query, sentences[owner[from + at]], D, query + D, row);
@@ -762,7 +817,8 @@ State* mist_take(Model* m, int64_t count) {
     enough_memory([&] {
         std::lock_guard lock(m->states_mutex);
         if (m->idle_states.empty()) m->idle_states.push_back(std::make_unique<State>());
-        m->idle_states.back()->get(m->size.layers * m->size.hidden_size * (up(count, LANES) + count));
+        const size_t d = m->size.hidden_size / m->size.heads;
+        m->idle_states.back()->get(m->size.layers * m->size.heads * head_size(m->size.half, d, count));
         state = m->idle_states.back().release();
         m->idle_states.pop_back();
     });

@@ -1,8 +1,9 @@
 """The two passes in int8 by ``native.cpp``, for x86 processors with AVX-512 VNNI. Weights of a file need no torch.
 
 It computes what the int8 ONNX graph does (``engines.onnx_encoder``), with a scale for each row of a matrix and each row
-of activations, in few large steps; only sums are added in another order, and exp and erf computed to seven digits. Rows
-are packed, so padding costs nothing, and a batch gives to the last bit what its sentences give alone.
+of activations, in few large steps; only sums are added in another order, and exp and erf computed to seven digits. Where
+the processor multiplies bf16, attention does. Rows are packed, so padding costs nothing, and a batch gives to the last
+bit what its sentences give alone.
 
 ``pip install`` compiles it where there is a C++ compiler; ``why_not`` tells why it cannot be used.
 
@@ -45,7 +46,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 _SIZES = """
-hidden_size embedding_size ffn_size heads layers distinct_layers length_classes farthest activation mask threads
+hidden_size embedding_size ffn_size heads layers distinct_layers length_classes farthest activation mask threads half
 """.split()
 _Sizes = np.dtype([*((name, np.int64) for name in _SIZES), ("eps", np.float64)])
 _Sentence = np.dtype([*((name, np.uint64) for name in ("state", "past", "hidden", "tokens")), ("count", np.int64)])
@@ -180,6 +181,7 @@ class NativeEngine(_Owner):
         sizes["embedding_size"] = config.embedding_size or config.hidden_size
         sizes["activation"], sizes["eps"] = _ACTIVATIONS[config.activation], config.layer_norm_eps
         sizes["farthest"], sizes["mask"], sizes["threads"] = self._farthest, special.mask, max(1, threads)
+        sizes["half"] = "avx512_bf16" in _processor()
         for name in ("hidden_size", "ffn_size", "heads", "layers", "length_classes"):
             sizes[name] = getattr(config, name)
         self._process, self.model = os.getpid(), self.library.mist_model(_address(sizes))

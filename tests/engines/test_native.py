@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,17 @@ def encoder_of(seed=0, **sizes) -> Encoder:
     for parameter in encoder.parameters():
         parameter.data += (0.1 if parameter.dim() == 1 else 0.05) * torch.randn_like(parameter)
     return encoder
+
+
+@contextmanager
+def attention(half):
+    """Engines that are built meanwhile compute it in bf16 or in fp32."""
+    known = native._processor()
+    if half and "avx512_bf16" not in known:
+        pytest.skip("the processor has no bf16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_processor", lambda: known if half else known - {"avx512_bf16"})
+        yield
 
 
 def batch(source_lengths, target_lengths, seed=0, vocabulary=300):
@@ -79,7 +91,8 @@ def test_equals_the_graph(dictionary, changes, second):
     released = released_of(dictionary, SIZES | changes)
     results = []
     for kind in (NativeEngine, OnnxEngine):
-        engine = kind(released.encoder, released.tokenizer.special, "int8")
+        with attention(half=False):
+            engine = kind(released.encoder, released.tokenizer.special, "int8")
         src, src_lengths, tgt, lengths = map(engine.asarray, inputs(dictionary))
         state = engine.encode(src, src_lengths)
         results.append([state.length_scores, *engine.fill(tgt, lengths, state, second)])
@@ -98,7 +111,8 @@ def test_equals_the_encoder_but_for_rounding(activation):
     assert same.mean() > 0.7
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 70), st.integers(1, 45)), min_size=1, max_size=4),
     heads=st.sampled_from([1, 2, 4]),
@@ -106,12 +120,14 @@ def test_equals_the_encoder_but_for_rounding(activation):
     threads=st.integers(1, 4),
     seed=st.integers(0, 3),
 )
-def test_any_shape_equals_the_graph(lengths, heads, ffn_size, threads, seed):
+def test_any_shape_equals_the_graph(half, lengths, heads, ffn_size, threads, seed):
     """Of any number of rows, also more masked ones than there are logits at a time, and of blocks and threads."""
     encoder = encoder_of(seed, heads=heads, ffn_size=ffn_size)
-    engine = NativeEngine.of_weights(encoder.config, int8_weights(encoder, SPECIAL), SPECIAL, threads)
+    with attention(half):
+        engine = NativeEngine.of_weights(encoder.config, int8_weights(encoder, SPECIAL), SPECIAL, threads)
     given = batch(*zip(*lengths), seed)
-    assert_close(run(engine, *given), run(OnnxEngine(encoder, SPECIAL, "int8"), *given), given[3], 0.02, 2)
+    expected = run(OnnxEngine(encoder, SPECIAL, "int8"), *given)
+    assert_close(run(engine, *given), expected, given[3], *((0.05, 6) if half else (0.02, 2)))
 
 
 def test_a_batch_equals_its_sentences_alone():
