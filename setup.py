@@ -32,7 +32,8 @@ extension = Extension(
     [str(native.relative_to(root))],
     define_macros=[("SOURCE", str(zlib.crc32(native.read_bytes())))],  # which native.py compares
     extra_compile_args=[
-        *"-std=c++20 -O3 -g0 -pthread -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16".split(),
+        *"-std=c++20 -O3 -g0 -pthread".split(),
+        *"-mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16".split(),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC 12 warns of its own intrinsics
     ],
     extra_link_args=["-pthread"],

@@ -5,7 +5,7 @@
     python scripts/benchmark_latency.py data-bin --system a=a.pt --system b=b.pt:precision=bf16 --out latency.json
 
 All systems are loaded into one process and take turns, so that a noisy machine disturbs them alike: compare ratios, not
-milliseconds of different runs. Warm, each answers twenty batches at its turn, after the first once more; cold, one. The
+milliseconds of different runs. Warm, each answers five batches at its turn, after the first once more; cold, one. The
 first system is what the others' speed is compared with, and --over names more: --over "Transformer 12-1, CTranslate2
 int8, greedy" is what one would put online. A system that fails is reported with its error, and the others go on. Writes
 the result as JSON, tables beside it (.md) and, if the file names a reference, scores and a plot of quality over latency

@@ -30,7 +30,7 @@ from mist_fairseq.files.markdown import markdown_table
 from mist_fairseq.scoring.scores import PROTOCOLS, score, with_trivial
 
 MODES = ["warm", "cold"]
-_STRETCH = 20  # batches
+_STRETCH = 5  # batches
 
 # As the paper's tables head them.
 _METRICS = {
