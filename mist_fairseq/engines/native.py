@@ -1,9 +1,9 @@
 """The two passes in int8 by ``native.cpp``, for x86 processors with AVX-512 VNNI. Weights of a file need no torch.
 
 It computes what the int8 ONNX graph does (``engines.onnx_encoder``), with a scale for each row of a matrix and each row
-of activations, in few large steps. Only sums are added in another order, exp and erf computed to seven digits, and where
-the processor multiplies bf16, attention is in bf16. Rows are packed, so padding costs nothing, and a batch gives to the
-last bit what its sentences give alone.
+of activations, in few large steps. Sums are added in another order, exp and erf are computed to seven digits, and
+attention is in bf16 where the processor multiplies that. Rows are packed, so padding costs nothing, and a batch gives
+to the last bit what its sentences give alone.
 
 ``pip install`` compiles it where there is a C++ compiler; ``why_not`` tells why it cannot be used.
 
