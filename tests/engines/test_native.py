@@ -28,7 +28,8 @@ from mist_fairseq.mist.heads import LengthHead
 from tests.engines.test_onnx_encoder import VARIANTS, inputs, released_of, run
 from tests.helpers import tiny_released
 
-pytestmark = pytest.mark.skipif("processor" in why_not(EncoderConfig(1)), reason=why_not(EncoderConfig(1)))
+needs_native = pytest.mark.skipif("processor" in why_not(EncoderConfig(1)), reason=why_not(EncoderConfig(1)))
+pytestmark = needs_native
 
 SIZES = dict(heads=2)  # heads of 16 values
 ABLE = {name: changes for name, changes in VARIANTS.items() if not why_not(EncoderConfig(1, **SIZES | changes))}

@@ -17,7 +17,7 @@ import pytest
 from mist_fairseq import MistGenerator, OnnxGenerator
 from mist_fairseq.engines.onnx_runtime import start_session
 from mist_fairseq.release.onnx_folder import save_onnx
-from tests.engines.test_native import attention
+from tests.engines.test_native import attention, needs_native
 from tests.engines.test_onnx_encoder import VARIANTS, released_of
 from tests.generate.plain import DECODINGS
 from tests.helpers import WORDS, tiny_generator, tiny_released
@@ -124,6 +124,7 @@ def test_int8_generates_almost_the_same(exported, plain):
     assert np.mean(same) > 0.8 and 1e-5 < max(differences) < 0.2
 
 
+@needs_native
 @pytest.mark.parametrize("decoding, iterations", DECODINGS)
 def test_the_native_engine_generates_as_onnx_runtime(wide, decoding, iterations):
     given = dict(decoding=decoding, iterations=iterations, batch_size=4, nbest=2)
@@ -135,6 +136,7 @@ def test_the_native_engine_generates_as_onnx_runtime(wide, decoding, iterations)
     assert found == expected
 
 
+@needs_native
 def test_auto_is_native_where_it_can_be_used(wide, exported, monkeypatch):
     def engine(folder, **options):
         return type(OnnxGenerator.from_pretrained(str(folder), **options).engine).__name__

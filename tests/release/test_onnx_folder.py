@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 from mist_fairseq import OnnxGenerator
 from mist_fairseq.engines.onnx_runtime import start_session
 from mist_fairseq.release.onnx_folder import FILES, save_onnx
+from tests.engines.test_native import needs_native
 from tests.engines.test_onnx_encoder import engine_of, inputs, run
 from tests.helpers import renew_sums, tiny_encoder_decoder, tiny_released
 
@@ -169,6 +170,7 @@ def test_a_damaged_file(folder, name, damage):
         load(folder, precision)
 
 
+@needs_native
 def test_a_damaged_file_for_the_native_engine(dictionary, tmp_path):
     for name, seed in (("one", 0), ("other", 1)):
         save_onnx(tiny_released(dictionary, seed=seed, heads=2), str(tmp_path / name), precisions=["int8"])
