@@ -296,7 +296,7 @@ struct Matrix {
         std::fill_n(scales.get(all), all, 0.f);
         std::fill_n(bias.get(all), all, 0.f);
         std::copy_n(given_scales, O, scales.get());
-        if (given_bias) std::copy_n(given_bias, O, bias.get());
+        std::copy_n(given_bias, O, bias.get());
         for (size_t o = 0; o < O; o++)
             for (size_t i = 0; i < I; i++)
                 packed.get()[o / BLOCK * BLOCK * I + i / 4 * 4 * BLOCK + o % BLOCK * 4 + i % 4] =
@@ -779,7 +779,7 @@ Model* mist_model(const Sizes* size) {
 
 void mist_free(Model* model) { delete model; }
 
-// Take a matrix (O, I), its scales (O) and its bias (O) or none.
+// Take a matrix (O, I), its scales (O) and its bias (O).
 bool mist_matrix(Model* m, const char* name, int64_t layer, const int8_t* values, const float* scales,
                  const float* bias, int64_t O, int64_t I) {
     Layer* at = layer < 0 ? nullptr : &m->layers[layer];

@@ -225,7 +225,7 @@ class NativeEngine(_Owner):
 
     def encode(self, tokens: np.ndarray, lengths: np.ndarray) -> NativeState:
         """Encode sources; see ``generate.decoding.Engine``."""
-        flat, positions, starts = self._rows(tokens, lengths)
+        flat, positions, starts, _ = self._rows(tokens, lengths, np.zeros_like(lengths))
         sentences = np.zeros(len(tokens), _Sentence)
         past = [_Past(self, int(length)) for length in lengths]
         sentences["state"] = [part.address for part in past]
@@ -240,7 +240,7 @@ class NativeEngine(_Owner):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
         counts = np.array([len(part) for part in state.tokens])
-        flat, positions, starts = self._rows(tokens, lengths, counts)
+        flat, positions, starts, real = self._rows(tokens, lengths, counts)
         sentences = np.zeros(len(tokens), _Sentence)
         sentences["past"] = [part.address for part in state.past]
         for name, parts in (("hidden", state.hidden), ("tokens", state.tokens)):
@@ -252,15 +252,17 @@ class NativeEngine(_Owner):
             *(self.model, len(tokens), *given, self.config.target_type, _address(sentences), second, _address(scores))
         )
         check_memory(done)
-        real = np.arange(tokens.shape[1]) < lengths[:, None]
         filled, padded_scores = tokens.copy(), np.zeros(tokens.shape, np.float32)
         filled[real], padded_scores[real] = flat, scores
         return filled, padded_scores
 
     def _rows(
-        self, tokens: np.ndarray, lengths: np.ndarray, before: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Real tokens, their positions, *before* tokens after 0, and where sentences start. -> (N), (N), (B + 1)."""
+        self, tokens: np.ndarray, lengths: np.ndarray, before: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Real tokens, their positions, *before* tokens after 0, where sentences start, and where tokens are real.
+
+        *Shapes:* (B, L), (B), (B) -> (N), (N), (B + 1), (B, L).
+        """
         order = np.arange(tokens.shape[1])
         real = order < lengths[:, None]
         flat = tokens[real].astype(np.int64, copy=False)
@@ -268,11 +270,10 @@ class NativeEngine(_Owner):
             raise ValueError(f"lengths {lengths.tolist()} are not those of tokens of shape {tokens.shape}")
         if not 0 <= flat.min(initial=0) <= flat.max(initial=0) < self.config.vocab_size:
             raise ValueError(f"token ids are {flat.min()} to {flat.max()}, expected 0 to {self.config.vocab_size - 1}")
-        positions = np.broadcast_to(order, tokens.shape) if before is None else order + before[:, None]
-        positions = positions[real]
+        positions = (order + before[:, None])[real]
         if positions.max(initial=0) > self._farthest:
             raise ValueError(f"{positions.max() + 1} positions are more than the model's {self._farthest + 1}")
-        return flat, positions, np.concatenate([[0], np.cumsum(lengths)])
+        return flat, positions, np.concatenate([[0], np.cumsum(lengths)]), real
 
 
 def _checked(config: EncoderConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
