@@ -27,8 +27,6 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     """
     whole_number("--threads", options.get("threads", 1))
     if read_any_config(local_folder(folder, [CONFIG])).get("format") == "onnx":
-        if "accelerate" in options:
-            raise ValueError(f"--accelerate {options['accelerate']} is for models in PyTorch, {folder} is ONNX")
         from mist_fairseq.hub.onnx_generator import OnnxGenerator
 
         return OnnxGenerator.from_pretrained(folder, **options)
@@ -72,7 +70,7 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")
-    parser.add_argument("--accelerate", help="engine of a model in PyTorch (default: the model's)")
+    parser.add_argument("--accelerate", help="engine, as far as the model has it (default: the model's)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the model's, in ONNX cpu, else auto)")
     parser.add_argument("--threads", type=int, help="of the CPU, for the model (default: the model's)")
     for limit in fields(Limits):

@@ -125,7 +125,7 @@ def test_a_port_in_use():
         ("--max-queue", 8, "--max-texts 64 is more than --max-queue 8: such requests never fit"),
         ("--threads", 0, "--threads is 0, expected a whole number of at least 1"),
         ("--threads", -3, "--threads is -3, expected a whole number of at least 1"),
-        ("--accelerate", "compiled", "--accelerate compiled is for models in PyTorch"),
+        ("--accelerate", "compiled", "accelerate is 'compiled', expected auto, native or onnxruntime"),
         ("--device", "gpu", "device is 'gpu', expected auto, cpu, cuda or cuda:N"),
     ],
 )
@@ -167,7 +167,7 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, hub_server, ki
             return cls()
 
     name, options = {
-        "onnx": ("OnnxGenerator", {"precision": "int8", "threads": 1, "device": "cuda:1"}),
+        "onnx": ("OnnxGenerator", {"precision": "int8", "accelerate": "native", "threads": 1, "device": "cuda:1"}),
         "pytorch": ("MistGenerator", {"precision": "bf16", "accelerate": "none", "device": "auto", "threads": 3}),
     }[kind]
     path = "mist_fairseq.hub." + {"onnx": "onnx_generator", "pytorch": "mist_generator"}[kind]
