@@ -23,15 +23,20 @@ class _Dropout(torch.autograd.Function):
             .random_(-(2**63), None)
             .view(torch.int16)
         )
-        kept = (bits[: x.numel()] >= threshold - 2**15).view(x.shape)
+        kept = bits[: x.numel()].ge_(threshold - 2**15).neg_().view(x.shape)  # all bits are set, or none
         ctx.save_for_backward(kept)
         ctx.scale = 2**16 / (2**16 - threshold)
-        return (x * kept).mul_(ctx.scale)
+        return _kept(x, kept).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return (gradient * kept).mul_(ctx.scale), None
+        return _kept(gradient, *ctx.saved_tensors).mul_(ctx.scale), None
+
+
+def _kept(x: Tensor, kept: Tensor) -> Tensor:
+    """*x* where *kept* is -1, else 0. By their bits: a product with booleans takes five times as long."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return (x.view(integer) & kept.to(integer)).view(x.dtype)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -76,8 +81,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float, tr
     """
     if training and query.device.type == "cpu":
         scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3) + mask
-        return dropout(scores.softmax(-1), p, training) @ value
+        weights = _at_least_single(scores).softmax(-1).to(scores.dtype)
+        return dropout(weights, p, training) @ value
     return fused_attention(query, key, value, mask, p if training else 0.0)
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    """*x* in fp32 if it is in half precision, in which softmax and the largest element take four times as long."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) -> Tensor:
@@ -162,7 +173,7 @@ def argmax(scores: Tensor, block: int = 128) -> Tensor:
     """``scores.argmax(1)``, several times as fast on a CPU for a vocabulary. *Shapes:* (N, V) -> (N)."""
     if scores.device.type != "cpu":
         return scores.argmax(1)
-    V = scores.shape[1]
+    V, scores = scores.shape[1], _at_least_single(scores)
     whole = V // block * block
     largest = scores[:, :whole].reshape(len(scores), whole // block, block).amax(2)  # (N, V / block)
     if whole < V:

@@ -95,15 +95,17 @@ class _TokenLoss(torch.autograd.Function):
                 if scores is not None:
                     copies = Copies(scores, source_tokens, together).rows(chunk)
                     chosen, either = add_copies_(logits, copies)
-                tokens[chunk] = likeliest_tokens(logits, never)
                 gradient = logits.to(of_gradients)  # in place of the logits, but in fp16
                 for part in row_chunks(logits):
-                    log_p, gold = logits[part].float().log_softmax(-1), golds[part]
-                    losses[0, chunk][part] = -log_p.gather(1, gold)[:, 0]
-                    losses[1, chunk][part] = -log_p.mean(-1)
+                    wide, gold = logits[part].float(), golds[part]
+                    p = wide.softmax(-1)
+                    total = wide.amax(-1) - p.amax(-1).log()  # logsumexp: the largest p is no underflow
+                    losses[0, chunk][part] = total - wide.gather(1, gold)[:, 0]
+                    losses[1, chunk][part] = total - wide.mean(-1)
+                    tokens[chunk][part] = likeliest_tokens(wide, never)
                     if learn:
                         # d/dx of -(1 - e) log p(y) - e mean log p = p - (1 - e) [x is y] - e / V
-                        p = log_p.exp_().sub_(smoothing / V)
+                        p.sub_(smoothing / V)
                         gradient[part] = p.scatter_add_(1, gold, p.new_full(gold.shape, smoothing - 1))
                 if learn and of_scores is not None:
                     # Choosing and copying have their shares of a token's odds.
