@@ -1,4 +1,4 @@
-"""Time many texts on one machine: is it several processes with a thread each, or one with many?
+"""Time many texts on one machine, by several processes of few threads and by one of many.
 
     python scripts/benchmark_workers.py released-onnx --texts test.src --workers 1x2 2x1 --precision int8 \\
         --batch-size 1 16 64 --out workers.json

@@ -24,7 +24,7 @@ NAMES = {
     "output_layer": "mist_fairseq.mist.encoder.Encoder",
     "token_loss": "mist_fairseq.mist.output_layer",
 }
-DECODINGS = ["single-pass", "mist", "mask-predict"]
+DECODINGS = ["single-pass", "mist", "mask-predict", "mask-repeats"]
 
 INK, FAINT, PAPER = "#1f2933", "#7b8794", "#ffffff"
 SOURCE, TARGET, STATE, HEAD, MIX = "#dbeafe", "#fde8d0", "#e3f4e1", "#f1f0f7", "#fbe0e6"
@@ -92,7 +92,7 @@ class Picture:
 
 def architecture() -> Picture:
     """Generation: source pass, length, target pass, and the loop that mixes the output into the source."""
-    p = Picture(1000, 560)
+    p = Picture(1000, 582)
     # source pass
     p.text(245, 24, "source pass: sees the source", size=11, weight="bold", color=EDGES[SOURCE])
     p.box(70, 150, 350, 44, "embeddings", SOURCE)
@@ -148,6 +148,7 @@ def architecture() -> Picture:
             ("single-pass", "once from the top to $Y_p$"),
             ("mist", "again along the dashed line, into as many masks: N passes, or until nothing changes"),
             ("mask-predict", "the target pass again, over the same SourceState, with the least certain tokens masked"),
+            ("mask-repeats", "likewise, with tokens masked that equal a neighbour"),
         )
     ):
         p.text(140, 490 + 22 * i, name, code=True, size=9.5, ha="right")

@@ -1,4 +1,4 @@
-"""How a batch is decoded: single pass, MIST iterations and Mask-Predict, with several lengths or one.
+"""How a batch is decoded: in a single pass or by iterations of several kinds, with several lengths or one.
 
 The loops run on any engine: whatever encodes a source and fills [MASK]s. They are written over the array API, so the
 arrays are torch's for PyTorch and numpy's for ONNX Runtime. Needs neither torch nor fairseq.
@@ -86,7 +86,7 @@ class Decoding:
     The help texts of the fields say what each is; command lines and the server take them from here.
     """
 
-    decoding: str = option("single-pass", "how to generate: single-pass, mist or mask-predict")
+    decoding: str = option("single-pass", "how to generate: single-pass, mist, mask-predict or mask-repeats")
     iterations: int | None = option(None, "passes over the target; by default 1 for single-pass, else 3")
     length_beam: int | None = option(
         None, "decode this many of the likeliest lengths, and keep the best; by default, and at least, nbest"
@@ -122,7 +122,7 @@ class Decoding:
             object.__setattr__(self, "min_score", _real("min_score", self.min_score))
         object.__setattr__(self, "diversity_penalty", _real("diversity_penalty", self.diversity_penalty, least=0.0))
         if self.decoding == "single-pass" and self.passes > 1:
-            raise ValueError(f"iterations {self.iterations} needs decoding mist or mask-predict")
+            raise ValueError(f"iterations {self.iterations} needs decoding mist, mask-predict or mask-repeats")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -344,12 +344,42 @@ def mask_predict(run: Run, candidates: Candidates) -> None:
         candidates.history.append(candidates.tokens)
 
 
+def mask_repeats(run: Run, candidates: Candidates) -> None:
+    """Mask tokens that equal their neighbours and predict these again, until none do (docs/beyond.md)."""
+    xp = array_namespace(candidates.tokens)
+    active = xp.arange(candidates.tokens.shape[0], device=device(candidates.tokens))
+    for _ in range(1, run.passes):
+        masked = repeated(candidates.tokens[active], candidates.lengths[active])
+        left = xp.any(masked, axis=1).tolist()  # all that a GPU is asked for in a pass
+        if not any(left):
+            break
+        rows = run.engine.asarray([row for row, has_repeats in enumerate(left) if has_repeats])
+        active, masked = active[rows], masked[rows]
+        given = xp.where(masked, run.special.mask, candidates.tokens[active])
+        tokens, scores = run.engine.fill(given, candidates.lengths[active], run.state.select(active))
+        candidates.tokens = xp.asarray(candidates.tokens, copy=True)
+        candidates.tokens[active] = tokens
+        candidates.scores[active] = xp.where(masked, scores, candidates.scores[active])
+        candidates.steps[active] += 1
+        candidates.history.append(candidates.tokens)
+
+
 # By the name that ``--decoding`` and ``decoding=`` take.
 DECODINGS: dict[str, Callable[[Run, Candidates], None]] = {
     "single-pass": single_pass,
     "mist": mist,
     "mask-predict": mask_predict,
+    "mask-repeats": mask_repeats,
 }
+
+
+def repeated(tokens: Array, lengths: Array) -> Array:
+    """Where a token equals the one before or after it. *Shapes:* tokens (B, T), lengths (B) -> boolean (B, T)."""
+    xp = array_namespace(tokens)
+    real = padding_mask(lengths, tokens.shape[1])
+    same = (tokens[:, 1:] == tokens[:, :-1]) & real[:, 1:]
+    none = xp.zeros_like(real[:, :1])
+    return xp.concat([none, same], axis=1) | xp.concat([same, none], axis=1)
 
 
 def least_confident(scores: Array, lengths: Array, number: Array) -> Array:

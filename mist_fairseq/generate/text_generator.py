@@ -123,7 +123,8 @@ class TextGenerator:
         Args:
             texts: something with a length, such as a list, gives a list; anything else, such as a generator or an open
                 file, an iterator, which reads *texts* as it goes and holds a bounded number of them.
-            decoding: ``single-pass``, ``mist`` or ``mask-predict``; or a ``Decoding``, in place of the options here.
+            decoding: ``single-pass``, ``mist``, ``mask-predict``, ``mask-repeats``; or a ``Decoding``, in place of the
+                options here.
             nbest: answers to each text; more than one gives a list for each text, shorter where the lengths within the
                 bounds give no more.
             lengths: in tokens before the final [SEP], one for all texts or one for each, None for the predicted one.

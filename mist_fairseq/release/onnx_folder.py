@@ -32,7 +32,7 @@ Single pass: run the source; take the largest of ``length_scores[:, 2 : max_targ
 are the shortest output); run the target over as many [MASK]s. MIST: then run both again, the source
 ``[CLS] Y_p [SEP] X [SEP]`` with the predictions Y_p, cut to ``max_source_positions`` so that it still ends in [SEP],
 and the target of [MASK]s anew, until nothing changes or N passes are done. Mask-Predict: N passes; after pass n put
-[MASK] for the T (N - n) / N lowest scores and run the target again over the same source. That loop is
+[MASK] for the T (N - n) / N lowest scores and run the target again over the same source. All loops are in
 ``mist_fairseq.generate.decoding``.
 """
 

@@ -7,7 +7,7 @@ from mist_fairseq.generate.decoding import Candidates, Decoding, decode
 from tests import helpers
 from tests.mist.test_mixing import plain_mix
 
-DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3)]
+DECODINGS = [("single-pass", 1), ("mist", 3), ("mask-predict", 3), ("mask-repeats", 3)]
 LENGTHS = [9, 4, 13, 2, 20, 9]
 
 
@@ -52,6 +52,8 @@ def plain_decode(model, source, decoding, iterations, length):
     masks = [model.tokenizer.special.mask] * length
     if decoding == "mist":
         return plain_mist(model, source, iterations, masks)
+    if decoding == "mask-repeats":
+        return plain_mask_repeats(model, source, iterations, masks)
     return plain_mask_predict(model, source, iterations, masks)
 
 
@@ -77,6 +79,22 @@ def plain_mask_predict(model, source, iterations, masks):
         masked = [masks[0] if t in worst else token for t, token in enumerate(tokens)]
         filled, new = plain_fill(model, masked, source)
         for t in worst:
+            tokens[t], scores[t] = filled[t], new[t]
+        history.append(list(tokens))
+    return tokens, scores, history
+
+
+def plain_mask_repeats(model, source, iterations, masks):
+    """Neighbours that are alike are masked, until there are none."""
+    tokens, scores = plain_fill(model, masks, source)
+    history = [list(tokens)]
+    while len(history) < iterations:
+        alike = {t + side for t in range(len(tokens) - 1) if tokens[t] == tokens[t + 1] for side in (0, 1)}
+        if not alike:
+            break
+        masked = [masks[0] if t in alike else token for t, token in enumerate(tokens)]
+        filled, new = plain_fill(model, masked, source)
+        for t in alike:
             tokens[t], scores[t] = filled[t], new[t]
         history.append(list(tokens))
     return tokens, scores, history
@@ -121,7 +139,7 @@ def assert_equals_plain(found, model, source, decoding, iterations, length, give
     assert found["tokens"] == tokens
     torch.testing.assert_close(found["scores"], torch.tensor(scores), atol=1e-4, rtol=0)
     assert abs(found["score"] - length_score - sum(scores) / len(scores)) < 1e-4
-    steps = iterations
+    steps = len(history)
     if decoding == "mist":  # which stops where nothing changes
         steps = next((n + 1 for n in range(1, iterations) if history[n] == history[n - 1]), iterations)
     assert found["steps"] == steps and found["history"] == history[:steps]

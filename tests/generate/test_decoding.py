@@ -27,7 +27,13 @@ def run(request, dictionary) -> Runner:
 
 @pytest.mark.parametrize(
     "decoding, iterations",
-    [("single-pass", 1), ("mist", 1), ("mist", 2), ("mist", 5), *(("mask-predict", n) for n in (1, 2, 4, 10))],
+    [
+        ("single-pass", 1),
+        ("mist", 1),
+        ("mist", 2),
+        ("mist", 5),
+        *((how, n) for how in ("mask-predict", "mask-repeats") for n in (1, 2, 4, 10)),
+    ],
 )
 @pytest.mark.parametrize("padding", [0, 3])
 def test_decodings_equal_plain_loops(run, dictionary, decoding, iterations, padding):
@@ -160,10 +166,10 @@ def test_least_confident_equals_a_plain_loop(kind, rows, seed):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict"),
+        ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict, mask-repeats"),
         ({"decoding": "mist", "iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
         ({"decoding": "mist", "iterations": True}, "iterations is True"),
-        ({"iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),
+        ({"iterations": 2}, "iterations 2 needs decoding mist, mask-predict or mask-repeats"),
         ({"nbest": 1.5}, "nbest is 1.5"),
         ({"min_length": 0}, "min_length is 0, expected a whole number of at least 1"),
         ({"min_length": 5, "max_length": 4}, "min_length 5 is more than max_length 4"),

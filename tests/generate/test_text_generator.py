@@ -229,7 +229,7 @@ def test_another_programs_option_is_named(echo):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict"),
+        ({"decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist, mask-predict, mask-repeats"),
         ({"min_length": 10}, "min_length 10 is too long: the model makes at most 9 tokens"),
         ({"lengths": 10}, r"texts\[0\]: length is 10, expected a whole number from 1 to 9"),
         ({"lengths": [2, "3"]}, r"texts\[1\]: length is '3'"),

@@ -155,7 +155,7 @@ def test_auto_is_native_where_it_can_be_used(wide, exported, monkeypatch):
 
 def test_many_threads_may_generate_at_once(both):
     ours, _ = both
-    given = [(text, DECODINGS[i % 3]) for i, text in enumerate(TEXTS * 6)]
+    given = [(text, DECODINGS[i % len(DECODINGS)]) for i, text in enumerate(TEXTS * 6)]
 
     def one(item):
         text, (decoding, iterations) = item
@@ -211,7 +211,7 @@ found = {}
 for folder in sys.argv[2:]:
     for precision in ("fp32", "int8"):
         generator = OnnxGenerator.from_pretrained(folder, precision, threads=1)
-        for decoding in ("single-pass", "mist", "mask-predict"):
+        for decoding in ("single-pass", "mist", "mask-predict", "mask-repeats"):
             found[f"{folder} {precision} {decoding}"] = generator.generate(json.loads(sys.argv[1]), decoding=decoding)
 json.dump({"found": found, "modules": sorted(sys.modules)}, sys.stdout)
 """

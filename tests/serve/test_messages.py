@@ -36,7 +36,7 @@ BAD = {
     "list": ("[1, 2]", "the body is [1, 2], expected a JSON object"),
     "unknown key": ({"text": "how", "beam": 4}, "unknown key 'beam', expected some of decoding, iterations,"),
     "decoding": ({"text": "how", "decoding": "beam"}, "decoding is 'beam', expected one of single-pass, mist"),
-    "iterations": ({"text": "how", "iterations": 2}, "iterations 2 needs decoding mist or mask-predict"),
+    "iterations": ({"text": "how", "iterations": 2}, "iterations 2 needs decoding mist, mask-predict or mask-repeats"),
     "iterations 0": ({"text": "how", "iterations": 0}, "iterations is 0, expected a whole number of at least 1"),
     "iterations a string": (
         {"text": "how", "iterations": "2"},
@@ -55,7 +55,10 @@ BAD = {
     "length of a list": ({"texts": ["how"], "lengths": [0]}, "texts[0]: length is 0, expected a whole number from 1"),
     "long nbest": ({"text": "how", "nbest": 10**1500}, f"nbest is 1{'0' * 59}: at most 2 (--max-nbest)"),
     "long negative nbest": ({"text": "how", "nbest": -(10**1500)}, "0, expected a whole number of at least 1"),
-    "long decoding": ({"text": "how", "decoding": "x " * 900}, "x ', expected one of single-pass, mist, mask-predict"),
+    "long decoding": (
+        {"text": "how", "decoding": "x " * 900},
+        "x ', expected one of single-pass, mist, ",
+    ),
     "long text": ({"texts": ["it", "i" * 31]}, "characters of texts[1] is 31: at most 30 (--max-characters)"),
     "long pair": ({"text": ["i" * 20, "t" * 20]}, "characters of text is 40: at most 30 (--max-characters)"),
     "many texts": ({"texts": ["how"] * 4}, "number of texts is 4: at most 3 (--max-texts)"),
