@@ -17,6 +17,7 @@ DECODINGS = {
     "single pass": Decoding(),
     "MIST": Decoding("mist", 3),
     "Mask-Predict": Decoding("mask-predict", 3),
+    "masked repeats": Decoding("mask-repeats", 3),
     "length beam": Decoding("mist", 3, length_beam=3),
     "n-best": Decoding(nbest=3, exclude_source=True),
     "diverse n-best": Decoding("mask-predict", 3, nbest=3, diversity_penalty=0.5),
