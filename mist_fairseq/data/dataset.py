@@ -166,13 +166,6 @@ class MistDataset(AllBatches):
         batch: dict[str, Any] = {"id": ids, "nsentences": len(samples), "net_input": inputs, "target": None}
         batch["ntokens"] = int(src_lengths.sum())
         if self.target is not None:
-            import os
-
-            if os.environ.get("TRY_END"):
-                for sample in samples:
-                    size = min(self.limits.target, len(sample["source"]) + int(os.environ["TRY_END"]))
-                    row = sample["cut_target"][:size]
-                    sample["cut_target"] = torch.cat([row, row.new_full((size - len(row),), self.dictionary.eos())])
             target_tokens, target_lengths = self._pad(samples, "cut_target")
             S, T, limit = src_tokens.shape[1], target_tokens.shape[1], self.limits.source
             # [SEP] after the pseudo target is there or not, depending on the prediction: leave room for it.

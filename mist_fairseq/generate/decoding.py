@@ -213,13 +213,6 @@ def decode(
     state, log_p = _encode_distinct(engine, tokens, lengths), None
     run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
     del state  # the run's alone, which lets it go
-    import os
-
-    end = os.environ.get("TRY_END")
-    if end:
-        import torch
-
-        target_lengths = (lengths + int(end)).clamp(max=limits.target)
     if target_lengths is None:
         log_p = _length_log_p(run.state.length_scores, decoding, limits)
         target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
@@ -230,9 +223,6 @@ def decode(
         run = run.select(xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), number))
     masks = run.masks(target_lengths, int(xp.max(target_lengths)))
     filled, scores = engine.fill(masks, target_lengths, run.state)
-    if end:
-        ended = (filled == special.sep) & padding_mask(target_lengths, filled.shape[1])
-        target_lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, target_lengths)
     steps = xp.ones_like(target_lengths)
     shares = None if log_p is None else xp.exp(log_p)
     candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)

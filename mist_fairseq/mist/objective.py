@@ -151,13 +151,7 @@ class Objective:
 
         def mix(pseudo: Tensor) -> SourceState:
             options = {"limit": max_source, "sep": special.sep, "pad": special.pad}
-            import os
-
-            ends = lengths
-            if os.environ.get("TRY_END"):
-                ended = (pseudo == special.sep) & padding_mask(lengths, T)
-                ends = torch.where(ended.any(1), ended.int().argmax(1) + 1, lengths)
-            mixed, mixed_lengths = mix_source(pseudo, ends, batch.src_tokens, batch.src_lengths, **options)
+            mixed, mixed_lengths = mix_source(pseudo, lengths, batch.src_tokens, batch.src_lengths, **options)
             return model.encode_source(mixed, mixed_lengths, batch.mixed_index)
 
         # 1. The source, seen by the first look and the NAT pass alike.
