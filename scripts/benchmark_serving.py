@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from mist_fairseq.experiments.benchmark.serving import ARMS, machine, markdown, measure, server_command
-from mist_fairseq.experiments.evaluation import read_lines
+from mist_fairseq.experiments.evaluation import read_texts
 from mist_fairseq.experiments.results import provenance, write_result
 from mist_fairseq.generate.decoding import DECODINGS
 
@@ -59,9 +59,7 @@ def main():
 def run(args) -> dict:
     """Everything that was asked for, for JSON."""
     if args.texts:
-        texts = [line for line in read_lines(args.texts) if line.strip()][: args.limit]
-        if not texts:
-            raise ValueError(f"{args.texts} has no text")
+        texts = read_texts(args.texts)[: args.limit]
     else:
         rng = random.Random(0)
         texts = [" ".join(rng.choices(_WORDS, k=rng.randint(5, 15))) + "?" for _ in range(args.limit)]

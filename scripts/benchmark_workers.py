@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mist_fairseq.experiments.benchmark.serving import machine
 from mist_fairseq.experiments.benchmark.workers import Workers, markdown, measure
-from mist_fairseq.experiments.evaluation import read_lines
+from mist_fairseq.experiments.evaluation import read_texts
 from mist_fairseq.experiments.results import provenance, write_result
 
 
@@ -40,9 +40,7 @@ def main():
     if min([*args.batch_size, args.rounds]) < 1 or args.seconds <= 0:
         parser.error("--batch-size and --rounds start at 1, --seconds above 0")
     try:
-        texts = [line for line in read_lines(args.texts) if line.strip()]
-        if not texts:
-            raise ValueError(f"{args.texts} has no text")
+        texts = read_texts(args.texts)
         engine = {"precision": args.precision, "accelerate": args.accelerate}
         given = (args.folder, args.workers, texts, args.batch_size, args.seconds, args.rounds)
         runs = measure(*given, **engine)

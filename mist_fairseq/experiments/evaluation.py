@@ -84,6 +84,14 @@ def read_lines(path: str | Path) -> list[str]:
     return list(lines_of_file(path))
 
 
+def read_texts(path: str | Path) -> list[str]:
+    """Return the lines that have text; ValueError if there is none, errors as of ``read_lines``, too."""
+    texts = [line for line in read_lines(path) if line.strip()]
+    if not texts:
+        raise ValueError(f"{path} has no text")
+    return texts
+
+
 def read_outputs(path: str | Path) -> list[str]:
     """Read outputs, one a line, or from what fairseq-generate printed; errors as of ``read_generation``, too."""
     lines = read_lines(path)

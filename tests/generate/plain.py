@@ -72,32 +72,33 @@ def plain_mist(model, source, iterations, masks):
 def plain_mask_predict(model, source, iterations, masks):
     """Ghazvininejad et al. 2019: of N passes, N - n of N tokens are masked before pass n + 1."""
     tokens, scores = plain_fill(model, masks, source)
-    history = [list(tokens)]
+    history = [tokens]
     for done in range(1, iterations):
         number = len(tokens) * (iterations - done) // iterations
         worst = sorted(range(len(tokens)), key=lambda t: scores[t])[:number]
-        masked = [masks[0] if t in worst else token for t, token in enumerate(tokens)]
-        filled, new = plain_fill(model, masked, source)
-        for t in worst:
-            tokens[t], scores[t] = filled[t], new[t]
-        history.append(list(tokens))
+        tokens, scores = plain_refill(model, source, tokens, scores, worst)
+        history.append(tokens)
     return tokens, scores, history
 
 
 def plain_mask_repeats(model, source, iterations, masks):
     """Neighbours that are alike are masked, until there are none."""
     tokens, scores = plain_fill(model, masks, source)
-    history = [list(tokens)]
+    history = [tokens]
     while len(history) < iterations:
         alike = {t + side for t in range(len(tokens) - 1) if tokens[t] == tokens[t + 1] for side in (0, 1)}
         if not alike:
             break
-        masked = [masks[0] if t in alike else token for t, token in enumerate(tokens)]
-        filled, new = plain_fill(model, masked, source)
-        for t in alike:
-            tokens[t], scores[t] = filled[t], new[t]
-        history.append(list(tokens))
+        tokens, scores = plain_refill(model, source, tokens, scores, alike)
+        history.append(tokens)
     return tokens, scores, history
+
+
+def plain_refill(model, source, tokens, scores, places):
+    """Mask the tokens at *places* and predict them again."""
+    mask = model.tokenizer.special.mask
+    filled, new = plain_fill(model, [mask if t in places else token for t, token in enumerate(tokens)], source)
+    return filled, [new[t] if t in places else score for t, score in enumerate(scores)]
 
 
 class Runner:

@@ -57,7 +57,7 @@ BAD = {
     "long negative nbest": ({"text": "how", "nbest": -(10**1500)}, "0, expected a whole number of at least 1"),
     "long decoding": (
         {"text": "how", "decoding": "x " * 900},
-        "x ', expected one of single-pass, mist, ",
+        "x ', expected one of single-pass, mist, mask-predict, mask-repeats",
     ),
     "long text": ({"texts": ["it", "i" * 31]}, "characters of texts[1] is 31: at most 30 (--max-characters)"),
     "long pair": ({"text": ["i" * 20, "t" * 20]}, "characters of text is 40: at most 30 (--max-characters)"),
