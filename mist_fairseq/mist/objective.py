@@ -12,10 +12,8 @@ The model of equation 1, ``p(Y | X) = prod_t p(y_t | X)``, is the two passes of 
 Equation 2 adds the losses up. Dimensions as in ``mist.encoder``.
 """
 
-import os
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -144,36 +142,17 @@ class Objective:
             layer, copies = look(tokens, state)
             return in_place(predicted_tokens(layer, never, copies))
 
-        done = torch.initial_seed() - 1  # updates, with --seed 1
-
-        def learn(tokens: Tensor, state: SourceState, teacher_state: Any = None) -> TokenLoss:
+        def learn(tokens: Tensor, state: SourceState) -> TokenLoss:
             layer, copies = look(tokens, state)
-            golds = gold
-            if model.training and done >= float(os.environ.get("TRY_OAXE", "1e9")):
-                golds = _best_order(layer, target, lengths, tokens == special.mask, batch.target_index, special.sep)
-            hard = token_loss(layer, golds, self.label_smoothing, never, copies)
-            if teacher_state is None:
-                return hard
-            with torch.no_grad():
-                hidden = teacher.decode_target(tokens, lengths, batch.target_index, teacher_state)
-                goal = teacher.token_logits(hidden).float().softmax(-1)
-            log_p = torch.nn.functional.linear(layer.x, layer.weight, layer.bias).float().log_softmax(-1)
-            share = float(os.environ.get("TRY_SHARE", "0.5"))
-            return hard._replace(loss=(1 - share) * hard.loss - share * (goal * log_p).sum())
-
-        teacher = _teacher(os.environ["TRY_SOFT"]) if model.training and os.environ.get("TRY_SOFT") else None
-
-        @torch.no_grad()
-        def taught(tokens: Tensor, source_lengths: Tensor, index: Tensor) -> Any:
-            return None if teacher is None else teacher.encode_source(tokens, source_lengths, index)
+            return token_loss(layer, gold, self.label_smoothing, never, copies)
 
         def in_place(tokens: Tensor) -> Tensor:
             return _in_place_of(target, tokens, batch.target_index, special.pad)
 
-        def mix(pseudo: Tensor, by: Any = None) -> SourceState:
+        def mix(pseudo: Tensor) -> SourceState:
             options = {"limit": max_source, "sep": special.sep, "pad": special.pad}
             mixed, mixed_lengths = mix_source(pseudo, lengths, batch.src_tokens, batch.src_lengths, **options)
-            return (by or model).encode_source(mixed, mixed_lengths, batch.mixed_index)
+            return model.encode_source(mixed, mixed_lengths, batch.mixed_index)
 
         # 1. The source, seen by the first look and the NAT pass alike.
         source = model.encode_source(batch.src_tokens, batch.src_lengths, batch.src_index)
@@ -192,7 +171,7 @@ class Objective:
             masked, revealed = glance(target, seen, real, noise, self.glancing_ratio, special.mask)
 
         # 3. The NAT pass: p(y_t | X), equations 1 and 3.
-        nat = learn(masked, source, taught(batch.src_tokens, batch.src_lengths, batch.src_index))
+        nat = learn(masked, source)
 
         # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
         mist = None
@@ -202,13 +181,7 @@ class Objective:
                 pseudo = in_place(nat.tokens)  # Y_p
             elif self.mist_targets == "random":
                 pseudo = random_targets(batch, special, model.config.vocab_size)
-            if os.environ.get("TRY_CORRUPT") and model.training:
-                other = random_targets(batch, special, model.config.vocab_size)
-                noise = sentence_noise(batch.ids, T, torch.initial_seed() + 7).remainder(1 << 20)
-                pseudo = torch.where((noise < float(os.environ["TRY_CORRUPT"]) * (1 << 20)) & real, other, pseudo)
-            with torch.no_grad():
-                teacher_state = None if teacher is None else mix(pseudo, teacher)
-            mist = learn(masked, mix(pseudo), teacher_state)
+            mist = learn(masked, mix(pseudo))
 
         # 5. The length, from the source alone.
         return Predictions(nat, mist, model.length_logits(source), revealed.sum())
@@ -232,11 +205,6 @@ class Objective:
             parts["mist_correct"] = (mist.tokens == target).sum()
         lengths, length_logits = batch.target_lengths, predictions.length_logits
         length_loss = F.cross_entropy(length_logits, lengths, reduction="none")
-        if os.environ.get("TRY_LEN"):  # neighbours get a share
-            e = float(os.environ["TRY_LEN"])
-            log_p = length_logits.float().log_softmax(-1)
-            near = sum(log_p.gather(1, (lengths + d).clamp(0, log_p.shape[1] - 1)[:, None])[:, 0] for d in (-1, 1)) / 2
-            length_loss = (1 - e) * length_loss - e * near
         if self.length_loss_per == "token":
             length_loss = (length_loss * lengths).sum()
         else:
@@ -256,32 +224,6 @@ def random_targets(batch: Batch, special: SpecialTokens, vocab_size: int) -> Ten
     for never in runs(special.never_predicted):
         tokens = tokens.masked_fill((tokens >= never.start) & (tokens < never.stop), special.unk)
     return tokens.scatter(1, batch.target_lengths[:, None] - 1, special.sep)
-
-
-@torch.no_grad()
-def _best_order(layer, target, lengths, masked, index, sep) -> Tensor:
-    """The order of the masked target tokens that the model finds likeliest (OAXE). -> (N)."""
-    from scipy.optimize import linear_sum_assignment
-
-    gold, start = target.clone(), 0
-    x = layer.x.detach().float()
-    for b, length in enumerate(lengths.tolist()):
-        rows = x[start : start + length]
-        start += length
-        places = (masked[b, :length] & (target[b, :length] != sep)).nonzero()[:, 0]
-        if len(places) > 1:
-            tokens = target[b, places]
-            scores = rows[places] @ layer.weight[tokens].float().t() + layer.bias[tokens].float()
-            _, column = linear_sum_assignment(-scores.numpy())
-            gold[b, places] = tokens[torch.from_numpy(column)]
-    return gold.flatten().index_select(0, index)
-
-
-@cache
-def _teacher(path: str) -> Any:
-    from mist_fairseq.checkpoints.loading import load_checkpoint
-
-    return load_checkpoint(path)[0].encoder.eval()
 
 
 def _in_place_of(target: Tensor, tokens: Tensor, index: Tensor, pad: int) -> Tensor:
