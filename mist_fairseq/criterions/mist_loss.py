@@ -10,7 +10,8 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from mist_fairseq.generate.decoding import option
-from mist_fairseq.mist.objective import GLANCING_BY, LENGTH_LOSS_PER, MIST_TARGETS, Batch, Objective
+from mist_fairseq.mist.batch import Batch
+from mist_fairseq.mist.objective import GLANCING_BY, LENGTH_LOSS_PER, MIST_TARGETS, Objective
 
 _LOSSES = ["loss", "nat_loss", "mist_loss", "length_loss", "nll_loss"]
 _SHARES = {"revealed": "revealed", "correct": "accuracy", "mist_correct": "mist_accuracy"}  # of tokens: as logged

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mist_fairseq.data.binarized import check_binarized
 from mist_fairseq.data.dictionary import TokenizerDictionary
-from mist_fairseq.mist.config import PositionLimits
+from mist_fairseq.mist.config import GraphSizes, PositionLimits
 from mist_fairseq.mist.packing import real_positions
+from mist_fairseq.mist.path_search import count_vertices
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class MistDataset(AllBatches):
     """``[CLS] X [SEP]`` and ``Y [SEP]``, cut to the limits and right-padded.
 
     *source* and *target* or None are as fairseq-preprocess writes them. *limits* are read at every use: a resumed
-    checkpoint may set them after the data is loaded. *shuffle* orders sentences of equal lengths at random, or with
+    checkpoint may set them after the data is loaded. *graph* is that of a model with paths, which holds shorter targets
+    than the limits say. *shuffle* orders sentences of equal lengths at random, or with
     *mixed_lengths* all sentences.
     """
 
@@ -109,15 +111,19 @@ class MistDataset(AllBatches):
         limits: PositionLimits,
         shuffle: bool = False,
         mixed_lengths: bool = False,
+        graph: GraphSizes | None = None,
     ):
         self.source, self.target = source, target
         self._source_sizes, self._target_sizes = (np.asarray(side.sizes if side else []) for side in (source, target))
         self.dictionary, self.limits, self.shuffle, self.mixed_lengths = dictionary, limits, shuffle, mixed_lengths
+        self.graph = graph
 
     def size(self, index):
         """Tokens of ``[CLS] X [SEP]`` and of ``Y [SEP]`` (0 without targets) after cutting; of many with an array."""
-        source = np.minimum(self._source_sizes[index] + 1, self.limits.source)
-        return source, 0 if self.target is None else np.minimum(self._target_sizes[index], self.limits.target)
+        source, longest = np.minimum(self._source_sizes[index] + 1, self.limits.source), self.limits.target
+        if self.graph is not None:
+            longest = count_vertices(source, *self.graph, longest) - 1
+        return source, 0 if self.target is None else np.minimum(self._target_sizes[index], longest)
 
     def num_tokens(self, index):
         """Tokens that ``--max-tokens`` counts: the longer side's; of many with an array."""
@@ -127,8 +133,24 @@ class MistDataset(AllBatches):
 
     def truncated(self) -> tuple[int, int]:
         """How many sources and targets are longer than the limits."""
-        sources, targets = self._source_sizes + 1 > self.limits.source, self._target_sizes > self.limits.target
+        sources = self._source_sizes + 1 > self.limits.source
+        targets = self._target_sizes > self.size(slice(None))[1]
         return int(sources.sum()), int(targets.sum())
+
+    def check_vertices(self):
+        """Refuse targets of more tokens than their graphs have vertices after the first; ValueError says how many."""
+        if self.graph is None:
+            return
+        tokens = np.minimum(self._target_sizes, self.limits.target)
+        if number := int((tokens > self.size(slice(None))[1]).sum()):
+            least = int(tokens.max()) + 1
+            advice = f"give --least-vertices {least}"
+            if least > self.limits.target:
+                advice += f" --max-target-positions {least}"
+            raise ValueError(
+                f"{number:,} of {len(self):,} targets have more tokens than their graphs have vertices after the first "
+                f"(--upsample {self.graph.upsample} --least-vertices {self.graph.least}): {advice}, or more --upsample"
+            )
 
     def ordered_indices(self):
         """Order by source length alone: targets of one length would pull the length classifier towards it."""
@@ -149,7 +171,7 @@ class MistDataset(AllBatches):
         item = {"id": index, "source": cut(source, self.limits.source)}
         if self.target is not None:
             item["target"] = self.target[index].long()
-            item["cut_target"] = cut(item["target"], self.limits.target)
+            item["cut_target"] = cut(item["target"], int(self.size(index)[1]))
         return item
 
     def collater(self, samples):

@@ -23,7 +23,7 @@ import numpy as np
 
 from mist_fairseq.engines import register
 from mist_fairseq.engines.weights import TOKEN_BLOCK, int8_weights
-from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
+from mist_fairseq.mist.config import EncoderConfig, GraphSizes, SpecialTokens
 
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"}
 _LANES = 16
@@ -87,6 +87,8 @@ def why_not(config: EncoderConfig) -> str:
         _library()
     except OSError as error:
         return f"{error}; have a C++ compiler (g++) and install mist_fairseq again"
+    if config.head != "length":
+        return f"the encoder has --head {config.head}"
     for name in ("pre_norm", "gated", "rotary_base", "local_window"):
         if getattr(config, name):
             return f"the encoder has {name}"
@@ -153,6 +155,8 @@ class NativeEngine(_Owner):
     Raises:
         ValueError: it cannot be used here, or not for such an encoder.
     """
+
+    graph: GraphSizes | None = None  # it runs no model with paths
 
     def __init__(self, encoder: Any, special: SpecialTokens, precision: str):
         import torch

@@ -86,12 +86,16 @@ class Graph:
         other: Callable[[], Sequence[str]],
         outputs: Sequence[str],
     ) -> Sequence[str]:
-        """The results of *one* part of the graph or the *other*, int64 and fp32; only that part is computed."""
+        """The results of *one* part of the graph or the *other*, the first int64, the others fp32.
+
+        Only that part is computed. No part may have products in int8: in a part ONNX Runtime takes kernels for them
+        whose sums saturate on processors without VNNI.
+        """
         parts, nodes = [], self._nodes
         for made in (one, other):
             self._nodes = []
-            kinds = zip(made(), (np.int64, np.float32), strict=True)
-            described = [self._describe(name, kind, None) for name, kind in kinds]
+            kinds = [np.int64] + [np.float32] * (len(outputs) - 1)
+            described = [self._describe(name, kind, None) for name, kind in zip(made(), kinds, strict=True)]
             parts.append(self.onnx.helper.make_graph(self._nodes, made.__name__, [], described))
         self._nodes = nodes
         return self.nodes_of("If", list(outputs), condition, then_branch=parts[0], else_branch=parts[1])

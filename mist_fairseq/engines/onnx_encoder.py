@@ -18,8 +18,10 @@ from mist_fairseq.engines.onnx_builder import CONTRIBUTED, Graph
 from mist_fairseq.engines.weights import TOKEN_BLOCK, bias_by_distance, check_heads, head_bias, padded
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 from mist_fairseq.mist.copying import CopyHead
+from mist_fairseq.mist.dag import TransitionHead
 from mist_fairseq.mist.encoder import Encoder
 from mist_fairseq.mist.layers import Layer, rotary_turns
+from mist_fairseq.mist.path_search import NO_EDGE
 
 
 def encoder_graph(
@@ -30,8 +32,8 @@ def encoder_graph(
     Args:
         encoder: whose weights to take.
         special: ids of the special tokens.
-        int8: quantize matrix products and word embeddings; biases, LayerNorms, positions, the length classifier and
-            the copy head, small and decisive, stay in fp32.
+        int8: quantize matrix products and word embeddings; biases, LayerNorms, positions, the length classifier,
+            the copy head and the paths', small and decisive, stay in fp32.
         file: the name of the weights' file.
         about: what both are to say of themselves.
 
@@ -63,26 +65,33 @@ def encoder_graph(
     x = _add_layers(graph, encoder, x, shape_of_rows, masks, positions, past)  # (B * L, D)
     _add_length_scores(graph, encoder, x, shape_of_rows, real, lengths)
 
-    zeros = graph.node("ConstantOfShape", shape)
+    zeros, is_target = graph.node("ConstantOfShape", shape), graph.node("Greater", past_size, graph.constant(0))
+    masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
+    masked = graph.node("NonZero", graph.reshape(graph.node("And", masked, is_target), -1))
+    masked = graph.node("Squeeze", masked, graph.constant([0]))  # (N)
+    logits = _token_logits(graph, encoder, graph.node("Gather", x, masked), special)
 
     def fill() -> list[str]:
-        masked = graph.node("And", graph.node("Equal", tokens, graph.constant(special.mask)), real)
-        masked = graph.node("Squeeze", graph.node("NonZero", graph.reshape(masked, -1)), graph.constant([0]))  # (N)
-        copies = None
+        either = logits
         if encoder.copy_head is not None:
             copies = _copies(graph, encoder.copy_head, x, shape_of_rows, masked, words, hidden, past_real)
-        predicted = _predict(graph, encoder, graph.node("Gather", x, masked), special, second, copies)
-        return [
+            either = _with_copies(graph, logits, *copies)
+        predicted = likeliest(graph, either, -(-config.vocab_size // TOKEN_BLOCK), second)
+        filled = [
             graph.node("Reshape", graph.node("ScatterElements", old, masked, new, axis=0), shape)
             for old, new in zip((flat, graph.reshape(zeros, -1)), predicted)
         ]
+        return filled if head is None else [*filled, _edges(graph, head, x, shape, order, real)]
 
     def leave() -> list[str]:
-        return [graph.node("Identity", tokens), graph.node("Identity", zeros)]
+        return [graph.node("Identity", part) for part in (tokens, *[zeros] * (len(results) - 1))]
 
-    graph.choose(graph.node("Greater", past_size, graph.constant(0)), fill, leave, ["predictions", "scores"])
+    head = encoder.transition_head
+    results = ["predictions", "scores"] if head is None else ["predictions", "scores", "edges"]
+    graph.choose(is_target, fill, leave, results)
     outputs: dict[str, list[int | str]]
     outputs = {"length_scores": ["B", config.length_classes], "predictions": ["B", "L"], "scores": ["B", "L"]}
+    outputs |= {} if head is None else {"edges": ["B", "L", "L"]}
     outputs |= {name: ["B", H, "K", D // H] for name in parts}
     if encoder.copy_head is not None:
         graph.node("Identity", tokens, output="words")
@@ -244,10 +253,32 @@ def _copies(
     return graph.node("Gather", words, sentence), together
 
 
-def _predict(
-    graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens, second: str, copies: tuple[str, str] | None
-) -> Sequence[str]:
-    """What ``likeliest`` gives of the masked-LM head's scores and ``_copies``. *Shape:* (N, D) -> (N) each."""
+def _edges(graph: Graph, head: TransitionHead, x: str, shape: str, order: str, real: str) -> str:
+    """What ``TransitionHead`` gives. *Shapes:* x (B * L, D), *shape* is B, L, order (L), real (B, L) -> (B, L, L)."""
+
+    def product(name: str, linear: Any) -> str:
+        bias = graph.bias(f"transition_head.{name}", linear)
+        weight = graph.weight(f"transition_head.{name}.weight", linear.weight)
+        return graph.node("Gemm", x, weight, *filter(None, [bias]), transB=1)
+
+    size = head.query_key.in_features // head.heads
+    both = product("query_key", head.query_key)
+    both = graph.node("Reshape", both, graph.node("Concat", shape, graph.constant([2, head.heads, size]), axis=0))
+    both = graph.node("Transpose", both, perm=[2, 0, 3, 1, 4])
+    query, key = (graph.node("Gather", both, graph.constant(part)) for part in (0, 1))  # (B, H, L, d)
+    scores = graph.node("FusedMatMul", query, key, transB=1, alpha=size**-0.5, domain=CONTRIBUTED)
+    later = graph.node("Less", graph.unsqueeze(order, 1), graph.unsqueeze(order, 0))
+    there, none = graph.node("And", later, graph.unsqueeze(real, 1)), graph.constant(NO_EDGE)
+    log_p = graph.node("LogSoftmax", graph.node("Where", graph.unsqueeze(there, 1), scores, none), axis=-1)
+    gates = graph.node("LogSoftmax", product("gate", head.gate), axis=-1)
+    gates = graph.node("Reshape", gates, graph.node("Concat", shape, graph.constant([-1]), axis=0))
+    gates = graph.unsqueeze(graph.node("Transpose", gates, perm=[0, 2, 1]), 3)  # (B, H, L, 1)
+    mixed = graph.node("ReduceLogSumExp", graph.node("Add", log_p, gates), graph.constant([1]), keepdims=0)
+    return graph.node("Where", there, mixed, none)
+
+
+def _token_logits(graph: Graph, encoder: Encoder, hidden: str, special: SpecialTokens) -> str:
+    """The masked-LM head's scores. *Shape:* (N, D) -> (N, blocks * TOKEN_BLOCK)."""
     head = encoder.head
     graph.rows_change()
     x = graph.linear(hidden, "head.transform.weight", head.transform.weight)
@@ -257,14 +288,15 @@ def _predict(
     if head.weight is not None:
         name, weight = "head.weight", head.weight
     logits = graph.linear(x, name, padded(weight))
-    logits = graph.node("Add", logits, graph.weight("head.bias", head_bias(encoder, special)))
-    if copies is not None:
-        words, copied = copies
-        chosen = graph.node("GatherElements", logits, words, axis=1)  # (N, P)
-        either = graph.node("Add", copied, graph.node("Softplus", graph.node("Sub", chosen, copied)))
-        either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
-        logits = graph.node("ScatterElements", logits, words, either, axis=1)
-    return likeliest(graph, logits, -(-encoder.config.vocab_size // TOKEN_BLOCK), second)
+    return graph.node("Add", logits, graph.weight("head.bias", head_bias(encoder, special)))
+
+
+def _with_copies(graph: Graph, logits: str, words: str, copied: str) -> str:
+    """The scores of choosing or copying, by what ``_copies`` gives. *Shapes:* (N, V), (N, P), (N, P) -> (N, V)."""
+    chosen = graph.node("GatherElements", logits, words, axis=1)  # (N, P)
+    either = graph.node("Add", copied, graph.node("Softplus", graph.node("Sub", chosen, copied)))
+    either = graph.node("Where", graph.node("IsInf", chosen), chosen, either)  # never predicted
+    return graph.node("ScatterElements", logits, words, either, axis=1)
 
 
 def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mist_fairseq.engines import gpu_number, register
-from mist_fairseq.mist.config import SpecialTokens
+from mist_fairseq.mist.config import GraphSizes, SpecialTokens
 
 # Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
 # PyTorch (1.20).
@@ -57,16 +57,18 @@ class OnnxEngine:
         if encoder.word_embeddings.weight.dtype != torch.float32:
             raise ValueError("--accelerate onnxruntime needs weights in fp32: leave out --fp16")
         graph, weights = encoder_graph(encoder, special, precision == "int8", _IN_MEMORY)
-        self._open(start_session(graph.SerializeToString(), torch.get_num_threads(), weights))
+        session = start_session(graph.SerializeToString(), torch.get_num_threads(), weights)
+        self._open(session, encoder.config.graph)
 
     @classmethod
-    def of_session(cls, session: Any) -> "OnnxEngine":
-        """The engine of a graph that was exported."""
+    def of_session(cls, session: Any, graph: GraphSizes | None) -> "OnnxEngine":
+        """The engine of a model that was exported, maybe with paths through graphs of some sizes."""
         engine = cls.__new__(cls)
-        engine._open(session)
+        engine._open(session, graph)
         return engine
 
-    def _open(self, session: Any) -> None:
+    def _open(self, session: Any, graph: GraphSizes | None) -> None:
+        self.graph = graph
         past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
         self._past = [value.name for value in past]
         self._has_second = bool(session.get_overridable_initializers())
@@ -95,10 +97,20 @@ class OnnxEngine:
         """Predict every [MASK]; see ``generate.decoding.Engine``. ValueError: *second* with a graph older than that."""
         if second and not self._has_second:
             raise ValueError("diversity_penalty needs a newer ONNX model: export it again with scripts/export.py")
+        return self._fill(["predictions", "scores"], tokens, lengths, state, second)
+
+    def fill_graph(
+        self, tokens: np.ndarray, vertices: np.ndarray, state: OnnxState
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predict every vertex and edge; see ``generate.decoding.Engine``."""
+        return self._fill(["predictions", "scores", "edges"], tokens, vertices, state)
+
+    def _fill(
+        self, outputs: list[str], tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, second: bool = False
+    ) -> Any:
         feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
         feed |= {"second": np.array(True)} if second else {}
-        predictions, scores = self._run(["predictions", "scores"], feed | dict(zip(self._past, state.past)))
-        return predictions, scores
+        return tuple(self._run(outputs, feed | dict(zip(self._past, state.past))))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from mist_fairseq.mist.copying import add_copies_, copies_of
 from mist_fairseq.mist.encoder import SourceState
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import row_chunks
-from mist_fairseq.mist.packing import real_positions
+from mist_fairseq.mist.packing import real_positions, unpack
 
 _ROWS = 512  # whose logits there are at a time
 
@@ -60,6 +60,8 @@ class PyTorchEngine:
         self.encode_source, self.decode_target = model.encode_source, model.decode_target
         self.length_logits, self.token_logits = model.length_logits, model.token_logits
         self.copies = partial(copies_of, model)
+        self.graph = getattr(model.config, "graph", None)
+        self.edges: Any = getattr(model, "edges", None)
 
     def asarray(self, values: Any) -> Tensor:
         """A tensor on the engine's device."""
@@ -77,19 +79,34 @@ class PyTorchEngine:
     def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
         index = self._positions(lengths, tokens.shape[1])
-        flat = tokens.flatten()
         with self._autocast():
             hidden = self.decode_target(tokens, lengths, index, state.source)  # (N, D)
-            masked = flat[index] == self.special.mask
-            if not tokens.is_cuda and not masked.all():
-                index, hidden, masked = index[masked], hidden[masked], masked[masked]
-            copies = self.copies(hidden, index, tokens.shape[1], state.source)
-            found = []
-            for rows in row_chunks(hidden, _ROWS):
-                logits = self.token_logits(hidden[rows])
-                if copies is not None:
-                    add_copies_(logits, copies.rows(rows))
-                found.append(likeliest_with_scores(logits, self.special.never_predicted, second))
+            return self._predict(tokens, index, hidden, state.source, second)
+
+    @torch.no_grad()
+    def fill_graph(self, tokens: Tensor, vertices: Tensor, state: PyTorchState) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict every vertex and edge; see ``generate.decoding.Engine``."""
+        index = self._positions(vertices, tokens.shape[1])
+        with self._autocast():
+            hidden = self.decode_target(tokens, vertices, index, state.source)
+            edges = self.edges(unpack(hidden, index, *tokens.shape), vertices)
+            return *self._predict(tokens, index, hidden, state.source), edges
+
+    def _predict(
+        self, tokens: Tensor, index: Tensor, hidden: Tensor, source: SourceState, second: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and scores of ``fill`` from the last hidden states. *Shapes:* (B, T), (N), (N, D) -> (B, T) each."""
+        flat = tokens.flatten()
+        masked = flat[index] == self.special.mask
+        if not tokens.is_cuda and not masked.all():
+            index, hidden, masked = index[masked], hidden[masked], masked[masked]
+        copies = self.copies(hidden, index, tokens.shape[1], source)
+        found = []
+        for rows in row_chunks(hidden, _ROWS):
+            logits = self.token_logits(hidden[rows])
+            if copies is not None:
+                add_copies_(logits, copies.rows(rows))
+            found.append(likeliest_with_scores(logits, self.special.never_predicted, second))
         predicted, scores = map(torch.cat, zip(*found))
         if tokens.is_cuda:
             predicted, scores = torch.where(masked, predicted, flat[index]), scores.masked_fill(~masked, 0.0)

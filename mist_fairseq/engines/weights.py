@@ -54,10 +54,11 @@ def bias_by_distance(encoder: "Encoder") -> "torch.Tensor":
 def check_heads(encoder: "Encoder") -> None:
     """ValueError if a head is of another kind than those that engines outside PyTorch write out."""
     from mist_fairseq.mist.copying import CopyHead
+    from mist_fairseq.mist.dag import TransitionHead
     from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 
     heads = (encoder.length_head, LengthHead), (encoder.head, MaskedLMHead), (encoder.copy_head, CopyHead)
-    for head, written in heads:
+    for head, written in (*heads, (encoder.transition_head, TransitionHead)):
         if head is not None and type(head) is not written:
             raise ValueError(f"there is {written.__name__} only, not {type(head).__name__}: use --accelerate none")
 
@@ -71,6 +72,7 @@ def int8_weights(encoder: "Encoder", special: "SpecialTokens") -> dict[str, np.n
     check_heads(encoder)
     tables = {"word_embeddings.weight", "head.weight"}
     precise = {"position_embeddings.weight", "type_embeddings.weight", "length_head.weight", "copy_head.weight"}
+    precise |= {"transition_head.query_key.weight", "transition_head.gate.weight"}
     replaced = {"head.bias": head_bias(encoder, special)}
     if encoder.relative_bias is not None:
         replaced["relative_bias.weight"] = bias_by_distance(encoder)

@@ -113,7 +113,8 @@ def _read(
     if decoding.exclude_source:
         arrays |= {"source": source, "source_lengths": source_lengths}
     if history:
-        arrays["history"] = array_namespace(source).stack(candidates.history)
+        stack = array_namespace(source).stack
+        arrays["history"], arrays["history_lengths"] = map(stack, zip(*candidates.history))
     found = _lists(arrays)
     tokens, scores, lengths, steps = (found[name] for name in ("tokens", "scores", "lengths", "steps"))
 
@@ -123,7 +124,8 @@ def _read(
     def answer(row: int, score: float) -> Answer:
         ids = tokens[row][: lengths[row]]
         places = tokenizer.text_positions(ids, decoding.keep_repeats)
-        passes = [kept(step[row][: lengths[row]]) for step in found.get("history", [])[: steps[row]]]
+        made = list(zip(found.get("history", []), found.get("history_lengths", [])))[: steps[row]]
+        passes = [kept(step[row][: sizes[row]]) for step, sizes in made]
         return Answer([ids[i] for i in places], [scores[row][i] for i in places], score, steps[row], passes)
 
     for row, ranked in enumerate(candidates.ranked(found["totals"])):

@@ -13,12 +13,13 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, Self, TypedDict
 
 from array_api_compat import array_namespace, device
 
-from mist_fairseq.mist.config import PositionLimits, SpecialTokens
+from mist_fairseq.mist.config import GraphSizes, PositionLimits, SpecialTokens
 from mist_fairseq.mist.mixing import Array, mix_source
+from mist_fairseq.mist.path_search import FOLLOWED, count_vertices, spell, viterbi
 
 
 class State(Protocol):
@@ -34,6 +35,8 @@ class State(Protocol):
 
 class Engine(Protocol):
     """What runs a model's two passes; its arrays are of one library and on one device."""
+
+    graph: GraphSizes | None  #: of a model with paths (``mist.dag``)
 
     def asarray(self, values: Any) -> Array:
         """An array of the engine's kind, from numpy's or torch's."""
@@ -60,6 +63,15 @@ class Engine(Protocol):
         """
 
 
+class GraphEngine(Engine, Protocol):
+    """That of a model with paths."""
+
+    graph: GraphSizes
+
+    def fill_graph(self, tokens: Array, vertices: Array, state: Any) -> tuple[Array, Array, Array]:
+        """As ``fill``, of a model with paths: also the log-probabilities of the edges, (B, L, L)."""
+
+
 class DecodingOptions(TypedDict, total=False):
     """The options of ``Decoding`` but ``nbest``, for the type of ``generate``'s keyword arguments."""
 
@@ -72,6 +84,8 @@ class DecodingOptions(TypedDict, total=False):
     exclude_source: bool
     min_score: float | None
     diversity_penalty: float
+    path_search: str | None
+    path_length_penalty: float
 
 
 def option(default: Any, text: str) -> Any:
@@ -105,6 +119,12 @@ class Decoding:
         "with nbest, vary the likeliest answers word by word too, and take this much off the score of an answer for "
         "each share of its words that a better answer has",
     )
+    path_search: str | None = option(
+        None, "of a model with --head dag, how a path is found: viterbi (the default), lookahead or greedy"
+    )
+    path_length_penalty: float = option(
+        1.0, "viterbi compares paths of different lengths by their log-probability over tokens to the power of this"
+    )
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
@@ -123,6 +143,18 @@ class Decoding:
         object.__setattr__(self, "diversity_penalty", _real("diversity_penalty", self.diversity_penalty, least=0.0))
         if self.decoding == "single-pass" and self.passes > 1:
             raise ValueError(f"iterations {self.iterations} needs decoding mist, mask-predict or mask-repeats")
+        penalty = _real("path_length_penalty", self.path_length_penalty, least=0.0)
+        object.__setattr__(self, "path_length_penalty", penalty)
+        if self.path_search not in (None, "viterbi", *FOLLOWED):
+            raise ValueError(f"path_search is {self.path_search!r}, expected one of viterbi, {', '.join(FOLLOWED)}")
+        if self.path_search in FOLLOWED:
+            asked = {"min_length": self.min_length > 1, "max_length": self.max_length is not None}
+            asked |= {"nbest": self.nbest > 1, "length_beam": (self.length_beam or 1) > 1}
+            asked["path_length_penalty"] = self.path_length_penalty != 1
+            if wrong := [name for name, given in asked.items() if given]:
+                raise ValueError(
+                    f"path_search {self.path_search} finds one path of any length: {wrong[0]} needs viterbi"
+                )
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -166,7 +198,7 @@ class Candidates:
     lengths: Array  #: the final [SEP] counted, (B * K)
     choice_scores: Array  #: log-probability of each length, 0 where it was given; of a variant with its odds, (B * K)
     steps: Array  #: passes over the target, (B * K)
-    history: list[Array]  #: tokens after each pass, each (B * K, T)
+    history: list[tuple[Array, Array]]  #: tokens (B * K, T) and lengths (B * K) after each pass
     number: int  #: K
     length_shares: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given
 
@@ -213,6 +245,10 @@ def decode(
     state, log_p = _encode_distinct(engine, tokens, lengths), None
     run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
     del state  # the run's alone, which lets it go
+    if engine.graph is not None:
+        return _decode_paths(PathRun(**vars(run), decoding=decoding), target_lengths)
+    if decoding.path_search is not None or decoding.path_length_penalty != 1:
+        raise ValueError("path_search and path_length_penalty are for models that were trained with --head dag")
     if target_lengths is None:
         log_p = _length_log_p(run.state.length_scores, decoding, limits)
         target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
@@ -225,7 +261,8 @@ def decode(
     filled, scores = engine.fill(masks, target_lengths, run.state)
     steps = xp.ones_like(target_lengths)
     shares = None if log_p is None else xp.exp(log_p)
-    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)
+    history = [(filled, target_lengths)]
+    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, history, number, shares)
     if decoding.branches:
         run, candidates = vary(run, candidates, decoding.branches)
     DECODINGS[decoding.decoding](run, candidates)
@@ -245,7 +282,7 @@ class Run:
     limits: PositionLimits  #: of the model
     stop_unchanged: bool  #: whether MIST ends for a sentence that a pass did not change
 
-    def select(self, rows: Array) -> "Run":
+    def select(self, rows: Array) -> Self:
         """The same of the sources *rows* (repeats allowed), *Shape:* (B')."""
         sources = {"tokens": self.tokens[rows], "lengths": self.lengths[rows], "state": self.state.select(rows)}
         return replace(self, **sources)
@@ -253,6 +290,76 @@ class Run:
     def masks(self, lengths: Array, longest: int) -> Array:
         """[MASK]s of the given lengths, right-padded. *Shapes:* (B) -> (B, *longest*)."""
         return array_namespace(lengths).where(padding_mask(lengths, longest), self.special.mask, self.special.pad)
+
+    def predict(self, rows: Array, lengths: Array, longest: int, state: Any) -> tuple[Array, Array, Array]:
+        """Fill [MASK]s of the candidates *rows*, whose sources are now *state*, of *lengths* up to *longest*.
+
+        *Shapes:* rows and lengths (B') -> tokens and scores (B', *longest*), lengths (B').
+        """
+        return *self.engine.fill(self.masks(lengths, longest), lengths, state), lengths
+
+
+@dataclass
+class PathRun(Run):
+    """That of a model with paths."""
+
+    engine: GraphEngine
+    decoding: Decoding
+    keep_lengths: bool = False  #: whether later passes keep the lengths that the first one chose
+
+    def predict(self, rows: Array, lengths: Array, longest: int, state: Any) -> tuple[Array, Array, Array]:
+        """As ``Run.predict``; the tokens are as wide as the longest path could be."""
+        return self.read(state, self.lengths[rows], lengths if self.keep_lengths else None)
+
+    def read(self, state: Any, source_lengths: Array, wanted: Array | None, number: int = 1) -> tuple[Array, ...]:
+        """Fill a graph and read it: tokens and scores (B * *number*, T) and lengths (B * *number*) of the best paths.
+
+        *Shapes:* source_lengths and wanted (B).
+        """
+        xp, sizes = array_namespace(source_lengths), self.engine.graph
+        vertices = count_vertices(source_lengths, *sizes, self.limits.target)
+        widest = max(count_vertices(self.lengths, *sizes, self.limits.target).tolist())
+        masks = self.masks(vertices, widest)
+        tokens, scores, edges = self.engine.fill_graph(masks, vertices, state)
+        if self.decoding.path_search in FOLLOWED:
+            path, lengths = FOLLOWED[self.decoding.path_search](edges, scores, vertices)
+        else:
+            path, lengths = viterbi(
+                *(edges, scores, vertices),
+                least=self.decoding.min_length + 1,
+                most=self.decoding.longest(self.limits),
+                length_penalty=self.decoding.path_length_penalty,
+                number=number,
+                wanted=wanted,
+            )
+        if number > 1:
+            rows = xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), lengths.shape[0] // tokens.shape[0])
+            tokens, scores, edges = tokens[rows], scores[rows], edges[rows]
+        # As wide for all passes: what lies behind a path's end is padding.
+        path = xp.concat([path, xp.zeros((path.shape[0], widest - 1 - path.shape[1]), dtype=path.dtype)], axis=1)
+        return *spell(path, lengths, tokens, scores, edges, self.special.pad), lengths
+
+
+def _decode_paths(run: PathRun, wanted: Array | None) -> Candidates:
+    """As ``decode``. Of several candidates of a sentence each keeps its length."""
+    decoding = run.decoding
+    if decoding.decoding not in ("single-pass", "mist"):
+        raise ValueError(f"decoding {decoding.decoding} needs a fixed length: --head dag has single-pass and mist")
+    if decoding.branches:
+        raise ValueError("diversity_penalty needs a fixed length, which a model of --head dag has not: leave it out")
+    if wanted is not None and decoding.path_search in FOLLOWED:
+        raise ValueError(f"path_search {decoding.path_search} finds a path of any length: lengths need viterbi")
+    xp = array_namespace(run.tokens)
+    tokens, scores, lengths = run.read(run.state, run.lengths, wanted, decoding.width)
+    number = lengths.shape[0] // run.lengths.shape[0]
+    if number > 1:
+        run = run.select(xp.repeat(xp.arange(run.lengths.shape[0], device=device(lengths)), number))
+    run.keep_lengths = number > 1 or wanted is not None
+    none = xp.zeros(lengths.shape, dtype=xp.float32, device=device(lengths))
+    steps, history = xp.ones_like(lengths), [(tokens, lengths)]
+    candidates = Candidates(tokens, scores, lengths, none, steps, history, number, None)
+    DECODINGS[decoding.decoding](run, candidates)
+    return candidates
 
 
 def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidates]:
@@ -290,7 +397,7 @@ def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidat
         steps=joined(candidates.steps, candidates.steps[base]),
         number=K + order.shape[1],
     )
-    both.history = [both.tokens]
+    both.history = [(both.tokens, both.lengths)]
     return run.select(joined(xp.arange(rows, device=where), base)), both
 
 
@@ -312,13 +419,15 @@ def mist(run: Run, candidates: Candidates) -> None:
             sep=run.special.sep,
             pad=run.special.pad,
         )
-        masks = run.masks(lengths, longest)
-        tokens, scores = run.engine.fill(masks, lengths, run.engine.encode(mixed, mixed_lengths))
+        tokens, scores, lengths = run.predict(active, lengths, longest, run.engine.encode(mixed, mixed_lengths))
+        longest = tokens.shape[1]
         candidates.tokens = xp.asarray(candidates.tokens, copy=True)
+        candidates.lengths = xp.asarray(candidates.lengths, copy=True)
         candidates.tokens[active, :longest] = tokens
         candidates.scores[active, :longest] = scores
+        candidates.lengths[active] = lengths
         candidates.steps[active] += 1
-        candidates.history.append(candidates.tokens)
+        candidates.history.append((candidates.tokens, candidates.lengths))
         if run.stop_unchanged and done + 1 < run.passes:  # a sentence that this pass did not change no other will
             changed = xp.any(tokens != previous[:, :longest], axis=1)
             left = xp.where(changed, lengths, 0).tolist()  # all that a GPU is asked for in a pass
@@ -341,7 +450,7 @@ def mask_predict(run: Run, candidates: Candidates) -> None:
         candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state)
         candidates.scores = xp.where(masked, scores, candidates.scores)
         candidates.steps += 1
-        candidates.history.append(candidates.tokens)
+        candidates.history.append((candidates.tokens, candidates.lengths))
 
 
 def mask_repeats(run: Run, candidates: Candidates) -> None:
@@ -361,7 +470,7 @@ def mask_repeats(run: Run, candidates: Candidates) -> None:
         candidates.tokens[active] = tokens
         candidates.scores[active] = xp.where(masked, scores, candidates.scores[active])
         candidates.steps[active] += 1
-        candidates.history.append(candidates.tokens)
+        candidates.history.append((candidates.tokens, candidates.lengths))
 
 
 # By the name that ``--decoding`` and ``decoding=`` take.

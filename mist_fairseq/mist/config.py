@@ -1,9 +1,13 @@
 """Sizes, limits and special tokens: what is fixed before a model is built. Needs no torch."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # What may stand between the two products of a feed-forward network, under Hugging Face's names.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+
+# What is read off the last hidden states: as many tokens as the length classifier says, or a path through a graph.
+HEADS = ("length", "dag")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,13 @@ class PositionLimits:
 
     source: int
     target: int
+
+
+class GraphSizes(NamedTuple):
+    """Vertices of a graph: *upsample* times the source's tokens, at least *least* (``mist.dag``)."""
+
+    upsample: int
+    least: int
 
 
 @dataclass
@@ -62,6 +73,11 @@ class EncoderConfig:
     global_every: int = 1
     untie_head: bool = False
     copy_head: bool = False
+    # What is read off the target: tokens of a fixed length, or paths through a graph (``mist.dag``) of upsample times
+    # the source's tokens, and at least so many vertices.
+    head: str = "length"
+    upsample: int = 4
+    least_vertices: int = 32
     dropout: float = 0.1
     attention_dropout: float = 0.1
 
@@ -70,6 +86,14 @@ class EncoderConfig:
             raise ValueError(f"hidden size {self.hidden_size} is not a multiple of the {self.heads} attention heads")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r:.60}, expected one of {', '.join(ACTIVATIONS)}")
+        if self.head not in HEADS:
+            raise ValueError(f"head is {self.head!r:.60}, expected one of {', '.join(HEADS)}")
+        if self.upsample < 1 or self.least_vertices < 3:
+            raise ValueError(
+                f"--upsample {self.upsample} --least-vertices {self.least_vertices}: expected at least 1, 3"
+            )
+        if self.head == "dag" and self.copy_head:
+            raise ValueError("--copy-head is for --head length: paths copy nothing")
         if self.rotary_base and self.hidden_size // self.heads % 2:
             raise ValueError(f"rotary positions need heads of an even size, not {self.hidden_size // self.heads}")
         if self.local_window and (self.rel_pos_bins or self.global_every < 1):
@@ -88,6 +112,11 @@ class EncoderConfig:
                     f"{name} token type {token_type} is not one of the {self.token_types} token types, counted from 0: "
                     f"give more --token-types, or another --{name}-type-id"
                 )
+
+    @property
+    def graph(self) -> GraphSizes | None:
+        """The sizes of its graphs, if it has paths."""
+        return GraphSizes(self.upsample, self.least_vertices) if self.head == "dag" else None
 
     def check_limits(self, limits: PositionLimits) -> None:
         """Refuse limits that the encoder has no positions or length classes for.
@@ -135,6 +164,9 @@ OPTION_NAMES = {
     "length_classes": "length_classes",
     "untie_head": "untie_head",
     "copy_head": "copy_head",
+    "head": "head",
+    "upsample": "upsample",
+    "least_vertices": "least_vertices",
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
 }

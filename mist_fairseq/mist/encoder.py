@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mist_fairseq.mist.config import EncoderConfig
 from mist_fairseq.mist.copying import CopyHead
+from mist_fairseq.mist.dag import TransitionHead
 from mist_fairseq.mist.heads import LengthHead, MaskedLMHead
 from mist_fairseq.mist.kernels import added_mask, computing_dtype, dropout
 from mist_fairseq.mist.layers import Layer, initialise_as_bert, relative_position_bucket, rotary_turns
@@ -82,7 +83,7 @@ class TwoPasses(Protocol):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers, length classifier, masked-LM head and maybe a copy head, initialised as BERT is."""
+    """Embeddings, layers, length classifier, masked-LM head, maybe a copy head or paths, initialised as BERT is."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -103,6 +104,7 @@ class Encoder(nn.Module):
         self.length_head = LengthHead(config.hidden_size, config.length_classes)
         self.head = MaskedLMHead(config)
         self.copy_head = CopyHead(config.hidden_size, not config.without_biases) if config.copy_head else None
+        self.transition_head = TransitionHead(config) if config.head == "dag" else None
         self.apply(initialise_as_bert)
         if self.head.weight is not None:
             self.head.weight.data.copy_(self.word_embeddings.weight.data)
@@ -146,6 +148,13 @@ class Encoder(nn.Module):
         """Score each target length, the final [SEP] counted, from the mean over the source. -> (B, classes)."""
         scores: Tensor = self.length_head(source.hidden, source.lengths)
         return scores
+
+    def edges(self, hidden: Tensor, vertices: Tensor) -> Tensor:
+        """Log-probabilities of a graph's edges; see ``mist.dag.TransitionHead``. ValueError: it has no paths."""
+        if self.transition_head is None:
+            raise ValueError("the model has no paths: it was trained without --head dag")
+        log_p: Tensor = self.transition_head(hidden, vertices)
+        return log_p
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Score each token. *Shapes:* (N, D) -> (N, V), in the precision of the computation."""

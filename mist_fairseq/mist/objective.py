@@ -13,52 +13,26 @@ Equation 2 adds the losses up. Dimensions as in ``mist.encoder``.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mist_fairseq.mist.batch import Batch
 from mist_fairseq.mist.config import SpecialTokens
-from mist_fairseq.mist.copying import Copies, copies_of
-from mist_fairseq.mist.encoder import SourceState, TwoPasses
+from mist_fairseq.mist.dag import Paths
+from mist_fairseq.mist.encoder import Encoder, SourceState, TwoPasses
 from mist_fairseq.mist.glancing import glance, sentence_noise
 from mist_fairseq.mist.heads import runs
 from mist_fairseq.mist.mixing import mix_source
-from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss, predicted_tokens, token_loss
+from mist_fairseq.mist.output_layer import TokenLoss
 from mist_fairseq.mist.packing import padding_mask
+from mist_fairseq.mist.targets import FixedLength, Targets
 
 MIST_TARGETS = ["pseudo", "reference", "random"]
 GLANCING_BY = ["first-look", "mist"]
 LENGTH_LOSS_PER = ["token", "sentence"]
-
-
-@dataclass
-class Batch:
-    """Sentence pairs. A GPU would wait if it had to read the flat positions off the lengths; the collater knows them.
-
-    Attributes:
-        src_tokens: ``[CLS] X [SEP]``, right-padded, *Shape:* (B, S).
-        src_lengths: *Shape:* (B).
-        target_tokens: ``Y [SEP]``, right-padded, *Shape:* (B, T).
-        target_lengths: *Shape:* (B).
-        ids: of the sentences, for the random choices of glancing, *Shape:* (B).
-        src_index, target_index, mixed_index: flat positions to compute in source, target and mixed source, *Shapes:*
-            (N_S), (N), (N_M).
-    """
-
-    src_tokens: Tensor
-    src_lengths: Tensor
-    target_tokens: Tensor
-    target_lengths: Tensor
-    ids: Tensor
-    src_index: Tensor
-    target_index: Tensor
-    mixed_index: Tensor
-
-    def targets(self) -> Tensor:
-        """The tokens of all targets in a row. -> (N)."""
-        return self.target_tokens.flatten().index_select(0, self.target_index)
 
 
 class Predictions(NamedTuple):  # fairseq's search for a NaN looks into tuples only
@@ -120,7 +94,9 @@ class Objective:
                 given = f"--{name.replace('_', '-')} is {getattr(self, name)}"
                 raise ValueError(f"{given}, expected one of {', '.join(known)}")
 
-    def predict(self, model: TwoPasses, batch: Batch, special: SpecialTokens, max_source: int) -> Predictions:
+    def predict(
+        self, model: TwoPasses, batch: Batch, special: SpecialTokens, max_source: int, max_vertices: int = 0
+    ) -> Predictions:
         """Run all passes of a training step, with gradients.
 
         Evaluation does not glance: nothing of the target is revealed.
@@ -130,58 +106,54 @@ class Objective:
             batch: sentence pairs.
             special: ids of the special tokens.
             max_source: most tokens of a mixed source, where it is cut.
+            max_vertices: most vertices of a graph, for a model with paths (``mist.dag``).
+
+        Raises:
+            ValueError: label smoothing with ``--head dag``.
         """
         target, lengths = batch.target_tokens, batch.target_lengths
-        T, gold, never = target.shape[1], batch.targets(), special.never_predicted
+        paths = getattr(model.config, "head", None) == "dag"
+        if paths and self.label_smoothing:
+            raise ValueError(
+                f"--label-smoothing is {self.label_smoothing}, expected 0 with --head dag: paths have none"
+            )
+        targets: Targets = (
+            Paths(cast("Encoder", model), batch, special, max_vertices) if paths else FixedLength(model, batch, special)
+        )
 
-        def look(tokens: Tensor, state: SourceState) -> tuple[OutputLayer, Copies | None]:
-            hidden = model.decode_target(tokens, lengths, batch.target_index, state)
-            return model.output_layer(hidden), copies_of(model, hidden, batch.target_index, T, state)
-
-        def read(tokens: Tensor, state: SourceState) -> Tensor:
-            layer, copies = look(tokens, state)
-            return in_place(predicted_tokens(layer, never, copies))
-
-        def learn(tokens: Tensor, state: SourceState) -> TokenLoss:
-            layer, copies = look(tokens, state)
-            return token_loss(layer, gold, self.label_smoothing, never, copies)
-
-        def in_place(tokens: Tensor) -> Tensor:
-            return _in_place_of(target, tokens, batch.target_index, special.pad)
-
-        def mix(pseudo: Tensor) -> SourceState:
+        def mix(pseudo: Tensor, pseudo_lengths: Tensor) -> SourceState:
             options = {"limit": max_source, "sep": special.sep, "pad": special.pad}
-            mixed, mixed_lengths = mix_source(pseudo, lengths, batch.src_tokens, batch.src_lengths, **options)
-            return model.encode_source(mixed, mixed_lengths, batch.mixed_index)
+            mixed, mixed_lengths = mix_source(pseudo, pseudo_lengths, batch.src_tokens, batch.src_lengths, **options)
+            return model.encode_source(mixed, mixed_lengths, targets.mixed_index(mixed_lengths, mixed.shape[1]))
 
         # 1. The source, seen by the first look and the NAT pass alike.
         source = model.encode_source(batch.src_tokens, batch.src_lengths, batch.src_index)
 
         # 2. Glancing: Y_M.
-        real = padding_mask(lengths, T)
-        masked = target.masked_fill(real, special.mask)
-        revealed = torch.zeros_like(real)
+        masked, revealed = targets.masks, torch.zeros_like(target)
         if model.training and self.glancing_ratio > 0:
             with torch.no_grad():
-                seen = read(masked, source)
+                guess = targets.guess(masked, source)
                 if self.glancing_by == "mist" and self.mist_loss_factor > 0:
-                    seen = read(masked, mix(seen))
+                    guess = targets.guess(masked, mix(guess.tokens, guess.lengths))
             # fairseq sets torch's seed anew for each update, from --seed and the number of the update.
-            noise = sentence_noise(batch.ids, T, torch.initial_seed())
-            masked, revealed = glance(target, seen, real, noise, self.glancing_ratio, special.mask)
+            noise = sentence_noise(batch.ids, target.shape[1], torch.initial_seed())
+            real = padding_mask(lengths, target.shape[1])
+            shown, revealed = glance(target, guess.seen, real, noise, self.glancing_ratio, special.mask)
+            masked = targets.place(shown, guess)
 
         # 3. The NAT pass: p(y_t | X), equations 1 and 3.
-        nat = learn(masked, source)
+        nat, guess = targets.learn(masked, source, self.label_smoothing)
 
         # 4. The MIST pass: p(y_t | Y_p, X), equation 4.
         mist = None
         if self.mist_loss_factor > 0:
-            pseudo = target  # the reference
+            pseudo, pseudo_lengths = target, lengths  # the reference
             if self.mist_targets == "pseudo":
-                pseudo = in_place(nat.tokens)  # Y_p
+                pseudo, pseudo_lengths = guess.tokens, guess.lengths  # Y_p
             elif self.mist_targets == "random":
                 pseudo = random_targets(batch, special, model.config.vocab_size)
-            mist = learn(masked, mix(pseudo))
+            mist, _ = targets.learn(masked, mix(pseudo, pseudo_lengths), self.label_smoothing)
 
         # 5. The length, from the source alone.
         return Predictions(nat, mist, model.length_logits(source), revealed.sum())
@@ -224,10 +196,3 @@ def random_targets(batch: Batch, special: SpecialTokens, vocab_size: int) -> Ten
     for never in runs(special.never_predicted):
         tokens = tokens.masked_fill((tokens >= never.start) & (tokens < never.stop), special.unk)
     return tokens.scatter(1, batch.target_lengths[:, None] - 1, special.sep)
-
-
-def _in_place_of(target: Tensor, tokens: Tensor, index: Tensor, pad: int) -> Tensor:
-    """Tokens at their places in a target, padding elsewhere. *Shapes:* (B, T), (N), (N) -> (B, T)."""
-    filled = torch.full_like(target, pad)
-    filled.view(-1)[index] = tokens
-    return filled

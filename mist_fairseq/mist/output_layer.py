@@ -52,7 +52,7 @@ def token_loss(
 def predicted_tokens(layer: OutputLayer, never: tuple[int, ...], copies: Copies | None = None) -> Tensor:
     """The likeliest token of each row, which may be one of *copies*, but none of *never*. -> (N)."""
     found = []
-    for chunk in row_chunks(layer.x, _rows_at_a_time(layer.weight)):
+    for chunk in row_chunks(layer.x, rows_at_a_time(layer.weight)):
         logits = linear(layer.x[chunk], layer.weight, layer.bias, True)
         if copies is not None:
             add_copies_(logits, copies.rows(chunk))
@@ -60,7 +60,8 @@ def predicted_tokens(layer: OutputLayer, never: tuple[int, ...], copies: Copies 
     return torch.cat(found)
 
 
-def _rows_at_a_time(weight: Tensor) -> int:
+def rows_at_a_time(weight: Tensor) -> int:
+    """How many rows of logits there may be. *Shape:* (V, D)."""
     return max(1, LOGITS_AT_A_TIME // len(weight))
 
 
@@ -89,7 +90,7 @@ class _TokenLoss(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.empty_like(x), None, None
         of_scores = None if scores is None else torch.empty_like(scores)
         with torch.autocast(x.device.type, enabled=False):
-            for chunk in row_chunks(x, _rows_at_a_time(weight)):
+            for chunk in row_chunks(x, rows_at_a_time(weight)):
                 rows, golds = x[chunk].to(dtype), target[chunk, None]
                 logits = linear(rows, cast_weight, cast_bias, True)
                 if scores is not None:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines import build_engine
 from mist_fairseq.generate.decoding import Engine, option
-from mist_fairseq.mist.config import ACTIVATIONS, OPTION_NAMES, EncoderConfig, PositionLimits
+from mist_fairseq.mist.batch import Batch
+from mist_fairseq.mist.config import ACTIVATIONS, HEADS, OPTION_NAMES, EncoderConfig, PositionLimits
 from mist_fairseq.mist.encoder import Encoder
-from mist_fairseq.mist.objective import Batch, Objective, Predictions
+from mist_fairseq.mist.objective import Objective, Predictions
 from mist_fairseq.pretrained.weights import check_vocabulary, check_weights, load_pretrained, read_sizes
 from mist_fairseq.release.folder import Released
 
@@ -66,6 +67,11 @@ class MistConfig(FairseqDataclass):
     length_classes: int = option(512, "classes of the length classifier")
     untie_head: bool = option(False, "let the output matrix start as a copy of the word embeddings, not share them")
     copy_head: bool = option(False, "let each target position copy a source token, too, beside the vocabulary")
+    head: ChoiceEnum(HEADS) = option(  # type: ignore[valid-type]
+        "length", "predict the target's length and its tokens, or paths through a graph (DA-Transformer)"
+    )
+    upsample: int = option(4, "vertices of a graph, times the source's tokens; --max-target-positions is the most")
+    least_vertices: int = option(32, "vertices of a short source's graph")
     fresh_head: bool = option(False, "start the masked-LM head's transform at random, whatever --pretrained brings")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")
     attention_dropout: float = option(0.1, "dropout of attention weights")
@@ -175,7 +181,7 @@ class MistModel(BaseFairseqModel):
         special, device = self.dictionary.tokenizer.special, self.trained_limits.device.type
         # Not a disabled autocast, which would cancel that of --amp.
         with torch.autocast(device, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext():
-            return objective.predict(self.encoder, Batch(**batch), special, self.limits.source)
+            return objective.predict(self.encoder, Batch(**batch), special, self.limits.source, self.limits.target)
 
 
 @register_model_architecture("mist", "mist_base")

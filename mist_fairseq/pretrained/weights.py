@@ -210,7 +210,7 @@ def load_pretrained(encoder: Encoder, folder: str, fresh_head: bool = False):
 
 
 def _may_lack(own: Iterable[str]) -> set[str]:
-    return {name for name in own if name.startswith(("head.", "length_head.", "copy_head."))}
+    return {name for name in own if name.startswith(("head.", "length_head.", "copy_head.", "transition_head."))}
 
 
 def read_family(folder: str, state: dict[str, Tensor], vocab_size: int) -> tuple[Family, dict[str, Tensor]]:

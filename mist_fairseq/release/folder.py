@@ -133,13 +133,16 @@ def load_folder(folder: str) -> Released:
 def released_sizes(folder: str, architecture: str, tokenizer: Tokenizer) -> dict[str, int | bool]:
     """What ``--pretrained`` sets of a configuration where it names a released model; ValueError: it is another kind.
 
-    A model without a copy head may get one.
+    A model without a copy head may get one, and one of a fixed length paths.
     """
     released = load_folder(folder)
     if released.architecture != architecture:
         raise ValueError(f"--pretrained {folder} holds a {released.architecture} model, --arch is another kind")
     check_vocabulary(folder, tokenizer, [DICTIONARY])
-    return {option: size for option, size in released.sizes().items() if size or option != "copy_head"}
+    sizes = released.sizes()
+    left = set() if sizes.get("copy_head") else {"copy_head"}
+    left |= {"head", "upsample", "least_vertices"} if sizes.get("head") == "length" else set()
+    return {option: size for option, size in sizes.items() if option not in left}
 
 
 def load_released(encoder: nn.Module, folder: str) -> None:
@@ -147,5 +150,5 @@ def load_released(encoder: nn.Module, folder: str) -> None:
     state = load_folder(folder).encoder.state_dict()
     own = encoder.state_dict()
     encoder.load_state_dict(own | state)
-    random = ", ".join(sorted(own.keys() - state.keys()))  # of a new copy head
+    random = ", ".join(sorted(own.keys() - state.keys()))  # of a new head
     logger.info("loaded all weights of %s, the length classifier's, too; at random: %s", folder, random or "none")

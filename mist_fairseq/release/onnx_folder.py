@@ -3,7 +3,8 @@
 - ``model.onnx``, ``model.bin``: the encoder's graph, and its weights in fp32 under the encoder's names, in safetensors'
   format.
 - ``model.int8.onnx``, ``model.int8.bin``: the same with matrices of 8-bit integers, a scale for each of their rows
-  (``NAME.scale``), and activations with a scale for each row; those of length classifier and copy head are in fp32.
+  (``NAME.scale``), and activations with a scale for each row; those of length classifier, copy head and paths are in
+  fp32.
 - ``dict.txt``: the tokenizer (``mist_fairseq.text.tokenizer_files.load_tokenizer``).
 - ``config.json``: version, sizes, position limits, and under ``encoder`` what ``EncoderConfig`` has.
 - ``SHA256SUMS``: of the files above but ``config.json``, whose content the others repeat in their metadata.
@@ -26,14 +27,16 @@ bool, all else is float32. It is run for the source, and again for the target wi
   ``value0``, ``key1``, ... (B, H, K, d) of each layer.
 - out, of the target: ``predictions`` (B, L), *tokens* with every [MASK] among the first *lengths* replaced by the
   likeliest token, which is no special one but [SEP]; ``scores`` (B, L), the log-probability of what replaced it, 0
-  elsewhere. With the input ``second``, which need not be given, both are of the second likeliest token.
+  elsewhere. With the input ``second``, which need not be given, both are of the second likeliest token. Of a model
+  with paths (``mist.dag``) also ``edges`` (B, L, L), log-probabilities of going from a vertex to a later one.
 
 Single pass: run the source; take the largest of ``length_scores[:, 2 : max_target_positions + 1]`` (a word and [SEP]
 are the shortest output); run the target over as many [MASK]s. MIST: then run both again, the source
 ``[CLS] Y_p [SEP] X [SEP]`` with the predictions Y_p, cut to ``max_source_positions`` so that it still ends in [SEP],
 and the target of [MASK]s anew, until nothing changes or N passes are done. Mask-Predict: N passes; after pass n put
-[MASK] for the T (N - n) / N lowest scores and run the target again over the same source. All loops are in
-``mist_fairseq.generate.decoding``.
+[MASK] for the T (N - n) / N lowest scores and run the target again over the same source. With paths the target is as
+many [MASK]s as ``encoder`` says for the source, and ``mist_fairseq.mist.path_search`` reads the text off what comes
+back. All loops are in ``mist_fairseq.generate.decoding``.
 """
 
 import hashlib
@@ -50,7 +53,7 @@ from mist_fairseq.engines.native import NativeEngine, why_not
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.files.exported import CONFIG, read_config, write_folder
 from mist_fairseq.generate.decoding import Engine, whole_number
-from mist_fairseq.mist.config import EncoderConfig, PositionLimits
+from mist_fairseq.mist.config import EncoderConfig, GraphSizes, PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
 from mist_fairseq.text.tokenizer_files import load_tokenizer
 
@@ -148,7 +151,9 @@ def read_onnx(
     graph = path / FILES[precision][0]
     session = start_session(str(graph), threads or 0, device="cpu" if precision == "int8" else device)
     _check_belongs(graph, session.get_modelmeta().custom_metadata_map, config, precision)
-    return OnnxEngine.of_session(session), tokenizer, limits
+    encoder = config.get("encoder", {})
+    sizes = GraphSizes(encoder["upsample"], encoder["least_vertices"]) if encoder.get("head") == "dag" else None
+    return OnnxEngine.of_session(session, sizes), tokenizer, limits
 
 
 def _why_not_native(config: dict[str, Any]) -> str:

@@ -69,6 +69,8 @@ class MistTaskConfig(FairseqDataclass):
     exclude_source: bool = option(False, _SAME["exclude_source"])
     min_score: Optional[float] = option(None, _SAME["min_score"])
     diversity_penalty: float = option(0.0, _SAME["diversity_penalty"])
+    path_search: Optional[str] = option(None, _SAME["path_search"])
+    path_length_penalty: float = option(1.0, _SAME["path_length_penalty"])
     output: Optional[str] = option(None, OUTPUT)
     length_guesses: int = option(0, argparse.SUPPRESS)  # of version 0.1
     train_subset: str = II("dataset.train_subset")
@@ -109,7 +111,10 @@ class MistTask(TokenizerTask):
         source, target = self.load_pair(split, epoch, combine)
         is_train = split == self.cfg.train_subset
         order = {"shuffle": is_train, "mixed_lengths": is_train and self.cfg.mixed_lengths}
-        dataset = MistDataset(source, target, self.dictionary, self.limits, **order)
+        graph = None if self.model is None else getattr(self.model.encoder.config, "graph", None)
+        dataset = MistDataset(source, target, self.dictionary, self.limits, graph=graph, **order)
+        if is_train:
+            dataset.check_vertices()
         sources, targets = dataset.truncated()
         if is_train or sources or targets:
             logger.info(

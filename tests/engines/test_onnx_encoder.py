@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_fairseq.engines.onnx_builder import Graph
-from mist_fairseq.engines.onnx_encoder import likeliest
+from mist_fairseq.engines.onnx_encoder import encoder_graph, likeliest
 from mist_fairseq.engines.onnx_runtime import OnnxEngine, start_session
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from tests.helpers import sources, targets, tiny_released
@@ -145,6 +145,15 @@ def test_int8_is_near_fp32_and_each_sentence_has_its_own(engines, dictionary):
     assert 1e-4 < np.mean(from_fp32) < 0.04 and np.mean(from_alone) < np.mean(from_fp32) / 5
     plain, rounded = (run(engines[precision], src, src_lengths, tgt, lengths) for precision in ("fp32", "int8"))
     assert (plain[1] == rounded[1]).mean() > 0.8 and np.abs(plain[2] - rounded[2]).max() < 0.2
+
+
+def test_products_in_int8_stand_in_no_part(dictionary):
+    """There ONNX Runtime takes kernels whose sums saturate on processors without VNNI."""
+    released = tiny_released(dictionary, copy_head=True)
+    graph, _ = encoder_graph(released.encoder, released.tokenizer.special, True, "weights")
+    parts = [attribute.g for node in graph.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    assert parts and any(node.op_type == "QGemm" for node in graph.graph.node)
+    assert not any(node.op_type == "QGemm" for part in parts for node in part.node)
 
 
 BLOCKS = 3

@@ -28,6 +28,7 @@ class EchoState:
 class EchoEngine:
     """Fills in the source's own words and [SEP]; the longer, the less likely."""
 
+    graph = None
     asarray = staticmethod(np.asarray)
     encode = EchoState
 

@@ -1,0 +1,124 @@
+"""How a text is read off the graph of ``mist.dag``: the same over torch's tensors and numpy's arrays.
+
+A path starts at the first vertex, which says nothing, and ends at the last real one. Dimensions: B sentences, L
+vertices, K paths of each, T the longest path's tokens.
+"""
+
+from collections.abc import Callable
+
+from array_api_compat import array_namespace, device
+
+from mist_fairseq.mist.mixing import Array
+
+# The log-probability of an edge that is none: finite, so that no difference of two is NaN.
+NO_EDGE = -1e5
+
+
+def count_vertices(source_lengths: Array, upsample: int, least: int, most: int) -> Array:
+    """Vertices of each graph: *upsample* times the source's tokens, from *least* to *most*. *Shapes:* (B) -> (B)."""
+    return array_namespace(source_lengths).clip(source_lengths * upsample, min(least, most), most)
+
+
+def greedy(edges: Array, scores: Array, vertices: Array) -> tuple[Array, Array]:
+    """Follow the likeliest edge from each vertex; arguments and result as of ``lookahead``."""
+    return _follow(edges, vertices)
+
+
+def lookahead(edges: Array, scores: Array, vertices: Array) -> tuple[Array, Array]:
+    """Follow the edge from each vertex that is likeliest together with what the next one says (Huang et al. 2022).
+
+    Args:
+        edges: log-probabilities, *Shape:* (B, L, L), from and to.
+        scores: log-probability of the likeliest token of each vertex, *Shape:* (B, L).
+        vertices: real ones of each sentence, *Shape:* (B).
+
+    Returns:
+        The vertices of each path without the first (B, T), then its end again and again; and how many they are (B).
+    """
+    return _follow(edges + scores[:, None], vertices)
+
+
+def _follow(scores: Array, vertices: Array) -> tuple[Array, Array]:
+    xp = array_namespace(scores)
+    following, last = xp.argmax(scores, axis=2), vertices - 1
+    place, lengths, path = xp.zeros_like(last), xp.zeros_like(last), []
+    while bool(xp.any(place < last)):
+        lengths = lengths + xp.astype(place < last, lengths.dtype)
+        place = xp.where(place < last, xp.take_along_axis(following, place[:, None], axis=1)[:, 0], last)
+        path.append(place)
+    return xp.stack(path, axis=1), lengths
+
+
+def viterbi(
+    edges: Array,
+    scores: Array,
+    vertices: Array,
+    *,
+    least: int,
+    most: int,
+    length_penalty: float = 1.0,
+    number: int = 1,
+    wanted: Array | None = None,
+) -> tuple[Array, Array]:
+    """The likeliest path of each length, and of these the best.
+
+    Paths of N tokens are compared by their log-probability over N to the power of *length_penalty*.
+
+    Args:
+        edges, scores, vertices: as of ``lookahead``.
+        least, most: tokens of a path; a graph of fewer vertices has shorter ones.
+        length_penalty: 1 for the mean of the tokens', 0 for the sum.
+        number: K, paths of so many lengths.
+        wanted: tokens that each path is to have, *Shape:* (B).
+
+    Returns:
+        As of ``lookahead``, the K paths of a sentence side by side, best first: (B * K, T), (B * K).
+    """
+    xp = array_namespace(edges)
+    B, L, where = edges.shape[0], edges.shape[1], device(edges)
+    most = max(1, min(most, L - 1))
+    least = min(least, most)
+    rows, last = xp.arange(B, device=where), vertices - 1
+    best, origins = edges[:, 0] + scores, []
+    ends = [best[rows, last]]
+    for _ in range(1, most):
+        through = best[:, :, None] + edges
+        origins.append(xp.argmax(through, axis=1))
+        best = xp.max(through, axis=1) + scores
+        ends.append(best[rows, last])
+    totals = xp.stack(ends, axis=1)[:, least - 1 :]  # (B, lengths)
+    lengths = xp.arange(least, most + 1, device=where)
+    if wanted is None:
+        weights = xp.astype(lengths, totals.dtype) ** -length_penalty
+        # Shorter than asked for rather than none at all.
+        ranked = xp.where(totals > NO_EDGE / 2, totals * weights, NO_EDGE * xp.astype(lengths, totals.dtype))
+        chosen = lengths[xp.argsort(ranked, axis=1, descending=True, stable=True)[:, :number]]
+    else:
+        chosen = xp.clip(xp.minimum(wanted, last), 1, most)[:, None]
+    K = chosen.shape[1]
+    lengths = xp.reshape(chosen, (-1,))
+    rows, place = (xp.repeat(part, K) for part in (rows, last))
+    path = [place]
+    for step in range(most - 1, 0, -1):
+        place = xp.where(step < lengths, origins[step - 1][rows, place], place)
+        path.append(place)
+    width = int(xp.max(lengths))
+    return xp.stack(path[::-1], axis=1)[:, :width], lengths
+
+
+def spell(path: Array, lengths: Array, tokens: Array, scores: Array, edges: Array, fill: int) -> tuple[Array, Array]:
+    """What paths say, *fill* behind it, and the log-probability of each token with the edge that leads to it.
+
+    *Shapes:* path (B, T), lengths (B), tokens and scores (B, L), edges (B, L, L) -> (B, T) each.
+    """
+    xp = array_namespace(path)
+    before = xp.concat([xp.zeros_like(path[:, :1]), path[:, :-1]], axis=1)
+    rows = xp.arange(path.shape[0], device=device(path))[:, None]
+    real = xp.arange(path.shape[1], device=device(path)) < lengths[:, None]
+    said = xp.take_along_axis(tokens, path, axis=1)
+    sure = xp.take_along_axis(scores, path, axis=1) + edges[rows, before, path]
+    return xp.where(real, said, fill), xp.where(real, sure, 0.0)
+
+
+# By the name that ``--path-search`` takes, but viterbi.
+FOLLOWED: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {"greedy": greedy, "lookahead": lookahead}

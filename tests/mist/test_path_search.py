@@ -1,0 +1,123 @@
+"""Paths against all paths, over torch's tensors and numpy's arrays."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_fairseq.mist.path_search import FOLLOWED, NO_EDGE, count_vertices, spell, viterbi
+
+
+def random_edges(vertices, generator) -> torch.Tensor:
+    """Log-probabilities. *Shapes:* (B) -> (B, L, L)."""
+    L = int(vertices.max())
+    order = torch.arange(L)
+    there = (order > order[:, None]) & (order < vertices[:, None])[:, None]
+    scores = 2 * torch.randn(len(vertices), L, L, generator=generator)
+    return scores.masked_fill(~there, NO_EDGE).log_softmax(-1).masked_fill(~there, NO_EDGE)
+
+
+def all_paths(vertices: int, length: int):
+    """Vertices of each path of *length* tokens, without the first of all."""
+    for inner in itertools.combinations(range(1, int(vertices) - 1), int(length) - 1):
+        yield (*inner, int(vertices) - 1)
+
+
+def plain_follow(scores, vertices: int) -> list[int]:
+    """The best next vertex each time. *Shape:* (L, L)."""
+    place, path = 0, []
+    while place < vertices - 1:
+        place = max(range(place + 1, vertices), key=lambda j: float(scores[place, j]))
+        path.append(place)
+    return path
+
+
+def total(path, edges, scores) -> float:
+    return sum(float(edges[before, place] + scores[place]) for before, place in zip((0, *path), path))
+
+
+@pytest.fixture(params=["torch", "numpy"])
+def convert(request):
+    return np.asarray if request.param == "numpy" else lambda tensor: tensor
+
+
+def drawn(data):
+    vertices = torch.tensor(data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=4)))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    scores = torch.randn(len(vertices), int(vertices.max()), generator=generator).mul(2).sub(3)
+    return random_edges(vertices, generator), scores, vertices
+
+
+KIND = st.sampled_from([np.asarray, torch.as_tensor])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), KIND, st.sampled_from(sorted(FOLLOWED)))
+def test_followed_paths_equal_a_plain_loop(data, convert, how):
+    edges, scores, vertices = drawn(data)
+    path, lengths = FOLLOWED[how](*map(convert, (edges, scores, vertices)))
+    for row, number in enumerate(vertices.tolist()):
+        steps = edges[row] + (scores[row] if how == "lookahead" else 0)
+        expected = plain_follow(steps, number)
+        assert path[row][: lengths[row]].tolist() == expected and len(expected) == lengths[row]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), KIND, st.sampled_from([0.0, 1.0, 1.5]), st.integers(1, 3))
+def test_viterbi_equals_an_exhaustive_search(data, convert, penalty, number):
+    edges, scores, vertices = drawn(data)
+    most = data.draw(st.integers(1, 9))
+    least = data.draw(st.integers(1, most))
+    options = {"least": least, "most": most, "length_penalty": penalty, "number": number}
+    path, lengths = viterbi(*map(convert, (edges, scores, vertices)), **options)
+    K = len(lengths) // len(vertices)
+    widest = int(vertices.max()) - 1
+    for row, vertex in enumerate(vertices.tolist()):
+        best = {}
+        for length in range(min(least, most, widest), min(most, widest) + 1):
+            found = [total(one, edges[row], scores[row]) for one in all_paths(vertex, length)]
+            if found:
+                best[length] = max(found)
+        ranked = sorted(best, key=lambda length: -best[length] / length**penalty)[:number]
+        for k, length in enumerate(ranked):
+            at = row * K + k
+            assert lengths[at] == length
+            made = path[at][:length].tolist()
+            assert made in map(list, all_paths(vertex, length))
+            assert abs(total(made, edges[row], scores[row]) - best[length]) < 1e-4
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), KIND)
+def test_paths_of_wanted_lengths(data, convert):
+    edges, scores, vertices = drawn(data)
+    wanted = torch.tensor([data.draw(st.integers(1, 12)) for _ in vertices])
+    given_ = map(convert, (edges, scores, vertices))
+    path, lengths = viterbi(*given_, least=1, most=9, wanted=convert(wanted))
+    for row, vertex in enumerate(vertices.tolist()):
+        length = min(int(wanted[row]), vertex - 1)
+        assert lengths[row] == length, "as near as the graph allows"
+        best = max(total(one, edges[row], scores[row]) for one in all_paths(vertex, length))
+        assert abs(total(path[row][:length].tolist(), edges[row], scores[row]) - best) < 1e-4
+
+
+def test_what_a_path_says(convert):
+    generator = torch.Generator().manual_seed(0)
+    vertices = torch.tensor([6, 4])
+    edges, scores = random_edges(vertices, generator), torch.randn(2, 6, generator=generator)
+    tokens = torch.randint(10, 20, (2, 6), generator=generator)
+    path, lengths = torch.tensor([[2, 3, 5], [3, 3, 3]]), torch.tensor([3, 1])
+    said, sure = spell(*map(convert, (path, lengths, tokens, scores, edges)), 7)
+    assert said.tolist() == [tokens[0, [2, 3, 5]].tolist(), [tokens[1, 3], 7, 7]]
+    expected = [[edges[0, i, j] + scores[0, j] for i, j in ((0, 2), (2, 3), (3, 5))], [edges[1, 0, 3] + scores[1, 3]]]
+    np.testing.assert_allclose(sure[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(sure[1], [*expected[1], 0, 0], rtol=1e-6)
+
+
+def test_as_many_vertices_as_the_sizes_say(convert):
+    lengths = torch.tensor([2, 9, 40])
+    assert count_vertices(convert(lengths), 4, 32, 100).tolist() == [32, 36, 100]
+    assert count_vertices(convert(lengths), 4, 32, 20).tolist() == [20, 20, 20]
