@@ -141,15 +141,12 @@ class MistDataset(AllBatches):
         """Refuse targets of more tokens than their graphs have vertices after the first; ValueError says how many."""
         if self.graph is None:
             return
-        tokens = np.minimum(self._target_sizes, self.limits.target)
+        tokens = np.minimum(self._target_sizes, self.limits.target - 1)  # the largest graph's; longer ones are cut
         if number := int((tokens > self.size(slice(None))[1]).sum()):
-            least = int(tokens.max()) + 1
-            advice = f"give --least-vertices {least}"
-            if least > self.limits.target:
-                advice += f" --max-target-positions {least}"
             raise ValueError(
                 f"{number:,} of {len(self):,} targets have more tokens than their graphs have vertices after the first "
-                f"(--upsample {self.graph.upsample} --least-vertices {self.graph.least}): {advice}, or more --upsample"
+                f"(--upsample {self.graph.upsample} --least-vertices {self.graph.least}): give "
+                f"--least-vertices {int(tokens.max()) + 1}, or more --upsample"
             )
 
     def ordered_indices(self):

@@ -77,7 +77,7 @@ class EncoderConfig:
     # the source's tokens, and at least so many vertices.
     head: str = "length"
     upsample: int = 4
-    least_vertices: int = 32
+    least_vertices: int = 48
     dropout: float = 0.1
     attention_dropout: float = 0.1
 

@@ -71,7 +71,7 @@ class MistConfig(FairseqDataclass):
         "length", "predict the target's length and its tokens, or paths through a graph (DA-Transformer)"
     )
     upsample: int = option(4, "vertices of a graph, times the source's tokens; --max-target-positions is the most")
-    least_vertices: int = option(32, "vertices of a short source's graph")
+    least_vertices: int = option(48, "vertices of a short source's graph")
     fresh_head: bool = option(False, "start the masked-LM head's transform at random, whatever --pretrained brings")
     dropout: float = option(0.1, "dropout of embeddings and sub-layers")
     attention_dropout: float = option(0.1, "dropout of attention weights")

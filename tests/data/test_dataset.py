@@ -4,6 +4,7 @@ import torch
 from fairseq.data import ListDataset
 
 from mist_fairseq.data.dataset import MistDataset
+from mist_fairseq.mist.config import GraphSizes
 from mist_fairseq.models.mist_model import PositionLimits
 from tests.helpers import indices
 
@@ -37,6 +38,25 @@ def test_long_ones_are_cut_and_never_dropped(dictionary):
     indices, dropped = dataset.filter_indices_by_size(dataset.ordered_indices(), (10, 6))
     assert len(indices) == 3 and len(dropped) == 0
     assert dataset.size(2) == (10, 6) and dataset.num_tokens(np.arange(3)).tolist() == [10, 10, 10]
+
+
+def test_targets_longer_than_their_graphs(dictionary):
+    """A graph's first vertex says nothing. In training they are refused, with what would do, else cut for the loss."""
+    dataset = make(dictionary, [(4, 5), (1, 5), (1, 9), (3, 7)], (10, 12), graph=GraphSizes(2, 5))
+    assert [len(dataset[i]["cut_target"]) for i in range(4)] == [5, 4, 4, 7]
+    assert dataset[1]["cut_target"].tolist() == [40, 41, 42, dictionary.eos()] and len(dataset[1]["target"]) == 5
+    assert dataset.truncated() == (0, 2) and dataset.size(np.arange(4))[1].tolist() == [5, 4, 4, 7]
+    with pytest.raises(
+        ValueError, match=r"2 of 4 targets have more tokens .* --least-vertices 5\): give .*-vertices 10,"
+    ):
+        dataset.check_vertices()
+    make(dictionary, [(4, 5), (1, 5), (1, 9), (3, 7)], (10, 12), graph=GraphSizes(2, 10)).check_vertices()
+    with pytest.raises(ValueError, match="1 of 1 targets .*: give --least-vertices 12, or"):
+        make(dictionary, [(4, 20)], (10, 12), graph=GraphSizes(2, 10)).check_vertices()
+    longest = make(dictionary, [(4, 20)], (10, 12), graph=GraphSizes(2, 12))
+    longest.check_vertices()
+    assert len(longest[0]["cut_target"]) == 11, "as of the limits"
+    make(dictionary, [(4, 20)], (10, 12)).check_vertices()
 
 
 def test_collater_ships_lengths_and_flat_positions(dictionary):

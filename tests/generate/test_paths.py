@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from mist_fairseq import OnnxGenerator
 from mist_fairseq.generate.answers import answer
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.mist.path_search import FOLLOWED
+from mist_fairseq.release.onnx_folder import FILES, save_onnx
 from tests.generate.plain import Runner, encode_one
 from tests.helpers import sources, tiny_generator, tiny_released
 from tests.mist.test_mixing import plain_mix
@@ -168,13 +170,17 @@ def test_path_options_need_paths(dictionary):
             generator.generate(["how can it"], **options)
 
 
-def test_texts(dictionary):
-    """The same answers in Python with lists, scores and each engine."""
-    made = [
-        tiny_generator(tiny_released(dictionary, target=LIMIT, **SIZES), accelerate=accelerate).generate(
-            ["how can you learn", "", "where"], decoding="mist", return_scores=True
-        )
-        for accelerate in ("none", "onnxruntime")
+def test_texts(dictionary, tmp_path):
+    """The same answers in Python from a model and from an exported folder; int8 is near."""
+    released = tiny_released(dictionary, target=LIMIT, **SIZES)
+    save_onnx(released, str(tmp_path / "onnx"))
+    generators = [
+        tiny_generator(released),
+        *(OnnxGenerator.from_pretrained(str(tmp_path / "onnx"), kind) for kind in FILES),
     ]
-    assert [output.text for output in made[0]] == [output.text for output in made[1]]
-    assert made[0][0].tokens and not made[0][1].text and not made[0][0].length_scores
+    texts = ["how can you learn", "", "where"]
+    plain, whole, rounded = (made.generate(texts, decoding="mist", return_scores=True) for made in generators)
+    assert [output.text for output in plain] == [output.text for output in whole]
+    assert plain[0].tokens and not plain[1].text and not plain[0].length_scores
+    for one, other in zip(plain, rounded):
+        assert other.text == one.text or abs(other.score - one.score) < 0.1

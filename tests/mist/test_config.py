@@ -21,6 +21,10 @@ def test_special_tokens_that_no_target_has():
         ({"target_type": 2}, "target token type 2 is not one of the 2"),
         ({"rel_pos_bins": 3, "max_rel_pos": 8}, "3 buckets of relative positions up to 8"),
         ({"rel_pos_bins": 32, "max_rel_pos": 8}, "32 buckets of relative positions up to 8"),
+        ({"head": "crf"}, "head is 'crf', expected one of length, dag"),
+        ({"head": "dag", "upsample": 0}, "--upsample 0 --least-vertices 48: expected at least 1, 3"),
+        ({"head": "dag", "least_vertices": 2}, "--upsample 4 --least-vertices 2: expected at least 1, 3"),
+        ({"head": "dag", "copy_head": True}, "--copy-head is for --head length"),
     ],
 )
 def test_impossible_sizes_are_refused(sizes, message):

@@ -22,6 +22,7 @@ def folder(tmp_path):
         (tiny_released, {}),
         (tiny_released, {"rel_pos_bins": 8}),
         (tiny_released, {"copy_head": True}),
+        (tiny_released, {"head": "dag"}),
         (tiny_released, {"untie_head": True}),
         (tiny_released, {"token_types": 3, "target_type": 2}),
         (tiny_encoder_decoder, {}),
@@ -144,6 +145,19 @@ def test_sizes_and_weights_for_training(folder, dictionary):
     own = encoder.copy_head.weight.clone()
     load_released(encoder, str(folder))
     assert torch.equal(encoder.copy_head.weight, own) and torch.equal(encoder.head.bias, expected.head.bias)
+
+
+def test_paths_for_a_model_of_a_fixed_length(folder, dictionary, tmp_path):
+    """A model that has paths keeps their sizes."""
+    assert not {"head", "upsample", "least_vertices"} & released_sizes(str(folder), "mist", dictionary.tokenizer).keys()
+    model = tiny_released(dictionary, seed=1, head="dag", upsample=2)
+    own = model.encoder.transition_head.gate.weight.clone()
+    load_released(model.encoder, str(folder))
+    assert torch.equal(model.encoder.transition_head.gate.weight, own)
+    save_folder(model, str(tmp_path / "paths"), "card")
+    sizes = released_sizes(str(tmp_path / "paths"), "mist", dictionary.tokenizer)
+    assert (sizes["head"], sizes["upsample"], sizes["least_vertices"]) == ("dag", 2, 48)
+    assert torch.equal(load_folder(str(tmp_path / "paths")).encoder.transition_head.gate.weight, own)
 
 
 def test_training_with_another_kind_or_vocabulary_is_refused(folder):

@@ -97,6 +97,8 @@ def test_what_transformers_does_not_have_is_refused(tmp_path, dictionary):
         save_huggingface(tiny_released(dictionary, rel_pos_bins=8, max_rel_pos=60), str(tmp_path))
     with pytest.raises(ValueError, match="BertModel has no such copy_head: export this model with --to folder"):
         save_huggingface(tiny_released(dictionary, copy_head=True), str(tmp_path))
+    with pytest.raises(ValueError, match="BertModel has no such head: export this model with --to folder"):
+        save_huggingface(tiny_released(dictionary, head="dag"), str(tmp_path))
     with pytest.raises(ValueError, match=r"only mist_\* architectures are encoders"):
         save_huggingface(tiny_encoder_decoder(dictionary), str(tmp_path))
     assert not list(tmp_path.iterdir())
