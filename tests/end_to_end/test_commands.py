@@ -151,6 +151,23 @@ def test_sentencepiece_from_random_weights(text, sentencepiece_model, tmp_path):
     assert result.sources[0] == (text / "test.src").read_text().split("\n")[0]  # case and all
 
 
+def test_paths_in_place_of_a_length(data, tmp_path):
+    """Trained, validated and generated with, by PyTorch and ONNX Runtime."""
+    paths = ["--head", "dag", "--label-smoothing", "0", "--least-vertices", "20"]
+    arguments = [data, "--arch", "mist_tiny", *SMALL, *LIMITS, *TRAINING, *paths, "--save-dir", tmp_path]
+    refused = run("train", *arguments, "--upsample", "1", "--least-vertices", "5", fails=True)
+    assert "of 80 targets have more tokens than their graphs have vertices" in refused.strip().split("\n")[-1]
+    run("train", *arguments, "--max-update", "12")
+    found = ["generate", data, "--path", tmp_path / "checkpoint_last.pt", "--cpu", "--decoding", "mist", "--nbest", "2"]
+    found.append("--keep-duplicates")
+    plain, onnx = (lines(run(*found, "--accelerate", name), "H") for name in ("none", "onnxruntime"))
+    assert sorted(plain) == list(range(20)) and all(len(best) == 2 for best in plain.values())
+    texts = [[[line.split("\t")[1] for line in best] for _, best in sorted(made.items())] for made in (plain, onnx)]
+    assert texts[0] == texts[1]
+    refused = run(*found, "--decoding", "mask-predict", fails=True)
+    assert "decoding mask-predict needs a fixed length: --head dag has single-pass and mist" in refused
+
+
 def test_bad_input_is_refused_in_one_line(text, data, trained, bert_folder, sentencepiece_model, tmp_path):
     def last_line(command, *arguments):
         return run(command, *arguments, fails=True).strip().split("\n")[-1]
