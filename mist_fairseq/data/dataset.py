@@ -126,8 +126,11 @@ class MistDataset(AllBatches):
         return source, 0 if self.target is None else np.minimum(self._target_sizes[index], longest)
 
     def num_tokens(self, index):
-        """Tokens that ``--max-tokens`` counts: the longer side's; of many with an array."""
-        return np.maximum(*self.size(index))
+        """Tokens that ``--max-tokens`` counts: the longer side's, of a graph its vertices; of many with an array."""
+        source, target = self.size(index)
+        if self.graph is not None:
+            target = count_vertices(source, *self.graph, self.limits.target)
+        return np.maximum(source, target)
 
     num_tokens_vec = num_tokens
 

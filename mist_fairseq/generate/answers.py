@@ -83,7 +83,7 @@ def answer(
             answers[row].best = pick(answers[row].all, decoding, tokenizer, source)
             if not tried:
                 answers[row].length_shares = shares
-        if candidates.length_shares is None:  # lengths were given
+        if not candidates.has_more:
             break
         tried += max(tried, decoding.width)
         rows = [row for row in rows if len(answers[row].best) < decoding.nbest and _more(answers[row], tried, decoding)]
@@ -91,7 +91,12 @@ def answer(
 
 
 def _more(answers: Answers, tried: int, decoding: Decoding) -> bool:
-    """Whether there are lengths left that could pass ``min_score``, which no score can whose length alone does not."""
+    """Whether there are lengths left that could pass ``min_score``, which no score can whose length alone does not.
+
+    Of paths, which have no such scores, whether there was one of each length that was tried.
+    """
+    if not answers.length_shares:
+        return all(one.score > -math.inf for one in answers.all)
     least = -math.inf if decoding.min_score is None else decoding.min_score
     left = sorted(answers.length_shares, reverse=True)[tried:]
     return bool(left) and left[0] >= math.exp(least)
@@ -113,8 +118,7 @@ def _read(
     if decoding.exclude_source:
         arrays |= {"source": source, "source_lengths": source_lengths}
     if history:
-        stack = array_namespace(source).stack
-        arrays["history"], arrays["history_lengths"] = map(stack, zip(*candidates.history))
+        arrays["history"] = array_namespace(source).stack(candidates.history)
     found = _lists(arrays)
     tokens, scores, lengths, steps = (found[name] for name in ("tokens", "scores", "lengths", "steps"))
 
@@ -124,8 +128,8 @@ def _read(
     def answer(row: int, score: float) -> Answer:
         ids = tokens[row][: lengths[row]]
         places = tokenizer.text_positions(ids, decoding.keep_repeats)
-        made = list(zip(found.get("history", []), found.get("history_lengths", [])))[: steps[row]]
-        passes = [kept(step[row][: sizes[row]]) for step, sizes in made]
+        made = [step[row] for step in found.get("history", [])[: steps[row]]]
+        passes = [kept([token for token in ids if token != tokenizer.special.pad]) for ids in made]
         return Answer([ids[i] for i in places], [scores[row][i] for i in places], score, steps[row], passes)
 
     for row, ranked in enumerate(candidates.ranked(found["totals"])):

@@ -198,19 +198,25 @@ class Candidates:
     lengths: Array  #: the final [SEP] counted, (B * K)
     choice_scores: Array  #: log-probability of each length, 0 where it was given; of a variant with its odds, (B * K)
     steps: Array  #: passes over the target, (B * K)
-    history: list[tuple[Array, Array]]  #: tokens (B * K, T) and lengths (B * K) after each pass
+    history: list[Array]  #: tokens after each pass, each (B * K, T)
     number: int  #: K
-    length_shares: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given
+    length_shares: Array | None  #: probabilities of those from ``min_length`` on, (B, lengths); None: given, or paths
+    has_more: bool = True  #: whether there may be others of other lengths
+    length_penalty: float = 1.0  #: of paths, see ``Decoding.path_length_penalty``
 
     def totals(self) -> Array:
         """The score of each candidate, by which they are ranked: log p(T|X) + 1/T * sum of log p(y_i|X, T).
 
+        Of paths the sum is over T to the power of the length penalty, and there is no log p(T|X).
         In fp64, where padding changes no digit of the sum, *Shape:* (B * K).
         """
         xp = array_namespace(self.scores)
         real = padding_mask(self.lengths, self.tokens.shape[1])
         sums = xp.sum(xp.where(real, xp.astype(self.scores, xp.float64), 0.0), axis=1)
-        return xp.astype(self.choice_scores, xp.float64) + sums / xp.astype(self.lengths, xp.float64)
+        return (
+            xp.astype(self.choice_scores, xp.float64)
+            + sums / xp.astype(self.lengths, xp.float64) ** self.length_penalty
+        )
 
     def ranked(self, totals: list[float] | None = None) -> Iterator[list[tuple[int, float]]]:
         """For each sentence its candidates' rows with their scores, best first; *totals* as fetched already."""
@@ -242,13 +248,12 @@ def decode(
         skip: leave out so many of the likeliest lengths, and decode as many of the next.
     """
     xp = array_namespace(tokens)
+    check_head(decoding, engine.graph, limits, target_lengths is not None)
     state, log_p = _encode_distinct(engine, tokens, lengths), None
     run = Run(engine, tokens, lengths, state, decoding.passes, special, limits, stop_unchanged)
     del state  # the run's alone, which lets it go
     if engine.graph is not None:
-        return _decode_paths(PathRun(**vars(run), decoding=decoding), target_lengths)
-    if decoding.path_search is not None or decoding.path_length_penalty != 1:
-        raise ValueError("path_search and path_length_penalty are for models that were trained with --head dag")
+        return _decode_paths(PathRun(**vars(run), decoding=decoding), target_lengths, skip)
     if target_lengths is None:
         log_p = _length_log_p(run.state.length_scores, decoding, limits)
         target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
@@ -261,8 +266,8 @@ def decode(
     filled, scores = engine.fill(masks, target_lengths, run.state)
     steps = xp.ones_like(target_lengths)
     shares = None if log_p is None else xp.exp(log_p)
-    history = [(filled, target_lengths)]
-    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, history, number, shares)
+    candidates = Candidates(filled, scores, target_lengths, choice_scores, steps, [filled], number, shares)
+    candidates.has_more = log_p is not None
     if decoding.branches:
         run, candidates = vary(run, candidates, decoding.branches)
     DECODINGS[decoding.decoding](run, candidates)
@@ -309,12 +314,16 @@ class PathRun(Run):
 
     def predict(self, rows: Array, lengths: Array, longest: int, state: Any) -> tuple[Array, Array, Array]:
         """As ``Run.predict``; the tokens are as wide as the longest path could be."""
-        return self.read(state, self.lengths[rows], lengths if self.keep_lengths else None)
+        tokens, scores, lengths, _ = self.read(state, self.lengths[rows], lengths if self.keep_lengths else None)
+        return tokens, scores, lengths
 
-    def read(self, state: Any, source_lengths: Array, wanted: Array | None, number: int = 1) -> tuple[Array, ...]:
-        """Fill a graph and read it: tokens and scores (B * *number*, T) and lengths (B * *number*) of the best paths.
+    def read(
+        self, state: Any, source_lengths: Array, wanted: Array | None, ranks: range = range(1)
+    ) -> tuple[Array, Array, Array, Array]:
+        """Fill graphs and read the best paths, K of each; *ranks* and *wanted* are as of ``viterbi``.
 
-        *Shapes:* source_lengths and wanted (B).
+        *Shapes:* source_lengths and wanted (B) -> tokens and scores (B * K, T), lengths and if there is such a path
+        (B * K).
         """
         xp, sizes = array_namespace(source_lengths), self.engine.graph
         vertices = count_vertices(source_lengths, *sizes, self.limits.target)
@@ -323,41 +332,59 @@ class PathRun(Run):
         tokens, scores, edges = self.engine.fill_graph(masks, vertices, state)
         if self.decoding.path_search in FOLLOWED:
             path, lengths = FOLLOWED[self.decoding.path_search](edges, scores, vertices)
+            there = lengths > 0
         else:
-            path, lengths = viterbi(
+            path, lengths, there = viterbi(
                 *(edges, scores, vertices),
                 least=self.decoding.min_length + 1,
                 most=self.decoding.longest(self.limits),
                 length_penalty=self.decoding.path_length_penalty,
-                number=number,
+                ranks=ranks,
                 wanted=wanted,
             )
-        if number > 1:
-            rows = xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), lengths.shape[0] // tokens.shape[0])
-            tokens, scores, edges = tokens[rows], scores[rows], edges[rows]
+        rows = xp.arange(tokens.shape[0], device=device(tokens))
+        rows = xp.repeat(rows, lengths.shape[0] // tokens.shape[0])
         # As wide for all passes: what lies behind a path's end is padding.
-        path = xp.concat([path, xp.zeros((path.shape[0], widest - 1 - path.shape[1]), dtype=path.dtype)], axis=1)
-        return *spell(path, lengths, tokens, scores, edges, self.special.pad), lengths
+        behind = xp.zeros((path.shape[0], widest - 1 - path.shape[1]), dtype=path.dtype, device=device(path))
+        path = xp.concat([path, behind], axis=1)
+        said, sure = spell(path, lengths, tokens[rows], scores[rows], edges[rows], self.special.pad)
+        return said, sure, lengths, there
 
 
-def _decode_paths(run: PathRun, wanted: Array | None) -> Candidates:
-    """As ``decode``. Of several candidates of a sentence each keeps its length."""
-    decoding = run.decoding
+def check_head(decoding: Decoding, graph: GraphSizes | None, limits: PositionLimits, lengths_given: bool) -> None:
+    """Refuse what a model's head cannot do, paths through graphs or, without *graph*, a fixed length.
+
+    ValueError: names the option.
+    """
+    if graph is None:
+        if decoding.path_search is not None or decoding.path_length_penalty != 1:
+            raise ValueError("path_search and path_length_penalty are for models that were trained with --head dag")
+        return
     if decoding.decoding not in ("single-pass", "mist"):
         raise ValueError(f"decoding {decoding.decoding} needs a fixed length: --head dag has single-pass and mist")
     if decoding.branches:
         raise ValueError("diversity_penalty needs a fixed length, which a model of --head dag has not: leave it out")
-    if wanted is not None and decoding.path_search in FOLLOWED:
+    if lengths_given and decoding.path_search in FOLLOWED:
         raise ValueError(f"path_search {decoding.path_search} finds a path of any length: lengths need viterbi")
+    decoding.longest(PositionLimits(limits.source, limits.target - 1))  # the first vertex says nothing
+
+
+def _decode_paths(run: PathRun, wanted: Array | None, skip: int) -> Candidates:
+    """As ``decode``. Of several candidates of a sentence each keeps its length."""
+    decoding = run.decoding
     xp = array_namespace(run.tokens)
-    tokens, scores, lengths = run.read(run.state, run.lengths, wanted, decoding.width)
+    ranks = range(skip, max(2 * skip, decoding.width))
+    tokens, scores, lengths, there = run.read(run.state, run.lengths, wanted, ranks)
     number = lengths.shape[0] // run.lengths.shape[0]
     if number > 1:
         run = run.select(xp.repeat(xp.arange(run.lengths.shape[0], device=device(lengths)), number))
-    run.keep_lengths = number > 1 or wanted is not None
-    none = xp.zeros(lengths.shape, dtype=xp.float32, device=device(lengths))
-    steps, history = xp.ones_like(lengths), [(tokens, lengths)]
-    candidates = Candidates(tokens, scores, lengths, none, steps, history, number, None)
+    run.keep_lengths = number > 1 or skip > 0 or wanted is not None
+    choice_scores = xp.where(there, xp.asarray(0.0, dtype=scores.dtype, device=device(scores)), -math.inf)
+    candidates = Candidates(
+        *(tokens, scores, lengths, choice_scores, xp.ones_like(lengths), [tokens], number, None),
+        has_more=wanted is None and decoding.path_search not in FOLLOWED,
+        length_penalty=decoding.path_length_penalty,
+    )
     DECODINGS[decoding.decoding](run, candidates)
     return candidates
 
@@ -397,7 +424,7 @@ def vary(run: Run, candidates: Candidates, branches: int) -> tuple[Run, Candidat
         steps=joined(candidates.steps, candidates.steps[base]),
         number=K + order.shape[1],
     )
-    both.history = [(both.tokens, both.lengths)]
+    both.history = [both.tokens]
     return run.select(joined(xp.arange(rows, device=where), base)), both
 
 
@@ -427,7 +454,7 @@ def mist(run: Run, candidates: Candidates) -> None:
         candidates.scores[active, :longest] = scores
         candidates.lengths[active] = lengths
         candidates.steps[active] += 1
-        candidates.history.append((candidates.tokens, candidates.lengths))
+        candidates.history.append(candidates.tokens)
         if run.stop_unchanged and done + 1 < run.passes:  # a sentence that this pass did not change no other will
             changed = xp.any(tokens != previous[:, :longest], axis=1)
             left = xp.where(changed, lengths, 0).tolist()  # all that a GPU is asked for in a pass
@@ -450,7 +477,7 @@ def mask_predict(run: Run, candidates: Candidates) -> None:
         candidates.tokens, scores = run.engine.fill(given, candidates.lengths, run.state)
         candidates.scores = xp.where(masked, scores, candidates.scores)
         candidates.steps += 1
-        candidates.history.append((candidates.tokens, candidates.lengths))
+        candidates.history.append(candidates.tokens)
 
 
 def mask_repeats(run: Run, candidates: Candidates) -> None:
@@ -470,7 +497,7 @@ def mask_repeats(run: Run, candidates: Candidates) -> None:
         candidates.tokens[active] = tokens
         candidates.scores[active] = xp.where(masked, scores, candidates.scores[active])
         candidates.steps[active] += 1
-        candidates.history.append((candidates.tokens, candidates.lengths))
+        candidates.history.append(candidates.tokens)
 
 
 # By the name that ``--decoding`` and ``decoding=`` take.

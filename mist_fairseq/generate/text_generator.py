@@ -11,7 +11,7 @@ from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 import numpy as np
 
 from mist_fairseq.generate.answers import Answers, answer, warn_of_too_few
-from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, whole_number
+from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, check_head, whole_number
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
 
@@ -170,7 +170,7 @@ class TextGenerator:
         TypeError: it is neither text nor a tuple or list of texts. ValueError: the model makes no output of *length*.
         """
         if length is not None:
-            length = whole_number("length", length, self.limits.target - 1)
+            length = whole_number("length", length, self.limits.target - 1 - (self.engine.graph is not None))
         parts = [text] if isinstance(text, str) else text
         if not isinstance(parts, tuple | list) or not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"{_shown(text)} is no text: expected a string, or a tuple of strings such as a pair")
@@ -184,7 +184,9 @@ class TextGenerator:
 
     def read(self, texts: Iterable[Text], lengths: Lengths, decoding: Decoding) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
-        warn_of_too_few(decoding, self.limits)
+        check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, SupportsIndex))
+        if self.engine.graph is None:
+            warn_of_too_few(decoding, self.limits)
         if lengths is not None and decoding.width > 1 and not decoding.branches:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
         if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):

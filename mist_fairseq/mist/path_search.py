@@ -40,7 +40,10 @@ def lookahead(edges: Array, scores: Array, vertices: Array) -> tuple[Array, Arra
 
 def _follow(scores: Array, vertices: Array) -> tuple[Array, Array]:
     xp = array_namespace(scores)
-    following, last = xp.argmax(scores, axis=2), vertices - 1
+    last = vertices - 1
+    # Where a diverged model's scores are NaN, there is a path all the same.
+    following = xp.maximum(xp.argmax(scores, axis=2), xp.arange(1, scores.shape[1] + 1, device=device(scores)))
+    following = xp.minimum(following, last[:, None])
     place, lengths, path = xp.zeros_like(last), xp.zeros_like(last), []
     while bool(xp.any(place < last)):
         lengths = lengths + xp.astype(place < last, lengths.dtype)
@@ -57,9 +60,9 @@ def viterbi(
     least: int,
     most: int,
     length_penalty: float = 1.0,
-    number: int = 1,
+    ranks: range = range(1),
     wanted: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """The likeliest path of each length, and of these the best.
 
     Paths of N tokens are compared by their log-probability over N to the power of *length_penalty*.
@@ -68,17 +71,18 @@ def viterbi(
         edges, scores, vertices: as of ``lookahead``.
         least, most: tokens of a path; a graph of fewer vertices has shorter ones.
         length_penalty: 1 for the mean of the tokens', 0 for the sum.
-        number: K, paths of so many lengths.
-        wanted: tokens that each path is to have, *Shape:* (B).
+        ranks: which of a sentence's paths to give, the best counted as 0; they are K, of so many lengths.
+        wanted: tokens that a path is to have, *Shape:* (B), where one of rank 0 is given; a graph of fewer vertices
+            has shorter ones.
 
     Returns:
-        As of ``lookahead``, the K paths of a sentence side by side, best first: (B * K, T), (B * K).
+        As of ``lookahead``, the K paths of a sentence side by side, (B * K, T) and (B * K); and whether there is such a
+        path (B * K): if not, what stands there means nothing.
     """
     xp = array_namespace(edges)
     B, L, where = edges.shape[0], edges.shape[1], device(edges)
-    most = max(1, min(most, L - 1))
-    least = min(least, most)
     rows, last = xp.arange(B, device=where), vertices - 1
+    most = min(most, L - 1) if wanted is None else L - 1
     best, origins = edges[:, 0] + scores, []
     ends = [best[rows, last]]
     for _ in range(1, most):
@@ -86,24 +90,24 @@ def viterbi(
         origins.append(xp.argmax(through, axis=1))
         best = xp.max(through, axis=1) + scores
         ends.append(best[rows, last])
-    totals = xp.stack(ends, axis=1)[:, least - 1 :]  # (B, lengths)
-    lengths = xp.arange(least, most + 1, device=where)
     if wanted is None:
-        weights = xp.astype(lengths, totals.dtype) ** -length_penalty
-        # Shorter than asked for rather than none at all.
-        ranked = xp.where(totals > NO_EDGE / 2, totals * weights, NO_EDGE * xp.astype(lengths, totals.dtype))
-        chosen = lengths[xp.argsort(ranked, axis=1, descending=True, stable=True)[:, :number]]
+        # And one that there never is, so that whoever asks for more and more paths sees an end.
+        totals, sizes = xp.stack([*ends, ends[-1]], axis=1), xp.arange(1, most + 2, device=where)
+        there = (sizes >= xp.clip(last, max=min(least, most))[:, None]) & (sizes <= xp.clip(last, max=most)[:, None])
+        ranked = xp.where(there, totals / xp.astype(sizes, totals.dtype) ** length_penalty, -xp.inf)
+        order = xp.argsort(ranked, axis=1, descending=True, stable=True)[:, ranks.start : ranks.stop]
+        there = xp.reshape(xp.take_along_axis(there, order, axis=1), (-1,))
+        chosen = order + 1
     else:
-        chosen = xp.clip(xp.minimum(wanted, last), 1, most)[:, None]
+        chosen, there = xp.clip(wanted, min=1)[:, None], wanted > 0
     K = chosen.shape[1]
-    lengths = xp.reshape(chosen, (-1,))
     rows, place = (xp.repeat(part, K) for part in (rows, last))
+    lengths = xp.clip(xp.minimum(xp.reshape(chosen, (-1,)), place), max=most)
     path = [place]
     for step in range(most - 1, 0, -1):
         place = xp.where(step < lengths, origins[step - 1][rows, place], place)
         path.append(place)
-    width = int(xp.max(lengths))
-    return xp.stack(path[::-1], axis=1)[:, :width], lengths
+    return xp.stack(path[::-1], axis=1)[:, : int(xp.max(lengths))], lengths, there
 
 
 def spell(path: Array, lengths: Array, tokens: Array, scores: Array, edges: Array, fill: int) -> tuple[Array, Array]:

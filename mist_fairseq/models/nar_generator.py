@@ -9,7 +9,7 @@ import torch
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from mist_fairseq.generate.answers import Answer, answer, warn_of_too_few
-from mist_fairseq.generate.decoding import Decoding
+from mist_fairseq.generate.decoding import Decoding, check_head
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
 # what to do instead -> the options with their defaults.
@@ -99,7 +99,10 @@ class NARGenerator(Generator):
         super().__init__(models[0], dictionary.pad(), dictionary.eos())
         self.tokenizer = dictionary.tokenizer
         self.decoding = decoding
-        warn_of_too_few(decoding, self.model.limits)
+        graph = getattr(self.model.encoder.config, "graph", None)
+        check_head(decoding, graph, self.model.limits, lengths_given=False)
+        if graph is None:
+            warn_of_too_few(decoding, self.model.limits)
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
         self.stop_unchanged = True  # a benchmark may want all passes
 

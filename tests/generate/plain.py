@@ -127,7 +127,7 @@ class Runner:
                 "scores": torch.as_tensor(found.scores[row, real]),
                 "score": score,
                 "steps": steps,
-                "history": [tokens[row, real].tolist() for tokens, _ in found.history[:steps]],
+                "history": [tokens[row, real].tolist() for tokens in found.history[:steps]],
             }
 
         return [[candidate(*one) for one in ranked] for ranked in found.ranked()]

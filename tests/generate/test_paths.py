@@ -68,14 +68,14 @@ def plain_decode(model, source, passes=1, **options):
     return made
 
 
-def assert_equals(found, made):
+def assert_equals(found, made, penalty=1.0):
     """MIST ends where nothing changes."""
     steps = next((n + 1 for n in range(1, len(made)) if made[n][0] == made[n - 1][0]), len(made))
     tokens, scores = made[steps - 1]
     assert found.steps == steps and found.tokens == tokens
     assert found.history == [text for text, _ in made[:steps]]
     np.testing.assert_allclose(found.token_scores, scores, atol=1e-4, rtol=0)
-    assert abs(found.score - sum(scores) / len(scores)) < 1e-4
+    assert abs(found.score - sum(scores) / len(scores) ** penalty) < 1e-4
 
 
 def answers(run, rows, decoding, **options):
@@ -107,7 +107,7 @@ def test_decodings_equal_plain_loops(run, rows, search, passes):
 def test_bounds_of_the_length(run, rows, penalty):
     decoding = Decoding(min_length=2, max_length=3, path_length_penalty=penalty)
     for row, found in zip(rows, answers(run, rows, decoding)):
-        assert_equals(found.best[0], plain_decode(run.model, row, lengths=[3, 4], penalty=penalty))
+        assert_equals(found.best[0], plain_decode(run.model, row, lengths=[3, 4], penalty=penalty), penalty)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -121,6 +121,34 @@ def test_several_answers_have_several_lengths(run, rows, passes):
         assert sorted(map(len, (one.tokens for one in found.best))) == sorted(chosen)
         for one in found.best:
             assert_equals(one, first[len(one.tokens)])
+
+
+def test_a_batch_has_no_paths_that_its_sentences_have_not(run, rows):
+    """Graphs of other sizes beside it: neither longer ones nor more, however many are asked for."""
+    for decoding in (Decoding(min_length=8), Decoding(nbest=20, distinct=False)):
+        for row, found in zip(rows, answers(run, rows, decoding)):
+            number = min(max(len(row), SIZES["least_vertices"]), LIMIT)
+            shortest = min(decoding.min_length + 1, number - 1)
+            assert len(found.best) == (1 if decoding.nbest == 1 else number - shortest)
+            for one in found.best:
+                made = plain_decode(run.model, row, lengths=[len(one.tokens)])
+                assert_equals(one, made)
+                assert len(one.tokens) >= shortest
+
+
+def test_further_lengths_where_the_best_says_the_source(run, rows, monkeypatch):
+    """As of a fixed length: as many are tried as there are."""
+    best = [found.best[0] for found in answers(run, rows, Decoding())]
+    said = {tuple(one.tokens) for one in best}
+
+    def texts(ids):
+        return "the source" if len(ids) > LIMIT or tuple(ids) in said else str(ids)
+
+    monkeypatch.setattr(type(run.model.tokenizer), "decode", lambda self, ids: texts(ids))
+    monkeypatch.setattr("mist_fairseq.generate.answers.letters_of", str)
+    wide = [row * 2 for row in rows if len(row) > LIMIT / 2]
+    for found in answers(run, wide, Decoding(exclude_source=True)):
+        assert found.best and texts(found.best[0].tokens) != "the source"
 
 
 def test_lengths_that_are_asked_for(run, rows):

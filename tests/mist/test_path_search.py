@@ -66,22 +66,22 @@ def test_followed_paths_equal_a_plain_loop(data, convert, how):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), KIND, st.sampled_from([0.0, 1.0, 1.5]), st.integers(1, 3))
+@given(st.data(), KIND, st.sampled_from([0.0, 1.0, 1.5]), st.integers(1, 12))
 def test_viterbi_equals_an_exhaustive_search(data, convert, penalty, number):
     edges, scores, vertices = drawn(data)
     most = data.draw(st.integers(1, 9))
     least = data.draw(st.integers(1, most))
-    options = {"least": least, "most": most, "length_penalty": penalty, "number": number}
-    path, lengths = viterbi(*map(convert, (edges, scores, vertices)), **options)
+    skip = data.draw(st.integers(0, min(most, int(vertices.max()) - 1)))
+    options = {"least": least, "most": most, "length_penalty": penalty, "ranks": range(skip, skip + number)}
+    path, lengths, there = viterbi(*map(convert, (edges, scores, vertices)), **options)
     K = len(lengths) // len(vertices)
-    widest = int(vertices.max()) - 1
     for row, vertex in enumerate(vertices.tolist()):
         best = {}
-        for length in range(min(least, most, widest), min(most, widest) + 1):
-            found = [total(one, edges[row], scores[row]) for one in all_paths(vertex, length)]
-            if found:
-                best[length] = max(found)
-        ranked = sorted(best, key=lambda length: -best[length] / length**penalty)[:number]
+        for length in range(min(least, vertex - 1), min(most, vertex - 1) + 1):
+            best[length] = max(total(one, edges[row], scores[row]) for one in all_paths(vertex, length))
+        ranked = sorted(best, key=lambda length: -best[length] / length**penalty)[skip : skip + number]
+        assert there[row * K : row * K + K].tolist() == [k < len(ranked) for k in range(K)]
+        assert number == K or len(ranked) < K, "where there are no more, one says so"
         for k, length in enumerate(ranked):
             at = row * K + k
             assert lengths[at] == length
@@ -96,12 +96,21 @@ def test_paths_of_wanted_lengths(data, convert):
     edges, scores, vertices = drawn(data)
     wanted = torch.tensor([data.draw(st.integers(1, 12)) for _ in vertices])
     given_ = map(convert, (edges, scores, vertices))
-    path, lengths = viterbi(*given_, least=1, most=9, wanted=convert(wanted))
+    path, lengths, there = viterbi(*given_, least=1, most=9, wanted=convert(wanted))
+    assert bool(there.all())
     for row, vertex in enumerate(vertices.tolist()):
         length = min(int(wanted[row]), vertex - 1)
         assert lengths[row] == length, "as near as the graph allows"
         best = max(total(one, edges[row], scores[row]) for one in all_paths(vertex, length))
         assert abs(total(path[row][:length].tolist(), edges[row], scores[row]) - best) < 1e-4
+
+
+@pytest.mark.parametrize("how", sorted(FOLLOWED))
+def test_a_diverged_model_has_a_path(convert, how):
+    vertices = torch.tensor([6, 4])
+    edges, scores = torch.full((2, 6, 6), torch.nan), torch.full((2, 6), torch.nan)
+    path, lengths = FOLLOWED[how](*map(convert, (edges, scores, vertices)))
+    assert [row[length - 1] for row, length in zip(path.tolist(), lengths.tolist())] == [5, 3]
 
 
 def test_what_a_path_says(convert):
