@@ -11,7 +11,7 @@ How a text is read off the graph is in ``mist.path_search``. Dimensions: B sente
 heads, D hidden size, N real vertices of a batch, V vocabulary.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from mist_fairseq.mist.batch import Batch, Guess
 from mist_fairseq.mist.config import EncoderConfig, SpecialTokens
 from mist_fairseq.mist.heads import likeliest_with_scores
 from mist_fairseq.mist.kernels import Linear, computing_dtype, linear, row_chunks
-from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss, rows_at_a_time
+from mist_fairseq.mist.output_layer import TokenLoss, rows_at_a_time
 from mist_fairseq.mist.packing import pack, padding_mask, real_positions, unpack
 from mist_fairseq.mist.path_search import NO_EDGE, count_vertices, lookahead, spell
 
@@ -142,6 +142,15 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) 
             yield rows, linear(x[rows].to(dtype), cast_weight, cast_bias, True).float()
 
 
+class _Graph(NamedTuple):
+    """What a target pass predicts."""
+
+    emissions: Tensor  # log-probability of each target token at each vertex, (B, T, L)
+    edges: Tensor  # (B, L, L)
+    tokens: Tensor  # the likeliest of each vertex, (B, L)
+    scores: Tensor  # their log-probabilities, (B, L)
+
+
 class Paths:
     """A batch's targets as paths, for ``mist.objective``; see ``mist.targets.Targets``."""
 
@@ -156,28 +165,35 @@ class Paths:
 
     def learn(self, tokens: Tensor, source: "SourceState", smoothing: float) -> tuple[TokenLoss, Guess]:
         """The loss of all paths, and what the likeliest one predicts; *smoothing* is 0."""
-        B = len(self.lengths)
-        hidden = self.model.decode_target(tokens, self.lengths, self.index, source)
-        edges = self.model.edges(unpack(hidden, self.index, B, self.size), self.lengths)
-        layer: OutputLayer = self.model.output_layer(hidden)
-        wanted = self.batch.target_tokens[self.index // self.size]
-        found: Any = Emissions.apply(*layer, wanted, self.special.never_predicted)  # type: ignore[no-untyped-call]
-        log_p, predicted, scores = found
-        emissions = unpack(log_p, self.index, B, self.size).transpose(1, 2)
-        given = edges, self.batch.target_lengths, self.lengths
-        loss = -path_log_likelihood(emissions, *given).sum()
-        places = best_path(emissions, *given)
-        in_place = unpack(predicted[:, None], self.index, B, self.size)[..., 0]
-        seen = in_place.gather(1, places)
-        scored = unpack(scores[:, None], self.index, B, self.size)[..., 0]
-        path, lengths = lookahead(edges.detach(), scored, self.lengths)
-        spelt, _ = spell(path, lengths, in_place, scored, edges.detach(), self.special.pad)
-        at_target = pack(seen[..., None], self.batch.target_index)[:, 0]
-        return TokenLoss(loss, loss.detach(), at_target), Guess(spelt, lengths, seen, places)
+        graph = self._look(tokens, source)
+        loss = -path_log_likelihood(graph.emissions, graph.edges, self.batch.target_lengths, self.lengths).sum()
+        guess = self._read(graph)
+        seen = pack(guess.seen[..., None], self.batch.target_index)[:, 0]
+        return TokenLoss(loss, loss.detach(), seen), guess
 
     def guess(self, tokens: Tensor, source: "SourceState") -> Guess:
         """What is predicted."""
-        return self.learn(tokens, source, 0.0)[1]
+        return self._read(self._look(tokens, source))
+
+    def _look(self, tokens: Tensor, source: "SourceState") -> "_Graph":
+        hidden = self.model.decode_target(tokens, self.lengths, self.index, source)
+        edges = self.model.edges(self._in_place(hidden), self.lengths)
+        wanted = self.batch.target_tokens[self.index // self.size]
+        given = *self.model.output_layer(hidden), wanted, self.special.never_predicted
+        log_p, likeliest, scores = Emissions.apply(*given)  # type: ignore[no-untyped-call]
+        likeliest, scores = (self._in_place(part[:, None])[..., 0] for part in (likeliest, scores))
+        return _Graph(self._in_place(log_p).transpose(1, 2), edges, likeliest, scores)
+
+    @torch.no_grad()
+    def _read(self, graph: "_Graph") -> Guess:
+        places = best_path(graph.emissions, graph.edges, self.batch.target_lengths, self.lengths)
+        path, lengths = lookahead(graph.edges, graph.scores, self.lengths)
+        text, _ = spell(path, lengths, graph.tokens, graph.scores, graph.edges, self.special.pad)
+        return Guess(text, lengths, graph.tokens.gather(1, places), places)
+
+    def _in_place(self, rows: Tensor) -> Tensor:
+        """Of all vertices, padded. *Shapes:* (N, X) -> (B, L, X)."""
+        return unpack(rows, self.index, len(self.lengths), self.size)
 
     def place(self, target: Tensor, guess: Guess) -> Tensor:
         """Target tokens, some of them [MASK], at the vertices of the likeliest path. *Shapes:* (B, T) -> (B, L)."""
