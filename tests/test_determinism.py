@@ -105,7 +105,7 @@ def batches(draw):
 def test_outputs_do_not_depend_on_the_batch(system):
     compared, different = 0, 0
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(batches(), decodings)
     def check(case, decoding):
         nonlocal compared, different
@@ -122,7 +122,7 @@ def test_outputs_do_not_depend_on_the_batch(system):
 
 
 def test_the_same_batch_gives_the_same_bits(system):
-    @settings(max_examples=5, deadline=None)
+    @settings(max_examples=5)
     @given(batches(), decodings)
     def check(case, decoding):
         first, *others = (system.candidates(case[0], decoding, padding=2) for _ in range(3))

@@ -113,7 +113,7 @@ def test_equals_the_encoder_but_for_rounding(activation):
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 70), st.integers(1, 45)), min_size=1, max_size=4),
     heads=st.sampled_from([1, 2, 4]),

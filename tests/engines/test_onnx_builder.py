@@ -96,7 +96,7 @@ def test_int8_of_zeros_is_zero():
 PRODUCTS = products(torch.from_numpy(numbers(24, 16, seed=1)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 20), st.integers(0, 10**6), st.floats(1e-6, 1e6), st.data())
 def test_int8_rows_do_not_depend_on_each_other(size, seed, scale, data):
     """To the last bit, whatever else is in the batch."""

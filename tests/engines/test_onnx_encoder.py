@@ -168,7 +168,7 @@ def in_blocks():
     return start_session(graph.build({"token": ["N"], "score": ["N"]}, ["token"], "")[0].SerializeToString())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.integers(0, 4), seed=st.integers(0, 10**6), kinds=st.integers(1, 400), absent=st.integers(0, 300))
 def test_likeliest_of_blocks(in_blocks, rows, seed, kinds, absent):
     """The first of equal ones, wherever it stands; with -inf for some."""

@@ -149,7 +149,7 @@ def test_sources_that_differ_in_length_only_are_different(run, dictionary):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 10)), min_size=1, max_size=5),
     seed=st.integers(0, 10**6),

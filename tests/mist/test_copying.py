@@ -45,7 +45,7 @@ def plain_odds(logits, copies: Copies) -> list[list[float]]:
     return odds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 8), st.integers(0, 1000))
 def test_the_odds_are_those_of_choosing_and_of_copying_from_each_place(rows, S, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -72,7 +72,7 @@ def test_extremes_are_no_nan(logit, score):
     assert float(shares[0][0, 0] + shares[1][0, 0]) == pytest.approx(1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 150),
     st.integers(1, 7),

@@ -51,7 +51,7 @@ def plain_log_likelihoods(emissions, edges, length, vertices):
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_the_loss_and_its_gradients_are_those_of_all_paths(data):
     sizes = data.draw(st.lists(st.tuples(st.integers(2, 9), st.integers(1, 5)), min_size=1, max_size=3))

@@ -20,7 +20,7 @@ def plain_glance(target, first_look, noise, ratio):
     return [gold if position in revealed else MASK for position, gold in enumerate(target)], revealed
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=6),
     st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),

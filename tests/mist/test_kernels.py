@@ -102,7 +102,7 @@ def test_linear_equals_pytorchs():
     assert torch.equal(layer.eval()(x), plain(x)), "evaluation is PyTorch's own"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 5), st.integers(1, 600), st.sampled_from([1, 7, 128]), st.integers(1, 50), st.integers(0, 10**6))
 def test_argmax_equals_torchs(rows, width, block, different, seed):
     """Of equal scores the first, in blocks that do and do not divide the width."""

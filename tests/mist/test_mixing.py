@@ -30,7 +30,7 @@ pairs = st.tuples(st.lists(words, min_size=1, max_size=9), st.lists(words, max_s
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=st.lists(pairs, min_size=1, max_size=5), limit=st.integers(3, 26), padding=st.integers(0, 2))
 def test_equals_a_plain_loop(kind, rows, limit, padding):
     outputs = [pseudo for pseudo, _ in rows]

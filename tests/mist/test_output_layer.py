@@ -21,7 +21,7 @@ def some_layer(rows: int, V=37, D=11, bias=True, seed=0, precision=torch.float32
     return OutputLayer(*made[:2], made[2] if bias else None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 150),
     st.sampled_from([0.0, 0.1, 0.3]),

@@ -1,12 +1,11 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mist_fairseq.mist.packing import pack, padding_mask, real_positions, unpack
 from tests.helpers import flat
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, 2))
 def test_rows_go_and_come_back(lengths, padding):
     B, L = len(lengths), max(lengths + [1]) + padding

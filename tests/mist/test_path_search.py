@@ -54,7 +54,7 @@ def drawn(data):
 KIND = st.sampled_from([np.asarray, torch.as_tensor])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), KIND, st.sampled_from(sorted(FOLLOWED)))
 def test_followed_paths_equal_a_plain_loop(data, convert, how):
     edges, scores, vertices = drawn(data)
@@ -65,7 +65,7 @@ def test_followed_paths_equal_a_plain_loop(data, convert, how):
         assert path[row][: lengths[row]].tolist() == expected and len(expected) == lengths[row]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), KIND, st.sampled_from([0.0, 1.0, 1.5]), st.integers(1, 12))
 def test_viterbi_equals_an_exhaustive_search(data, convert, penalty, number):
     edges, scores, vertices = drawn(data)
@@ -90,7 +90,7 @@ def test_viterbi_equals_an_exhaustive_search(data, convert, penalty, number):
             assert abs(total(made, edges[row], scores[row]) - best[length]) < 1e-4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), KIND)
 def test_paths_of_wanted_lengths(data, convert):
     edges, scores, vertices = drawn(data)

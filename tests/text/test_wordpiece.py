@@ -38,7 +38,7 @@ SETTLED = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(alphabet=st.sampled_from(SETTLED), max_size=30))
 def test_ids_equal_the_slow_tokenizer_on_random_text(pair, text):
     ours, theirs = pair
