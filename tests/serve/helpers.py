@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from mist_fairseq.generate.text_generator import Output, TextGenerator
 from mist_fairseq.mist.config import PositionLimits
@@ -66,6 +67,7 @@ class FakeGenerator(TextGenerator):
 
     def __init__(self):
         self.tokenizer, self.limits = wordpiece_tokenizer(_VOCABULARY), PositionLimits(source=40, target=40)
+        self.engine = SimpleNamespace(graph=None)
         self.batches: list[list[list[int]]] = []
         self.entered = 0
         self.gate = threading.Event()
