@@ -99,8 +99,7 @@ class MistDataset(AllBatches):
 
     *source* and *target* or None are as fairseq-preprocess writes them. *limits* are read at every use: a resumed
     checkpoint may set them after the data is loaded. *graph* is that of a model with paths, which holds shorter targets
-    than the limits say. *shuffle* orders sentences of equal lengths at random, or with
-    *mixed_lengths* all sentences.
+    than the limits say. *shuffle* orders sentences of equal lengths at random, or with *mixed_lengths* all sentences.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ def viterbi(
     xp = array_namespace(edges)
     B, L, where = edges.shape[0], edges.shape[1], device(edges)
     rows, last = xp.arange(B, device=where), vertices - 1
-    most = min(most, L - 1) if wanted is None else L - 1
+    most = min(most if wanted is None else max(1, int(xp.max(wanted))), L - 1)
     best, origins = edges[:, 0] + scores, []
     ends = [best[rows, last]]
     for _ in range(1, most):
