@@ -57,6 +57,7 @@ setup(
         "pyyaml>=6.0.1",
         "sacrebleu>=2.3",
         "safetensors>=0.4.3",
+        "scipy>=1.11",
         "sentencepiece>=0.2.2",  # before, a damaged model ends the interpreter
         "tokenizers>=0.21",
         "torch>=2.6",  # the first to load checkpoints without executing code unless told otherwise
