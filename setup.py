@@ -16,10 +16,11 @@ extras = {
     "hub": ["huggingface-hub>=0.30"],  # names on the Hugging Face hub, scripts/export.py --push
     # All else does.
     "train": [
+        # Of Python 3.11 and 3.12 only. It comes first, so that pip of another one stops before it fetches torch.
+        "ve-fairseq==0.12.3",
         "pyyaml>=6.0.1",
         "sacrebleu>=2.3",
         "torch>=2.6",  # the first to load checkpoints without executing code unless told otherwise
-        "ve-fairseq==0.12.3",  # has packages for Python 3.11 and 3.12 only
     ],
     "huggingface": ["mist-fairseq[train]", "transformers>=4.50"],  # ProphetNet
     "onnxruntime": ["mist-fairseq[train,runtime]", "onnx>=1.17"],  # --accelerate onnxruntime, export.py --to onnx

@@ -188,7 +188,10 @@ def test_it_ends_without_a_traceback(tmp_path):
     program = 'import sys, runpy; sys.modules["fastapi"] = None; runpy.run_module("mist_fairseq.serve", alter_sys=True)'
     for command, message in (
         (server_command(tmp_path), "config.json: version is None, expected 2"),
-        ([sys.executable, "-c", program], "no module 'fastapi', which the server needs: pip install fastapi uvicorn"),
+        (
+            [sys.executable, "-c", program],
+            "no module 'fastapi', which the server needs: pip install 'mist-fairseq[serve]'",
+        ),
     ):
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr
