@@ -32,7 +32,10 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
         return OnnxGenerator.from_pretrained(folder, **options)
     if "threads" in options:
         os.environ["OMP_NUM_THREADS"] = str(options.pop("threads"))  # PyTorch, not loaded yet, reads it
-    from mist_fairseq import MistGenerator
+    try:
+        from mist_fairseq import MistGenerator
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{folder} is no ONNX folder (scripts/export.py --to onnx), and {error}") from error
 
     return MistGenerator.from_pretrained(folder, **options)
 
