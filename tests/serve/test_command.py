@@ -183,12 +183,24 @@ def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, hub_server, ki
     assert loaded[2:] == [(("org/tiny",), {})] and hub_server.fetched() == ["config.json"]
 
 
+def test_where_torch_is_missing_the_way_without_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.delitem(sys.modules, "mist_fairseq.hub.mist_generator", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    expected = r"is no ONNX folder \(.*\), and MistGenerator needs torch: pip install 'mist-fairseq\[train\]'"
+    with pytest.raises(ImportError, match=expected):
+        load_generator(str(tmp_path))
+
+
 def test_it_ends_without_a_traceback(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "onnx"}')
     program = 'import sys, runpy; sys.modules["fastapi"] = None; runpy.run_module("mist_fairseq.serve", alter_sys=True)'
     for command, message in (
         (server_command(tmp_path), "config.json: version is None, expected 2"),
-        ([sys.executable, "-c", program], "no module 'fastapi', which the server needs: pip install fastapi uvicorn"),
+        (
+            [sys.executable, "-c", program],
+            "no module 'fastapi', which the server needs: pip install 'mist-fairseq[serve]'",
+        ),
     ):
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr
