@@ -20,6 +20,7 @@ extras = {
         "ve-fairseq==0.12.3",
         "pyyaml>=6.0.1",
         "sacrebleu>=2.3",
+        "scipy>=1.11",
         "torch>=2.6",  # the first to load checkpoints without executing code unless told otherwise
     ],
     "huggingface": ["mist-fairseq[train]", "transformers>=4.50"],  # ProphetNet
@@ -71,7 +72,6 @@ setup(
         "array-api-compat>=1.12",
         "numpy>=1.26",
         "safetensors>=0.4.3",
-        "scipy>=1.11",
         "sentencepiece>=0.2.2",  # before, a damaged model ends the interpreter
         "tokenizers>=0.21",
     ],
