@@ -22,6 +22,7 @@ extras["benchmark"] = ["ctranslate2>=4.7", *(package for packages in extras.valu
 
 extras["hub"] = ["huggingface-hub>=0.30"]  # names on the Hugging Face hub, scripts/export.py --push
 extras["serve"] = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]  # python -m mist_fairseq.serve
+extras["tables"] = ["pyarrow>=17"]  # mist generate with Parquet and .zst
 extras["tensorboard"] = ["tensorboard"]  # fairseq-train --tensorboard-logdir
 extras["docs"] = ["furo", "myst-parser", "sphinx", *extras["serve"]]  # scripts/build_docs.sh
 
