@@ -84,6 +84,7 @@ setup(
             *(package for packages in extras.values() for package in packages),
         ],
     },
+    entry_points={"console_scripts": ["mist = mist_fairseq.command:main"]},
     package_data={
         "mist_fairseq": ["py.typed"],
         "mist_fairseq.engines": ["native.cpp"],
