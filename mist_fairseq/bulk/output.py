@@ -6,8 +6,10 @@ nothing is lost or there twice, whatever was half written.
 """
 
 import json
+import math
 import os
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any, BinaryIO, Self
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.files.tables import STANDARD
 from mist_fairseq.files.whole import hold, write_text
+
+_EVERY = 1.0  # seconds between notes of the progress
 
 
 @dataclass
@@ -62,11 +66,12 @@ class ResumableOutput:
         resume: bool = False,
         overwrite: bool = False,
     ):
+        self._noted = -math.inf  # the time of the last note
         self.path, self._resumable = path, resumable and path != STANDARD
         self._partial, self._notes = Path(f"{path}.partial"), Path(f"{path}.progress")
-        self._settings, self._stack = settings, ExitStack()
+        self._settings = settings
         self.progress = Progress(row, errors=errors)
-        self.is_done = resume and path != STANDARD and Path(path).exists()  #: all was there already
+        self.is_done = resume and path != STANDARD and Path(path).exists()  #: all is there
         if resume and not self._resumable:
             what = "standard output" if path == STANDARD else "Parquet"
             raise ValueError(f"--resume cannot go on with {what}: write JSONL, CSV, TSV or text, or --shard the input")
@@ -100,48 +105,51 @@ class ResumableOutput:
 
     def __enter__(self) -> Self:
         progress, self.errors = self.progress, None
-        if self.path == STANDARD:
+        with ExitStack() as stack:
             self.output = sys.stdout.buffer
-        else:
-            self.output = self._stack.enter_context(_open_at(self._partial, progress.output_bytes, self.path))
-        if progress.errors:
-            errors = _open_at(Path(progress.errors), progress.errors_bytes, progress.errors)
-            self.errors = self._stack.enter_context(errors)
+            if self.path != STANDARD:
+                self.output = stack.enter_context(_open_at(self._partial, progress.output_bytes, self.path))
+            if progress.errors:
+                errors = _open_at(Path(progress.errors), progress.errors_bytes, progress.errors)
+                self.errors = stack.enter_context(errors)
+            self._stack = stack.pop_all()
         self.commit(progress.row)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with self._stack:
+            if self._resumable and not self.is_done:
+                self._note()
         if not self._resumable and self.path != STANDARD:
             self._partial.unlink(missing_ok=True)
 
     def commit(self, row: int, bad: int = 0, cut: int = 0) -> None:
-        """Note that all rows up to *row* are dealt with, and how many more were bad or cut."""
-        self.progress.row = row
-        self.progress.bad += bad
-        self.progress.cut += cut
-        for file in (self.output, self.errors):
-            if file is not None:
-                file.flush()
+        """Take down that all rows up to *row* are dealt with, and how many more were bad or cut."""
+        progress = self.progress
+        progress.row, progress.bad, progress.cut = row, progress.bad + bad, progress.cut + cut
+        if self.path == STANDARD:
+            self.output.flush()
         if self._resumable:
-            self.progress.output_bytes, self.progress.errors_bytes = _synced(self.output), _synced(self.errors)
-            write_text(self._notes, json.dumps({"settings": self._settings, "progress": asdict(self.progress)}))
+            progress.output_bytes = self.output.tell()
+            progress.errors_bytes = self.errors.tell() if self.errors else 0
+            if time.monotonic() - self._noted >= _EVERY:
+                self._note()
 
     def finish(self) -> None:
         """Give the output its name: all is there."""
         self.output.flush()
         if self.path != STANDARD:
-            _synced(self.output)
+            os.fsync(self.output.fileno())
             os.replace(self._partial, self.path)
             self._notes.unlink(missing_ok=True)
+        self.is_done = True
 
-
-def _synced(file: BinaryIO | None) -> int:
-    """The size of a file that was flushed, once it is on the disk, so that no note tells of what a crash takes away."""
-    if file is None:
-        return 0
-    os.fsync(file.fileno())
-    return file.tell()
+    def _note(self) -> None:
+        for file in filter(None, (self.output, self.errors)):  # first, or a note may tell of what a crash takes away
+            file.flush()
+            os.fsync(file.fileno())
+        write_text(self._notes, json.dumps({"settings": self._settings, "progress": asdict(self.progress)}))
+        self._noted = time.monotonic()
 
 
 def _open_at(path: Path, size: int, name: str) -> BinaryIO:
