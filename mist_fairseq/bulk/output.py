@@ -70,7 +70,7 @@ class ResumableOutput:
         self.path, self._resumable = path, resumable and path != STANDARD
         self._partial, self._notes = Path(f"{path}.partial"), Path(f"{path}.progress")
         self._settings = settings
-        self.progress = Progress(row, errors=errors)
+        self.progress = Progress(row)
         self.is_done = resume and path != STANDARD and Path(path).exists()  #: all is there
         if resume and not self._resumable:
             what = "standard output" if path == STANDARD else "Parquet"
@@ -82,7 +82,8 @@ class ResumableOutput:
             self.progress = self._read_notes(errors)
         if not overwrite:
             new = [path, self._notes] if path != STANDARD and not resume else []
-            self._refuse([*new, errors] if errors and not self.progress.errors_bytes else new)
+            self._refuse([*new, errors] if errors not in (None, self.progress.errors) else new)
+        self.progress.errors = errors
 
     def _read_notes(self, errors: str | None) -> Progress:
         notes = read_json(self._notes)
@@ -93,7 +94,6 @@ class ResumableOutput:
         progress = Progress(**notes["progress"])
         if progress.bad and progress.errors != errors:
             raise ValueError(f"{self._partial} is of a run with --errors {progress.errors}: give the same")
-        progress.errors = errors
         return progress
 
     def _refuse(self, files: list[Any]) -> None:

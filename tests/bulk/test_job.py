@@ -224,6 +224,44 @@ def test_files_that_are_there(job, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["bad", "out.jsonl"]
 
 
+def test_a_run_is_resumed_as_it_was_begun(job, tmp_path, monkeypatch):
+    """Also where no row was bad so far."""
+    (tmp_path / "q.jsonl").write_text('{"q": "what is it"}\n' * 5)
+    begun = job(input=str(tmp_path / "q.jsonl"))
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_CHUNK", 2)
+        patch.setattr(bulk, "_BATCHES", 0)
+        with pytest.raises(KeyboardInterrupt):
+            run(begun, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for wrong, message in (
+        (replace(begun, fields=("query",)), r"another field: \['q'\], now \['query'\]. Give the same, or --overwrite"),
+        (replace(begun, shard=(1, 2)), "another shard"),
+        (replace(begun, model=replace(begun.model, decoding=Decoding("mist"))), "another decoding: 'single-pass', now"),
+        (
+            replace(begun, model=replace(begun.model, options={"precision": "int8"})),
+            "another precision: None, now 'int8'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(replace(wrong, resume=True))
+    with pytest.raises(FileExistsError, match="out.jsonl.progress is of a run that was ended: --resume goes on"):
+        run(replace(begun, errors=None))
+    told = []
+    run(replace(begun, resume=True), lambda *each: told.append(each[1:]))
+    assert told == [(5, 3)] and len(rows_of(begun.output)) == 5
+
+
+def test_an_output_that_lost_rows_is_not_gone_on_with(job, tmp_path):
+    with pytest.raises(ValueError, match="row 4 "):
+        run(replace(job(), errors=None))
+    notes = Path(f"{job().output}.progress")
+    content = json.loads(notes.read_text())
+    content["progress"]["output_bytes"] = 10**6
+    notes.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="out.jsonl.partial is shorter than it was"):
+        run(job(resume=True))
+
+
 # -- shards -------------------------------------------------------------------------------------------------------
 
 
