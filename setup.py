@@ -14,6 +14,7 @@ extras = {
     "runtime": ["onnxruntime>=1.24.1"],  # OnnxGenerator
     "serve": ["mist-fairseq[runtime]", "fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"],
     "hub": ["huggingface-hub>=0.30"],  # names on the Hugging Face hub, scripts/export.py --push
+    "tables": ["pyarrow>=17"],  # Parquet and .zst
     # All else does.
     "train": [
         # Of Python 3.11 and 3.12 only. It comes first, so that pip of another one stops before it fetches torch.
@@ -34,7 +35,7 @@ extras = {
     "benchmark": ["mist-fairseq[huggingface,onnxruntime,plot,scores,similarity]", "ctranslate2>=4.7"],
     "docs": ["mist-fairseq[train,serve]", "furo", "myst-parser", "sphinx"],  # scripts/build_docs.sh
     "test": [
-        "mist-fairseq[benchmark,docs,hub,tensorboard]",
+        "mist-fairseq[benchmark,docs,hub,tables,tensorboard]",
         "transformers<5",  # 5 dropped the slow BertTokenizer, which the tests take as their oracle
         # Coverage-guided fuzzing, tests/fuzz; elsewhere there is no package of it.
         'atheris; sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.14"',
@@ -76,6 +77,7 @@ setup(
         "tokenizers>=0.21",
     ],
     extras_require=extras,
+    entry_points={"console_scripts": ["mist = mist_fairseq.command:main"]},
     package_data={
         "mist_fairseq": ["py.typed"],
         "mist_fairseq.engines": ["native.cpp"],

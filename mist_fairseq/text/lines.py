@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+from mist_fairseq.files.reading import check_mark
 
 
 def lines_of_file(path: str | Path) -> Iterator[str]:
@@ -37,12 +37,6 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
                 f"{name}, line {number:,} is not UTF-8: {error.reason} {where}: convert the file"
             ) from None
         yield text[:-1].removesuffix("\r") if text.endswith("\n") else text
-
-
-def check_mark(start: bytes, name: str | Path) -> None:
-    """ValueError if the bytes that the file *name* begins with are the byte order mark of UTF-16."""
-    if start.startswith(_UTF16):
-        raise ValueError(f"{name} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8 {name}")
 
 
 def count_lines(path: str | Path) -> int:

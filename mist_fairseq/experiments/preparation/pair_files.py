@@ -18,7 +18,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from mist_fairseq.experiments.results import write_json
-from mist_fairseq.text.lines import check_mark
+from mist_fairseq.files.reading import check_mark
 from mist_fairseq.text.tokenizer import SEP
 
 SPLITS, SIDES = ("train", "valid", "test"), ("src", "tgt")
