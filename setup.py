@@ -65,6 +65,7 @@ setup(
     ],
     extras_require={
         **extras,
+        "ray": ["ray[data]>=2.60"],  # examples/batch_inference; 500 MB with what it needs, so not among the tests'
         "test": [
             "transformers<5",  # 5 dropped the slow BertTokenizer, which the tests take as their oracle
             # Coverage-guided fuzzing, tests/fuzz; elsewhere there is no package of it.
