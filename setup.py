@@ -15,6 +15,7 @@ extras = {
     "serve": ["mist-fairseq[runtime]", "fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"],
     "hub": ["huggingface-hub>=0.30"],  # names on the Hugging Face hub, scripts/export.py --push
     "tables": ["pyarrow>=17"],  # Parquet and .zst
+    "ray": ["mist-fairseq[runtime]", "ray[data]>=2.60"],  # examples/batch_inference; 500 MB, so not among the tests'
     # All else does.
     "train": [
         # Of Python 3.11 and 3.12 only. It comes first, so that pip of another one stops before it fetches torch.

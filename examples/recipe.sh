@@ -1,10 +1,13 @@
-# Sourced by the recipes' run.sh, which set: task, updates (the paper's), prepare (a script's name), best (options).
+# Sourced by the recipes' run.sh, which set: task, updates (the paper's), prepare (a script's name), best (options), and
+# may set scores (options of scripts/compare_decodings.py).
 #
 #   run.sh prepare ARGUMENTS             official files -> OUT/data; arguments of scripts/prepare_*.py
 #   run.sh [all] OPTIONS                 binarize, train, generate and score
 #   run.sh binarize|train|generate|score OPTIONS
 #
 #   --data DIR         raw train/valid/test.src/.tgt, one text a line (default: OUT/data)
+#   --data FILE        or a table (TSV, CSV, JSON lines, Parquet), of which scripts/prepare_pairs.py makes OUT/data with
+#                      --source-field, --target-field, --group-field COLUMN and --valid, --test N
 #   --pretrained DIR   folder with config.json, vocab.txt and the weights (scripts/get_pretrained.py), or "random":
 #                      random weights and, unless --vocab FILE is given, a SentencePiece model made from the training text
 #   --arm NAME         mist (default), no-mixing, or static-mixing (needs OUT/no-mixing trained)
@@ -20,31 +23,38 @@
 
 usage() {
     sed -n "/^#!/d;/^#/!q;s/^# \{0,1\}//p" "$0" >&2; echo >&2
-    sed -n "3,/^[^#]/s/^# \{0,1\}//p" "$root/examples/recipe.sh" >&2
+    sed -n "4,/^[^#]/s/^# \{0,1\}//p" "$root/examples/recipe.sh" >&2
     exit 2
 }
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/examples/common.sh"
 out=$root/examples/$task/run data= pretrained= vocab= arm=mist recipe=paper max_update=$updates gpus=1 eval_batch_size=64
-stage=all options=()
+stage=all options=() columns=()
+[ -v scores ] || scores=(--protocol "$task")
 case "${1:-}" in
     prepare|binarize|train|generate|score|all) stage=$1; shift ;;
 esac
 while [ $# -gt 0 ]; do
     case "$1" in
-        --data=*|--pretrained=*|--vocab=*|--arm=*|--recipe=*|--out=*|--max-update=*|--gpus=*|--eval-batch-size=*)
+        --data=*|--pretrained=*|--vocab=*|--arm=*|--recipe=*|--out=*|--max-update=*|--gpus=*|--eval-batch-size=*|\
+        --source-field=*|--target-field=*|--group-field=*|--valid=*|--test=*)
             set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     esac
     case "$1" in
         --data|--pretrained|--vocab|--arm|--recipe|--out|--max-update|--gpus|--eval-batch-size)
             [ $# -ge 2 ] || usage
             name=${1#--}; printf -v "${name//-/_}" %s "$2"; shift 2 ;;
+        --source-field|--target-field|--group-field|--valid|--test)
+            [ $# -ge 2 ] || usage
+            columns+=("$1" "$2"); shift 2 ;;
         -h|--help) [ "$stage" = prepare ] || usage; options+=("$1"); shift ;;
         *) options+=("$1"); shift ;;
     esac
 done
 out=$(realpath -m "$out") data=$(realpath -m "${data:-$out/data}")
+table=
+[ ! -f "$data" ] || table=$data data=$out/data
 [ -z "$pretrained" ] || [ "$pretrained" = random ] || pretrained=$(realpath -m "$pretrained")
 [ -z "$vocab" ] || vocab=$(realpath -m "$vocab")
 case "$arm" in mist|no-mixing|static-mixing) ;; *) stop "--arm is $arm, expected mist, no-mixing or static-mixing" ;; esac
@@ -57,7 +67,9 @@ run=$out/$arm bin=$out/data-bin
 
 if [ "$stage" = prepare ]; then # before the change of folder: file names are the user's
     source "$root/scripts/setup_env.sh" scores
-    exec python "$root/scripts/$prepare" "${options[@]}" --out "$out/data"
+    rm -f "$out/data.done"
+    [ -z "$table" ] || prepare=prepare_pairs.py options=(--data "$table" "${options[@]}")
+    exec python "$root/scripts/$prepare" "${columns[@]}" "${options[@]}" --out "$out/data"
 fi
 cd "$root"
 source scripts/setup_env.sh scores
@@ -71,7 +83,17 @@ check_encoder() {
     [ -f "$pretrained/vocab.txt" ] || stop "there is no $pretrained/vocab.txt: see scripts/get_pretrained.py"
 }
 
+prepare_table() {
+    local origin overwrite=()
+    origin="$(cksum < "$table") ${columns[*]}"
+    ! made_from "$data.done" "$origin" || return 0
+    [ ! -e "$data.done" ] || overwrite=(--overwrite) # but not what was prepared by hand
+    python scripts/prepare_pairs.py --data "$table" "${columns[@]}" --out "$data" "${overwrite[@]}"
+    echo "$origin" > "$data.done"
+}
+
 binarize() {
+    [ -z "$table" ] || prepare_table
     check_data
     check_encoder
     local origin
@@ -132,7 +154,7 @@ compare() { # generate or score
     [ "$(head -n 1 "$out/data-bin/.done")" = "$(texts "$data")" ] ||
         stop "$data is not what $out/data-bin was made from: run the stages binarize and train again"
     python scripts/compare_decodings.py "$out/data-bin" --path "$checkpoint" --only "$1" --out "$run/generated" \
-        --protocol "$task" --source "$data/test.src" --reference "$data/test.tgt" --confidence \
+        "${scores[@]}" --source "$data/test.src" --reference "$data/test.tgt" --confidence \
         --batch-size "$eval_batch_size" --label "task=$task" "arm=$arm" "${further[@]}"
 }
 

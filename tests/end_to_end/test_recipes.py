@@ -11,7 +11,7 @@ import pytest
 from mist_fairseq.scoring.scores import AGAINST_SOURCE, NEEDS_ENCODER
 from tests.end_to_end.conftest import ROOT
 from tests.end_to_end.warm import environment
-from tests.helpers import WORDS
+from tests.helpers import WORDS, tiny_vocab
 
 
 def shell(*arguments, fails=False) -> str:
@@ -134,6 +134,49 @@ def test_generate_and_score(out):
     )
     values = json.loads((out / "scores.json").read_text())["systems"]["generate-test-single-pass"]["values"]
     assert values == {name: single["values"][name] for name in ("bleu-1", "rouge-l")}
+
+
+def own_data(*arguments, **how) -> str:
+    return shell("bash", ROOT / "examples/own_data/run.sh", *arguments, **how)
+
+
+def test_a_table_of_ones_own(tmp_path):
+    table, data = tmp_path / "pairs.tsv", tmp_path / "data"
+
+    def write(number: int):
+        rows = [f"{WORDS[i % 9]} is it {i}\t{WORDS[i % 7]} {i}\tu{i % 10}\n" for i in range(number)]
+        table.write_text("".join(["query\trewrite\tuser\n", *rows]))
+
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(tiny_vocab()) + "\n")
+    columns = ["--source-field", "query", "--target-field=rewrite", "--valid", 5]
+    given = ["--pretrained", "random", "--vocab", vocabulary, "--out", tmp_path, "--data", table, *columns]
+
+    def lines() -> int:
+        return sum(len((data / f"{split}.src").read_text().splitlines()) for split in ("train", "valid", "test"))
+
+    write(100)
+    assert re.search(r"valid +5\n", own_data("binarize", *given)) and lines() == 100
+    assert (tmp_path / "data-bin/.done").exists()
+    assert "kept" not in own_data("binarize", *given)  # as it is there
+    assert re.search(r"valid +10\n", own_data("binarize", *given, "--group-field", "user"))
+    write(80)
+    assert "kept" in own_data("binarize", *given) and lines() == 80
+
+    prepared = ["prepare", "--out", tmp_path, "--data", table, *columns, "--max-source", 4, "--overwrite"]
+    assert "lengths" in own_data(*prepared)
+    message = own_data("binarize", *given, fails=True)
+    assert f"{data} is not empty" in message and "Traceback" not in message  # what was prepared by hand stays
+
+
+def test_own_data_is_scored_without_java_and_perl(out):
+    arguments = ["--out", out, "--arm", "no-mixing", "--decodings", "single-pass"]
+    own_data("generate", *arguments, "--cpu")
+    own_data("score", *arguments)
+    found = json.loads((out / "no-mixing/generated/decodings-test.json").read_text())
+    assert (found["task"], found["protocol"]) == ("own_data", "plain")
+    (single,) = found["decodings"]
+    assert set(single["values"]) == set("sacrebleu rouge-l ibleu source-bleu copies novel-1 distinct-1".split())
 
 
 def test_latency_side_by_side(out):

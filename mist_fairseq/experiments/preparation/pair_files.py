@@ -3,12 +3,13 @@
 import argparse
 import gzip
 import json
+import random
 import re
 import signal
 import sys
 import tempfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ COUNTS = "counts.json"
 
 # A file without line ends must not be read at once; no real line comes near this many characters.
 LINE_LIMIT = 2**20
+
+# Groups of up to so many pairs are equally likely to be drawn; larger ones only when these run out, lest variants of a
+# few texts make up much of a test set.
+_SMALL_GROUP = 10
 
 # Some of these are no whitespace to str.split; everything else at which str.splitlines breaks a line is.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -54,6 +59,12 @@ def text_of(value, what: str) -> str:
     if line := one_line(value):
         return line
     raise Skipped(f"empty {what}")
+
+
+def draw_order(groups: list[list[int]], rng: random.Random) -> deque[list[int]]:
+    """Return groups, each the numbers of its pairs, in the order in which test and validation set take them."""
+    rng.shuffle(groups)
+    return deque(sorted(groups, key=lambda group: max(len(group), _SMALL_GROUP)))
 
 
 def progress(items: Iterable, path: str, unit: str) -> Iterable:
@@ -115,6 +126,7 @@ class PairFiles:
     kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # pairs by split
     skipped: Counter[str] = field(default_factory=Counter)  # what was left out, by reason
     remarks: Counter[str] = field(default_factory=Counter)  # what is odd about the rest, by kind
+    lengths: dict[str, int] = field(default_factory=dict)  # of the pairs, where they were measured
     # Hashes of all texts written, without case: XSum's documents would fill the memory.
     _written: dict[str, list[tuple[int, int]]] = field(init=False)
 
@@ -129,12 +141,15 @@ class PairFiles:
         self._written[split].append((hash(source.casefold()), hash(target.casefold())))
 
     def count_overlap(self):
-        """Remark how many sources and pairs the other splits share with training, on whichever side and in any case."""
-        trained = {text for pair in self._written["train"] for text in pair}
+        """Remark how many texts, on whichever side, and pairs the other splits share with training, in any case."""
+        trained_pairs = set(self._written["train"])
+        trained = {text for pair in trained_pairs for text in pair}
         for split in SPLITS[1:]:
             pairs = self._written[split]
             self.remarks[f"{split} sources that training has"] = sum(source in trained for source, _ in pairs)
+            self.remarks[f"{split} targets that training has"] = sum(target in trained for _, target in pairs)
             self.remarks[f"{split} pairs of which training has both"] = sum(map(trained.issuperset, pairs))
+            self.remarks[f"{split} pairs that training has"] = sum(pair in trained_pairs for pair in pairs)
 
     @contextmanager
     def skipping(self) -> Iterator[None]:
@@ -145,9 +160,13 @@ class PairFiles:
             self.skipped[str(reason)] += 1
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return all counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``."""
+        """Return all counts: ``{"kept": {"train": ...}, "skipped": {reason: ...}, "remarks": {kind: ...}}``.
+
+        Behind them ``lengths``, if there are any.
+        """
         skipped, remarks = (dict(sorted(counts.items())) for counts in (self.skipped, self.remarks))
-        return {"kept": self.kept, "skipped": skipped, "remarks": remarks}
+        lengths = {"lengths": self.lengths} if self.lengths else {}
+        return {"kept": self.kept, "skipped": skipped, "remarks": remarks, **lengths}
 
     def table(self) -> str:
         """Return all counts, one a line."""

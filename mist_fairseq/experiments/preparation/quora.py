@@ -3,20 +3,16 @@
 import csv
 import random
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-from mist_fairseq.experiments.preparation.pair_files import SPLITS, PairFiles, Skipped, read_lines, text_of
+from mist_fairseq.experiments.preparation.pair_files import SPLITS, PairFiles, Skipped, draw_order, read_lines, text_of
 
 COLUMNS = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
 
 # Such a line is a new row even inside an open quote, so that a stray quote spoils one row only.
 _ROW_START = re.compile(r'("?\d+"?\t){3}')
 _MAX_ROW_LINES = 100
-
-# Groups of up to so many connected pairs are equally likely to be drawn; larger ones only when these run out, lest
-# variants of a few questions make up much of a test set.
-_SMALL_GROUP = 10
 
 
 def prepare(
@@ -70,9 +66,7 @@ def assign_splits(
     take whole groups until they are full; what they do not need of the last one is unused. Training takes of the rest.
     """
     groups, rng = _connected(pairs), random.Random(seed)
-    rng.shuffle(groups)
-    groups.sort(key=lambda group: max(len(group), _SMALL_GROUP))
-    queue = deque(groups)
+    queue = draw_order(groups, rng)
     fates = ["beyond the training size"] * len(pairs)
     for split, size in (("test", test_size), ("valid", valid_size)):
         while size and queue:

@@ -87,9 +87,13 @@ def test_plain_texts_stay_and_overlap_is_counted(tmp_path, monkeypatch):
     assert pairs(tmp_path / "out", "train") == [("a .", "b"), ("B c", "C"), ("d", "e")]
     assert json.loads((tmp_path / "out" / "counts.json").read_text())["remarks"] == {
         "valid sources that training has": 1,
+        "valid targets that training has": 2,
         "valid pairs of which training has both": 1,
+        "valid pairs that training has": 0,
         "test sources that training has": 2,
+        "test targets that training has": 2,
         "test pairs of which training has both": 1,
+        "test pairs that training has": 0,
     }
 
 
