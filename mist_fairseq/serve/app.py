@@ -18,6 +18,7 @@ import mist_fairseq
 from mist_fairseq.generate.decoding import DECODINGS, Decoding
 from mist_fairseq.generate.text_generator import Output, Source, TextGenerator
 from mist_fairseq.serve.batching import Batcher
+from mist_fairseq.serve.info import Info, describe
 from mist_fairseq.serve.limits import Limits, flag
 from mist_fairseq.serve.messages import Error, GenerateRequest, GenerateResponse, explain
 from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unless
@@ -25,9 +26,10 @@ from mist_fairseq.serve.middleware import Guard, client_leaves, read_json, unles
 _QUICK = 10_000  # characters that are tokenized in a few milliseconds, for which the event loop can stand still
 
 
-def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAPI:
+def create_app(generator: TextGenerator, limits: Limits | None = None, info: Info | None = None) -> FastAPI:
     """Make an ASGI application around a model, which one thread calls, and its tokenizer, which several threads do."""
     limits = limits or Limits()
+    info = info or describe(generator, limits)
     metrics = CollectorRegistry()
     batcher = Batcher(generator.generate_sources, limits, metrics)
     page, policy = _page()
@@ -53,6 +55,12 @@ def create_app(generator: TextGenerator, limits: Limits | None = None) -> FastAP
         """200 while requests are taken, 503 while the server is shutting down."""
         batcher.check_open()
         return {"status": "ok"}
+
+    @app.head("/info", include_in_schema=False)
+    @app.get("/info")
+    async def show_info() -> Info:
+        """The model that is served, and what may be asked of it."""
+        return info
 
     @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_metrics() -> Response:

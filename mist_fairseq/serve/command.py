@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -16,6 +17,7 @@ from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.pretrained.hub import local_folder
 from mist_fairseq.serve.app import create_app
+from mist_fairseq.serve.info import Weights, describe, read_weights_info
 from mist_fairseq.serve.limits import Limits, flag
 
 
@@ -35,6 +37,15 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     from mist_fairseq.hub.mist_generator import MistGenerator
 
     return MistGenerator.from_pretrained(folder, **options)
+
+
+def read_examples(file: str) -> list[str]:
+    """The lines of a file that are not empty; ValueError: it is not text in UTF-8."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--examples {file} is not in UTF-8: {error}") from error
+    return [line for line in lines if line.strip()]
 
 
 class Server(uvicorn.Server):
@@ -69,6 +80,10 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
     parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX, or its name on the hub")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
+    parser.add_argument(
+        "--name", help="what /info and /metrics call the model (default: its folder's name, or the hub's)"
+    )
+    parser.add_argument("--examples", metavar="FILE", help="texts to try the model with, one a line, in UTF-8")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")
     parser.add_argument("--accelerate", help="engine, as far as the model has it (default: the model's)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the model's, in ONNX cpu, else auto)")
@@ -85,11 +100,15 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
             names = ("precision", "accelerate", "device", "threads")
             options = {name: given[name] for name in names if given[name] is not None}
             generator = load_generator(given["folder"], **options)
-            _ = generator.engine  # built now, not when the first text comes
+            weights = read_weights_info(given["folder"], options.get("precision", "fp32"), given["name"])
+        else:
+            weights = Weights(name=given["name"] or "model")
+        examples = read_examples(given["examples"]) if given["examples"] else []
+        info = describe(generator, limits, weights, examples)  # which builds the engine, before the first text comes
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     host, port = listening.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    Server(create_app(generator, limits), limits).run(sockets=[listening])
+    Server(create_app(generator, limits, info), limits).run(sockets=[listening])

@@ -167,6 +167,11 @@ class Running:
             response = connection.getresponse()
             return response.status, response.headers, response.read()
 
+    def get(self, path: str, **headers: str) -> tuple[int, dict]:
+        """Status and JSON of an answer to a GET."""
+        status, _, answer = self.ask("GET", path, **headers)
+        return status, json.loads(answer)
+
     def post(self, body, **more) -> tuple[int, dict]:
         """Status and JSON of an answer to ``/generate``."""
         text = body if isinstance(body, (bytes, str)) else json.dumps({**body, **more})
