@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
             self._variables[_PREFIX + action.dest.upper()] = action
         return action
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override] # of its two forms the usual one
+    def parse_args(self, args=None, namespace=None):
         """Parse a command line; a value of the environment that is none ends the program, as one of an option does."""
         for variable, action in self._variables.items():
             if variable in os.environ:
