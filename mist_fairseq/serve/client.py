@@ -6,7 +6,6 @@ client.generate(["how do i learn the guitar"], decoding="mist")
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -66,17 +65,19 @@ class Client:
     ) -> Any:
         """Generate for raw texts, in their order; all is as of the generators' ``generate``.
 
-        A single string has a single answer. *batch_size* is the texts of a request, of which the server takes
-        ``--max-texts``. ``Output`` with *return_scores* needs numpy. An empty text is an error.
+            A single string has a single answer. *batch_size* is the texts of a request, of which the server takes
+            ``--max-texts``. ``Output`` with *return_scores* needs numpy. An empty text is an error.
 
         Raises:
             ServerError: the server refused a request; says why.
+            ValueError: there are more or fewer lengths than texts.
             OSError: it cannot be reached, or gave no answer in time.
         """
         if isinstance(texts, str):
-            return self.generate(
-                [texts], decoding=decoding, nbest=nbest, lengths=lengths, return_scores=return_scores, **options
-            )[0]
+            options |= {"decoding": decoding, "nbest": nbest, "lengths": lengths, "return_scores": return_scores}
+            return self.generate([texts], **options)[0]
+        if isinstance(texts, Sized) and isinstance(lengths, Sized) and len(texts) != len(lengths):
+            raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
         if dataclasses.is_dataclass(decoding):
             options = dataclasses.asdict(decoding)
         else:
@@ -91,9 +92,8 @@ class Client:
 
     async def agenerate(self, texts: "str | Iterable[Text]", **options: Any) -> Any:
         """``generate`` in a thread, so that an event loop goes on meanwhile; an iterator is read to its end."""
-        return await asyncio.to_thread(
-            lambda: self.generate(texts if isinstance(texts, Sized) else list(texts), **options)
-        )
+        given = texts if isinstance(texts, Sized) else list(texts)
+        return await asyncio.to_thread(self.generate, given, **options)
 
     def info(self) -> dict[str, Any]:
         """What the server says of itself and its model."""
@@ -117,10 +117,10 @@ class Client:
 
     def _ask(self, path: str, content: dict[str, Any] | None = None, retries: int | None = None) -> dict[str, Any]:
         body = None if content is None else json.dumps(content).encode()
-        request = urllib.request.Request(self.url + path, body, self._headers)
+        request = urllib.request.Request(self.url + path, body, self._headers)  # noqa: S310 - __init__ checks the scheme
         for left in reversed(range(1 + (self.retries if retries is None else retries))):
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                with urllib.request.urlopen(request, timeout=self.timeout) as response:  # noqa: S310
                     return json.load(response)
             except urllib.error.HTTPError as error:
                 with error:
