@@ -41,7 +41,7 @@ extras = {
         # Coverage-guided fuzzing, tests/fuzz; elsewhere there is no package of it.
         'atheris; sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.14"',
         *("coverage>=7.10", "hypothesis", "httpx", "import-linter>=2", "mypy", "pytest", "pytest-xdist", "ruff"),
-        *("selenium", "types-PyYAML"),
+        *("openai", "selenium", "types-PyYAML"),  # openai's client asks the server's /v1
     ],
 }
 
@@ -82,6 +82,6 @@ setup(
     package_data={
         "mist_fairseq": ["py.typed"],
         "mist_fairseq.engines": ["native.cpp"],
-        "mist_fairseq.serve": ["page.html"],
+        "mist_fairseq.serve": ["docs.html", "page.html"],
     },
 )
