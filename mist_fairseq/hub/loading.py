@@ -26,11 +26,14 @@ def load_generator(folder: str, **options: Any) -> TextGenerator:
     """
     whole_number("--threads", options.get("threads", 1))
     if read_any_config(local_folder(folder, [CONFIG])).get("format") == FORMAT:
-        from mist_fairseq.hub.onnx_generator import OnnxGenerator
+        from mist_fairseq import OnnxGenerator
 
         return OnnxGenerator.from_pretrained(folder, **options)
     if "threads" in options:
         os.environ["OMP_NUM_THREADS"] = str(options.pop("threads"))  # PyTorch, not loaded yet, reads it
-    from mist_fairseq.hub.mist_generator import MistGenerator
+    try:
+        from mist_fairseq import MistGenerator
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{folder} is no ONNX folder (scripts/export.py --to onnx), and {error}") from error
 
     return MistGenerator.from_pretrained(folder, **options)

@@ -12,37 +12,14 @@ from typing import Any
 
 import uvicorn
 
-from mist_fairseq.files.exported import CONFIG, read_any_config
-from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
-from mist_fairseq.pretrained.hub import local_folder
+from mist_fairseq.hub.loading import load_generator
 from mist_fairseq.serve.access import check_origins, log_to_stdout, read_keys
 from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.info import Weights, describe, read_weights_info
 from mist_fairseq.serve.limits import Limits, flag
 from mist_fairseq.serve.options import Parser, Several
 from mist_fairseq.serve.protocol import protocol_with_limit
-
-
-def load_generator(folder: str, **options: Any) -> TextGenerator:
-    """Load the model of a folder, or of a name on the hub: ONNX if its ``config.json`` says so, else PyTorch.
-
-    *options* are ``precision``, ``accelerate``, ``device`` and ``threads``, as far as they are not to be the model's
-    defaults.
-    """
-    whole_number("--threads", options.get("threads", 1))
-    if read_any_config(local_folder(folder, [CONFIG])).get("format") == "onnx":
-        from mist_fairseq import OnnxGenerator
-
-        return OnnxGenerator.from_pretrained(folder, **options)
-    if "threads" in options:
-        os.environ["OMP_NUM_THREADS"] = str(options.pop("threads"))  # PyTorch, not loaded yet, reads it
-    try:
-        from mist_fairseq import MistGenerator
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{folder} is no ONNX folder (scripts/export.py --to onnx), and {error}") from error
-
-    return MistGenerator.from_pretrained(folder, **options)
 
 
 def read_examples(file: str) -> list[str]:

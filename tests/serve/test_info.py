@@ -6,9 +6,9 @@ import pytest
 
 import mist_fairseq
 from mist_fairseq.generate.decoding import DECODINGS
+from mist_fairseq.hub.loading import load_generator
 from mist_fairseq.release.folder import save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
-from mist_fairseq.serve.command import load_generator
 from mist_fairseq.serve.info import describe, read_weights_info
 from mist_fairseq.serve.limits import Limits
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
