@@ -9,14 +9,13 @@ root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "mist_fairseq/__init__.py").read_text(encoding="utf-8")).group(1)
 # Lower bounds are the oldest versions that scripts/test_versions.py has tried.
 extras = {
-    # What runs an exported ONNX folder brings neither torch nor fairseq (tests/test_extras.py).
-    # Why not before is in mist_fairseq/engines/onnx_runtime.py, which checks it again.
-    "runtime": ["onnxruntime>=1.24.1"],  # OnnxGenerator
+    # Without torch and fairseq, which tests/test_extras.py holds:
+    "runtime": ["onnxruntime>=1.24.1"],  # OnnxGenerator; engines/onnx_runtime.py checks it again, and says why
     "serve": ["mist-fairseq[runtime]", "fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"],
     "hub": ["huggingface-hub>=0.30"],  # names on the Hugging Face hub, scripts/export.py --push
     "tables": ["pyarrow>=17"],  # Parquet and .zst
     "ray": ["mist-fairseq[runtime]", "ray[data]>=2.60"],  # examples/batch_inference; 500 MB, so not among the tests'
-    # All else does.
+    # With them:
     "train": [
         # Of Python 3.11 and 3.12 only. It comes first, so that pip of another one stops before it fetches torch.
         "ve-fairseq==0.12.3",

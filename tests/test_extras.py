@@ -106,12 +106,11 @@ def test_the_server_needs_no_more_than_serve_brings(brought, tmp_path):
 def test_every_extra_that_is_named_is_one(declared):
     """In messages, and in commands of documents and scripts."""
     assert install_line("serve") == "pip install 'mist-fairseq[serve]'"
-    patterns = {"mist_fairseq/**/*.py": r"install_line\([\"'](\w+)", "**/*.md": r"pip install .*\[(\w[\w,]*)\]"}
-    for files, pattern in patterns.items():
+    code, command = r"install_line\([\"'](\w+)", r"(?:-e \.|mist-fairseq)\[([\w,]+)\]"
+    for files, pattern in {"mist_fairseq/**/*.py": code, "*.md": command, "docs/*.md": command}.items():
         named = [
             (path.name, extra)
             for path in ROOT.glob(files)
-            if not {".venv", "CHANGELOG.md"} & set(path.parts)
             for extras in re.findall(pattern, path.read_text(encoding="utf-8"))
             for extra in extras.split(",")
         ]
