@@ -43,4 +43,4 @@ def test_the_api_is_described(browser, running):
     assert "outputs list of (list of Output), required" in text
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     browser.set_window_size(390, 800)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
