@@ -74,6 +74,7 @@ setup(
                 "httpx",
                 "import-linter>=2",
                 "mypy",
+                "openai",  # whose client asks the server's /v1
                 "pytest",
                 "pytest-xdist",
                 "ruff",
@@ -86,6 +87,6 @@ setup(
     package_data={
         "mist_fairseq": ["py.typed"],
         "mist_fairseq.engines": ["native.cpp"],
-        "mist_fairseq.serve": ["page.html"],
+        "mist_fairseq.serve": ["docs.html", "page.html"],
     },
 )

@@ -16,9 +16,12 @@ from mist_fairseq.files.exported import CONFIG, read_any_config
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.pretrained.hub import local_folder
+from mist_fairseq.serve.access import check_origins, log_to_stdout, read_keys
 from mist_fairseq.serve.app import create_app
 from mist_fairseq.serve.info import Weights, describe, read_weights_info
 from mist_fairseq.serve.limits import Limits, flag
+from mist_fairseq.serve.options import Parser, Several
+from mist_fairseq.serve.protocol import protocol_with_limit
 
 
 def load_generator(folder: str, **options: Any) -> TextGenerator:
@@ -55,7 +58,8 @@ class Server(uvicorn.Server):
         logs: Any = dict(log_config=None, log_level="warning", access_log=False)
         # A proxy in front is to close an idle connection first: nginx does after 60 seconds.
         times: Any = dict(timeout_keep_alive=75, timeout_graceful_shutdown=limits.max_shutdown)
-        super().__init__(uvicorn.Config(app, ws="none", server_header=False, **logs, **times))
+        protocol: Any = dict(http=protocol_with_limit(limits.max_head_seconds), ws="none", server_header=False)
+        super().__init__(uvicorn.Config(app, **protocol, **logs, **times))
         self._batcher = app.state.batcher
 
     def handle_exit(self, sig: int, _):
@@ -74,41 +78,67 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {host} port {port}: {error}") from error
 
 
-def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
-    """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="python -m mist_fairseq.serve", description="Serve a model over HTTP.")
-    parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX, or its name on the hub")
+def make_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="python -m mist_fairseq.serve",
+        description="Serve a model over HTTP.",
+        epilog="Each may be given as an environment variable, too: --max-batch as MIST_MAX_BATCH, DIR as MIST_MODEL.",
+    )
+    parser.add_argument("model", metavar="DIR", nargs="?", help="a model, in PyTorch or ONNX, or its name on the hub")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument(
-        "--name", help="what /info and /metrics call the model (default: its folder's name, or the hub's)"
+        "--name", help="what /info and others call the model (default: its folder's name, or the hub's)"
     )
     parser.add_argument("--examples", metavar="FILE", help="texts to try the model with, one a line, in UTF-8")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")
     parser.add_argument("--accelerate", help="engine, as far as the model has it (default: the model's)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the model's, in ONNX cpu, else auto)")
     parser.add_argument("--threads", type=int, help="of the CPU, for the model (default: the model's)")
+    several: Any = dict(action=Several, default=[])
+    parser.add_argument("--api-key", metavar="KEY", **several, help="which requests need; may be given several times")
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help="a key a line, which other users do not see, as they do options"
+    )
+    parser.add_argument(
+        "--cors-origin", metavar="URL", **several, help="a site whose pages may ask; may be given several times"
+    )
+    switch: Any = dict(action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--access-log", **switch, help="write a line of JSON for each request to standard output")
     for limit in fields(Limits):
         described = f"{limit.metadata['help']} (default: %(default)s)"
         parser.add_argument(flag(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
-    given = vars(parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
+    """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    if given.model is None:
+        parser.error("expected DIR, a model, or the environment variable MIST_MODEL")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        limits = Limits(**{limit.name: given[limit.name] for limit in fields(Limits)})
-        listening = listen(given["host"], given["port"])
+        limits = Limits(**{limit.name: getattr(given, limit.name) for limit in fields(Limits)})
+        keys = read_keys(given.api_key, given.api_key_file)
+        check_origins(given.cors_origin)
+        examples = read_examples(given.examples) if given.examples else []
+        listening = listen(given.host, given.port)
+        weights = Weights(name=given.name or "model")
         if generator is None:
             names = ("precision", "accelerate", "device", "threads")
-            options = {name: given[name] for name in names if given[name] is not None}
-            generator = load_generator(given["folder"], **options)
-            weights = read_weights_info(given["folder"], options.get("precision", "fp32"), given["name"])
-        else:
-            weights = Weights(name=given["name"] or "model")
-        examples = read_examples(given["examples"]) if given["examples"] else []
+            options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+            generator = load_generator(given.model, **options)
+            weights = read_weights_info(given.model, options.get("precision", "fp32"), given.name)
         info = describe(generator, limits, weights, examples)  # which builds the engine, before the first text comes
     except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}{parser.blame(given)}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    if given.access_log:
+        log_to_stdout()
+    app = create_app(generator, limits, info, keys=keys, origins=given.cors_origin)
     host, port = listening.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    Server(create_app(generator, limits, info), limits).run(sockets=[listening])
+    Server(app, limits).run(sockets=[listening])

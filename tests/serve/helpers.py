@@ -185,11 +185,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(generator: TextGenerator, **limits) -> Iterator[Running]:
+def serving(generator: TextGenerator, keys=(), origins=(), info=None, **limits) -> Iterator[Running]:
     """A server on a free port; it is stopped, gracefully, at the end."""
     limits = Limits(**limits)
     listening = listen("127.0.0.1", 0)
-    server = Server(create_app(generator, limits), limits)
+    server = Server(create_app(generator, limits, info, keys=keys, origins=origins), limits)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:
