@@ -46,8 +46,8 @@ def read_keys(keys: Sequence[str], file: str | None) -> tuple[str, ...]:
 def check_origins(origins: Sequence[str]):
     """Refuse what no browser sends as an origin; ValueError."""
     for origin in origins:
-        parts = urlsplit(origin)
-        if origin != "*" and origin != f"{parts.scheme}://{parts.netloc}".lower():
+        host = urlsplit(origin).netloc
+        if origin != "*" and not (host and origin in (f"http://{host}".lower(), f"https://{host}".lower())):
             raise ValueError(f"--cors-origin is {origin!r}, expected one like https://example.com, or *")
 
 

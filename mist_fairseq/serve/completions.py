@@ -168,7 +168,7 @@ def _drop_foreign(content: dict[str, Any]):
 def _renamed(message: str) -> str:
     """A message about what is ours under OpenAI's names; names of the server's options stay."""
     message = re.sub(r"(^|characters of )texts?\b", r"\1prompt", message)
-    return re.sub(r"(?<![\w-])(nbest|max_length)\b", lambda found: _RENAMED[found[1]], message)
+    return re.sub(r"(?<![\w'-])(nbest|max_length)\b", lambda found: _RENAMED[found[1]], message)
 
 
 def _logprobs(output: Output, asked: int | None) -> Logprobs | None:

@@ -22,19 +22,21 @@ from mist_fairseq.serve.limits import Limits
 class Weights(BaseModel):
     """What is known of a model by its folder alone."""
 
-    name: str = Field("model", description="Of its folder or on the hub, unless the server was told another.")
-    hash: str | None = Field(None, description="SHA-256 of its file of weights, which fixes sizes and tokenizer, too.")
-    format: str | None = Field(None, description="onnx or pytorch.")
-    precision: str | None = Field(None, description="fp32, bf16 or int8.")
-    parameters: int | None = Field(None, description="How many numbers were trained.")
-    bytes: int | None = Field(None, description="Of its file of weights.")
+    name: str = Field(default="model", description="Of its folder or on the hub, unless the server was told another.")
+    hash: str | None = Field(
+        default=None, description="SHA-256 of its file of weights, which fixes sizes and tokenizer, too."
+    )
+    format: str | None = Field(default=None, description="onnx or pytorch.")
+    precision: str | None = Field(default=None, description="fp32, bf16 or int8.")
+    parameters: int | None = Field(default=None, description="How many numbers were trained.")
+    bytes: int | None = Field(default=None, description="Of its file of weights.")
 
 
 class Info(Weights):
     """The model that a server has, and what may be asked of it."""
 
-    accelerate: str | None = Field(None, description="The engine that runs it.")
-    version: str = Field(mist_fairseq.__version__, description="Of mist_fairseq.")
+    accelerate: str | None = Field(default=None, description="The engine that runs it.")
+    version: str = Field(default=mist_fairseq.__version__, description="Of mist_fairseq.")
     max_source_tokens: int = Field(description="The most that are read, special ones counted; the rest is cut.")
     max_target_tokens: int = Field(description="The most that are made, the final [SEP] counted.")
     lowercases: bool = Field(description="Whether the tokenizer lower-cases what it reads.")

@@ -25,19 +25,19 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings: Any):
-        self._variables: dict[str, argparse.Action] = {}
+        self.variables: dict[str, argparse.Action] = {}  #: by their names
         super().__init__(**settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Add an argument, which the environment may give, too."""
         action = super().add_argument(*names, **settings)
         if action.dest != "help":
-            self._variables[_PREFIX + action.dest.upper()] = action
+            self.variables[_PREFIX + action.dest.upper()] = action
         return action
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override] # of its two forms the usual one
+    def parse_args(self, args=None, namespace=None):
         """Parse a command line; a value of the environment that is none ends the program, as one of an option does."""
-        for variable, action in self._variables.items():
+        for variable, action in self.variables.items():
             if variable in os.environ:
                 action.default = self._value(variable, action)
         return super().parse_args(args, namespace)
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         """For the end of a message about wrong values: which of them the environment gave."""
         used = [
             variable
-            for variable, action in self._variables.items()
+            for variable, action in self.variables.items()
             if variable in os.environ and getattr(given, action.dest) is action.default
         ]
         return f" (of the environment: {', '.join(used)})" if used else ""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 from mist_fairseq.generate.text_generator import Output, TextGenerator
@@ -24,6 +25,7 @@ from mist_fairseq.serve.limits import Limits
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
+ROOT = Path(__file__).parents[2]
 DEADLINE = 60  # seconds after which something that must happen counts as not happening
 
 WORDS = "how can learn the guitar fast what is best way to in of and who why when where do you it".split()
