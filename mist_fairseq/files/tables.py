@@ -200,7 +200,10 @@ def _parse_json(line: str) -> Row | None:
 def _header(record: tuple[str, Any] | None, path: str | Path) -> list[str]:
     if record is None or isinstance(record[1], Exception):
         raise ValueError(f"{path} does not begin with a line of column names{f': {record[1]}' if record else ''}")
-    _valid(record[0])
+    try:
+        _valid(record[0])
+    except ValueError as error:
+        raise ValueError(f"the column names of {path} cannot be read: {error}") from None
     if twice := [name for name in record[1] if record[1].count(name) > 1]:
         raise ValueError(f"{path} names the column {twice[0]!r} twice: rename one")
     return record[1]

@@ -158,7 +158,7 @@ def test_bad_rows_of_parquet(tmp_path):
         ("q.csv", b"", "does not begin with a line of column names"),
         ("q.tsv", b"a\tb\ta\n", "names the column 'a' twice: rename one"),
         ("q.txt", "x".encode("utf-16"), "is UTF-16, expected UTF-8"),
-        ("q.csv", b"\xff\n", "it is not UTF-8"),
+        ("q.csv", b"\xff\n", "q.csv cannot be read: it is not UTF-8"),
         ("q.parquet", b"nothing", "is no Parquet file"),
         ("q.dat", b"", "does not tell its format: expected txt, tsv, csv, jsonl or parquet"),
         ("csv", b"", "the name .* does not tell its format"),

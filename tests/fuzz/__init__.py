@@ -28,6 +28,7 @@ _MODULES = {
         "xsum_json_lines",
         "xsum_documents",
         "published_pairs",
+        "own_tables",
         "static_mix",
         "gzip_lines",
     ),
