@@ -67,7 +67,7 @@ def test_a_killed_worker_loses_and_repeats_nothing(tmp_path):
     texts[7] = None
     parquet.write_table(pa.table({"number": range(len(texts)), "query": texts}), tmp_path / "queries.parquet")
     save_onnx(tiny_released(), tmp_path / "model")
-    files = [tmp_path / "queries.parquet", tmp_path / "answers", "--model", tmp_path / "model", "--field", "query"]
+    files = ["queries.parquet", "answers", "--model", "model", "--field", "query"]
     options = ["--precision", "fp32", "--workers", "2", "--block", "500", "--file", "1000"]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     with open(tmp_path / "log", "w") as log:
