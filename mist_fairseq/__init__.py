@@ -9,6 +9,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
+from mist_fairseq.extras import install_line
+
 if TYPE_CHECKING:
     from mist_fairseq.hub.mist_generator import MistGenerator
     from mist_fairseq.hub.onnx_generator import OnnxGenerator
@@ -16,21 +18,26 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["MistGenerator", "OnnxGenerator"]
 
-_MODULES = {"MistGenerator": "mist_fairseq.hub.mist_generator", "OnnxGenerator": "mist_fairseq.hub.onnx_generator"}
+# Where each is, and the extra that it needs.
+_GENERATORS = {
+    "MistGenerator": ("mist_fairseq.hub.mist_generator", "train"),
+    "OnnxGenerator": ("mist_fairseq.hub.onnx_generator", "runtime"),
+}
 
 
 def __getattr__(name: str):
     """The generators, imported when they are asked for."""
-    if name not in _MODULES:
+    if name not in _GENERATORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _GENERATORS[name]
     try:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} needs {error.name}: pip install {error.name}", name=error.name) from error
+        raise ModuleNotFoundError(f"{name} needs {error.name}: {install_line(extra)}", name=error.name) from error
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_GENERATORS})
 
 
 class _Path(list):

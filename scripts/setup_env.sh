@@ -1,10 +1,10 @@
-# Sourced by the other scripts, with the extras to install as arguments: gives $PYTHON and puts the environment's
-# commands on the PATH. The virtual environment is $VENV if that is set, or .venv in the repository; with KEEP_VENV=1 it
-# stays as it is, with whatever versions it has.
+# Sourced by the other scripts, with what to install beside the extra train as argument: gives $PYTHON and puts the
+# environment's commands on the PATH. The virtual environment is $VENV if that is set, or .venv in the repository; with
+# KEEP_VENV=1 it stays as it is, with whatever versions it has.
 
 _root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 _venv=${VENV:-$_root/.venv}
-_extras=${1:+[$1]}
+_extras=[train${1:+,$1}]
 
 if [ ! -x "$_venv/bin/python" ]; then
     _python=${PYTHON:-python3}

@@ -37,6 +37,11 @@ class MistLossConfig(FairseqDataclass):
         "what a length loss counts for: each token of its sentence, or a sentence, as in the authors' code, whose "
         "gradients depend on how a batch is split",
     )
+    order_agnostic_from: int = option(
+        0,
+        "after so many updates learn masked tokens in the order that the model finds likeliest (OAXE): for the last "
+        "tenth of a training; 0: never",
+    )
     label_smoothing: float = option(0.1, "probability mass spread over the vocabulary")
 
 

@@ -61,6 +61,11 @@ def engines() -> dict[str, _Registered]:
     return dict(sorted(_ENGINES.items()))  # in whichever order the modules were imported
 
 
+def engine_name(engine: object) -> str | None:
+    """What ``--accelerate`` calls an engine that was built, None of what is none. Imports nothing."""
+    return next((name for name, known in _ENGINES.items() if known.build is type(engine)), None)
+
+
 def gpu_number(device: object) -> int | None:
     """N of ``cuda:N``, 0 of ``cuda``, None of ``cpu``; ValueError if *device*, text or ``torch.device``, is none."""
     known = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(device))

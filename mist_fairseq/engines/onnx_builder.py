@@ -12,6 +12,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from mist_fairseq.engines.weights import rounded
+from mist_fairseq.extras import install_line
 
 CONTRIBUTED = "com.microsoft"  # ONNX Runtime's operators
 
@@ -33,7 +34,7 @@ class Graph:
         try:
             import onnx
         except ImportError as error:
-            raise ValueError("onnx is not installed: pip install -e .[onnxruntime]") from error
+            raise ValueError(f"onnx is not installed: {install_line('onnxruntime')}") from error
         self.onnx: Any = onnx
         self.int8 = int8
         self.weights: dict[str, np.ndarray] = {}

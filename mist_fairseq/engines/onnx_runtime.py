@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mist_fairseq.engines import gpu_number, register
+from mist_fairseq.extras import install_line
 from mist_fairseq.mist.config import GraphSizes, SpecialTokens
 
 # Before, it reads files that a model names outside of its folder (1.23), crashes (1.21), or gives other numbers than
@@ -150,10 +151,7 @@ def start_session(model: str | bytes, threads: int = 0, weights: bytes = b"", de
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(
-            "ONNX Runtime is not installed: pip install -e .[onnxruntime] or, without torch and fairseq, "
-            "pip install onnxruntime"
-        ) from error
+        raise ValueError(f"ONNX Runtime is not installed: {install_line('runtime')}") from error
     if not is_supported():
         raise ValueError(
             f"ONNX Runtime is {onnxruntime.__version__}, expected {OLDEST} or newer: "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.files.whole import whole_file, write_text
 
 
@@ -45,8 +46,7 @@ def new_figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        install = "pip install -c constraints.txt -e .[plot]"
-        raise ModuleNotFoundError(f"no module {error.name!r}, which drawing needs: {install}") from error
+        raise ModuleNotFoundError(f"no module {error.name!r}, which drawing needs: {install_line('plot')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -26,12 +26,20 @@ def write_sums(folder: Path, names: Iterable[str]):
     write_text(folder / SUMS, "".join(lines))
 
 
+def read_sums(folder: Path) -> dict[str, str]:
+    """The checksum of each file that the ``SHA256SUMS`` of a folder names; of a folder without one, none."""
+    path = folder / SUMS
+    if not path.is_file():
+        return {}
+    return {line[66:]: line[:64] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
+
+
 def check_sums(folder: Path, names: Iterable[str], advice: str):
     """Compare files with the ``SHA256SUMS`` beside them, if it is there; ValueError names a damaged one."""
     path = folder / SUMS
     if not path.is_file():
         return
-    sums = {line[66:]: line[:64] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
+    sums = read_sums(folder)
     for name in names:
         if name == CONFIG and name not in sums:  # of a folder that write_folder wrote
             continue

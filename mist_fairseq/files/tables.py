@@ -39,6 +39,9 @@ class Kind(NamedTuple):
     format: str  #: text, tsv, csv, jsonl or parquet
     compression: str = ""  #: gz or zst
 
+    def __str__(self) -> str:
+        return ".".join(filter(None, self))
+
     @classmethod
     def of(cls, path: str | Path, given: str | None = None) -> Self:
         """Read it off a path's name, or off *given*, such as ``jsonl`` or ``csv.gz``; ValueError: neither tells."""

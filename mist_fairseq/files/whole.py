@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -20,18 +21,23 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     if partial.is_symlink():  # through which another file would be written
         partial.unlink()
     with open(partial, "ab") as held:  # the lock of a killed process is gone with it
-        try:
-            if fcntl is not None:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{path} is being written by another process: wait for its end, or choose another file"
-            raise BlockingIOError(error.errno, message) from error
+        hold(held, path)
         try:
             yield partial
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def hold(file: IO[bytes], path: str | Path):
+    """Lock an open file, of which *path* will be made, until it is closed; BlockingIOError: another process has it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        message = f"{path} is being written by another process: wait for its end, or choose another file"
+        raise BlockingIOError(error.errno, message) from error
 
 
 def write_text(path: str | Path, text: str):

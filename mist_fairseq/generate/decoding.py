@@ -19,7 +19,9 @@ from array_api_compat import array_namespace, device
 
 from mist_fairseq.mist.config import GraphSizes, PositionLimits, SpecialTokens
 from mist_fairseq.mist.mixing import Array, mix_source
-from mist_fairseq.mist.path_search import FOLLOWED, count_vertices, spell, viterbi
+from mist_fairseq.mist.path_search import FOLLOWED, beam, count_vertices, spell, viterbi
+
+_BEAM = 5  # fewest beginnings of a beam
 
 
 class State(Protocol):
@@ -120,10 +122,12 @@ class Decoding:
         "each share of its words that a better answer has",
     )
     path_search: str | None = option(
-        None, "of a model with --head dag, how a path is found: viterbi (the default), lookahead or greedy"
+        None,
+        "of a model with --head dag, how a text is found: viterbi, the likeliest path of each length (the default); "
+        "beam, the likeliest text over all its paths, keeping length_beam beginnings, at least 5; lookahead or greedy",
     )
     path_length_penalty: float = option(
-        1.0, "viterbi compares paths of different lengths by their log-probability over tokens to the power of this"
+        1.0, "texts of different lengths are compared by their log-probability over tokens to the power of this"
     )
 
     def __post_init__(self) -> None:
@@ -145,15 +149,16 @@ class Decoding:
             raise ValueError(f"iterations {self.iterations} needs decoding mist, mask-predict or mask-repeats")
         penalty = _real("path_length_penalty", self.path_length_penalty, least=0.0)
         object.__setattr__(self, "path_length_penalty", penalty)
-        if self.path_search not in (None, "viterbi", *FOLLOWED):
-            raise ValueError(f"path_search is {self.path_search!r}, expected one of viterbi, {', '.join(FOLLOWED)}")
+        if self.path_search not in (None, "viterbi", "beam", *FOLLOWED):
+            known = ", ".join(("viterbi", "beam", *FOLLOWED))
+            raise ValueError(f"path_search is {self.path_search!r}, expected one of {known}")
         if self.path_search in FOLLOWED:
             asked = {"min_length": self.min_length > 1, "max_length": self.max_length is not None}
             asked |= {"nbest": self.nbest > 1, "length_beam": (self.length_beam or 1) > 1}
             asked["path_length_penalty"] = self.path_length_penalty != 1
             if wrong := [name for name, given in asked.items() if given]:
                 raise ValueError(
-                    f"path_search {self.path_search} finds one path of any length: {wrong[0]} needs viterbi"
+                    f"path_search {self.path_search} finds one path of any length: {wrong[0]} needs viterbi or beam"
                 )
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
@@ -320,7 +325,7 @@ class PathRun(Run):
     def read(
         self, state: Any, source_lengths: Array, wanted: Array | None, ranks: range = range(1)
     ) -> tuple[Array, Array, Array, Array]:
-        """Fill graphs and read the best paths, K of each; *ranks* and *wanted* are as of ``viterbi``.
+        """Fill graphs and read the best texts, K of each; *ranks* and *wanted* are as of ``viterbi``.
 
         *Shapes:* source_lengths and wanted (B) -> tokens and scores (B * K, T), lengths and if there is such a path
         (B * K).
@@ -330,24 +335,24 @@ class PathRun(Run):
         widest = max(count_vertices(self.lengths, *sizes, self.limits.target).tolist())
         masks = self.masks(vertices, widest)
         tokens, scores, edges = self.engine.fill_graph(masks, vertices, state)
-        if self.decoding.path_search in FOLLOWED:
-            path, lengths = FOLLOWED[self.decoding.path_search](edges, scores, vertices)
-            there = lengths > 0
+        bounds: Any = {"least": self.decoding.min_length + 1, "most": self.decoding.longest(self.limits)}
+        bounds |= {"length_penalty": self.decoding.path_length_penalty, "wanted": wanted}
+        if self.decoding.path_search == "beam":
+            width = max(ranks.stop, self.decoding.width, _BEAM)
+            found = beam(edges, scores, tokens, vertices, width=width, ranks=ranks, fill=self.special.pad, **bounds)
+            said, sure, lengths, there = found
         else:
-            path, lengths, there = viterbi(
-                *(edges, scores, vertices),
-                least=self.decoding.min_length + 1,
-                most=self.decoding.longest(self.limits),
-                length_penalty=self.decoding.path_length_penalty,
-                ranks=ranks,
-                wanted=wanted,
-            )
-        rows = xp.arange(tokens.shape[0], device=device(tokens))
-        rows = xp.repeat(rows, lengths.shape[0] // tokens.shape[0])
-        # As wide for all passes: what lies behind a path's end is padding.
-        behind = xp.zeros((path.shape[0], widest - 1 - path.shape[1]), dtype=path.dtype, device=device(path))
-        path = xp.concat([path, behind], axis=1)
-        said, sure = spell(path, lengths, tokens[rows], scores[rows], edges[rows], self.special.pad)
+            if self.decoding.path_search in FOLLOWED:
+                path, lengths = FOLLOWED[self.decoding.path_search](edges, scores, vertices)
+                there = lengths > 0
+            else:
+                path, lengths, there = viterbi(edges, scores, vertices, ranks=ranks, **bounds)
+            rows = xp.repeat(xp.arange(tokens.shape[0], device=device(tokens)), lengths.shape[0] // tokens.shape[0])
+            said, sure = spell(path, lengths, tokens[rows], scores[rows], edges[rows], self.special.pad)
+        # As wide for all passes: what lies behind a text's end is padding.
+        behind = xp.zeros((said.shape[0], widest - 1 - said.shape[1]), dtype=said.dtype, device=device(said))
+        said = xp.concat([said, behind + self.special.pad], axis=1)
+        sure = xp.concat([sure, xp.astype(behind, sure.dtype)], axis=1)
         return said, sure, lengths, there
 
 
@@ -365,7 +370,7 @@ def check_head(decoding: Decoding, graph: GraphSizes | None, limits: PositionLim
     if decoding.branches:
         raise ValueError("diversity_penalty needs a fixed length, which a model of --head dag has not: leave it out")
     if lengths_given and decoding.path_search in FOLLOWED:
-        raise ValueError(f"path_search {decoding.path_search} finds a path of any length: lengths need viterbi")
+        raise ValueError(f"path_search {decoding.path_search} finds a path of any length: lengths need viterbi or beam")
     decoding.longest(PositionLimits(limits.source, limits.target - 1))  # the first vertex says nothing
 
 

@@ -66,6 +66,8 @@ class Objective:
             ``mist`` pass's after it, if there is one.
         length_loss_per: whether a sentence's length loss counts once a ``token`` of its target, or as in the authors'
             code the mean over the batch's sentences stands beside the mean over its tokens.
+        order_agnostic_from: after so many updates masked tokens are learnt in the order that the model finds likeliest
+            (``mist.order``); 0 for never.
 
     Raises:
         ValueError: a value is out of its range; names the option.
@@ -78,6 +80,7 @@ class Objective:
     mist_targets: str = "pseudo"
     glancing_by: str = "first-look"
     length_loss_per: str = "token"
+    order_agnostic_from: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.glancing_ratio <= 1:
@@ -88,6 +91,8 @@ class Objective:
             )
         if min(self.mist_loss_factor, self.length_loss_factor) < 0:
             raise ValueError("--mist-loss-factor and --length-loss-factor must not be negative")
+        if self.order_agnostic_from < 0:
+            raise ValueError(f"--order-agnostic-from is {self.order_agnostic_from}, expected 0 or more updates")
         choices = {"mist_targets": MIST_TARGETS, "glancing_by": GLANCING_BY, "length_loss_per": LENGTH_LOSS_PER}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -95,7 +100,13 @@ class Objective:
                 raise ValueError(f"{given}, expected one of {', '.join(known)}")
 
     def predict(
-        self, model: TwoPasses, batch: Batch, special: SpecialTokens, max_source: int, max_vertices: int = 0
+        self,
+        model: TwoPasses,
+        batch: Batch,
+        special: SpecialTokens,
+        max_source: int,
+        max_vertices: int = 0,
+        updates: int = 0,
     ) -> Predictions:
         """Run all passes of a training step, with gradients.
 
@@ -107,19 +118,23 @@ class Objective:
             special: ids of the special tokens.
             max_source: most tokens of a mixed source, where it is cut.
             max_vertices: most vertices of a graph, for a model with paths (``mist.dag``).
+            updates: how many the model has had.
 
         Raises:
-            ValueError: label smoothing with ``--head dag``.
+            ValueError: label smoothing or an order-agnostic loss with ``--head dag``.
         """
         target, lengths = batch.target_tokens, batch.target_lengths
         paths = getattr(model.config, "head", None) == "dag"
-        if paths and self.label_smoothing:
-            raise ValueError(
-                f"--label-smoothing is {self.label_smoothing}, expected 0 with --head dag: paths have none"
-            )
-        targets: Targets = (
-            Paths(cast("Encoder", model), batch, special, max_vertices) if paths else FixedLength(model, batch, special)
-        )
+        targets: Targets
+        if paths:
+            for name in ("label_smoothing", "order_agnostic_from"):
+                if getattr(self, name):
+                    given = f"--{name.replace('_', '-')} is {getattr(self, name)}"
+                    raise ValueError(f"{given}, expected 0 with --head dag: paths have none")
+            targets = Paths(cast("Encoder", model), batch, special, max_vertices)
+        else:
+            any_order = model.training and 0 < self.order_agnostic_from <= updates
+            targets = FixedLength(model, batch, special, any_order)
 
         def mix(pseudo: Tensor, pseudo_lengths: Tensor) -> SourceState:
             options = {"limit": max_source, "sep": special.sep, "pad": special.pad}

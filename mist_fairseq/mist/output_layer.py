@@ -4,6 +4,7 @@ Both take a few rows at a time: a batch's logits (N, V) never exist whole, and n
 Dimensions as in ``mist.encoder``.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -51,13 +52,22 @@ def token_loss(
 @torch.no_grad()
 def predicted_tokens(layer: OutputLayer, never: tuple[int, ...], copies: Copies | None = None) -> Tensor:
     """The likeliest token of each row, which may be one of *copies*, but none of *never*. -> (N)."""
-    found = []
-    for chunk in row_chunks(layer.x, rows_at_a_time(layer.weight)):
-        logits = linear(layer.x[chunk], layer.weight, layer.bias, True)
+    return torch.cat([likeliest_tokens(logits, never) for _, logits in _logits(layer, copies)])
+
+
+@torch.no_grad()
+def logits_of(layer: OutputLayer, tokens: Tensor, copies: Copies | None = None) -> Tensor:
+    """The logits of some tokens of each row, which may be copied, too. *Shape:* (N, T), as of *tokens*."""
+    return torch.cat([logits.gather(1, tokens[rows]) for rows, logits in _logits(layer, copies)])
+
+
+def _logits(layer: OutputLayer, copies: Copies | None) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows at a time, and their logits."""
+    for rows in row_chunks(layer.x, rows_at_a_time(layer.weight)):
+        logits = linear(layer.x[rows], layer.weight, layer.bias, True)
         if copies is not None:
-            add_copies_(logits, copies.rows(chunk))
-        found.append(likeliest_tokens(logits, never))
-    return torch.cat(found)
+            add_copies_(logits, copies.rows(rows))
+        yield rows, logits
 
 
 def rows_at_a_time(weight: Tensor) -> int:

@@ -110,6 +110,99 @@ def viterbi(
     return xp.stack(path[::-1], axis=1)[:, : int(xp.max(lengths))], lengths, there
 
 
+def beam(
+    edges: Array,
+    scores: Array,
+    tokens: Array,
+    vertices: Array,
+    *,
+    least: int,
+    most: int,
+    width: int,
+    fill: int,
+    length_penalty: float = 1.0,
+    ranks: range = range(1),
+    wanted: Array | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """The likeliest texts: the probability of a text is that of all paths that spell it.
+
+    Keeps the *width* likeliest beginnings, each with the probabilities of the vertices where it may end: prefix beam
+    search, as for CTC (Hannun et al. 2014). A vertex says its likeliest token. No two texts are alike.
+
+    Args:
+        edges, scores, vertices, least, most, length_penalty, ranks, wanted: as of ``viterbi``.
+        tokens: what each vertex says, *Shape:* (B, L).
+        width: beginnings of each sentence that are kept.
+        fill: what stands behind a text.
+
+    Returns:
+        The K texts of a sentence side by side, best first, (B * K, T); the log-probability of each token, given
+        those before, (B * K, T); how many there are (B * K); and whether there is such a text (B * K).
+    """
+    xp, where, dtype = array_namespace(edges), device(edges), scores.dtype
+    edges, scores = (xp.astype(part, xp.float64) for part in (edges, scores))  # whose exp() of -700 is not 0 yet
+    B, L = tokens.shape
+    most, last = min(most if wanted is None else max(1, int(xp.max(wanted))), L - 1), vertices - 1
+    # A graph of fewer vertices has shorter texts.
+    fewest = xp.clip(last, max=min(least, most)) if wanted is None else xp.minimum(xp.clip(wanted, min=1), last)
+    longest = xp.clip(last, max=most) if wanted is None else fewest
+    place, rows = xp.arange(L, device=where), xp.arange(B, device=where)[:, None]
+    inside = place < last[:, None]
+    # What the vertices of a token have together is looked up at the first of them.
+    same = tokens[:, :, None] == tokens[:, None]
+    first = inside & ~xp.any(same & inside[:, :, None] & (place[:, None] < place), axis=1)
+    add_up = xp.astype(xp.where(same, 0.0, NO_EDGE), xp.float64)
+
+    # Beginnings: their tokens, each token's log-probability, and those of ending at each vertex (B, W, L) and at any.
+    text = xp.full((B, width, most), fill, dtype=tokens.dtype, device=where)
+    sure = xp.zeros((B, width, most), dtype=xp.float64, device=where)
+    ends = xp.full((B, width, L), NO_EDGE, dtype=xp.float64, device=where)
+    ends[:, 0, 0] = 0.0
+    likely = xp.max(ends, axis=2)
+    whole = []  # texts that reach the last vertex, the log-probabilities of their tokens, and by what they are ranked
+    for step in range(most):
+        through = _log_product(ends, edges) + scores[:, None]
+        ended = through[rows, xp.arange(width, device=where), last[:, None]]
+        there = (ended > NO_EDGE / 2) & ((fewest <= step + 1) & (step + 1 <= longest))[:, None]
+        ranked = xp.where(there, ended / (step + 1) ** length_penalty, -xp.inf)
+        whole.append((*_longer(text, sure, step, tokens[rows, last[:, None]], ended - likely), ranked))
+
+        # A beginning that goes on leaves as many vertices as it still needs.
+        early = place <= (last - xp.clip(fewest - step - 1, min=1))[:, None]
+        through = xp.where(early[:, None], through, NO_EDGE)
+        together = xp.where(first[:, None], _log_product(through, add_up), NO_EDGE)
+        together = xp.reshape(together, (B, width * L))
+        order = xp.argsort(together, axis=1, descending=True, stable=True)[:, :width]
+        parents, said, before = order // L, tokens[rows, order % L], likely
+        likely = xp.take_along_axis(together, order, axis=1)
+        text, sure = _longer(text[rows, parents], sure[rows, parents], step, said, likely - before[rows, parents])
+        says_it = (tokens[:, None] == said[..., None]) & (likely[..., None] > NO_EDGE / 2)
+        ends = xp.where(says_it, through[rows, parents], NO_EDGE)
+
+    text, sure, ranked = (xp.concat(part, axis=1) for part in zip(*whole, strict=True))
+    best = xp.argsort(ranked, axis=1, descending=True, stable=True)[:, ranks.start : ranks.stop]
+    lengths = xp.reshape(best // width + 1, (-1,))
+    shape = (lengths.shape[0], most)
+    text, sure = (xp.reshape(part[rows, best], shape)[:, : int(xp.max(lengths))] for part in (text, sure))
+    return text, xp.astype(sure, dtype), lengths, xp.reshape(ranked[rows, best] > -xp.inf, (-1,))
+
+
+def _longer(text: Array, sure: Array, step: int, said: Array, log_p: Array) -> tuple[Array, Array]:
+    """Copies of texts with one more token each. *Shapes:* (B, W, T) twice, (B, W) or (B, 1), (B, W)."""
+    text, sure = (array_namespace(text).asarray(part, copy=True) for part in (text, sure))
+    text[:, :, step], sure[:, :, step] = said, log_p
+    return text, sure
+
+
+def _log_product(a: Array, b: Array) -> Array:
+    """The matrix product of what *a* and *b* are logarithms of, at least NO_EDGE. *Shapes:* (B, W, L), (B, L, L)."""
+    xp = array_namespace(a)
+    of_a, of_b = xp.max(a, axis=2, keepdims=True), xp.max(b, axis=1, keepdims=True)
+    product = xp.exp(a - of_a) @ xp.exp(b - of_b)
+    log_p = xp.log(xp.where(product > 0, product, 1.0)) + of_a + of_b
+    return xp.where(product > 0, xp.clip(log_p, min=NO_EDGE), NO_EDGE)
+
+
 def spell(path: Array, lengths: Array, tokens: Array, scores: Array, edges: Array, fill: int) -> tuple[Array, Array]:
     """What paths say, *fill* behind it, and the log-probability of each token with the edge that leads to it.
 
@@ -124,5 +217,5 @@ def spell(path: Array, lengths: Array, tokens: Array, scores: Array, edges: Arra
     return xp.where(real, said, fill), xp.where(real, sure, 0.0)
 
 
-# By the name that ``--path-search`` takes, but viterbi.
+# By the name that ``--path-search`` takes; beside them there are viterbi and beam, which know lengths.
 FOLLOWED: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {"greedy": greedy, "lookahead": lookahead}

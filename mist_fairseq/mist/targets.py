@@ -11,8 +11,9 @@ from torch import Tensor
 from mist_fairseq.mist.batch import Batch, Guess
 from mist_fairseq.mist.config import SpecialTokens
 from mist_fairseq.mist.copying import Copies, copies_of
-from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss, predicted_tokens, token_loss
-from mist_fairseq.mist.packing import padding_mask
+from mist_fairseq.mist.order import likeliest_order
+from mist_fairseq.mist.output_layer import OutputLayer, TokenLoss, logits_of, predicted_tokens, token_loss
+from mist_fairseq.mist.packing import padding_mask, unpack
 
 if TYPE_CHECKING:
     from mist_fairseq.mist.encoder import SourceState, TwoPasses
@@ -37,17 +38,18 @@ class Targets(Protocol):
 
 
 class FixedLength:
-    """A target's tokens at as many positions (the paper's equation 1)."""
+    """A target's tokens at as many positions (the paper's equation 1), masked ones in *any_order* (``mist.order``)."""
 
-    def __init__(self, model: "TwoPasses", batch: Batch, special: SpecialTokens):
-        self.model, self.batch, self.special = model, batch, special
+    def __init__(self, model: "TwoPasses", batch: Batch, special: SpecialTokens, any_order: bool):
+        self.model, self.batch, self.special, self.any_order = model, batch, special, any_order
         self.gold, T = batch.targets(), batch.target_tokens.shape[1]
         self.masks = batch.target_tokens.masked_fill(padding_mask(batch.target_lengths, T), special.mask)
 
     def learn(self, tokens: Tensor, source: "SourceState", smoothing: float) -> tuple[TokenLoss, Guess]:
         """See ``Targets.learn``."""
         layer, copies = self._look(tokens, source)
-        loss = token_loss(layer, self.gold, smoothing, self.special.never_predicted, copies)
+        gold = self._ordered(tokens, layer, copies) if self.any_order else self.gold
+        loss = token_loss(layer, gold, smoothing, self.special.never_predicted, copies)
         return loss, self._in_place(loss.tokens)
 
     def guess(self, tokens: Tensor, source: "SourceState") -> Guess:
@@ -67,6 +69,14 @@ class FixedLength:
         index = self.batch.target_index
         hidden = self.model.decode_target(tokens, self.batch.target_lengths, index, source)
         return self.model.output_layer(hidden), copies_of(self.model, hidden, index, tokens.shape[1], source)
+
+    def _ordered(self, tokens: Tensor, layer: OutputLayer, copies: Copies | None) -> Tensor:
+        """What to learn of each position: the final [SEP] and what is revealed stay in place. -> (N)."""
+        target, index = self.batch.target_tokens, self.batch.target_index
+        B, T = target.shape
+        logits = unpack(logits_of(layer, target[index // T], copies), index, B, T)
+        free = (tokens == self.special.mask) & (target != self.special.sep)
+        return likeliest_order(logits, target, free).flatten().index_select(0, index)
 
     def _in_place(self, tokens: Tensor) -> Guess:
         """*Shape:* (N)."""

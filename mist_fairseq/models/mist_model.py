@@ -99,6 +99,7 @@ class MistModel(BaseFairseqModel):
         self.limits = limits
         self.encoder = self.build_encoder(cfg, len(dictionary))
         self.encoder.checkpoint_activations = getattr(cfg, "checkpoint_activations", False)
+        self.updates = 0  # made in training so far
         self.engine: Engine | None = None  # what runs the two passes in generation
         # In the state dict, because a resumed training gets nothing else of its checkpoint's configuration.
         self.register_buffer("trained_limits", torch.tensor([limits.source, limits.target]))
@@ -176,12 +177,18 @@ class MistModel(BaseFairseqModel):
             self.limits.source, self.limits.target = trained
         return result
 
+    def set_num_updates(self, num_updates):
+        """Called by fairseq before each update."""
+        super().set_num_updates(num_updates)
+        self.updates = num_updates
+
     def forward(self, objective: Objective, **batch) -> Predictions:
         """All passes of a training step, for DistributedDataParallel to see; *batch* are the tensors of ``Batch``."""
         special, device = self.dictionary.tokenizer.special, self.trained_limits.device.type
         # Not a disabled autocast, which would cancel that of --amp.
         with torch.autocast(device, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext():
-            return objective.predict(self.encoder, Batch(**batch), special, self.limits.source, self.limits.target)
+            limits = self.limits.source, self.limits.target
+            return objective.predict(self.encoder, Batch(**batch), special, *limits, self.updates)
 
 
 @register_model_architecture("mist", "mist_base")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.files.exported import CONFIG, SUMS
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.text.tokenizer_files import BESIDE, VOCABULARIES
@@ -19,7 +20,6 @@ TOKENIZER = (*VOCABULARIES, *BESIDE, "dict.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
-_INSTALL = "pip install huggingface_hub, or mist-fairseq with the extra [hub]"
 _LOGIN = "HF_TOKEN, or hf auth login"
 _LONGEST_REASON = 300
 
@@ -82,7 +82,7 @@ def push_folder(folder: str, name: str, files: Sequence[str], private: bool = Fa
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise ImportError(f"to push to the Hugging Face hub: {_INSTALL}") from error
+        raise ImportError(f"to push to the Hugging Face hub: {install_line('hub')}") from error
     try:
         address = HfApi().create_repo(name, private=private or None, exist_ok=True)
         if private and not HfApi().model_info(name).private:
@@ -100,7 +100,7 @@ def _fetch(name: str, files: Sequence[str]) -> str:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        message = f"there is no folder {name}; to look for it on the Hugging Face hub: {_INSTALL}"
+        message = f"there is no folder {name}; to look for it on the Hugging Face hub: {install_line('hub')}"
         raise FileNotFoundError(message) from error
     repo, _, revision = name.partition("@")
     try:

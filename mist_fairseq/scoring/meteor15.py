@@ -12,9 +12,10 @@ from typing import IO, cast
 
 from sacrebleu.metrics.base import Score
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.scoring.summed import SummedMetric
 
-INSTALL = "pip install -c constraints.txt -e .[scores]"
+INSTALL = install_line("scores")
 
 
 class Meteor15(SummedMetric):

@@ -2,6 +2,7 @@
 
 from sacrebleu.metrics.base import Score
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.scoring.summed import SummedMetric
 
 MOST = 2**22  # pairs of words; some 100 bytes each
@@ -26,7 +27,7 @@ class RougePackage(SummedMetric):
         try:
             from rouge import Rouge
         except ModuleNotFoundError as error:
-            raise ImportError(f"{kind} of the package rouge needs it: pip install 'mist_fairseq[scores]'") from error
+            raise ImportError(f"{kind} of the package rouge needs it: {install_line('scores')}") from error
         self.kind, self._rouge = kind, Rouge(metrics=[kind])
 
     def _extract_reference_info(self, refs):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics.base import Score
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.scoring.summed import SummedMetric
 
 
@@ -69,8 +70,7 @@ def _load(folder: str):
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
-        install = "pip install -c constraints.txt -e .[similarity]"
-        raise ImportError(f"sentence vectors need sentence-transformers: {install}") from error
+        raise ImportError(f"sentence vectors need sentence-transformers: {install_line('similarity')}") from error
     try:
         return SentenceTransformer(folder, device="cpu", local_files_only=True)
     except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:

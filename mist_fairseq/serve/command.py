@@ -7,34 +7,28 @@ import signal
 import socket
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from mist_fairseq.files.exported import CONFIG, read_any_config
-from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
-from mist_fairseq.pretrained.hub import local_folder
+from mist_fairseq.hub.loading import load_generator
+from mist_fairseq.serve.access import check_origins, log_to_stdout, read_keys
 from mist_fairseq.serve.app import create_app
+from mist_fairseq.serve.info import Weights, describe, read_weights_info
 from mist_fairseq.serve.limits import Limits, flag
+from mist_fairseq.serve.options import Parser, Several
+from mist_fairseq.serve.protocol import protocol_with_limit
 
 
-def load_generator(folder: str, **options: Any) -> TextGenerator:
-    """Load the model of a folder, or of a name on the hub: ONNX if its ``config.json`` says so, else PyTorch.
-
-    *options* are ``precision``, ``accelerate``, ``device`` and ``threads``, as far as they are not to be the model's
-    defaults.
-    """
-    whole_number("--threads", options.get("threads", 1))
-    if read_any_config(local_folder(folder, [CONFIG])).get("format") == "onnx":
-        from mist_fairseq.hub.onnx_generator import OnnxGenerator
-
-        return OnnxGenerator.from_pretrained(folder, **options)
-    if "threads" in options:
-        os.environ["OMP_NUM_THREADS"] = str(options.pop("threads"))  # PyTorch, not loaded yet, reads it
-    from mist_fairseq.hub.mist_generator import MistGenerator
-
-    return MistGenerator.from_pretrained(folder, **options)
+def read_examples(file: str) -> list[str]:
+    """The lines of a file that are not empty; ValueError: it is not text in UTF-8."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--examples {file} is not in UTF-8: {error}") from error
+    return [line for line in lines if line.strip()]
 
 
 class Server(uvicorn.Server):
@@ -44,7 +38,8 @@ class Server(uvicorn.Server):
         logs: Any = dict(log_config=None, log_level="warning", access_log=False)
         # A proxy in front is to close an idle connection first: nginx does after 60 seconds.
         times: Any = dict(timeout_keep_alive=75, timeout_graceful_shutdown=limits.max_shutdown)
-        super().__init__(uvicorn.Config(app, ws="none", server_header=False, **logs, **times))
+        protocol: Any = dict(http=protocol_with_limit(limits.max_head_seconds), ws="none", server_header=False)
+        super().__init__(uvicorn.Config(app, **protocol, **logs, **times))
         self._batcher = app.state.batcher
 
     def handle_exit(self, sig: int, _):
@@ -63,33 +58,67 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {host} port {port}: {error}") from error
 
 
-def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
-    """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="python -m mist_fairseq.serve", description="Serve a model over HTTP.")
-    parser.add_argument("folder", metavar="DIR", help="a model, in PyTorch or ONNX, or its name on the hub")
+def make_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="python -m mist_fairseq.serve",
+        description="Serve a model over HTTP.",
+        epilog="Each may be given as an environment variable, too: --max-batch as MIST_MAX_BATCH, DIR as MIST_MODEL.",
+    )
+    parser.add_argument("model", metavar="DIR", nargs="?", help="a model, in PyTorch or ONNX, or its name on the hub")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
+    parser.add_argument(
+        "--name", help="what /info and others call the model (default: its folder's name, or the hub's)"
+    )
+    parser.add_argument("--examples", metavar="FILE", help="texts to try the model with, one a line, in UTF-8")
     parser.add_argument("--precision", help="fp32, bf16, int8, as far as the model has them (default: the model's)")
     parser.add_argument("--accelerate", help="engine, as far as the model has it (default: the model's)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the model's, in ONNX cpu, else auto)")
     parser.add_argument("--threads", type=int, help="of the CPU, for the model (default: the model's)")
+    several: Any = dict(action=Several, default=[])
+    parser.add_argument("--api-key", metavar="KEY", **several, help="which requests need; may be given several times")
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help="a key a line, which other users do not see, as they do options"
+    )
+    parser.add_argument(
+        "--cors-origin", metavar="URL", **several, help="a site whose pages may ask; may be given several times"
+    )
+    switch: Any = dict(action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--access-log", **switch, help="write a line of JSON for each request to standard output")
     for limit in fields(Limits):
         described = f"{limit.metadata['help']} (default: %(default)s)"
         parser.add_argument(flag(limit.name), type=limit.type, default=limit.default, metavar="N", help=described)
-    given = vars(parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: list[str] | None = None, generator: TextGenerator | None = None):
+    """Serve the folder's model, or *generator* in place of it, until a SIGTERM or SIGINT."""
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    if given.model is None:
+        parser.error("expected DIR, a model, or the environment variable MIST_MODEL")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        limits = Limits(**{limit.name: given[limit.name] for limit in fields(Limits)})
-        listening = listen(given["host"], given["port"])
+        limits = Limits(**{limit.name: getattr(given, limit.name) for limit in fields(Limits)})
+        keys = read_keys(given.api_key, given.api_key_file)
+        check_origins(given.cors_origin)
+        examples = read_examples(given.examples) if given.examples else []
+        listening = listen(given.host, given.port)
+        weights = Weights(name=given.name or "model")
         if generator is None:
             names = ("precision", "accelerate", "device", "threads")
-            options = {name: given[name] for name in names if given[name] is not None}
-            generator = load_generator(given["folder"], **options)
-            _ = generator.engine  # built now, not when the first text comes
+            options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+            generator = load_generator(given.model, **options)
+            weights = read_weights_info(given.model, options.get("precision", "fp32"), given.name)
+        info = describe(generator, limits, weights, examples)  # which builds the engine, before the first text comes
     except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}{parser.blame(given)}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    if given.access_log:
+        log_to_stdout()
+    app = create_app(generator, limits, info, keys=keys, origins=given.cors_origin)
     host, port = listening.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    Server(create_app(generator, limits), limits).run(sockets=[listening])
+    Server(app, limits).run(sockets=[listening])

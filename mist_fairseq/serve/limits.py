@@ -15,6 +15,7 @@ class Limits:
     max_texts: int = option(64, "texts of a request")
     max_characters: int = option(10_000, "characters of a text, both of a pair together")
     max_body: int = option(2**20, "bytes of a request's body")
+    max_head_seconds: float = option(10.0, "seconds within which a request's head must arrive")
     max_seconds: float = option(30.0, "seconds within which a request's body must arrive")
     max_iterations: int = option(20, "iterations of a request")
     max_nbest: int = option(10, "answers to each text of a request")

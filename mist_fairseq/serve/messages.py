@@ -1,15 +1,17 @@
 """The JSON of requests and answers, made from ``Decoding``, the options of generation, and ``Output``, an answer."""
 
+from collections.abc import Container, Mapping
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model, model_validator
+from starlette.responses import JSONResponse
 
 from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.generate.text_generator import Output
 
 
-def _described(noun: str, expected: str) -> WrapValidator:
+def described(noun: str, expected: str) -> WrapValidator:
     """Report any failure of a field in one plain sentence, not in one for each type that it might have had."""
 
     def validate(value, check):
@@ -21,29 +23,36 @@ def _described(noun: str, expected: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-_Text = Annotated[str | list[str], _described("text", "a string, or a list of strings such as a pair")]
+Text = Annotated[str | list[str], described("text", "a string, or a list of strings such as a pair")]
 _Id = Annotated[
     Annotated[str, Field(max_length=200)] | int | None,
-    _described("id", "a string of at most 200 characters, or a whole number"),
+    described("id", "a string of at most 200 characters, or a whole number"),
 ]
 _Lengths = Annotated[
-    int | list[int | None] | None, _described("length", "a whole number, or a list with one or null for each text")
+    int | list[int | None] | None, described("length", "a whole number, or a list with one or null for each text")
 ]
 
-_options: Any = {
-    option.name: (option.type, Field(option.default, description=option.metadata["help"]))
-    for option in fields(Decoding)
-}
-_Options: Any = create_model("_Options", **_options)
+
+def decoding_options(name: str, leave_out: Container[str] = ()) -> Any:
+    """A model of the fields of ``Decoding``, with its types and defaults, to derive from."""
+    options: Any = {
+        option.name: (option.type, Field(option.default, description=option.metadata["help"]))
+        for option in fields(Decoding)
+        if option.name not in leave_out
+    }
+    return create_model(name, **options)
+
+
+_Options: Any = decoding_options("_Options")
 
 
 class GenerateRequest(_Options):
-    """Texts, and how to generate."""  # the options are the fields of ``Decoding``, with its types and defaults
+    """Texts, and how to generate."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: _Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
-    texts: list[_Text] | None = Field(None, description="Several, in place of text.", min_length=1)
+    text: Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
+    texts: list[Text] | None = Field(None, description="Several, in place of text.", min_length=1)
     lengths: _Lengths = Field(None, description="In tokens, for all texts or each; null for the predicted one.")
     details: bool = Field(False, description="Answer with tokens, their scores, every pass and predicted lengths.")
     id: _Id = Field(None, description="Comes back as it is.")
@@ -73,25 +82,54 @@ class GenerateResponse(BaseModel):
 
 
 class Error(BaseModel):
-    """What was wrong; the body of every answer whose status is not 200."""
+    """What was wrong; the body of every answer whose status is not 200, but below ``/v1``."""
 
     error: str
 
 
-def explain(problem: Exception, content: dict) -> str:
+class _CompletionProblem(BaseModel):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: None = None
+    code: str | None = None
+
+
+class CompletionError(BaseModel):
+    """The same below ``/v1``, as OpenAI's clients read it."""
+
+    error: _CompletionProblem
+
+
+def error_response(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer that says what was wrong with a request for some path."""
+    if not path.startswith("/v1/"):
+        return JSONResponse({"error": message}, status, headers)
+    status = 400 if status == 422 else status
+    kind: Any = "invalid_request_error" if status < 500 else "server_error"
+    problem = _CompletionProblem(message=message, type=kind, code="invalid_api_key" if status == 401 else None)
+    return JSONResponse(CompletionError(error=problem).model_dump(), status, headers)
+
+
+def body_schema(request: type[BaseModel]) -> dict[str, Any]:
+    """What FastAPI adds to the description of a route that reads its body itself."""
+    schema = request.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def explain(problem: Exception, content: dict, request: type[BaseModel] = GenerateRequest) -> str:
     """Say in one short line what is wrong with a request, whose validation raised *problem*."""
     if isinstance(problem, ValidationError):
-        return "; ".join(map(_explain_one, problem.errors()[:3]))  # there may be thousands
+        return "; ".join(_explain_one(error, request) for error in problem.errors()[:3])  # there may be thousands
     message = str(problem)
     if content.get("texts") is None:
         message = message.replace("texts[0]", "text", 1)
     return message if len(message) <= 300 else f"{message[:80]}...{message[-180:]}"  # the middle is a long value
 
 
-def _explain_one(error: Any) -> str:
+def _explain_one(error: Any, request: type[BaseModel]) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])[1:]
     if error["type"] == "extra_forbidden":
-        return f"unknown key {error['loc'][-1]!r:.60}, expected some of {', '.join(GenerateRequest.model_fields)}"
+        return f"unknown key {error['loc'][-1]!r:.60}, expected some of {', '.join(request.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] != "value_error":
         message += f", given {error['input']!r:.60}"

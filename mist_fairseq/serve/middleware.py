@@ -8,13 +8,15 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mist_fairseq.serve.access import log_request, request_id
 from mist_fairseq.serve.batching import SECONDS, Batcher
 from mist_fairseq.serve.limits import Limits
+from mist_fairseq.serve.pages import NOTHING
 
 _CLOSE = {"Connection": "close"}
 
@@ -85,20 +87,19 @@ async def unless(event: Coroutine, work: Coroutine[None, None, _Result]) -> _Res
 
 
 class Guard:
-    """Middleware that counts and times requests, and tells browsers to trust nothing but the page itself.
+    """Middleware that numbers, counts, times and logs requests, and tells browsers to trust nothing.
 
-    Each of the *paths* is counted for itself, all others together. *policy* is the Content-Security-Policy. Once the
-    batcher is closing, answers say that their connection ends.
+    Each of the *paths* is counted for itself, all others together. An answer may have a Content-Security-Policy of its
+    own. Once the batcher is closing, answers say that their connection ends.
     """
 
-    def __init__(self, app: ASGIApp, metrics: CollectorRegistry, paths: frozenset[str], policy: str, batcher: Batcher):
+    def __init__(self, app: ASGIApp, metrics: CollectorRegistry, paths: frozenset[str], batcher: Batcher):
         self.app, self.paths, self.batcher = app, paths, batcher
         described = "Requests answered; 499 stands for a client that left before."
         self.requests = Counter("mist_requests", described, ["path", "status"], registry=metrics)
         described = "From a request's head to its answer's last byte."
         self.seconds = Histogram("mist_request_seconds", described, ["path"], buckets=SECONDS, registry=metrics)
         self.headers = {
-            "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-store",
@@ -110,12 +111,17 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 499  # nginx's number for a client that left before its answer
+        number = scope.setdefault("state", {})["request_id"] = request_id(Headers(scope=scope))
 
         async def send_guarded(message: Message):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(self.headers | (_CLOSE if self.batcher.closing.is_set() else {}))
+                headers = MutableHeaders(scope=message)
+                headers.update(self.headers | {"X-Request-ID": number})
+                headers.setdefault("Content-Security-Policy", NOTHING)
+                if self.batcher.closing.is_set():
+                    headers.update(_CLOSE)
             await send(message)
 
         try:
@@ -128,4 +134,6 @@ class Guard:
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.requests.labels(path, str(status)).inc()
-            self.seconds.labels(path).observe(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self.seconds.labels(path).observe(seconds)
+            log_request(scope, status, seconds)

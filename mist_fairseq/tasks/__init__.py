@@ -6,7 +6,12 @@
 import inspect
 import logging
 
-_INSTALL = "mist_fairseq needs fairseq 0.12.3 or newer: pip install ve-fairseq==0.12.3, or a current checkout of it"
+from mist_fairseq.extras import install_line
+
+_INSTALL = (
+    f"mist_fairseq.tasks needs fairseq 0.12.3 or newer: {install_line('train')} with Python 3.11 or 3.12, or a current "
+    "checkout of it"
+)
 
 
 def _register():

@@ -65,8 +65,8 @@ def test_auto_is_none_where_a_package_is_missing(dictionary, monkeypatch, missin
     assert type(build(tiny_released(dictionary), "auto", "fp32")) is PyTorchEngine
     with pytest.raises(ValueError, match="--precision int8: use --accelerate native or onnxruntime"):
         build(tiny_released(dictionary), "auto", "int8")
-    name = {"onnx": "onnx", "onnxruntime": "ONNX Runtime"}[missing]
-    with pytest.raises(ValueError, match=rf"{name} is not installed: pip install -e \.\[onnxruntime\]"):
+    name, extra = {"onnx": ("onnx", "onnxruntime"), "onnxruntime": ("ONNX Runtime", "runtime")}[missing]
+    with pytest.raises(ValueError, match=rf"{name} is not installed: pip install 'mist-fairseq\[{extra}\]'"):
         build(tiny_released(dictionary), "onnxruntime", "fp32")
 
 

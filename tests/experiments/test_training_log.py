@@ -133,5 +133,5 @@ def test_the_script_draws_and_writes_json(tmp_path, monkeypatch, capsys):
 def test_a_missing_matplotlib_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e \.\[plot\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mist-fairseq\[plot\]'"):
         draw(CURVES, "bleu", str(tmp_path / "c.png"))

@@ -12,7 +12,7 @@ from mist_fairseq.release.onnx_folder import FILES, save_onnx
 from tests.generate.plain import Runner, encode_one
 from tests.helpers import sources, tiny_generator, tiny_released
 from tests.mist.test_mixing import plain_mix
-from tests.mist.test_path_search import all_paths, plain_follow
+from tests.mist.test_path_search import all_paths, plain_beam, plain_follow
 
 LENGTHS = [9, 4, 13, 2, 6, 9]
 SIZES = {"head": "dag", "upsample": 1, "least_vertices": 5}
@@ -50,6 +50,11 @@ def plain_read(model, source, number, search="viterbi", lengths=None, penalty=1.
     def steps(path):
         return [float(edges[before, place] + scores[place]) for before, place in zip((0, *path), path)]
 
+    if search == "beam":
+        found = plain_beam(edges, scores, tokens, number, 5, lengths or range(2, number))
+        return max(
+            ((list(text), sure) for text, sure in found.items()), key=lambda one: sum(one[1]) / len(one[1]) ** penalty
+        )
     if search in FOLLOWED:
         path = plain_follow(edges + (scores if search == "lookahead" else 0), number)
     else:
@@ -95,7 +100,7 @@ def whole(monkeypatch, run):
     monkeypatch.setattr(type(run.model.tokenizer), "text_positions", lambda self, ids, keep: list(range(len(ids))))
 
 
-@pytest.mark.parametrize("search", ["viterbi", "lookahead", "greedy"])
+@pytest.mark.parametrize("search", ["viterbi", "beam", "lookahead", "greedy"])
 @pytest.mark.parametrize("passes", [1, 3])
 def test_decodings_equal_plain_loops(run, rows, search, passes):
     decoding = Decoding("mist" if passes > 1 else "single-pass", passes, path_search=search)
@@ -151,11 +156,22 @@ def test_further_lengths_where_the_best_says_the_source(run, rows, monkeypatch):
         assert found.best and texts(found.best[0].tokens) != "the source"
 
 
-def test_lengths_that_are_asked_for(run, rows):
-    lengths = [3, 2, 4, 3, 9, 20]
-    for row, length, found in zip(rows, lengths, answers(run, rows, Decoding(), target_lengths=lengths)):
+@pytest.mark.parametrize("search", ["viterbi", "beam"])
+def test_lengths_that_are_asked_for(run, rows, search):
+    lengths, decoding = [3, 2, 4, 3, 9, 20], Decoding(path_search=search)
+    for row, length, found in zip(rows, lengths, answers(run, rows, decoding, target_lengths=lengths)):
         number = min(max(len(row), SIZES["least_vertices"]), LIMIT)
-        assert_equals(found.best[0], plain_decode(run.model, row, lengths=[min(length, number - 1)]))
+        assert_equals(found.best[0], plain_decode(run.model, row, lengths=[min(length, number - 1)], search=search))
+
+
+def test_several_answers_of_a_beam_are_different_texts(run, rows):
+    """Those that a plain beam finds, the likeliest first."""
+    for row, found in zip(rows, answers(run, rows, Decoding(path_search="beam", nbest=3, distinct=False))):
+        number = min(max(len(row), SIZES["least_vertices"]), LIMIT)
+        tokens, scores, edges = plain_graph(run.model, row, number)
+        whole = plain_beam(edges, scores, tokens, number, 5, range(2, number))
+        best = sorted(whole, key=lambda text: -sum(whole[text]) / len(text))[:3]
+        assert [tuple(one.tokens) for one in found.best] == best
 
 
 def test_a_batch_gives_what_its_sentences_give(run, rows):
@@ -181,14 +197,18 @@ def test_what_needs_a_fixed_length_is_refused(run, rows, options, message):
 
 
 def test_lookahead_takes_no_lengths(run, rows):
-    with pytest.raises(ValueError, match="path_search lookahead finds a path of any length: lengths need viterbi"):
+    with pytest.raises(
+        ValueError, match="path_search lookahead finds a path of any length: lengths need viterbi or beam"
+    ):
         answers(run, rows, Decoding(path_search="lookahead"), target_lengths=[3] * len(rows))
     for options in ({"nbest": 2}, {"min_length": 2}, {"max_length": 5}, {"path_length_penalty": 0.5}):
         (name,) = options
-        with pytest.raises(ValueError, match=f"path_search greedy finds one path of any length: {name} needs viterbi"):
+        with pytest.raises(
+            ValueError, match=f"path_search greedy finds one path of any length: {name} needs viterbi or beam"
+        ):
             Decoding(path_search="greedy", **options)
-    with pytest.raises(ValueError, match="path_search is 'beam', expected one of viterbi, greedy, lookahead"):
-        Decoding(path_search="beam")
+    with pytest.raises(ValueError, match="path_search is 'best', expected one of viterbi, beam, greedy, lookahead"):
+        Decoding(path_search="best")
 
 
 def test_path_options_need_paths(dictionary):

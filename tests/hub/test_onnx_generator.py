@@ -216,10 +216,11 @@ for folder in sys.argv[2:]:
 json.dump({"found": found, "modules": sorted(sys.modules)}, sys.stdout)
 """
 
-# Whatever else is installed here is not there for what comes after.
+PACKAGES = {"mist_fairseq", "array_api_compat", "numpy", "tokenizers", "onnxruntime", "safetensors"}
+
+# Whatever is not among PACKAGES, which stands before it, is not there for what comes after.
 ALONE = """
 import sys
-PACKAGES = {"mist_fairseq", "array_api_compat", "numpy", "tokenizers", "onnxruntime", "safetensors"}
 
 class Alone:
     def __init__(self, finder):
@@ -240,7 +241,8 @@ sys.meta_path[:] = map(Alone, sys.meta_path)
 def test_generates_where_nothing_else_can_be_imported(exported, wide, plain, tmp_path):
     """What is generated here, and nothing heavy is loaded."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", ALONE + GENERATE, json.dumps(TEXTS), str(exported), str(wide)]
+    script = f"PACKAGES = {PACKAGES}{ALONE}{GENERATE}"
+    command = [sys.executable, "-c", script, json.dumps(TEXTS), str(exported), str(wide)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

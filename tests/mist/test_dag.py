@@ -205,7 +205,8 @@ def test_bf16(dictionary):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-def test_label_smoothing_is_refused(dictionary):
+@pytest.mark.parametrize("option, value", [("label_smoothing", 0.1), ("order_agnostic_from", 5)])
+def test_options_that_paths_do_not_have_are_refused(dictionary, option, value):
     pairs = Batch(**batch(SOURCES, TARGETS, dictionary)["net_input"])
-    with pytest.raises(ValueError, match="--label-smoothing is 0.1, expected 0 with --head dag"):
-        predict(with_paths(dictionary), pairs, label_smoothing=0.1)
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} is {value}, expected 0 with --head dag"):
+        predict(with_paths(dictionary), pairs, **{option: value})

@@ -1,5 +1,7 @@
 """The training computation and its loss against plain loops over sentences and tokens."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,8 +38,9 @@ def some_batch(dictionary) -> Batch:
     return Batch(**batch(SOURCES, TARGETS, dictionary)["net_input"])
 
 
-def predict(model, pairs: Batch, **options) -> Predictions:
-    return Objective(**options).predict(model.encoder, pairs, model.tokenizer.special, model.limits.source)
+def predict(model, pairs: Batch, updates: int = 0, **options) -> Predictions:
+    given = model.encoder, pairs, model.tokenizer.special, model.limits.source
+    return Objective(**options).predict(*given, updates=updates)
 
 
 def learn(model, pairs: Batch, **options):
@@ -188,6 +191,39 @@ def test_a_batch_gives_the_gradients_of_its_parts(dictionary, rows, glancing, co
     assert_same_gradients(parts.encoder, whole.encoder)
 
 
+@pytest.mark.parametrize("copy_head", [False, True])
+def test_an_order_agnostic_loss_is_that_of_the_likeliest_order(dictionary, copy_head):
+    """Of all orders of a target's tokens but the final [SEP], in the NAT pass and in the MIST pass."""
+    model = training(dictionary, copy_head=copy_head)
+    pairs = Batch(**batch([9, 4, 7, 3], [5, 1, 4, 6], dictionary)["net_input"])
+    passes = watch_logits(model)
+    options = {"label_smoothing": 0.0, "glancing_ratio": 0.0, "order_agnostic_from": 3}
+    found = predict(model, pairs, updates=3, **options)
+    for logits, loss in zip(passes[:], (found.nat.loss, found.mist.loss), strict=True):
+        expected, rows = 0.0, iter(-logits.log_softmax(-1))
+        for target, T in zip(pairs.target_tokens, pairs.target_lengths.tolist()):
+            nll = torch.stack([row[target] for row in itertools.islice(rows, T)])
+            places = list(range(T))
+            orders = itertools.permutations(places[:-1])
+            expected += min(nll[places, [*order, T - 1]].sum() for order in orders)
+        torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
+    loss, _ = Objective(**options).losses(found, pairs)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.encoder.parameters())
+
+
+def test_when_targets_keep_their_order(dictionary):
+    """Before that update, where all is revealed, and in evaluation."""
+    model, pairs = training(dictionary), some_batch(dictionary)
+    for ratio, updates in ((0.0, 2), (1.0, 3)):  # of an untrained model no token is right
+        found = predict(model, pairs, updates, glancing_ratio=ratio, order_agnostic_from=3)
+        assert torch.equal(found.nat.loss, predict(model, pairs, glancing_ratio=ratio).nat.loss)
+    options = {"glancing_ratio": 0.0, "order_agnostic_from": 3}
+    assert predict(model, pairs, 3, **options).nat.loss < predict(model, pairs, 2, **options).nat.loss
+    model.encoder.eval()
+    assert torch.equal(predict(model, pairs, 3, **options).nat.loss, predict(model, pairs, 2, **options).nat.loss)
+
+
 def test_counts_of_what_is_right(dictionary):
     model, pairs = training(dictionary), some_batch(dictionary)
     optimizer = torch.optim.Adam(model.encoder.parameters(), lr=5e-3)
@@ -225,6 +261,7 @@ def test_bf16_gives_gradients_to_all_weights_and_keeps_them_in_fp32(dictionary):
         ({"glancing_by": "luck"}, "--glancing-by is luck, expected one of first-look, mist"),
         ({"length_loss_per": "batch"}, "--length-loss-per is batch, expected one of token, sentence"),
         ({"length_loss_factor": -0.1}, "must not be negative"),
+        ({"order_agnostic_from": -1}, "--order-agnostic-from is -1, expected 0 or more updates"),
         ({"mist_targets": "gold"}, "--mist-targets is gold, expected one of pseudo, reference, random"),
     ],
 )

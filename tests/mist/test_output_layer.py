@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mist_fairseq.mist import output_layer
 from mist_fairseq.mist.heads import likeliest_tokens
-from mist_fairseq.mist.output_layer import OutputLayer, predicted_tokens, token_loss
+from mist_fairseq.mist.output_layer import OutputLayer, logits_of, predicted_tokens, token_loss
 
 NEVER = (0, 2)
 
@@ -36,6 +36,8 @@ def test_the_loss_equals_torchs(rows, smoothing, at_a_time, bias, seed):
         patch.setattr(output_layer, "LOGITS_AT_A_TIME", at_a_time)
         loss, nll, tokens = token_loss(layer, target, smoothing, NEVER)
         assert torch.equal(predicted_tokens(layer, NEVER), tokens)
+        some = torch.randint(0, 37, (rows, 3), generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(logits_of(layer, some), F.linear(*layer).gather(1, some).detach())
     inputs = [tensor for tensor in layer if tensor is not None]
     found = torch.autograd.grad(loss * 3, inputs)
     logits = F.linear(*layer)

@@ -1,6 +1,8 @@
 """Paths against all paths, over torch's tensors and numpy's arrays."""
 
+import collections
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_fairseq.mist.path_search import FOLLOWED, NO_EDGE, count_vertices, spell, viterbi
+from mist_fairseq.mist.path_search import FOLLOWED, NO_EDGE, beam, count_vertices, spell, viterbi
 
 
 def random_edges(vertices, generator) -> torch.Tensor:
@@ -44,8 +46,8 @@ def convert(request):
     return np.asarray if request.param == "numpy" else lambda tensor: tensor
 
 
-def drawn(data):
-    vertices = torch.tensor(data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=4)))
+def drawn(data, most=9):
+    vertices = torch.tensor(data.draw(st.lists(st.integers(3, most), min_size=1, max_size=4)))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
     scores = torch.randn(len(vertices), int(vertices.max()), generator=generator).mul(2).sub(3)
     return random_edges(vertices, generator), scores, vertices
@@ -103,6 +105,76 @@ def test_paths_of_wanted_lengths(data, convert):
         assert lengths[row] == length, "as near as the graph allows"
         best = max(total(one, edges[row], scores[row]) for one in all_paths(vertex, length))
         assert abs(total(path[row][:length].tolist(), edges[row], scores[row]) - best) < 1e-4
+
+
+@settings(max_examples=60)
+@given(st.data(), KIND, st.sampled_from([0.0, 1.0, 1.5]))
+def test_a_wide_beam_finds_the_likeliest_texts(data, convert, penalty):
+    """Of all texts that any path spells, the probabilities of its paths added up."""
+    edges, scores, vertices = drawn(data, most=7)
+    L, most = int(vertices.max()), data.draw(st.integers(1, 9))
+    least = data.draw(st.integers(1, most))
+    tokens = torch.tensor([[data.draw(st.integers(5, 7)) for _ in range(L)] for _ in vertices])
+    options = {"least": least, "most": most, "length_penalty": penalty, "width": 33, "fill": 1, "ranks": range(33)}
+    text, sure, lengths, there = beam(*map(convert, (edges, scores, tokens, vertices)), **options)
+    assert text.shape == sure.shape == (33 * len(vertices), max(lengths))
+    for row, vertex in enumerate(vertices.tolist()):
+        likelihoods = collections.defaultdict(float)
+        for length in range(min(least, vertex - 1), min(most, vertex - 1) + 1):
+            for path in all_paths(vertex, length):
+                likelihoods[tuple(tokens[row, list(path)].tolist())] += math.exp(total(path, edges[row], scores[row]))
+        expected = {spelt: math.log(p) / len(spelt) ** penalty for spelt, p in likelihoods.items()}
+        found = {}
+        for k in range(row * 33, row * 33 + 33):
+            if there[k]:
+                spelt = tuple(text[k][: lengths[k]].tolist())
+                assert spelt not in found and set(text[k][lengths[k] :].tolist()) <= {1}
+                found[spelt] = float(sure[k].sum()) / len(spelt) ** penalty
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def plain_beam(edges, scores, tokens, vertices: int, width: int, lengths) -> dict[tuple[int, ...], list[float]]:
+    """Texts of some lengths, with each token's score, by a plain loop that keeps the likeliest beginnings."""
+    beginnings, whole = {(): ({0: 1.0}, [])}, {}
+
+    def surer(text, places):
+        likely, sure = beginnings[text[:-1]]
+        return [*sure, math.log(sum(places.values()) / sum(likely.values()))]
+
+    for step in range(vertices - 1):
+        grown = collections.defaultdict(lambda: collections.defaultdict(float))
+        for beginning, (places, _) in beginnings.items():
+            for (i, p), j in itertools.product(places.items(), range(1, vertices)):
+                if i < j and (j == vertices - 1 or vertices - 1 - j >= min(lengths) - step - 1):
+                    longer = p * math.exp(edges[i, j] + scores[j])
+                    grown[(*beginning, int(tokens[j])), j == vertices - 1][j] += longer
+        whole |= {text: surer(text, places) for (text, ends), places in grown.items() if ends and step + 1 in lengths}
+        left = {text: (places, surer(text, places)) for (text, ends), places in grown.items() if not ends}
+        best = sorted(left, key=lambda text: -sum(left[text][0].values()))[:width]
+        beginnings = {text: left[text] for text in best}
+    return whole
+
+
+@pytest.mark.parametrize("wanted", [None, [4, 1, 9]])
+def test_a_narrow_beam(convert, wanted):
+    generator = torch.Generator().manual_seed(0)
+    vertices = torch.tensor([24, 17, 3])
+    edges, scores = random_edges(vertices, generator), torch.randn(3, 24, generator=generator).sub(2)
+    tokens = torch.randint(5, 11, (3, 24), generator=generator)
+    options = {"least": 2, "most": 20, "width": 4, "fill": 1, "ranks": range(1, 4)}
+    options["wanted"] = None if wanted is None else convert(torch.tensor(wanted))
+    text, sure, lengths, there = beam(*map(convert, (edges, scores, tokens, vertices)), **options)
+    for row, vertex in enumerate(vertices.tolist()):
+        allowed = range(2, 21) if wanted is None else [min(wanted[row], vertex - 1)]
+        whole = plain_beam(edges[row], scores[row], tokens[row], vertex, 4, allowed)
+        expected = sorted(whole.items(), key=lambda item: -sum(item[1]) / len(item[0]))[1:4]
+        for k in range(3):
+            at = 3 * row + k
+            assert bool(there[at]) == (k < len(expected))
+            if there[at]:
+                assert tuple(text[at][: lengths[at]].tolist()) == expected[k][0]
+                np.testing.assert_allclose(sure[at][: lengths[at]], expected[k][1], atol=1e-5)
 
 
 @pytest.mark.parametrize("how", sorted(FOLLOWED))

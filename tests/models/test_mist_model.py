@@ -30,6 +30,17 @@ def test_a_training_step_is_the_objectives(dictionary, precision):
     assert [logits.dtype for logits in passes] == 2 * [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
 
 
+def test_fairseq_tells_the_number_of_updates(dictionary):
+    model, inputs = tiny_model(dictionary).train(), batch([9, 4], [5, 12], dictionary)["net_input"]
+    objective = Objective(glancing_ratio=0.0, order_agnostic_from=3)
+    losses = []
+    for updates in (2, 3):
+        torch.manual_seed(1)  # of dropout
+        model.set_num_updates(updates)
+        losses.append(float(model(**inputs, objective=objective).nat.loss))
+    assert losses[1] < losses[0]
+
+
 MODERN = {"pre_norm": True, "gated_ffn": True, "without_biases": True, "rotary_base": 1e4, "local_rotary_base": 1e3}
 FAMILIES = [{}, {"untie_head": True}, {"rel_pos_bins": 8}, {"embedding_size": 16, "shared_layers": True}]
 FAMILIES += [{**MODERN, "local_window": 4, "global_every": 2}, {"copy_head": True}]

@@ -256,5 +256,5 @@ def test_wrong_options(exported):
 
 def test_without_onnx_runtime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match="ONNX Runtime is not installed: .*, pip install onnxruntime"):
+    with pytest.raises(ValueError, match=r"ONNX Runtime is not installed: pip install 'mist-fairseq\[runtime\]'"):
         load(exported)

@@ -40,7 +40,7 @@ def test_outputs_without_words_score_nothing():
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge", None)
-    with pytest.raises(ImportError, match=r"pip install 'mist_fairseq\[scores\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'mist-fairseq\[scores\]'"):
         RougePackage("rouge-1")
 
 

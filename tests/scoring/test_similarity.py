@@ -77,4 +77,4 @@ def test_without_an_encoder(tmp_path, monkeypatch, encoder):
     assert f"{tmp_path} is not a sentence encoder's: " in why(tmp_path)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     _load.cache_clear()
-    assert "pip install -c constraints.txt -e .[similarity]" in why(encoder)
+    assert "pip install 'mist-fairseq[similarity]'" in why(encoder)

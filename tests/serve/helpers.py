@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 from mist_fairseq.generate.text_generator import Output, TextGenerator
@@ -24,6 +25,7 @@ from mist_fairseq.serve.limits import Limits
 from mist_fairseq.text.tokenizer import CLS, MASK, PAD, SEP, UNK
 from mist_fairseq.text.wordpiece import wordpiece_tokenizer
 
+ROOT = Path(__file__).parents[2]
 DEADLINE = 60  # seconds after which something that must happen counts as not happening
 
 WORDS = "how can learn the guitar fast what is best way to in of and who why when where do you it".split()
@@ -167,6 +169,11 @@ class Running:
             response = connection.getresponse()
             return response.status, response.headers, response.read()
 
+    def get(self, path: str, **headers: str) -> tuple[int, dict]:
+        """Status and JSON of an answer to a GET."""
+        status, _, answer = self.ask("GET", path, **headers)
+        return status, json.loads(answer)
+
     def post(self, body, **more) -> tuple[int, dict]:
         """Status and JSON of an answer to ``/generate``."""
         text = body if isinstance(body, (bytes, str)) else json.dumps({**body, **more})
@@ -180,11 +187,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(generator: TextGenerator, **limits) -> Iterator[Running]:
+def serving(generator: TextGenerator, keys=(), origins=(), info=None, **limits) -> Iterator[Running]:
     """A server on a free port; it is stopped, gracefully, at the end."""
     limits = Limits(**limits)
     listening = listen("127.0.0.1", 0)
-    server = Server(create_app(generator, limits), limits)
+    server = Server(create_app(generator, limits, info, keys=keys, origins=origins), limits)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:

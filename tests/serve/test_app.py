@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+import mist_fairseq
 from mist_fairseq.generate.decoding import DECODINGS
 from mist_fairseq.serve.app import create_app
+from mist_fairseq.serve.info import Weights, describe
+from mist_fairseq.serve.limits import Limits
 from tests.serve.helpers import DEADLINE, WORDS, FakeGenerator, answered, distinct, eventually, expected, serving
 
 
@@ -118,6 +121,17 @@ def test_metrics(generator):
     assert metrics["mist_model_seconds_count"] == 2 and metrics["mist_model_seconds_sum"] > 0
 
 
+def test_metrics_tell_which_model_it_is_and_what_the_process_takes():
+    info = describe(FakeGenerator(), Limits(), Weights(name='my "own"', hash="a" * 64, precision="int8"))
+    with serving(FakeGenerator(), info=info) as running:
+        metrics = running.metrics()
+    (labels,) = [name for name in metrics if name.startswith("mist_model_info{")]
+    expected = {"name": r"my \"own\"", "hash": "a" * 64, "precision": "int8", "version": mist_fairseq.__version__}
+    assert expected.items() <= dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)).items() and metrics[labels] == 1
+    assert metrics["process_resident_memory_bytes"] > 1e6 and metrics["process_cpu_seconds_total"] > 0
+    assert any(name.startswith("python_info{") for name in metrics)
+
+
 def test_requests_on_one_connection_one_after_the_other(running):
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=DEADLINE)
     with contextlib.closing(connection):
@@ -170,7 +184,7 @@ def test_a_full_queue_says_when_to_come_back(generator):
         assert first.result(DEADLINE)[0] == second.result(DEADLINE)[0] == 200
 
 
-def test_health_and_generate_while_shutting_down():
+def test_health_ready_and_generate_while_shutting_down():
     """Over connections that are still open; new ones are not accepted."""
     app = create_app(FakeGenerator())
 
@@ -180,13 +194,15 @@ def test_health_and_generate_while_shutting_down():
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://x") as client,
         ):
-            before = await client.get("/health")
+            before = await client.get("/ready")
             app.state.batcher.close()
-            return before, await client.get("/health"), await client.post("/generate", json={"text": "how"})
+            after = [await client.get(path) for path in ("/health", "/ready")]
+            return before, *after, await client.post("/generate", json={"text": "how"})
 
-    before, health, refused = asyncio.run(ask())
-    assert before.status_code == 200 and before.json() == {"status": "ok"}
-    for response in (health, refused):
+    before, health, ready, refused = asyncio.run(ask())
+    for response in (before, health):
+        assert response.status_code == 200 and response.json() == {"status": "ok"}
+    for response in (ready, refused):
         assert response.status_code == 503 and response.json() == {"error": "the server is shutting down"}
         assert response.headers["Retry-After"] == "1" and response.headers["Connection"] == "close"
     assert "Connection" not in before.headers
@@ -199,14 +215,14 @@ def test_unknown_paths_and_methods(running):
     """A POST is not blamed on its body, and nobody is redirected to a host of the client's choice."""
     asked = [("GET", path, 404) for path in ("/nothing", "/generate/", "/health/")]
     asked += [("POST", path, 404) for path in ("/nothing", "/generate/")]
-    asked += [("GET", "/docs", 404)]  # FastAPI's own, which would load scripts from elsewhere
+    asked += [("GET", "/redoc", 404)]  # FastAPI's own, which would load scripts from elsewhere
     for method, path, right in [*asked, ("GET", "/generate", 405), ("DELETE", "/health", 405)]:
         status, headers, body = running.ask(method, path, "x", content_type="text/plain", host="elsewhere.example")
         assert status == right and "location" not in headers and list(json.loads(body)) == ["error"]
 
 
 def test_head_is_get_without_a_body(running):
-    for path in ("/", "/health", "/metrics"):
+    for path in ("/", "/docs", "/health", "/ready", "/info", "/metrics"):
         status, headers, body = running.ask("HEAD", path)
         assert status == 200 and body == b"" and headers["Content-Type"] == running.ask("GET", path)[1]["Content-Type"]
     assert running.ask("HEAD", "/generate")[0] == 405

@@ -3,23 +3,21 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from mist_fairseq.experiments.benchmark.serving import server_command
 from mist_fairseq.release.folder import save_folder
-from mist_fairseq.serve.command import load_generator, main
+from mist_fairseq.serve.command import main
 from tests.helpers import tiny_released
-from tests.serve.helpers import COMMAND, DEADLINE, FakeGenerator, answered, eventually, send_raw
+from tests.serve.helpers import COMMAND, DEADLINE, answered, eventually, send_raw
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -154,41 +152,15 @@ def test_a_folder_without_a_model(tmp_path):
     assert f"error: {tmp_path / 'config.json'} is not JSON: " in error_of(tmp_path, "--port", 0)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "pytorch"])
-def test_the_folder_says_which_model_it_is(tmp_path, monkeypatch, hub_server, kind):
-    """Options that are not given are left to the model."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    loaded = []
-
-    class Generator(FakeGenerator):
-        @classmethod
-        def from_pretrained(cls, *arguments, **options):
-            loaded.append((arguments, options))
-            return cls()
-
-    name, options = {
-        "onnx": ("OnnxGenerator", {"precision": "int8", "accelerate": "native", "threads": 1, "device": "cuda:1"}),
-        "pytorch": ("MistGenerator", {"precision": "bf16", "accelerate": "none", "device": "auto", "threads": 3}),
-    }[kind]
-    path = "mist_fairseq.hub." + {"onnx": "onnx_generator", "pytorch": "mist_generator"}[kind]
-    monkeypatch.setitem(sys.modules, path, SimpleNamespace(**{name: Generator}))
-    (tmp_path / "config.json").write_text(json.dumps({"format": kind}))
-    assert isinstance(load_generator(str(tmp_path)), Generator)
-    assert isinstance(load_generator(str(tmp_path), **options), Generator)
-    if kind == "pytorch":  # which reads the number from the environment when it is loaded
-        assert os.environ["OMP_NUM_THREADS"] == str(options.pop("threads"))
-    assert loaded == [((str(tmp_path),), {}), ((str(tmp_path),), options)]
-    hub_server.add("org/tiny", {"config.json": (tmp_path / "config.json").read_bytes(), "dict.txt": b""})
-    load_generator("org/tiny")
-    assert loaded[2:] == [(("org/tiny",), {})] and hub_server.fetched() == ["config.json"]
-
-
 def test_it_ends_without_a_traceback(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "onnx"}')
     program = 'import sys, runpy; sys.modules["fastapi"] = None; runpy.run_module("mist_fairseq.serve", alter_sys=True)'
     for command, message in (
         (server_command(tmp_path), "config.json: version is None, expected 2"),
-        ([sys.executable, "-c", program], "no module 'fastapi', which the server needs: pip install fastapi uvicorn"),
+        (
+            [sys.executable, "-c", program],
+            "no module 'fastapi', which the server needs: pip install 'mist-fairseq[serve]'",
+        ),
     ):
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr

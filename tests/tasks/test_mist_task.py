@@ -55,10 +55,10 @@ def make_model(task, **changes):
 def test_a_fairseq_too_old_or_missing_is_named(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tasks.FairseqTask, "build_model", lambda self, cfg: None)
-        with pytest.raises(ImportError, match=r"pip install ve-fairseq==0\.12\.3.* \(this is 0\.12\.3\)"):
+        with pytest.raises(ImportError, match=r"pip install 'mist-fairseq\[train\]' .* \(this is 0\.12\.3\)"):
             mist_fairseq.tasks._register()
     monkeypatch.setitem(sys.modules, "fairseq", None)
-    with pytest.raises(ImportError, match=r"pip install ve-fairseq==0\.12\.3.* \(importing fairseq failed: "):
+    with pytest.raises(ImportError, match=r"pip install 'mist-fairseq\[train\]' .* \(importing fairseq failed: "):
         mist_fairseq.tasks._register()
 
 

@@ -23,6 +23,7 @@ from mist_fairseq.engines.cuda_graph import CudaGraphEngine
 from mist_fairseq.experiments.benchmark.forced import force
 from mist_fairseq.experiments.benchmark.inputs import Entry
 from mist_fairseq.experiments.benchmark.measuring import milliseconds
+from mist_fairseq.extras import install_line
 from mist_fairseq.files.torch_files import load_torch_file, plain_values
 from mist_fairseq.generate.decoding import decode
 from mist_fairseq.hub.onnx_generator import OnnxGenerator
@@ -192,7 +193,7 @@ class CTranslate2System(System):
         try:
             import ctranslate2
         except ImportError as error:
-            raise ValueError("CTranslate2 is not installed: pip install -e .[benchmark]") from error
+            raise ValueError(f"CTranslate2 is not installed: {install_line('benchmark')}") from error
         precision = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[self.entry.precision]
         given = {"device": self.device.type, "compute_type": precision, "intra_threads": torch.get_num_threads()}
         with tempfile.TemporaryDirectory() as folder:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.models.nar_generator import Generator, refuse_options
 
 # What Hugging Face's beam search has of fairseq's generation options.
@@ -14,7 +15,7 @@ def import_transformers():
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise ImportError("this needs Hugging Face's transformers: pip install -e .[huggingface]") from error
+        raise ImportError(f"this needs Hugging Face's transformers: {install_line('huggingface')}") from error
     return transformers
 
 

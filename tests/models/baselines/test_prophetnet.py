@@ -290,5 +290,5 @@ def test_other_vocabularies_and_left_padded_targets_are_refused(dictionary, fold
 
 def test_without_transformers_an_error_says_what_to_install(dictionary, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install -e .\[huggingface\]"):
+    with pytest.raises(ImportError, match=r"pip install 'mist-fairseq\[huggingface\]'"):
         ProphetNetModel.build_model(configuration(), new_task(dictionary))
