@@ -77,6 +77,7 @@ def main():
     parser.add_argument("--block", type=int, default=4096, help="rows that a worker gets at once (default: 4,096)")
     parser.add_argument("--file", type=int, default=500_000, help="rows of an output file, at least (default: 500,000)")
     args = parser.parse_args()
+    model = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     try:
         decoding = Decoding(args.decoding, args.iterations)
         workers = connect(args.address, args.workers)
@@ -85,7 +86,7 @@ def main():
         # A file is one block, whatever its size: small ones give all workers something to do, and little to do again.
         questions.repartition(target_num_rows_per_block=args.block).map_batches(
             Worker,
-            fn_constructor_args=(args.model, args.precision, args.field, decoding),
+            fn_constructor_args=(model, args.precision, args.field, decoding),
             batch_size=None,  # the block
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers),

@@ -76,7 +76,9 @@ def prepare(
         ValueError: it lacks a column or is damaged; too few pairs.
     """
     measure = limits.measure()
-    pairs, groups, lengths = [], [], []
+    pairs: list[tuple[str, str]] = []
+    groups: list[Hashable] = []
+    lengths: list[tuple[int, int]] = []
     for source, target, group in _read(path, columns, files):
         with files.skipping():
             length = measure(source), measure(target)
@@ -87,12 +89,13 @@ def prepare(
             pairs.append((source, target))
             groups.append(len(groups) if at_random else group)
     if pairs:
-        sizes = (_rows(size, len(pairs)) for size in (valid, test))
-        for split, pair in zip(draw(groups, *sizes, seed), pairs):
+        splits = draw(groups, _rows(valid, len(pairs)), _rows(test, len(pairs)), seed)
+        for split, pair in zip(splits, pairs):
             files.add(split, *pair)
-        for side, found in zip(("source", "target"), map(sorted, zip(*lengths))):
-            for name, index in (("median", len(found) // 2), ("99 %", len(found) * 99 // 100), ("longest", -1)):
-                files.lengths[f"{side}, {limits.unit}, {name}"] = found[index]
+        for side, measured in zip(("source", "target"), zip(*lengths)):
+            ordered = sorted(measured)
+            for name, index in (("median", len(ordered) // 2), ("99 %", len(ordered) * 99 // 100), ("longest", -1)):
+                files.lengths[f"{side}, {limits.unit}, {name}"] = ordered[index]
         files.remarks["pairs whose target is the source"] = sum(a.casefold() == b.casefold() for a, b in pairs)
     files.count_overlap()
 
