@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None, generator: TextGenerator | None = N
             weights = read_weights_info(given.model, options.get("precision", "fp32"), given.name)
         info = describe(generator, limits, weights, examples)  # which builds the engine, before the first text comes
     except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}{parser.blame(given)}")
+        sys.exit(f"error: {parser.blame(str(error), given)}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     if given.access_log:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from typing import Any
 
 _PREFIX = "MIST_"
@@ -57,11 +58,17 @@ class Parser(argparse.ArgumentParser):
         except ValueError:
             self.error(f"{variable} is {text!r}, expected {getattr(action.type, '__name__', action.type)}")
 
-    def blame(self, given: argparse.Namespace) -> str:
-        """For the end of a message about wrong values: which of them the environment gave."""
+    def blame(self, message: str, given: argparse.Namespace) -> str:
+        """The message about values that cannot work, and which of those that it names the environment gave."""
         used = [
             variable
             for variable, action in self.variables.items()
-            if variable in os.environ and getattr(given, action.dest) is action.default
+            if variable in os.environ
+            and getattr(given, action.dest) is action.default
+            and _names(message, action.dest, action.dest.replace("_", "-"), os.environ[variable])
         ]
-        return f" (of the environment: {', '.join(used)})" if used else ""
+        return f"{message} (of the environment: {', '.join(used)})" if used else message
+
+
+def _names(message: str, *words: str) -> bool:
+    return any(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message) for word in words)
