@@ -3,7 +3,6 @@
 Needs neither torch nor fairseq.
 """
 
-import logging
 import math
 import sys
 from collections import Counter
@@ -18,8 +17,6 @@ from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.mixing import Array
 from mist_fairseq.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,12 +39,13 @@ class Answers:
     length_shares: list[float] = field(default_factory=list)  #: as of ``Candidates``; none where it was given
 
 
-def warn_of_too_few(decoding: Decoding, limits: PositionLimits) -> None:
-    """Say so if there are not as many lengths as answers are asked for; ValueError as of ``Decoding.longest``."""
+def too_few(decoding: Decoding, limits: PositionLimits) -> str:
+    """A warning where there are not as many lengths as answers are asked for; ValueError as of ``Decoding.longest``."""
     lengths = decoding.longest(limits) - decoding.min_length
-    if decoding.nbest > lengths and not decoding.branches:
-        message = "nbest is %d, but each of the %d lengths gives one answer at most; diversity_penalty gives more"
-        logger.warning(message, decoding.nbest, lengths)
+    if decoding.nbest <= lengths or decoding.branches:
+        return ""
+    each = f"each of the {lengths} lengths gives one answer at most; diversity_penalty gives more"
+    return f"nbest is {decoding.nbest}, but {each}"
 
 
 def answer(

@@ -6,11 +6,12 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
 
 import numpy as np
 
-from mist_fairseq.generate.answers import Answers, answer, warn_of_too_few
+from mist_fairseq.generate.answers import Answers, answer, too_few
 from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, check_head, whole_number
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
@@ -80,7 +81,15 @@ class TextGenerator:
     engine: Engine  #: what runs the model
     stop_unchanged = True  #: MIST ends for a sentence that a pass did not change; a benchmark may want all passes
 
-    # A list gives a list, an iterator an iterator; of texts, or of Outputs.
+    # One text gives one answer, a list a list, an iterator an iterator; of texts, or of Outputs.
+    @overload
+    def generate(  # type: ignore[overload-overlap] # a string is a sequence of strings, too
+        self, texts: str, *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
+    ) -> str: ...
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, texts: str, *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
+    ) -> Output: ...
     @overload
     def generate(
         self, texts: Sequence[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
@@ -113,16 +122,18 @@ class TextGenerator:
         batch_size: int = 64,
         progress: bool | None = None,
         **options: Unpack[DecodingOptions],
-    ) -> list[Any] | Iterator[Any]:
-        """Generate for raw texts, in their order.
+    ) -> Any:
+        """Generate for a raw text, or for several, in their order.
 
         A text is a string, or a tuple or list of strings that are read with [SEP] between them, for instance
         ``(answer, passage)``. ``[SEP]`` and the like in a string are plain text. What is longer than the model reads
-        is cut, and a warning logged at the end. An empty text has an empty output.
+        is cut, and a warning logged at the end of the first call with such a text. An empty text has an empty output.
 
         Args:
-            texts: something with a length, such as a list, gives a list; anything else, such as a generator or an open
-                file, an iterator, which reads *texts* as it goes and holds a bounded number of them.
+            texts: a string gives what a list of it alone has in it. Something with a length, such as a list or a tuple,
+                is several texts and gives a list: a single pair stands in one, ``[(answer, passage)]``. Anything else,
+                such as a generator or an open file, gives an iterator, which reads *texts* as it goes and holds a
+                bounded number of them.
             decoding: ``single-pass``, ``mist``, ``mask-predict``, ``mask-repeats``; or a ``Decoding``, in place of the
                 options here.
             nbest: answers to each text; more than one gives a list for each text, shorter where the lengths within the
@@ -137,14 +148,15 @@ class TextGenerator:
             Texts, or ``Output`` with *return_scores*; lists of these with *nbest* above 1.
 
         Raises:
-            TypeError: *texts* is a single string, or one of them neither text nor a pair, or there is no such option;
-                says which.
+            TypeError: *texts* or one of them is neither text nor a pair, or there is no such option; says which.
             ValueError: an option cannot work; names it.
         """
         # The keys of a mapping, the columns of a table and a set, which has no order, would pass for texts.
-        no_texts = isinstance(texts, str | bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
+        no_texts = isinstance(texts, bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
         if no_texts or not _is_iterable(texts):
-            raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
+            raise TypeError(
+                f"texts is {_shown(texts)}: expected a string, or a list or any other iterable of strings or pairs"
+            )
         if unknown := options.keys() - DecodingOptions.__annotations__:
             known = ", ".join(Options.__annotations__ | DecodingOptions.__annotations__)
             raise TypeError(
@@ -153,6 +165,8 @@ class TextGenerator:
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, nbest=nbest, **options)
         batch_size = whole_number("batch_size", batch_size)
+        if is_one := isinstance(texts, str):
+            texts = [texts]
         number = len(texts) if isinstance(texts, Sized) else None
         outputs: Iterator[Any] = self._outputs(self.read(texts, lengths, decoding), decoding, batch_size, return_scores)
         if decoding.nbest == 1:
@@ -162,7 +176,12 @@ class TextGenerator:
         if decoding.nbest == 1:
             outputs = (ranked[0] for ranked in outputs)
         outputs = _with_progress(outputs, number, progress)
-        return outputs if number is None else list(outputs)
+        if number is None:
+            return outputs
+        answers = list(outputs)
+        return answers[0] if is_one else answers
+
+    __call__ = generate
 
     def encode(self, text: Text, length: int | None = None) -> Source:
         """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts.
@@ -186,7 +205,7 @@ class TextGenerator:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
         check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, SupportsIndex))
         if self.engine.graph is None:
-            warn_of_too_few(decoding, self.limits)
+            self._warn_once("nbest", too_few(decoding, self.limits))
         if lengths is not None and decoding.width > 1 and not decoding.branches:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
         if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):
@@ -222,11 +241,9 @@ class TextGenerator:
                 yield from (outputs[i] for i in range(len(window)))
         finally:
             if cut:
-                logger.warning(
-                    "%s of %s texts are longer than the %d tokens that the model reads, and lost their ends: shorten "
-                    "or split them; return_scores tells which (Output.cut)",
-                    *(f"{cut:,}", f"{number:,}", self.limits.source),
-                )
+                longer = f"{cut:,} of {number:,} texts are longer than the {self.limits.source} tokens that the model"
+                advice = "shorten or split them; return_scores tells which (Output.cut). Later ones are not reported"
+                self._warn_once("cut", f"{longer} reads, and lost their ends: {advice}")
 
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
         """The *nbest* outputs of each source of one batch, best first; without *details* only with text and score.
@@ -236,6 +253,16 @@ class TextGenerator:
         wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
         return [[Output("")] if self.is_empty(source) else next(results) for source in sources]
+
+    @cached_property
+    def _warned(self) -> set[str]:
+        return set()
+
+    def _warn_once(self, reason: str, message: str) -> None:
+        """Log a message, unless it is empty or there was one for this reason before."""
+        if message and reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning("%s", message)
 
     def is_empty(self, source: Source) -> bool:
         """Whether there is nothing to read, as of white space or control characters."""

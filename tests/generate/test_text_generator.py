@@ -88,10 +88,25 @@ def test_what_is_too_long_is_cut_and_says_so(echo, caplog):
     caplog.clear()
     echo.generate(["how " * 18])
     assert not caplog.messages
-    answers = echo.generate(iter(3 * ["how " * 19]), batch_size=1)
+    echo.generate(["how " * 19])
+    assert not caplog.messages, "it was said once"
+    answers = Echo().generate(iter(3 * ["how " * 19]), batch_size=1)
     next(answers)
     answers.close()  # before its end
     assert len(caplog.messages) == 1
+
+
+def test_a_string_gives_what_a_list_of_it_has(echo):
+    text = "how can it"
+    for options in ({}, {"nbest": 2}, {"return_scores": True}, {"return_scores": True, "nbest": 2}, {"lengths": [2]}):
+        assert echo.generate(text, **options) == echo.generate([text], **options)[0]
+    assert echo.generate(text) == text and echo.generate("") == ""
+    assert echo.generate((text, "it")) == [text, "it"], "a tuple is several texts, a pair only in a list"
+    assert echo.generate([(text, "guitar")]) == ["how can it guitar"]
+
+
+def test_a_generator_can_be_called(echo):
+    assert echo("how can it", lengths=2) == "how can" and echo(["it"], nbest=2) == [["it"]]
 
 
 def test_a_list_gives_a_list_in_its_order(echo):
@@ -172,7 +187,8 @@ def test_nbest(echo):
 
 def test_more_answers_than_lengths(echo, caplog):
     assert len(echo.generate(["how the can it"], nbest=9)[0]) == 4 and not caplog.messages
-    echo.generate(["how the can it"], nbest=100)
+    for _ in range(2):
+        echo.generate(["how the can it"], nbest=100)
     assert caplog.messages == [
         "nbest is 100, but each of the 9 lengths gives one answer at most; diversity_penalty gives more"
     ]
@@ -201,11 +217,10 @@ def test_lengths(echo):
 @pytest.mark.parametrize(
     "texts, message",
     [
-        ("how can", r"texts is 'how can' \(str\): expected a list"),
-        (b"how", r"\(bytes\): expected a list"),
+        (b"how", r"\(bytes\): expected a string, or a list"),
         (None, r"texts is None \(NoneType\)"),
         (7, r"texts is 7 \(int\)"),
-        ({"text": "it"}, r"texts is \{'text': 'it'\} \(dict\): expected a list"),  # would be the text "text"
+        ({"text": "it"}, r"texts is \{'text': 'it'\} \(dict\): expected a string, or a list"),  # not "text"
         ({"it"}, r"texts is \{'it'\} \(set\)"),
         (np.array([["it", "how"]]), r"texts is array\(.*\(ndarray\)"),
         (["it", None], r"texts\[1\]: None \(NoneType\) is no text: expected a string"),
