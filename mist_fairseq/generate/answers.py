@@ -37,6 +37,7 @@ class Answers:
     best: list[Answer] = field(default_factory=list)  #: at most ``nbest``, best first
     all: list[Answer] = field(default_factory=list)  #: of all lengths that were tried
     length_shares: list[float] = field(default_factory=list)  #: as of ``Candidates``; none where it was given
+    off: int = 0  #: how many words more or less than asked for the best have
 
 
 def too_few(decoding: Decoding, limits: PositionLimits) -> str:
@@ -57,12 +58,14 @@ def answer(
     limits: PositionLimits,
     *,
     target_lengths: Array | None = None,
+    words: list[int] | None = None,
     stop_unchanged: bool = True,
     history: bool = False,
 ) -> list[Answers]:
     """Answer each sentence of a batch; arguments and errors are those of ``decode``.
 
-    Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before.
+    Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before. With
+    *words*, which each sentence's answers are to have, it has those of the nearest number if no length gives it.
     """
     sources, answers = (tokens, lengths), [Answers() for _ in range(tokens.shape[0])]
     rows, tried = list(range(len(answers))), 0
@@ -73,19 +76,35 @@ def answer(
         candidates = decode(
             *(engine, *sources, decoding, tokenizer.special, limits),
             target_lengths=target_lengths,
+            words=None if words is None else engine.asarray(np.array([words[row] for row in rows])),
             stop_unchanged=stop_unchanged,
             skip=tried,
         )
         for row, (source, shares, more) in zip(rows, _read(candidates, *sources, decoding, tokenizer, history)):
-            answers[row].all += more
-            answers[row].best = pick(answers[row].all, decoding, tokenizer, source)
+            each = answers[row]
+            each.all += more
+            usable = each.all
+            if words is not None:
+                usable, each.off = _nearest(each.all, words[row], tokenizer)
+            each.best = pick(usable, decoding, tokenizer, source)
             if not tried:
-                answers[row].length_shares = shares
+                each.length_shares = shares
         if not candidates.has_more:
             break
         tried += max(tried, decoding.width)
-        rows = [row for row in rows if len(answers[row].best) < decoding.nbest and _more(answers[row], tried, decoding)]
+        rows = [row for row in rows if answers[row].off or len(answers[row].best) < decoding.nbest]
+        if words is None:
+            rows = [row for row in rows if _more(answers[row], tried, decoding)]
+        else:
+            shortest = [max(number, decoding.min_length) - decoding.min_length for number in words]
+            rows = [row for row in rows if tried + shortest[row] < len(answers[row].length_shares)]
     return answers
+
+
+def _nearest(answers: list[Answer], words: int, tokenizer: Tokenizer) -> tuple[list[Answer], int]:
+    """Those whose number of words is nearest to *words*, and how far from it they are."""
+    off = [abs(len(tokenizer.decode(one.tokens).split()) - words) for one in answers]
+    return [one for one, distance in zip(answers, off) if distance == min(off)], min(off)
 
 
 def _more(answers: Answers, tried: int, decoding: Decoding) -> bool:

@@ -7,14 +7,22 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
+from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeGuard, Unpack, overload
 
 import numpy as np
 
 from mist_fairseq.generate.answers import Answers, answer, too_few
-from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, check_head, whole_number
+from mist_fairseq.generate.decoding import (
+    Decoding,
+    DecodingOptions,
+    Engine,
+    check_head,
+    real_number,
+    whole_number,
+)
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
+from mist_fairseq.text.truecase import truecase
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +30,7 @@ logger = logging.getLogger(__name__)
 _WINDOW = 16
 
 Text = str | tuple[str, ...] | list[str]
-Lengths = int | Iterable[int | None] | None
+Lengths = float | Iterable[float | None] | None
 Yes = Literal[True]
 No = Literal[False]
 One = Literal[1]
@@ -42,8 +50,9 @@ class Source:
     """What the model reads."""
 
     ids: list[int]  #: ``[CLS] X [SEP]``
-    length: int | None = None  #: asked for, in tokens before the final [SEP]; None for the predicted one
+    length: int | None = None  #: asked for, in words or tokens before the final [SEP]; None for the predicted one
     cut: bool = False  #: whether the text was longer than the model reads
+    texts: tuple[str, ...] = ()  #: what was encoded
 
 
 @dataclass
@@ -138,7 +147,8 @@ class TextGenerator:
                 options here.
             nbest: answers to each text; more than one gives a list for each text, shorter where the lengths within the
                 bounds give no more.
-            lengths: in tokens before the final [SEP], one for all texts or one for each, None for the predicted one.
+            lengths: one for all texts or one for each, None for the predicted one; in tokens before the final [SEP], or
+                in what ``length_unit`` says.
             return_scores: give an ``Output`` with scores, tokens, the text after each pass, in place of its text.
             batch_size: texts that are generated at once.
             progress: show a progress bar; by default for more than 1,000 texts, on a terminal. Needs tqdm.
@@ -183,13 +193,11 @@ class TextGenerator:
 
     __call__ = generate
 
-    def encode(self, text: Text, length: int | None = None) -> Source:
-        """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts.
+    def encode(self, text: Text, length: float | None = None, unit: str = "tokens") -> Source:
+        """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts; *length* is in one of ``UNITS``.
 
         TypeError: it is neither text nor a tuple or list of texts. ValueError: the model makes no output of *length*.
         """
-        if length is not None:
-            length = whole_number("length", length, self.limits.target - 1 - (self.engine.graph is not None))
         parts = [text] if isinstance(text, str) else text
         if not isinstance(parts, tuple | list) or not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"{_shown(text)} is no text: expected a string, or a tuple of strings such as a pair")
@@ -197,29 +205,38 @@ class TextGenerator:
         ids = [special.cls]
         for part in parts:
             ids += [*(token for _, token in self.tokenizer.encode(part)), special.sep]
-        if len(ids) <= self.limits.source:
-            return Source(ids, length)
-        return Source([*ids[: self.limits.source - 1], special.sep], length, cut=True)
+        if cut := len(ids) > self.limits.source:
+            ids = [*ids[: self.limits.source - 1], special.sep]
+        number, most = None, self.limits.target - 1 - (self.engine.graph is not None)
+        if length is not None and unit == "source":
+            share = real_number("length", length, least=0.0)
+            number = max(1, min(round(share * (len(ids) - 1 - len(parts))), most))
+        elif length is not None:
+            number = whole_number("length", length, most)
+        return Source(ids, number, cut, tuple(parts))
 
     def read(self, texts: Iterable[Text], lengths: Lengths, decoding: Decoding) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
-        check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, SupportsIndex))
+        unit = decoding.length_unit
+        one = SupportsFloat if unit == "source" else SupportsIndex
+        check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, one))
         if self.engine.graph is None:
             self._warn_once("nbest", too_few(decoding, self.limits))
-        if lengths is not None and decoding.width > 1 and not decoding.branches:
+        if lengths is not None and unit != "words" and decoding.width > 1 and not decoding.branches:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
-        if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):
-            raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
+        if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | one | None):
+            kind = "number" if unit == "source" else "whole number"
+            raise ValueError(f"lengths is {_shown(lengths)}, expected a {kind}, or one for each text")
         if not _is_iterable(lengths):
-            return self._encode_all(iter(texts), itertools.repeat(lengths))
+            return self._encode_all(iter(texts), itertools.repeat(lengths), unit)
         if isinstance(lengths, Sized) and isinstance(texts, Sized) and len(lengths) != len(texts):
             raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
-        return self._encode_all(iter(texts), iter(lengths))
+        return self._encode_all(iter(texts), iter(lengths), unit)
 
-    def _encode_all(self, texts: Iterator[Text], lengths: Iterator[Any]) -> Iterator[Source]:
+    def _encode_all(self, texts: Iterator[Text], lengths: Iterator[Any], unit: str) -> Iterator[Source]:
         for i, text in enumerate(texts):
             try:
-                yield self.encode(text, next(lengths))
+                yield self.encode(text, next(lengths), unit)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"texts[{i}]: {error}") from error
             except StopIteration:
@@ -248,7 +265,8 @@ class TextGenerator:
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
         """The *nbest* outputs of each source of one batch, best first; without *details* only with text and score.
 
-        *sources* are made by ``encode``, either all with a length or none. ValueError: one or its length is too long.
+        *sources* are made by ``encode``, either all with a length or none; that is in words where the ``length_unit``
+        of *decoding* is, else in tokens. ValueError: one or its length is too long.
         """
         wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
@@ -278,13 +296,16 @@ class TextGenerator:
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
-        engine, asked = self.engine, None
-        if sources[0].length is not None:
+        engine, asked, words = self.engine, None, None
+        if sources[0].length is not None and decoding.length_unit == "words":
+            words = [source.length or 0 for source in sources]
+        elif sources[0].length is not None:
             asked = engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
         inputs = engine.asarray(tokens), engine.asarray(np.array(lengths))
         answered = answer(
             *(engine, *inputs, decoding, self.tokenizer, self.limits),
             target_lengths=asked,
+            words=words,
             stop_unchanged=self.stop_unchanged,
             history=details,
         )
@@ -292,7 +313,12 @@ class TextGenerator:
 
     def _outputs_of(self, answers: Answers, source: Source, decoding: Decoding, details: bool) -> list[Output]:
         """The outputs of a source, best first."""
-        decode, symbols, sep = self.tokenizer.decode, self.tokenizer.symbols, self.tokenizer.special.sep
+        symbols, sep = self.tokenizer.symbols, self.tokenizer.special.sep
+
+        def decode(ids: list[int]) -> str:
+            text = self.tokenizer.decode(ids)
+            return truecase(text, *source.texts) if decoding.truecase else text
+
         shares = enumerate(answers.length_shares, start=decoding.min_length) if details else ()
         length_scores = dict(sorted(shares, key=lambda share: -share[1]))
         outputs = []

@@ -214,6 +214,36 @@ def test_lengths(echo):
     assert list(echo.generate(iter(texts), lengths=iter([1, 1, 1, 1]))) == ["how", "the", "it", "it"]
 
 
+def test_lengths_in_words(echo):
+    """The source's first words, of which "zab" has three pieces; of 1 + 1 + 1 + ... tokens the likeliest is longer."""
+    assert len(read(echo, "zab")) == 5
+    texts = ["zab it the how", "it zab zab", "how the it", "it"]
+    found = echo.generate(texts, lengths=[2, 2, 3, None], length_unit="words")
+    assert found == ["zab it", "it zab", "how the it", "it"]
+    assert echo.generate("zab it", lengths=9, length_unit="words") == "zab it", "the nearest that there is"
+    assert echo.generate("it zab the", lengths=3, length_unit="words", length_beam=1) == "it zab the", "one at a time"
+    ranked = echo.generate("it zab the", lengths=2, length_unit="words", nbest=3, return_scores=True)
+    assert [one.text for one in ranked] == ["it zab", "it za", "it z"]
+    assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+
+
+def test_lengths_as_shares_of_the_source(echo):
+    texts = ["how the it can", "zab it", ("how the", "it can it"), "how the it is the way to it the guitar"]
+    for share in (0.5, np.float32(0.5), 1, 0.01):
+        lengths = [max(1, min(round(share * number), 9)) for number in (4, 4, 5, 10)]
+        assert [source.length for source in echo.read(texts, share, Decoding(length_unit="source"))] == lengths
+    found = echo.generate(texts[:2], lengths=[0.25, 2], length_unit="source")
+    assert found == ["how", "zab it"]
+
+
+def test_truecase(echo):
+    text = "How is it a Guitar? is it"
+    assert echo.generate(text) == "how is it a guitar? is it"
+    assert echo.generate(text, truecase=True) == "How is it a Guitar? Is it"
+    output = echo.generate(text, truecase=True, return_scores=True)
+    assert output.history == [output.text] and "guitar" in output.tokens
+
+
 @pytest.mark.parametrize(
     "texts, message",
     [
@@ -257,6 +287,12 @@ def test_another_programs_option_is_named(echo):
         ({"lengths": b"12"}, r"lengths is b'12' \(bytes\)"),
         ({"lengths": True}, r"lengths is True \(bool\)"),
         ({"lengths": np.float64(2)}, r"lengths is \S+ \(float64\)"),
+        ({"lengths": "0.5", "length_unit": "source"}, r"lengths is '0.5' \(str\), expected a number, or one for each"),
+        ({"lengths": -0.5, "length_unit": "source"}, r"texts\[0\]: length is -0.5, expected a number of at least 0"),
+        ({"lengths": 2.5, "length_unit": "words"}, r"lengths is 2.5 \(float\), expected a whole number"),
+        ({"lengths": 10, "length_unit": "words"}, r"texts\[0\]: length is 10, expected a whole number from 1 to 9"),
+        ({"length_unit": "letters"}, "length_unit is 'letters', expected one of tokens, words, source"),
+        ({"truecase": 1}, "truecase is 1, expected True or False"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
