@@ -7,7 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.mixing import Array
 from mist_fairseq.text.tokenizer import Tokenizer
+
+_TRIED = 4  # lengths at once where answers are to have a number of words
 
 
 @dataclass
@@ -67,6 +69,8 @@ def answer(
     Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before. With
     *words*, which each sentence's answers are to have, it has those of the nearest number if no length gives it.
     """
+    if words is not None:
+        decoding = replace(decoding, length_beam=max(decoding.width, _TRIED))
     sources, answers = (tokens, lengths), [Answers() for _ in range(tokens.shape[0])]
     rows, tried = list(range(len(answers))), 0
     while rows:

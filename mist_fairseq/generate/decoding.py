@@ -95,9 +95,7 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-UNITS = ("tokens", "words", "source")
-
-_TRIED = 4  # lengths that are decoded at once where an answer is to have a number of words
+UNITS = ("tokens", "words", "source")  # of lengths
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,7 @@ class Decoding:
         numbers = {"nbest": self.nbest, "min_length": self.min_length, "iterations": self.passes}
         if self.length_unit not in UNITS:
             raise ValueError(f"length_unit is {self.length_unit!r}, expected one of {', '.join(UNITS)}")
-        beam = max(self.nbest, _TRIED if self.length_unit == "words" else 1)
-        numbers |= {"length_beam": beam if self.length_beam is None else self.length_beam}
+        numbers |= {"length_beam": self.nbest if self.length_beam is None else self.length_beam}
         if self.max_length is not None:
             numbers["max_length"] = self.max_length
         for name, value in numbers.items():

@@ -1,4 +1,6 @@
+import asyncio
 import itertools
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -221,7 +223,6 @@ def test_lengths_in_words(echo):
     found = echo.generate(texts, lengths=[2, 2, 3, None], length_unit="words")
     assert found == ["zab it", "it zab", "how the it", "it"]
     assert echo.generate("zab it", lengths=9, length_unit="words") == "zab it", "the nearest that there is"
-    assert echo.generate("it zab the", lengths=3, length_unit="words", length_beam=1) == "it zab the", "one at a time"
     ranked = echo.generate("it zab the", lengths=2, length_unit="words", nbest=3, return_scores=True)
     assert [one.text for one in ranked] == ["it zab", "it za", "it z"]
     assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
@@ -234,6 +235,16 @@ def test_lengths_as_shares_of_the_source(echo):
         assert [source.length for source in echo.read(texts, share, Decoding(length_unit="source"))] == lengths
     found = echo.generate(texts[:2], lengths=[0.25, 2], length_unit="source")
     assert found == ["how", "zab it"]
+
+
+def test_many_lengths_are_tried_for_words(echo, monkeypatch):
+    tried, fill = [], echo.engine.fill
+    monkeypatch.setattr(echo.engine, "fill", lambda *given: tried.append(given[1].tolist()) or fill(*given))
+    assert echo.generate("zabzab it", lengths=2, length_unit="words") == "zabzab it"
+    assert tried == [[3, 4, 5, 6], [7, 8, 9, 10]], "of six tokens and more before the final [SEP]"
+    tried.clear()
+    assert echo.generate("it", lengths=8, length_unit="words") == "it"
+    assert tried == [[9, 10, 8, 7]], "no more lengths have room for eight"
 
 
 def test_truecase(echo):
@@ -323,6 +334,47 @@ def test_sources_of_ids(echo):
         echo.generate_sources([Source([cls] + [50] * 20)], decoding)
     with pytest.raises(ValueError, match="a length is 10, expected at most 9"):
         echo.generate_sources([Source([cls, 50, SEP], 10)], decoding)
+
+
+def test_asyncio_gets_the_same(echo):
+    texts = ["how can it", "the guitar"]
+
+    async def work():
+        given = ("it", texts, iter(texts)), dict(return_scores=True, nbest=2)
+        one, several, lines = await asyncio.gather(*(echo.agenerate(each, **given[1]) for each in given[0]))
+        return one, several, [line async for line in lines]
+
+    expected = echo.generate(texts, return_scores=True, nbest=2)
+    assert asyncio.run(work()) == (echo.generate("it", return_scores=True, nbest=2), expected, expected)
+    with pytest.raises(TypeError, match="generate has no option num_beams"):
+        asyncio.run(echo.agenerate("it", num_beams=3))
+
+
+def test_asyncio_runs_one_call_at_a_time(echo, monkeypatch):
+    """Of three calls the second is cancelled as it waits, the first as it runs; the third waits for the first's end."""
+    running, may_end, noted = threading.Event(), threading.Event(), []
+
+    def fill(tokens, lengths, state, fill=echo.engine.fill):
+        noted.append(len(tokens))
+        running.set()
+        assert may_end.wait(10)
+        noted.append(-len(tokens))
+        return fill(tokens, lengths, state)
+
+    monkeypatch.setattr(echo.engine, "fill", fill)
+
+    async def work():
+        calls = [asyncio.create_task(echo.agenerate(["it"] * number)) for number in (1, 2, 3)]
+        await asyncio.to_thread(running.wait, 10)
+        calls[1].cancel()
+        calls[0].cancel()
+        found = await asyncio.gather(*calls[:2], return_exceptions=True)
+        assert noted == [1], "the model is not waited for"
+        may_end.set()
+        return *map(type, found), await calls[2]
+
+    assert asyncio.run(work()) == (asyncio.CancelledError, asyncio.CancelledError, ["it"] * 3)
+    assert noted == [1, -1, 3, -3]
 
 
 def test_progress_is_shown_when_asked_for(echo, capsys):

@@ -7,6 +7,11 @@ from mist_fairseq.generate.decoding import Decoding
 from mist_fairseq.generate.text_generator import Output, TextGenerator
 
 
+async def awaited(generator: TextGenerator, texts: list[str]) -> None:
+    assert_type(await generator.agenerate("a text"), str)
+    assert_type(await generator.agenerate(texts, decoding="mist", return_scores=True), list[Output])
+
+
 def outputs(generator: TextGenerator, texts: list[str], pairs: list[tuple[str, ...]], lines: Iterator[str]) -> None:
     assert_type(generator.generate("a text", lengths=3), str)
     assert_type(generator.generate("a text", return_scores=True), Output)
