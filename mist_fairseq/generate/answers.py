@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, to_device
 
+from mist_fairseq.generate.constraints import ConstrainedEngine, Constraints, constraints_of
 from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.mixing import Array
@@ -69,6 +70,10 @@ def answer(
     Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before. With
     *words*, which each sentence's answers are to have, it has those of the nearest number if no length gives it.
     """
+    rules: Constraints | None = None
+    if decoding.banned or decoding.required:
+        rules = constraints_of(tokenizer, tuple(decoding.banned), tuple(decoding.required))
+        engine = ConstrainedEngine(engine, rules)
     if words is not None:
         decoding = replace(decoding, length_beam=max(decoding.width, _TRIED))
     sources, answers = (tokens, lengths), [Answers() for _ in range(tokens.shape[0])]
@@ -86,7 +91,7 @@ def answer(
         )
         for row, (source, shares, more) in zip(rows, _read(candidates, *sources, decoding, tokenizer, history)):
             each = answers[row]
-            each.all += more
+            each.all += more if rules is None else [one for one in more if rules.met_by(one.tokens)]
             usable = each.all
             if words is not None:
                 usable, each.off = _nearest(each.all, words[row], tokenizer)
@@ -108,7 +113,8 @@ def answer(
 def _nearest(answers: list[Answer], words: int, tokenizer: Tokenizer) -> tuple[list[Answer], int]:
     """Those whose number of words is nearest to *words*, and how far from it they are."""
     off = [abs(len(tokenizer.decode(one.tokens).split()) - words) for one in answers]
-    return [one for one, distance in zip(answers, off) if distance == min(off)], min(off)
+    least = min(off, default=0)
+    return [one for one, distance in zip(answers, off) if distance == least], least
 
 
 def _more(answers: Answers, tried: int, decoding: Decoding) -> bool:

@@ -11,7 +11,7 @@ Dimensions: B sentences, K candidates of each, S source and T target positions.
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypedDict
 
@@ -49,7 +49,9 @@ class Engine(Protocol):
             lengths: real tokens of each, *Shape:* (B).
         """
 
-    def fill(self, tokens: Array, lengths: Array, state: Any, second: bool = False) -> tuple[Array, Array]:
+    def fill(
+        self, tokens: Array, lengths: Array, state: Any, second: bool = False, allowed: Array | None = None
+    ) -> tuple[Array, Array]:
         """Predict every [MASK]; the other tokens stay, with score 0.
 
         Args:
@@ -57,6 +59,8 @@ class Engine(Protocol):
             lengths: real tokens of each, *Shape:* (B).
             state: of the same sentences.
             second: give the second likeliest token of each [MASK]; only asked for with ``diversity_penalty``.
+            allowed: for each token of the vocabulary whether it may be chosen, *Shape:* boolean (V); only given with
+                ``banned`` or ``required``. The log-probabilities are those among all tokens.
 
         Returns:
             Tokens and their log-probabilities, each (B, T).
@@ -88,6 +92,8 @@ class DecodingOptions(TypedDict, total=False):
     path_length_penalty: float
     length_unit: str
     truecase: bool
+    banned: Sequence[str]
+    required: Sequence[str]
 
 
 def option(default: Any, text: str) -> Any:
@@ -138,6 +144,8 @@ class Decoding:
     truecase: bool = option(
         False, "for vocabularies without case: write words as the text does, and begin sentences with a capital"
     )
+    banned: Sequence[str] = option((), "words, or phrases, that no answer may have")
+    required: Sequence[str] = option((), "words, or phrases, that every answer has; where none can it is empty")
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
@@ -161,6 +169,11 @@ class Decoding:
         if self.decoding == "single-pass" and self.passes > 1:
             raise ValueError(f"iterations {self.iterations} needs decoding mist, mask-predict or mask-repeats")
         self._check_paths()
+        for name in ("banned", "required"):
+            words = getattr(self, name)
+            if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"{name} is {words!r:.60}, expected a list of words")
+            object.__setattr__(self, name, tuple(words))
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -388,6 +401,8 @@ def check_head(decoding: Decoding, graph: GraphSizes | None, limits: PositionLim
         raise ValueError("diversity_penalty needs a fixed length, which a model of --head dag has not: leave it out")
     if lengths_given and decoding.path_search in FOLLOWED:
         raise ValueError(f"path_search {decoding.path_search} finds a path of any length: lengths need viterbi")
+    if decoding.banned or decoding.required:
+        raise ValueError("banned and required need a fixed length, which a model of --head dag has not: leave them out")
     if decoding.length_unit == "words":
         raise ValueError("length_unit words needs a fixed length: a model of --head dag has tokens and source")
     decoding.longest(PositionLimits(limits.source, limits.target - 1))  # the first vertex says nothing

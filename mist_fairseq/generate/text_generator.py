@@ -14,6 +14,7 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeGuard, Unpack
 import numpy as np
 
 from mist_fairseq.generate.answers import Answers, answer, too_few
+from mist_fairseq.generate.constraints import constraints_of
 from mist_fairseq.generate.decoding import (
     Decoding,
     DecodingOptions,
@@ -264,6 +265,11 @@ class TextGenerator:
         unit = decoding.length_unit
         one = SupportsFloat if unit == "source" else SupportsIndex
         check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, one))
+        if decoding.banned or decoding.required:
+            room = constraints_of(self.tokenizer, tuple(decoding.banned), tuple(decoding.required)).room
+            if room >= self.limits.target:
+                makes = f"the {self.limits.target - 1} that the model makes"
+                raise ValueError(f"required takes {room} tokens, more than {makes}: leave some out")
         if self.engine.graph is None:
             self._warn_once("nbest", too_few(decoding, self.limits))
         if lengths is not None and unit != "words" and decoding.width > 1 and not decoding.branches:
