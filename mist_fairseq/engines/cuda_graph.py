@@ -72,11 +72,18 @@ class CudaGraphEngine(PyTorchEngine):
             wide = F.pad(tokens, (0, S - tokens.shape[1]), value=self.special.pad)
             return GraphState(seen[:, :B].clone(), wide, lengths, scores[:B].clone())
 
-    def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
-        """Predict every [MASK]; see ``generate.decoding.Engine``."""
+    def fill(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        state: PyTorchState,
+        second: bool = False,
+        allowed: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict every [MASK]; see ``generate.decoding.Engine``. Without a graph if not all tokens are *allowed*."""
         (B, width), S, (rows, T) = tokens.shape, state.source.hidden.shape[1], self._rounded(tokens)
-        if not isinstance(state, GraphState) or rows * max(S, T) > MOST:
-            return super().fill(tokens, lengths, state, second)
+        if not isinstance(state, GraphState) or rows * max(S, T) > MOST or allowed is not None:
+            return super().fill(tokens, lengths, state, second, allowed)
         with self._lock:
             given = [tokens, lengths, state.source.tokens, state.source.lengths, state.seen]
             filled, scores = self._replay("second" if second else "target", rows, S, T, given)

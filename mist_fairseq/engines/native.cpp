@@ -697,8 +697,9 @@ size_t highest_place(const float* logits, size_t V) {
 }
 
 // Replace every [MASK] among the tokens by the likeliest token, or the second likeliest, and give its log-probability.
+// If there is *allowed*, a truth value for each token, the others are not chosen.
 void predict(Model& m, size_t B, const int64_t* starts, const Sentence* sentences, const float* hidden, bool second,
-             int64_t* tokens, float* scores) {
+             const bool* allowed, int64_t* tokens, float* scores) {
     Workspace& space = m.space;
     const size_t D = m.size.hidden_size, E = m.size.embedding_size, N = starts[B], wide = m.head.blocks() * BLOCK;
     size_t *masked = space.masked.get(2 * N), *owner = masked + N, M = 0, longest = 0;
@@ -737,6 +738,11 @@ void predict(Model& m, size_t B, const int64_t* starts, const Sentence* sentence
             for (size_t v = 0; v < wide; v += LANES)
                 sum = _mm512_add_ps(sum, exponential(_mm512_sub_ps(_mm512_loadu_ps(row + v), most)));
             const float total = row[chosen] + std::log(_mm512_reduce_add_ps(sum));
+            if (allowed) {
+                for (size_t v = 0; v < wide; v++)
+                    if (!allowed[v]) row[v] = NEVER;
+                chosen = highest_place(row, wide);
+            }
             if (second) row[chosen] = NEVER, chosen = highest_place(row, wide);
             tokens[n] = chosen, scores[n] = row[chosen] - total;
         });
@@ -845,12 +851,12 @@ bool mist_encode(Model* m, int64_t B, const int64_t* starts, const int64_t* toke
 
 // Fill the [MASK]s of targets: *tokens* are replaced in place. *scores* (N).
 bool mist_fill(Model* m, int64_t B, const int64_t* starts, int64_t* tokens, const int64_t* positions, int64_t type,
-               const Sentence* sentences, bool second, float* scores) {
+               const Sentence* sentences, bool second, const bool* allowed, float* scores) {
     return enough_memory([&] {
         Pass pass(*m);
         float* hidden = m->space.hidden.get(starts[B] * m->size.hidden_size);
         run(*m, B, starts, tokens, positions, type, sentences, hidden);
-        predict(*m, B, starts, sentences, hidden, second, tokens, scores);
+        predict(*m, B, starts, sentences, hidden, second, allowed, tokens, scores);
     });
 }
 

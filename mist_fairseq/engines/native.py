@@ -42,7 +42,10 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mist_take": (_Pointer, [_Pointer, _Integer]),
     "mist_give": (None, [_Pointer, _Pointer]),
     "mist_encode": (ctypes.c_bool, [_Pointer, _Integer, *[_Pointer] * 3, _Integer, *[_Pointer] * 3]),
-    "mist_fill": (ctypes.c_bool, [_Pointer, _Integer, *[_Pointer] * 3, _Integer, _Pointer, ctypes.c_bool, _Pointer]),
+    "mist_fill": (
+        ctypes.c_bool,
+        [_Pointer, _Integer, *[_Pointer] * 3, _Integer, _Pointer, ctypes.c_bool, _Pointer, _Pointer],
+    ),
 }
 
 _SIZES = """
@@ -240,7 +243,12 @@ class NativeEngine(_Owner):
         return NativeState(length_scores, past, *(np.split(part, starts[1:-1]) for part in (hidden, flat)))
 
     def fill(
-        self, tokens: np.ndarray, lengths: np.ndarray, state: NativeState, second: bool = False
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        state: NativeState,
+        second: bool = False,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
         counts = np.array([len(part) for part in state.tokens])
@@ -252,8 +260,11 @@ class NativeEngine(_Owner):
         sentences["count"] = counts
         scores = np.empty(len(flat), np.float32)
         given = map(_address, (starts, flat, positions))
+        if allowed is not None:
+            allowed = np.pad(allowed, (0, -len(allowed) % TOKEN_BLOCK))
         done = self.library.mist_fill(
-            *(self.model, len(tokens), *given, self.config.target_type, _address(sentences), second, _address(scores))
+            *(self.model, len(tokens), *given, self.config.target_type, _address(sentences)),
+            *(second, _address(allowed), _address(scores)),
         )
         check_memory(done)
         filled, padded_scores = tokens.copy(), np.zeros(tokens.shape, np.float32)

@@ -51,10 +51,10 @@ class Graph:
         self._inputs.append(self._describe(name, dtype, shape))
         return name
 
-    def switch(self, name: str) -> str:
-        """Add an input that need not be given, a truth value, which is false by default."""
-        self._constants.append(self.onnx.numpy_helper.from_array(np.array(False), name))
-        return self.input(name, np.bool_, [])
+    def switch(self, name: str, *shape: int | str) -> str:
+        """Add an input that need not be given, of truth values; by default it is false, or of a *shape* empty."""
+        self._constants.append(self.onnx.numpy_helper.from_array(np.zeros([0] * len(shape), bool), name))
+        return self.input(name, np.bool_, shape)
 
     def constant(self, value: Any) -> str:
         """Add a constant of the graph itself; numbers are of int64 or fp32."""

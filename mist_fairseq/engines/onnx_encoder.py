@@ -51,7 +51,7 @@ def encoder_graph(
         words = graph.input("past_words", np.int64, ["B", "P"])
         hidden = graph.input("past_hidden", np.float32, ["B", "P", D])
 
-    second = graph.switch("second")
+    second, allowed = graph.switch("second"), graph.switch("allowed", "V")
 
     past_size = graph.size(past[0], 2)
     order, past_order = graph.count(graph.size(tokens, 1)), graph.count(past_size)  # (L), (P)
@@ -76,7 +76,7 @@ def encoder_graph(
         if encoder.copy_head is not None:
             copies = _copies(graph, encoder.copy_head, x, shape_of_rows, masked, words, hidden, past_real)
             either = _with_copies(graph, logits, *copies)
-        predicted = likeliest(graph, either, -(-config.vocab_size // TOKEN_BLOCK), second)
+        predicted = likeliest(graph, either, -(-config.vocab_size // TOKEN_BLOCK), second, allowed)
         filled = [
             graph.node("Reshape", graph.node("ScatterElements", old, masked, new, axis=0), shape)
             for old, new in zip((flat, graph.reshape(zeros, -1)), predicted)
@@ -299,17 +299,31 @@ def _with_copies(graph: Graph, logits: str, words: str, copied: str) -> str:
     return graph.node("ScatterElements", logits, words, either, axis=1)
 
 
-def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[str]:
+def likeliest(graph: Graph, logits: str, blocks: int, second: str, allowed: str) -> Sequence[str]:
     """Tokens and log-probabilities, or with the input *second* those of the second likeliest.
 
     ONNX Runtime finds maxima of blocks faster than the place of one in a row.
 
-    *Shape:* (N, blocks * TOKEN_BLOCK) -> (N) each.
+    *Shape:* (N, blocks * TOKEN_BLOCK), allowed of as many or none -> (N) each.
     """
     flat = graph.node("LogSoftmax", logits, axis=-1)
 
+    def some() -> Sequence[str]:
+        log_p = graph.node("Where", allowed, flat, graph.constant(-np.inf))
+        return _likeliest(graph, log_p, blocks, second, "allowed")
+
+    def all_tokens() -> Sequence[str]:
+        return _likeliest(graph, flat, blocks, second, "any")
+
+    is_given = graph.node("Greater", graph.node("Size", allowed), graph.constant(0))
+    return graph.choose(is_given, some, all_tokens, ["likeliest", "likeliest_scores"])
+
+
+def _likeliest(graph: Graph, flat: str, blocks: int, second: str, name: str) -> Sequence[str]:
+    """As ``likeliest``, from log-probabilities; values have names that begin with *name*."""
+
     def next_best() -> list[str]:
-        two = graph.nodes_of("TopK", ["two_scores", "two_tokens"], flat, graph.constant([2]), axis=1)
+        two = graph.nodes_of("TopK", [f"{name}_two_scores", f"{name}_two_tokens"], flat, graph.constant([2]), axis=1)
         scores, tokens = (graph.node("Gather", values, graph.constant(1), axis=1) for values in two)
         return [tokens, scores]
 
@@ -322,4 +336,4 @@ def likeliest(graph: Graph, logits: str, blocks: int, second: str) -> Sequence[s
         highest = graph.node("ReduceMax", largest, graph.constant([1]), keepdims=0)
         return [graph.node("Add", first, inside), highest]
 
-    return graph.choose(second, next_best, best, ["likeliest", "likeliest_scores"])
+    return graph.choose(second, next_best, best, [f"{name}_likeliest", f"{name}_likeliest_scores"])

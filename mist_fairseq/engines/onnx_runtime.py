@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mist_fairseq.engines import gpu_number, register
+from mist_fairseq.engines.weights import TOKEN_BLOCK
 from mist_fairseq.extras import install_line
 from mist_fairseq.mist.config import GraphSizes, SpecialTokens
 
@@ -72,7 +73,7 @@ class OnnxEngine:
         self.graph = graph
         past = session.get_inputs()[3:]  # after tokens, lengths and past_lengths
         self._past = [value.name for value in past]
-        self._has_second = bool(session.get_overridable_initializers())
+        self._optional = {value.name for value in session.get_overridable_initializers()}
         self._encoded = ["length_scores", *(name.removeprefix("past_") for name in self._past)]
         sizes, types = {"B": 1, "P": 0}, {"tensor(float)": np.float32, "tensor(int64)": np.int64}
         self._nothing = {
@@ -93,24 +94,32 @@ class OnnxEngine:
         return OnnxState(length_scores, past, lengths)
 
     def fill(
-        self, tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, second: bool = False
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        state: OnnxState,
+        second: bool = False,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Predict every [MASK]; see ``generate.decoding.Engine``. ValueError: *second* with a graph older than that."""
-        if second and not self._has_second:
-            raise ValueError("diversity_penalty needs a newer ONNX model: export it again with scripts/export.py")
-        return self._fill(["predictions", "scores"], tokens, lengths, state, second)
+        """Predict every [MASK]; see ``generate.decoding.Engine``. ValueError: the graph is older than an option."""
+        given: dict[str, np.ndarray] = {"second": np.array(True)} if second else {}
+        if allowed is not None:
+            given["allowed"] = np.pad(allowed, (0, -len(allowed) % TOKEN_BLOCK))
+        for name, options in (("second", "diversity_penalty needs"), ("allowed", "banned and required need")):
+            if name in given and name not in self._optional:
+                raise ValueError(f"{options} a newer ONNX model: export it again with scripts/export.py")
+        return self._fill(["predictions", "scores"], tokens, lengths, state, given)
 
     def fill_graph(
         self, tokens: np.ndarray, vertices: np.ndarray, state: OnnxState
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Predict every vertex and edge; see ``generate.decoding.Engine``."""
-        return self._fill(["predictions", "scores", "edges"], tokens, vertices, state)
+        return self._fill(["predictions", "scores", "edges"], tokens, vertices, state, {})
 
     def _fill(
-        self, outputs: list[str], tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, second: bool = False
+        self, outputs: list[str], tokens: np.ndarray, lengths: np.ndarray, state: OnnxState, given: dict[str, Any]
     ) -> Any:
-        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths}
-        feed |= {"second": np.array(True)} if second else {}
+        feed = {"tokens": tokens, "lengths": lengths, "past_lengths": state.lengths, **given}
         return tuple(self._run(outputs, feed | dict(zip(self._past, state.past))))
 
 

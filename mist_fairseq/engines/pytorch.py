@@ -76,12 +76,19 @@ class PyTorchEngine:
         return PyTorchState(source, self._score_lengths)
 
     @torch.no_grad()
-    def fill(self, tokens: Tensor, lengths: Tensor, state: PyTorchState, second: bool = False) -> tuple[Tensor, Tensor]:
+    def fill(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        state: PyTorchState,
+        second: bool = False,
+        allowed: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Predict every [MASK]; see ``generate.decoding.Engine``."""
         index = self._positions(lengths, tokens.shape[1])
         with self._autocast():
             hidden = self.decode_target(tokens, lengths, index, state.source)  # (N, D)
-            return self._predict(tokens, index, hidden, state.source, second)
+            return self._predict(tokens, index, hidden, state.source, second, allowed)
 
     @torch.no_grad()
     def fill_graph(self, tokens: Tensor, vertices: Tensor, state: PyTorchState) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +100,13 @@ class PyTorchEngine:
             return *self._predict(tokens, index, hidden, state.source), edges
 
     def _predict(
-        self, tokens: Tensor, index: Tensor, hidden: Tensor, source: SourceState, second: bool = False
+        self,
+        tokens: Tensor,
+        index: Tensor,
+        hidden: Tensor,
+        source: SourceState,
+        second: bool = False,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens and scores of ``fill`` from the last hidden states. *Shapes:* (B, T), (N), (N, D) -> (B, T) each."""
         flat = tokens.flatten()
@@ -106,7 +119,7 @@ class PyTorchEngine:
             logits = self.token_logits(hidden[rows])
             if copies is not None:
                 add_copies_(logits, copies.rows(rows))
-            found.append(likeliest_with_scores(logits, self.special.never_predicted, second))
+            found.append(likeliest_with_scores(logits, self.special.never_predicted, second, allowed))
         predicted, scores = map(torch.cat, zip(*found))
         if tokens.is_cuda:
             predicted, scores = torch.where(masked, predicted, flat[index]), scores.masked_fill(~masked, 0.0)

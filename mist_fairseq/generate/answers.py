@@ -3,23 +3,23 @@
 Needs neither torch nor fairseq.
 """
 
-import logging
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, to_device
 
+from mist_fairseq.generate.constraints import ConstrainedEngine, Constraints, constraints_of
 from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.mixing import Array
 from mist_fairseq.text.tokenizer import Tokenizer
 
-logger = logging.getLogger(__name__)
+_TRIED = 4  # lengths at once where answers are to have a number of words
 
 
 @dataclass
@@ -40,14 +40,16 @@ class Answers:
     best: list[Answer] = field(default_factory=list)  #: at most ``nbest``, best first
     all: list[Answer] = field(default_factory=list)  #: of all lengths that were tried
     length_shares: list[float] = field(default_factory=list)  #: as of ``Candidates``; none where it was given
+    off: int = 0  #: how many words more or less than asked for the best have
 
 
-def warn_of_too_few(decoding: Decoding, limits: PositionLimits) -> None:
-    """Say so if there are not as many lengths as answers are asked for; ValueError as of ``Decoding.longest``."""
+def too_few(decoding: Decoding, limits: PositionLimits) -> str:
+    """A warning where there are not as many lengths as answers are asked for; ValueError as of ``Decoding.longest``."""
     lengths = decoding.longest(limits) - decoding.min_length
-    if decoding.nbest > lengths and not decoding.branches:
-        message = "nbest is %d, but each of the %d lengths gives one answer at most; diversity_penalty gives more"
-        logger.warning(message, decoding.nbest, lengths)
+    if decoding.nbest <= lengths or decoding.branches:
+        return ""
+    each = f"each of the {lengths} lengths gives one answer at most; diversity_penalty gives more"
+    return f"nbest is {decoding.nbest}, but {each}"
 
 
 def answer(
@@ -59,13 +61,21 @@ def answer(
     limits: PositionLimits,
     *,
     target_lengths: Array | None = None,
+    words: list[int] | None = None,
     stop_unchanged: bool = True,
     history: bool = False,
 ) -> list[Answers]:
     """Answer each sentence of a batch; arguments and errors are those of ``decode``.
 
-    Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before.
+    Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before. With
+    *words*, which each sentence's answers are to have, it has those of the nearest number if no length gives it.
     """
+    rules: Constraints | None = None
+    if decoding.banned or decoding.required:
+        rules = constraints_of(tokenizer, tuple(decoding.banned), tuple(decoding.required))
+        engine = ConstrainedEngine(engine, rules)
+    if words is not None:
+        decoding = replace(decoding, length_beam=max(decoding.width, _TRIED))
     sources, answers = (tokens, lengths), [Answers() for _ in range(tokens.shape[0])]
     rows, tried = list(range(len(answers))), 0
     while rows:
@@ -75,19 +85,36 @@ def answer(
         candidates = decode(
             *(engine, *sources, decoding, tokenizer.special, limits),
             target_lengths=target_lengths,
+            words=None if words is None else engine.asarray(np.array([words[row] for row in rows])),
             stop_unchanged=stop_unchanged,
             skip=tried,
         )
         for row, (source, shares, more) in zip(rows, _read(candidates, *sources, decoding, tokenizer, history)):
-            answers[row].all += more
-            answers[row].best = pick(answers[row].all, decoding, tokenizer, source)
+            each = answers[row]
+            each.all += more if rules is None else [one for one in more if rules.met_by(one.tokens)]
+            usable = each.all
+            if words is not None:
+                usable, each.off = _nearest(each.all, words[row], tokenizer)
+            each.best = pick(usable, decoding, tokenizer, source)
             if not tried:
-                answers[row].length_shares = shares
+                each.length_shares = shares
         if not candidates.has_more:
             break
         tried += max(tried, decoding.width)
-        rows = [row for row in rows if len(answers[row].best) < decoding.nbest and _more(answers[row], tried, decoding)]
+        rows = [row for row in rows if answers[row].off or len(answers[row].best) < decoding.nbest]
+        if words is None:
+            rows = [row for row in rows if _more(answers[row], tried, decoding)]
+        else:
+            shortest = [max(number, decoding.min_length) - decoding.min_length for number in words]
+            rows = [row for row in rows if tried + shortest[row] < len(answers[row].length_shares)]
     return answers
+
+
+def _nearest(answers: list[Answer], words: int, tokenizer: Tokenizer) -> tuple[list[Answer], int]:
+    """Those whose number of words is nearest to *words*, and how far from it they are."""
+    off = [abs(len(tokenizer.decode(one.tokens).split()) - words) for one in answers]
+    least = min(off, default=0)
+    return [one for one, distance in zip(answers, off) if distance == least], least
 
 
 def _more(answers: Answers, tried: int, decoding: Decoding) -> bool:

@@ -11,7 +11,7 @@ Dimensions: B sentences, K candidates of each, S source and T target positions.
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypedDict
 
@@ -51,7 +51,9 @@ class Engine(Protocol):
             lengths: real tokens of each, *Shape:* (B).
         """
 
-    def fill(self, tokens: Array, lengths: Array, state: Any, second: bool = False) -> tuple[Array, Array]:
+    def fill(
+        self, tokens: Array, lengths: Array, state: Any, second: bool = False, allowed: Array | None = None
+    ) -> tuple[Array, Array]:
         """Predict every [MASK]; the other tokens stay, with score 0.
 
         Args:
@@ -59,6 +61,8 @@ class Engine(Protocol):
             lengths: real tokens of each, *Shape:* (B).
             state: of the same sentences.
             second: give the second likeliest token of each [MASK]; only asked for with ``diversity_penalty``.
+            allowed: for each token of the vocabulary whether it may be chosen, *Shape:* boolean (V); only given with
+                ``banned`` or ``required``. The log-probabilities are those among all tokens.
 
         Returns:
             Tokens and their log-probabilities, each (B, T).
@@ -88,11 +92,18 @@ class DecodingOptions(TypedDict, total=False):
     diversity_penalty: float
     path_search: str | None
     path_length_penalty: float
+    length_unit: str
+    truecase: bool
+    banned: Sequence[str]
+    required: Sequence[str]
 
 
 def option(default: Any, text: str) -> Any:
     """A field of a configuration, with its help text."""
     return field(default=default, metadata={"help": text})
+
+
+UNITS = ("tokens", "words", "source")  # of lengths
 
 
 @dataclass(frozen=True)
@@ -129,25 +140,49 @@ class Decoding:
     path_length_penalty: float = option(
         1.0, "texts of different lengths are compared by their log-probability over tokens to the power of this"
     )
+    length_unit: str = option(
+        "tokens",
+        "what lengths are in: tokens; words, as spaces part them, or the nearest number that comes about; or source, "
+        "a share of the text's tokens",
+    )
+    truecase: bool = option(
+        False, "for vocabularies without case: write words as the text does, and begin sentences with a capital"
+    )
+    banned: Sequence[str] = option((), "words, or phrases, that no answer may have")
+    required: Sequence[str] = option((), "words, or phrases, that every answer has; where none can it is empty")
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}, expected one of {', '.join(DECODINGS)}")
         numbers = {"nbest": self.nbest, "min_length": self.min_length, "iterations": self.passes}
+        if self.length_unit not in UNITS:
+            raise ValueError(f"length_unit is {self.length_unit!r}, expected one of {', '.join(UNITS)}")
         numbers |= {"length_beam": self.nbest if self.length_beam is None else self.length_beam}
         if self.max_length is not None:
             numbers["max_length"] = self.max_length
         for name, value in numbers.items():
             object.__setattr__(self, name, whole_number(name, value))
-        for name in ("keep_repeats", "distinct", "exclude_source"):
+        for name in ("keep_repeats", "distinct", "exclude_source", "truecase"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected True or False")
         if self.min_score is not None:
-            object.__setattr__(self, "min_score", _real("min_score", self.min_score))
-        object.__setattr__(self, "diversity_penalty", _real("diversity_penalty", self.diversity_penalty, least=0.0))
+            object.__setattr__(self, "min_score", real_number("min_score", self.min_score))
+        object.__setattr__(
+            self, "diversity_penalty", real_number("diversity_penalty", self.diversity_penalty, least=0.0)
+        )
         if self.decoding == "single-pass" and self.passes > 1:
             raise ValueError(f"iterations {self.iterations} needs decoding mist, mask-predict or mask-repeats")
-        penalty = _real("path_length_penalty", self.path_length_penalty, least=0.0)
+        self._check_paths()
+        for name in ("banned", "required"):
+            words = getattr(self, name)
+            if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"{name} is {words!r:.60}, expected a list of words")
+            object.__setattr__(self, name, tuple(words))
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+
+    def _check_paths(self) -> None:
+        penalty = real_number("path_length_penalty", self.path_length_penalty, least=0.0)
         object.__setattr__(self, "path_length_penalty", penalty)
         if self.path_search not in (None, "viterbi", "beam", *FOLLOWED):
             known = ", ".join(("viterbi", "beam", *FOLLOWED))
@@ -160,8 +195,6 @@ class Decoding:
                 raise ValueError(
                     f"path_search {self.path_search} finds one path of any length: {wrong[0]} needs viterbi or beam"
                 )
-        if self.max_length is not None and self.max_length < self.min_length:
-            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
     @property
     def passes(self) -> int:
@@ -239,6 +272,7 @@ def decode(
     limits: PositionLimits,
     *,
     target_lengths: Array | None = None,
+    words: Array | None = None,
     stop_unchanged: bool = True,
     skip: int = 0,
 ) -> Candidates:
@@ -249,6 +283,7 @@ def decode(
         lengths: real tokens of each, *Shape:* (B).
         target_lengths: lengths that the outputs are to have, the final [SEP] counted, *Shape:* (B); by default the
             likeliest ones are chosen.
+        words: how many the outputs are to have, *Shape:* (B): the least lengths that have room for them are chosen.
         stop_unchanged: MIST ends for a sentence that a pass did not change; a benchmark may want all passes.
         skip: leave out so many of the likeliest lengths, and decode as many of the next.
     """
@@ -261,7 +296,7 @@ def decode(
         return _decode_paths(PathRun(**vars(run), decoding=decoding), target_lengths, skip)
     if target_lengths is None:
         log_p = _length_log_p(run.state.length_scores, decoding, limits)
-        target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip)
+        target_lengths, choice_scores = _choose_lengths(log_p, decoding, skip, words)
     else:
         choice_scores = xp.zeros(target_lengths.shape, dtype=xp.float32, device=device(tokens))
     number = target_lengths.shape[0] // tokens.shape[0]
@@ -371,6 +406,10 @@ def check_head(decoding: Decoding, graph: GraphSizes | None, limits: PositionLim
         raise ValueError("diversity_penalty needs a fixed length, which a model of --head dag has not: leave it out")
     if lengths_given and decoding.path_search in FOLLOWED:
         raise ValueError(f"path_search {decoding.path_search} finds a path of any length: lengths need viterbi or beam")
+    if decoding.banned or decoding.required:
+        raise ValueError("banned and required need a fixed length, which a model of --head dag has not: leave them out")
+    if decoding.length_unit == "words":
+        raise ValueError("length_unit words needs a fixed length: a model of --head dag has tokens and source")
     decoding.longest(PositionLimits(limits.source, limits.target - 1))  # the first vertex says nothing
 
 
@@ -552,7 +591,7 @@ def whole_number(name: str, value: Any, most: int | None = None) -> int:
     return number
 
 
-def _real(name: str, value: Any, least: float = -math.inf) -> float:
+def real_number(name: str, value: Any, least: float = -math.inf) -> float:
     """*value* as a float; ValueError unless it is a number of at least *least*."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
@@ -583,12 +622,18 @@ def _length_log_p(scores: Array, decoding: Decoding, limits: PositionLimits) -> 
     return allowed - xp.log(xp.sum(xp.exp(allowed), axis=1, keepdims=True))
 
 
-def _choose_lengths(log_p: Array, decoding: Decoding, skip: int) -> tuple[Array, Array]:
+def _choose_lengths(log_p: Array, decoding: Decoding, skip: int, words: Array | None = None) -> tuple[Array, Array]:
     """The likeliest lengths after the first *skip*, final [SEP] counted; of equally likely ones the shortest first.
 
-    *Shapes:* of ``_length_log_p`` (B, N) -> (B * K), (B * K) log-probabilities.
+    With *words* the shortest that have room for them come first: a word has a token at least.
+
+    *Shapes:* of ``_length_log_p`` (B, N), words (B) -> (B * K), (B * K) log-probabilities.
     """
-    xp = array_namespace(log_p)
-    order = xp.argsort(log_p, axis=1, descending=True, stable=True)[:, skip : max(2 * skip, decoding.width)]
+    xp, rank = array_namespace(log_p), log_p
+    if words is not None:
+        number = log_p.shape[1]
+        over = xp.arange(number, device=device(log_p)) + decoding.min_length - words[:, None]
+        rank = xp.where(over >= 0, -over, over - number)
+    order = xp.argsort(rank, axis=1, descending=True, stable=True)[:, skip : max(2 * skip, decoding.width)]
     chosen = xp.take_along_axis(log_p, order, axis=1)
     return xp.reshape(order, (-1,)) + decoding.min_length + 1, xp.reshape(chosen, (-1,))

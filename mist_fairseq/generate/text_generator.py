@@ -1,19 +1,31 @@
 """Raw text in, readable text out: what the generators of ``hub`` share. Needs neither torch nor fairseq."""
 
+import asyncio
 import itertools
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, SupportsIndex, TypeGuard, Unpack, overload
+from functools import cached_property, partial
+from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeGuard, Unpack, overload
 
 import numpy as np
 
-from mist_fairseq.generate.answers import Answers, answer, warn_of_too_few
-from mist_fairseq.generate.decoding import Decoding, DecodingOptions, Engine, check_head, whole_number
+from mist_fairseq.generate.answers import Answers, answer, too_few
+from mist_fairseq.generate.constraints import constraints_of
+from mist_fairseq.generate.decoding import (
+    Decoding,
+    DecodingOptions,
+    Engine,
+    check_head,
+    real_number,
+    whole_number,
+)
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.text.tokenizer import Tokenizer
+from mist_fairseq.text.truecase import truecase
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +33,7 @@ logger = logging.getLogger(__name__)
 _WINDOW = 16
 
 Text = str | tuple[str, ...] | list[str]
-Lengths = int | Iterable[int | None] | None
+Lengths = float | Iterable[float | None] | None
 Yes = Literal[True]
 No = Literal[False]
 One = Literal[1]
@@ -41,8 +53,9 @@ class Source:
     """What the model reads."""
 
     ids: list[int]  #: ``[CLS] X [SEP]``
-    length: int | None = None  #: asked for, in tokens before the final [SEP]; None for the predicted one
+    length: int | None = None  #: asked for, in words or tokens before the final [SEP]; None for the predicted one
     cut: bool = False  #: whether the text was longer than the model reads
+    texts: tuple[str, ...] = ()  #: what was encoded
 
 
 @dataclass
@@ -80,7 +93,15 @@ class TextGenerator:
     engine: Engine  #: what runs the model
     stop_unchanged = True  #: MIST ends for a sentence that a pass did not change; a benchmark may want all passes
 
-    # A list gives a list, an iterator an iterator; of texts, or of Outputs.
+    # One text gives one answer, a list a list, an iterator an iterator; of texts, or of Outputs.
+    @overload
+    def generate(  # type: ignore[overload-overlap] # a string is a sequence of strings, too
+        self, texts: str, *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
+    ) -> str: ...
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, texts: str, *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
+    ) -> Output: ...
     @overload
     def generate(
         self, texts: Sequence[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
@@ -113,21 +134,24 @@ class TextGenerator:
         batch_size: int = 64,
         progress: bool | None = None,
         **options: Unpack[DecodingOptions],
-    ) -> list[Any] | Iterator[Any]:
-        """Generate for raw texts, in their order.
+    ) -> Any:
+        """Generate for a raw text, or for several, in their order.
 
         A text is a string, or a tuple or list of strings that are read with [SEP] between them, for instance
         ``(answer, passage)``. ``[SEP]`` and the like in a string are plain text. What is longer than the model reads
-        is cut, and a warning logged at the end. An empty text has an empty output.
+        is cut, and a warning logged at the end of the first call with such a text. An empty text has an empty output.
 
         Args:
-            texts: something with a length, such as a list, gives a list; anything else, such as a generator or an open
-                file, an iterator, which reads *texts* as it goes and holds a bounded number of them.
+            texts: a string gives what a list of it alone has in it. Something with a length, such as a list or a tuple,
+                is several texts and gives a list: a single pair stands in one, ``[(answer, passage)]``. Anything else,
+                such as a generator or an open file, gives an iterator, which reads *texts* as it goes and holds a
+                bounded number of them.
             decoding: ``single-pass``, ``mist``, ``mask-predict``, ``mask-repeats``; or a ``Decoding``, in place of the
                 options here.
             nbest: answers to each text; more than one gives a list for each text, shorter where the lengths within the
                 bounds give no more.
-            lengths: in tokens before the final [SEP], one for all texts or one for each, None for the predicted one.
+            lengths: one for all texts or one for each, None for the predicted one; in tokens before the final [SEP], or
+                in what ``length_unit`` says.
             return_scores: give an ``Output`` with scores, tokens, the text after each pass, in place of its text.
             batch_size: texts that are generated at once.
             progress: show a progress bar; by default for more than 1,000 texts, on a terminal. Needs tqdm.
@@ -137,14 +161,15 @@ class TextGenerator:
             Texts, or ``Output`` with *return_scores*; lists of these with *nbest* above 1.
 
         Raises:
-            TypeError: *texts* is a single string, or one of them neither text nor a pair, or there is no such option;
-                says which.
+            TypeError: *texts* or one of them is neither text nor a pair, or there is no such option; says which.
             ValueError: an option cannot work; names it.
         """
         # The keys of a mapping, the columns of a table and a set, which has no order, would pass for texts.
-        no_texts = isinstance(texts, str | bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
+        no_texts = isinstance(texts, bytes | Mapping | set | frozenset) or getattr(texts, "ndim", 1) != 1
         if no_texts or not _is_iterable(texts):
-            raise TypeError(f"texts is {_shown(texts)}: expected a list, or any other iterable, of strings or pairs")
+            raise TypeError(
+                f"texts is {_shown(texts)}: expected a string, or a list or any other iterable of strings or pairs"
+            )
         if unknown := options.keys() - DecodingOptions.__annotations__:
             known = ", ".join(Options.__annotations__ | DecodingOptions.__annotations__)
             raise TypeError(
@@ -153,6 +178,8 @@ class TextGenerator:
         if not isinstance(decoding, Decoding):
             decoding = Decoding(decoding, nbest=nbest, **options)
         batch_size = whole_number("batch_size", batch_size)
+        if is_one := isinstance(texts, str):
+            texts = [texts]
         number = len(texts) if isinstance(texts, Sized) else None
         outputs: Iterator[Any] = self._outputs(self.read(texts, lengths, decoding), decoding, batch_size, return_scores)
         if decoding.nbest == 1:
@@ -162,15 +189,60 @@ class TextGenerator:
         if decoding.nbest == 1:
             outputs = (ranked[0] for ranked in outputs)
         outputs = _with_progress(outputs, number, progress)
-        return outputs if number is None else list(outputs)
+        if number is None:
+            return outputs
+        answers = list(outputs)
+        return answers[0] if is_one else answers
 
-    def encode(self, text: Text, length: int | None = None) -> Source:
-        """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts.
+    __call__ = generate
+
+    @overload
+    async def agenerate(  # type: ignore[overload-overlap]
+        self, texts: str, *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
+    ) -> str: ...
+    @overload
+    async def agenerate(  # type: ignore[overload-overlap]
+        self, texts: str, *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
+    ) -> Output: ...
+    @overload
+    async def agenerate(
+        self, texts: Sequence[Text], *, return_scores: No = ..., nbest: One = ..., **options: Unpack[Options]
+    ) -> list[str]: ...
+    @overload
+    async def agenerate(
+        self, texts: Sequence[Text], *, return_scores: Yes, nbest: One = ..., **options: Unpack[Options]
+    ) -> list[Output]: ...
+    @overload
+    async def agenerate(
+        self, texts: Iterable[Text], *, return_scores: bool = ..., nbest: int = ..., **options: Unpack[Options]
+    ) -> Any: ...
+
+    async def agenerate(self, texts: Iterable[Text], **options: Any) -> Any:
+        """``generate`` for asyncio: in a thread of the generator's own, which runs one call after the other.
+
+        Arguments and errors are those of ``generate``, and so is the result, but for an asynchronous iterator in place
+        of an iterator. A call that waits can be cancelled; one that runs ends by itself, and the next waits for it.
+        """
+
+        def run(work: Any, *given: Any) -> Any:
+            return asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+        async def each(outputs: Iterator[Any]) -> AsyncIterator[Any]:
+            while (output := await run(next, outputs, None)) is not None:
+                yield output
+
+        answers = await run(partial(self.generate, texts, **options))
+        return each(answers) if isinstance(answers, Iterator) else answers
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "agenerate")
+
+    def encode(self, text: Text, length: float | None = None, unit: str = "tokens") -> Source:
+        """``[CLS] X [SEP]`` of a text or of several, which [SEP] parts; *length* is in one of ``UNITS``.
 
         TypeError: it is neither text nor a tuple or list of texts. ValueError: the model makes no output of *length*.
         """
-        if length is not None:
-            length = whole_number("length", length, self.limits.target - 1 - (self.engine.graph is not None))
         parts = [text] if isinstance(text, str) else text
         if not isinstance(parts, tuple | list) or not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"{_shown(text)} is no text: expected a string, or a tuple of strings such as a pair")
@@ -178,29 +250,43 @@ class TextGenerator:
         ids = [special.cls]
         for part in parts:
             ids += [*(token for _, token in self.tokenizer.encode(part)), special.sep]
-        if len(ids) <= self.limits.source:
-            return Source(ids, length)
-        return Source([*ids[: self.limits.source - 1], special.sep], length, cut=True)
+        if cut := len(ids) > self.limits.source:
+            ids = [*ids[: self.limits.source - 1], special.sep]
+        number, most = None, self.limits.target - 1 - (self.engine.graph is not None)
+        if length is not None and unit == "source":
+            share = real_number("length", length, least=0.0)
+            number = max(1, min(round(share * (len(ids) - 1 - len(parts))), most))
+        elif length is not None:
+            number = whole_number("length", length, most)
+        return Source(ids, number, cut, tuple(parts))
 
     def read(self, texts: Iterable[Text], lengths: Lengths, decoding: Decoding) -> Iterator[Source]:
         """The sources of texts, one after the other; arguments and errors as of ``generate``, some only on the way."""
-        check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, SupportsIndex))
+        unit = decoding.length_unit
+        one = SupportsFloat if unit == "source" else SupportsIndex
+        check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, one))
+        if decoding.banned or decoding.required:
+            room = constraints_of(self.tokenizer, tuple(decoding.banned), tuple(decoding.required)).room
+            if room >= self.limits.target:
+                makes = f"the {self.limits.target - 1} that the model makes"
+                raise ValueError(f"required takes {room} tokens, more than {makes}: leave some out")
         if self.engine.graph is None:
-            warn_of_too_few(decoding, self.limits)
-        if lengths is not None and decoding.width > 1 and not decoding.branches:
+            self._warn_once("nbest", too_few(decoding, self.limits))
+        if lengths is not None and unit != "words" and decoding.width > 1 and not decoding.branches:
             raise ValueError("lengths are given: there is none to choose for a length_beam or nbest above 1")
-        if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | SupportsIndex | None):
-            raise ValueError(f"lengths is {_shown(lengths)}, expected a whole number, or one for each text")
+        if isinstance(lengths, str | bytes | bool) or not isinstance(lengths, Iterable | one | None):
+            kind = "number" if unit == "source" else "whole number"
+            raise ValueError(f"lengths is {_shown(lengths)}, expected a {kind}, or one for each text")
         if not _is_iterable(lengths):
-            return self._encode_all(iter(texts), itertools.repeat(lengths))
+            return self._encode_all(iter(texts), itertools.repeat(lengths), unit)
         if isinstance(lengths, Sized) and isinstance(texts, Sized) and len(lengths) != len(texts):
             raise ValueError(f"{len(lengths)} lengths for {len(texts)} texts: give one for each, or a single number")
-        return self._encode_all(iter(texts), iter(lengths))
+        return self._encode_all(iter(texts), iter(lengths), unit)
 
-    def _encode_all(self, texts: Iterator[Text], lengths: Iterator[Any]) -> Iterator[Source]:
+    def _encode_all(self, texts: Iterator[Text], lengths: Iterator[Any], unit: str) -> Iterator[Source]:
         for i, text in enumerate(texts):
             try:
-                yield self.encode(text, next(lengths))
+                yield self.encode(text, next(lengths), unit)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"texts[{i}]: {error}") from error
             except StopIteration:
@@ -222,20 +308,29 @@ class TextGenerator:
                 yield from (outputs[i] for i in range(len(window)))
         finally:
             if cut:
-                logger.warning(
-                    "%s of %s texts are longer than the %d tokens that the model reads, and lost their ends: shorten "
-                    "or split them; return_scores tells which (Output.cut)",
-                    *(f"{cut:,}", f"{number:,}", self.limits.source),
-                )
+                longer = f"{cut:,} of {number:,} texts are longer than the {self.limits.source} tokens that the model"
+                advice = "shorten or split them; return_scores tells which (Output.cut). Later ones are not reported"
+                self._warn_once("cut", f"{longer} reads, and lost their ends: {advice}")
 
     def generate_sources(self, sources: list[Source], decoding: Decoding, details: bool = True) -> list[list[Output]]:
         """The *nbest* outputs of each source of one batch, best first; without *details* only with text and score.
 
-        *sources* are made by ``encode``, either all with a length or none. ValueError: one or its length is too long.
+        *sources* are made by ``encode``, either all with a length or none; that is in words where the ``length_unit``
+        of *decoding* is, else in tokens. ValueError: one or its length is too long.
         """
         wanted = [source for source in sources if not self.is_empty(source)]
         results = iter(self._generate_batch(wanted, decoding, details) if wanted else [])
         return [[Output("")] if self.is_empty(source) else next(results) for source in sources]
+
+    @cached_property
+    def _warned(self) -> set[str]:
+        return set()
+
+    def _warn_once(self, reason: str, message: str) -> None:
+        """Log a message, unless it is empty or there was one for this reason before."""
+        if message and reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning("%s", message)
 
     def is_empty(self, source: Source) -> bool:
         """Whether there is nothing to read, as of white space or control characters."""
@@ -251,13 +346,16 @@ class TextGenerator:
         tokens = np.full((len(sources), max(lengths)), self.tokenizer.special.pad)
         for row, source in zip(tokens, sources):
             row[: len(source.ids)] = source.ids
-        engine, asked = self.engine, None
-        if sources[0].length is not None:
+        engine, asked, words = self.engine, None, None
+        if sources[0].length is not None and decoding.length_unit == "words":
+            words = [source.length or 0 for source in sources]
+        elif sources[0].length is not None:
             asked = engine.asarray(np.array([(source.length or 0) + 1 for source in sources]))
         inputs = engine.asarray(tokens), engine.asarray(np.array(lengths))
         answered = answer(
             *(engine, *inputs, decoding, self.tokenizer, self.limits),
             target_lengths=asked,
+            words=words,
             stop_unchanged=self.stop_unchanged,
             history=details,
         )
@@ -265,7 +363,12 @@ class TextGenerator:
 
     def _outputs_of(self, answers: Answers, source: Source, decoding: Decoding, details: bool) -> list[Output]:
         """The outputs of a source, best first."""
-        decode, symbols, sep = self.tokenizer.decode, self.tokenizer.symbols, self.tokenizer.special.sep
+        symbols, sep = self.tokenizer.symbols, self.tokenizer.special.sep
+
+        def decode(ids: list[int]) -> str:
+            text = self.tokenizer.decode(ids)
+            return truecase(text, *source.texts) if decoding.truecase else text
+
         shares = enumerate(answers.length_shares, start=decoding.min_length) if details else ()
         length_scores = dict(sorted(shares, key=lambda share: -share[1]))
         outputs = []

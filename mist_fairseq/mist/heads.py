@@ -53,14 +53,20 @@ def likeliest_tokens(logits: Tensor, never: tuple[int, ...]) -> Tensor:
     return tokens
 
 
-def likeliest_with_scores(logits: Tensor, never: tuple[int, ...], second: bool = False) -> tuple[Tensor, Tensor]:
+def likeliest_with_scores(
+    logits: Tensor, never: tuple[int, ...], second: bool = False, allowed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The likeliest tokens, or the *second* likeliest, and their log-probabilities in fp32, over all but *never*.
 
-    *Shapes:* (N, V), which may be overwritten -> (N), (N).
+    With *allowed* only such tokens are chosen; the probabilities stay what they are.
+
+    *Shapes:* (N, V), which may be overwritten, allowed boolean (V) -> (N), (N).
     """
     logits = _without(logits.float(), never)
-    tokens = argmax(logits)
     log_p = logits.log_softmax(-1)
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    tokens = argmax(logits)
     if second:
         tokens = argmax(logits.scatter(1, tokens[:, None], float("-inf")))
     return tokens, log_p.gather(1, tokens[:, None])[:, 0]

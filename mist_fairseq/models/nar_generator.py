@@ -1,5 +1,6 @@
 """What fairseq-generate and -interactive call: fairseq's generators, and the one of ``generate.decoding``."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -8,8 +9,10 @@ import torch
 
 from mist_fairseq.data.dictionary import TokenizerDictionary
 from mist_fairseq.engines.pytorch import PyTorchEngine
-from mist_fairseq.generate.answers import Answer, answer, warn_of_too_few
+from mist_fairseq.generate.answers import Answer, answer, too_few
 from mist_fairseq.generate.decoding import Decoding, check_head
+
+logger = logging.getLogger(__name__)
 
 # fairseq's generation options that mean nothing, or something else, without an autoregressive decoder:
 # what to do instead -> the options with their defaults.
@@ -101,8 +104,8 @@ class NARGenerator(Generator):
         self.decoding = decoding
         graph = getattr(self.model.encoder.config, "graph", None)
         check_head(decoding, graph, self.model.limits, lengths_given=False)
-        if graph is None:
-            warn_of_too_few(decoding, self.model.limits)
+        if graph is None and (warning := too_few(decoding, self.model.limits)):
+            logger.warning("%s", warning)
         self.retain_history = bool(getattr(options, "retain_iter_history", False))
         self.stop_unchanged = True  # a benchmark may want all passes
 

@@ -15,8 +15,9 @@ rows of zeros after the last token, up to a multiple of 128.
 
 The graph uses ONNX Runtime's own operators (``com.microsoft``) on top of opset 18. Dimensions named by letters vary
 from run to run: B sentences, L tokens, P tokens of a past that they see, K = P + L; the candidates of a beam count as
-sentences. H heads, d values of each and the number of layers are fixed. Token ids and lengths are int64, ``second`` is
-bool, all else is float32. It is run for the source, and again for the target with the source as its past:
+sentences. H heads, d values of each and the number of layers are fixed. Token ids and lengths are int64, ``second``
+and ``allowed`` are bool, all else is float32. It is run for the source, and again for the target with the source as its
+past:
 
 - in: ``tokens`` (B, L), of the source ``[CLS] X [SEP]``, of the target [MASK]s and known tokens, with anything behind;
   ``lengths`` (B) of them, special tokens counted; ``past_lengths`` (B), of the source 0, of the target its source's
@@ -27,7 +28,9 @@ bool, all else is float32. It is run for the source, and again for the target wi
   ``value0``, ``key1``, ... (B, H, K, d) of each layer.
 - out, of the target: ``predictions`` (B, L), *tokens* with every [MASK] among the first *lengths* replaced by the
   likeliest token, which is no special one but [SEP]; ``scores`` (B, L), the log-probability of what replaced it, 0
-  elsewhere. With the input ``second``, which need not be given, both are of the second likeliest token. Of a model
+  elsewhere. With the input ``second``, which need not be given, both are of the second likeliest token. With
+  ``allowed`` (V), which need not be given, only tokens are chosen for which it is true; V is the number of rows of the
+  head, a multiple of 128, and the log-probabilities are those among all tokens. Of a model
   with paths (``mist.dag``) also ``edges`` (B, L, L), log-probabilities of going from a vertex to a later one.
 
 Single pass: run the source; take the largest of ``length_scores[:, 2 : max_target_positions + 1]`` (a word and [SEP]

@@ -29,7 +29,8 @@ _Id = Annotated[
     described("id", "a string of at most 200 characters, or a whole number"),
 ]
 _Lengths = Annotated[
-    int | list[int | None] | None, described("length", "a whole number, or a list with one or null for each text")
+    int | float | list[int | float | None] | None,
+    described("length", "a whole number, or a list with one or null for each text"),
 ]
 
 
@@ -51,9 +52,9 @@ class GenerateRequest(_Options):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
-    texts: list[Text] | None = Field(None, description="Several, in place of text.", min_length=1)
-    lengths: _Lengths = Field(None, description="In tokens, for all texts or each; null for the predicted one.")
+    text: _Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
+    texts: list[_Text] | None = Field(None, description="Several, in place of text.", min_length=1)
+    lengths: _Lengths = Field(None, description="For all texts or each, in length_unit; null for the predicted one.")
     details: bool = Field(False, description="Answer with tokens, their scores, every pass and predicted lengths.")
     id: _Id = Field(None, description="Comes back as it is.")
 

@@ -71,6 +71,8 @@ class MistTaskConfig(FairseqDataclass):
     diversity_penalty: float = option(0.0, _SAME["diversity_penalty"])
     path_search: Optional[str] = option(None, _SAME["path_search"])
     path_length_penalty: float = option(1.0, _SAME["path_length_penalty"])
+    banned: str = option("", f"{_SAME['banned']}, joined by commas")
+    required: str = option("", f"{_SAME['required']}, joined by commas")
     output: Optional[str] = option(None, OUTPUT)
     length_guesses: int = option(0, argparse.SUPPRESS)  # of version 0.1
     train_subset: str = II("dataset.train_subset")
@@ -165,8 +167,10 @@ class MistTask(TokenizerTask):
         """The generator of one model; *args* are fairseq's options, of which those that cannot work are refused."""
         if prefix_allowed_tokens_fn is not None:
             raise ValueError("prefix_allowed_tokens_fn needs an autoregressive model: tokens are predicted at once")
+        given = {name: [word for word in self.cfg.get(name, "").split(",") if word] for name in ("banned", "required")}
         decoding = Decoding(
-            **{name: self.cfg[name] for name in _SAME if name in self.cfg and name != "decoding"},
+            **{name: self.cfg[name] for name in _SAME if name in self.cfg and name not in ("decoding", *given)},
+            **given,
             decoding=str(self.cfg.decoding),
             iterations=self.cfg.decoding_iterations,
             nbest=getattr(args, "nbest", 1),

@@ -87,8 +87,10 @@ def test_it_was_compiled():
 
 
 @pytest.mark.parametrize("changes", ABLE.values(), ids=ABLE)
-@pytest.mark.parametrize("second", [False, True], ids=["likeliest", "second"])
-def test_equals_the_graph(dictionary, changes, second):
+@pytest.mark.parametrize("second, some", [(False, False), (True, False), (True, True)])
+def test_equals_the_graph(dictionary, changes, second, some):
+    """The likeliest tokens, the second likeliest, and those of *some* of the vocabulary."""
+    allowed = {"allowed": np.arange(len(dictionary.tokenizer.symbols)) % 3 == 0} if some else {}
     released = released_of(dictionary, SIZES | changes)
     results = []
     for kind in (NativeEngine, OnnxEngine):
@@ -96,7 +98,7 @@ def test_equals_the_graph(dictionary, changes, second):
             engine = kind(released.encoder, released.tokenizer.special, "int8")
         src, src_lengths, tgt, lengths = map(engine.asarray, inputs(dictionary))
         state = engine.encode(src, src_lengths)
-        results.append([state.length_scores, *engine.fill(tgt, lengths, state, second)])
+        results.append([state.length_scores, *engine.fill(tgt, lengths, state, second, **allowed)])
     assert_close(*results, lengths, 1e-3 if "copy_head" in changes else 1e-5)
 
 

@@ -163,7 +163,8 @@ BLOCKS = 3
 def in_blocks():
     graph = Graph(int8=False)
     x = graph.input("x", np.float32, ["N", BLOCKS * 128])
-    for name, value in zip(("token", "score"), likeliest(graph, x, BLOCKS, graph.switch("second"))):
+    given = graph.switch("second"), graph.switch("allowed", "V")
+    for name, value in zip(("token", "score"), likeliest(graph, x, BLOCKS, *given)):
         graph.node("Identity", value, output=name)
     return start_session(graph.build({"token": ["N"], "score": ["N"]}, ["token"], "")[0].SerializeToString())
 
@@ -171,14 +172,19 @@ def in_blocks():
 @settings(max_examples=50)
 @given(rows=st.integers(0, 4), seed=st.integers(0, 10**6), kinds=st.integers(1, 400), absent=st.integers(0, 300))
 def test_likeliest_of_blocks(in_blocks, rows, seed, kinds, absent):
-    """The first of equal ones, wherever it stands; with -inf for some."""
+    """The first of equal ones, wherever it stands; with -inf for some, or of those that are allowed."""
     rng = np.random.default_rng(seed)
     x = rng.integers(kinds, size=(rows, BLOCKS * 128)).astype(np.float32) / 10
     x[:, rng.permutation(BLOCKS * 128)[:absent]] = -np.inf
     order = (-x).argsort(axis=1, stable=True)
-    for second in (False, True):
-        token, score = in_blocks.run(None, {"x": x} | ({"second": np.array(True)} if second else {}))
+    everything = np.log(np.exp(x.astype(np.float64)).sum(axis=1))
+    allowed = rng.random(BLOCKS * 128) < 0.5
+    for second, some in ((False, False), (True, False), (False, True), (True, True)):
+        given = {"second": np.array(True)} if second else {}
+        if some:
+            given["allowed"] = allowed
+            order = np.where(allowed, -x, np.inf).argsort(axis=1, stable=True)
+        token, score = in_blocks.run(None, {"x": x} | given)
         assert token.tolist() == order[:, int(second)].tolist()
-        everything = np.log(np.exp(x.astype(np.float64)).sum(axis=1))
         expected = np.take_along_axis(x, order, axis=1)[:, int(second)] - everything
         np.testing.assert_allclose(score, expected, atol=1e-5)

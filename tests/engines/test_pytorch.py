@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mist_fairseq.engines import build_engine
 from mist_fairseq.engines.pytorch import PyTorchEngine
 from tests.generate.plain import encode_one, plain_fill
 from tests.helpers import sources, targets, tiny_encoder_decoder, tiny_released
@@ -28,6 +29,25 @@ def test_fills_masks_and_leaves_the_rest(dictionary, build):
         torch.testing.assert_close(scores[row], padded, atol=1e-4, rtol=0)
         lengths = model.encoder.length_logits(encode_one(model, source))[0].detach()
         torch.testing.assert_close(state.length_scores[row], lengths, atol=1e-4, rtol=0)
+
+
+def test_only_allowed_tokens_are_chosen(dictionary):
+    """Each is the likeliest of them, with its log-probability among all; by ONNX Runtime the same."""
+    model, lengths = tiny_released(dictionary), torch.tensor([5, 12])
+    allowed = torch.arange(len(dictionary.tokenizer.symbols)) % 5 == 0
+    src, src_lengths = sources([9, 4], dictionary)
+    masks = torch.full((2, 12), dictionary.mask())
+    for engine in (
+        build_engine(model.encoder, dictionary.tokenizer.special, name, "fp32") for name in ("none", "onnxruntime")
+    ):
+        given = [engine.asarray(values) for values in (src, src_lengths, masks, lengths, allowed)]
+        filled, scores = engine.fill(*given[2:4], engine.encode(*given[:2]), allowed=given[4])
+        for row, length in enumerate(lengths.tolist()):
+            source, masked = src[row, : src_lengths[row]].tolist(), masks[row, :length].tolist()
+            forbidden = [(~allowed).nonzero().flatten()] * length
+            tokens, expected = plain_fill(model, masked, source, without=forbidden)
+            assert filled[row, :length].tolist() == tokens
+            torch.testing.assert_close(torch.as_tensor(scores[row, :length]), torch.tensor(expected), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("build", [tiny_released, tiny_encoder_decoder])

@@ -1,4 +1,6 @@
+import asyncio
 import itertools
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,10 +90,25 @@ def test_what_is_too_long_is_cut_and_says_so(echo, caplog):
     caplog.clear()
     echo.generate(["how " * 18])
     assert not caplog.messages
-    answers = echo.generate(iter(3 * ["how " * 19]), batch_size=1)
+    echo.generate(["how " * 19])
+    assert not caplog.messages, "it was said once"
+    answers = Echo().generate(iter(3 * ["how " * 19]), batch_size=1)
     next(answers)
     answers.close()  # before its end
     assert len(caplog.messages) == 1
+
+
+def test_a_string_gives_what_a_list_of_it_has(echo):
+    text = "how can it"
+    for options in ({}, {"nbest": 2}, {"return_scores": True}, {"return_scores": True, "nbest": 2}, {"lengths": [2]}):
+        assert echo.generate(text, **options) == echo.generate([text], **options)[0]
+    assert echo.generate(text) == text and echo.generate("") == ""
+    assert echo.generate((text, "it")) == [text, "it"], "a tuple is several texts, a pair only in a list"
+    assert echo.generate([(text, "guitar")]) == ["how can it guitar"]
+
+
+def test_a_generator_can_be_called(echo):
+    assert echo("how can it", lengths=2) == "how can" and echo(["it"], nbest=2) == [["it"]]
 
 
 def test_a_list_gives_a_list_in_its_order(echo):
@@ -172,7 +189,8 @@ def test_nbest(echo):
 
 def test_more_answers_than_lengths(echo, caplog):
     assert len(echo.generate(["how the can it"], nbest=9)[0]) == 4 and not caplog.messages
-    echo.generate(["how the can it"], nbest=100)
+    for _ in range(2):
+        echo.generate(["how the can it"], nbest=100)
     assert caplog.messages == [
         "nbest is 100, but each of the 9 lengths gives one answer at most; diversity_penalty gives more"
     ]
@@ -198,14 +216,52 @@ def test_lengths(echo):
     assert list(echo.generate(iter(texts), lengths=iter([1, 1, 1, 1]))) == ["how", "the", "it", "it"]
 
 
+def test_lengths_in_words(echo):
+    """The source's first words, of which "zab" has three pieces; of 1 + 1 + 1 + ... tokens the likeliest is longer."""
+    assert len(read(echo, "zab")) == 5
+    texts = ["zab it the how", "it zab zab", "how the it", "it"]
+    found = echo.generate(texts, lengths=[2, 2, 3, None], length_unit="words")
+    assert found == ["zab it", "it zab", "how the it", "it"]
+    assert echo.generate("zab it", lengths=9, length_unit="words") == "zab it", "the nearest that there is"
+    ranked = echo.generate("it zab the", lengths=2, length_unit="words", nbest=3, return_scores=True)
+    assert [one.text for one in ranked] == ["it zab", "it za", "it z"]
+    assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+
+
+def test_lengths_as_shares_of_the_source(echo):
+    texts = ["how the it can", "zab it", ("how the", "it can it"), "how the it is the way to it the guitar"]
+    for share in (0.5, np.float32(0.5), 1, 0.01):
+        lengths = [max(1, min(round(share * number), 9)) for number in (4, 4, 5, 10)]
+        assert [source.length for source in echo.read(texts, share, Decoding(length_unit="source"))] == lengths
+    found = echo.generate(texts[:2], lengths=[0.25, 2], length_unit="source")
+    assert found == ["how", "zab it"]
+
+
+def test_many_lengths_are_tried_for_words(echo, monkeypatch):
+    tried, fill = [], echo.engine.fill
+    monkeypatch.setattr(echo.engine, "fill", lambda *given: tried.append(given[1].tolist()) or fill(*given))
+    assert echo.generate("zabzab it", lengths=2, length_unit="words") == "zabzab it"
+    assert tried == [[3, 4, 5, 6], [7, 8, 9, 10]], "of six tokens and more before the final [SEP]"
+    tried.clear()
+    assert echo.generate("it", lengths=8, length_unit="words") == "it"
+    assert tried == [[9, 10, 8, 7]], "no more lengths have room for eight"
+
+
+def test_truecase(echo):
+    text = "How is it a Guitar? is it"
+    assert echo.generate(text) == "how is it a guitar? is it"
+    assert echo.generate(text, truecase=True) == "How is it a Guitar? Is it"
+    output = echo.generate(text, truecase=True, return_scores=True)
+    assert output.history == [output.text] and "guitar" in output.tokens
+
+
 @pytest.mark.parametrize(
     "texts, message",
     [
-        ("how can", r"texts is 'how can' \(str\): expected a list"),
-        (b"how", r"\(bytes\): expected a list"),
+        (b"how", r"\(bytes\): expected a string, or a list"),
         (None, r"texts is None \(NoneType\)"),
         (7, r"texts is 7 \(int\)"),
-        ({"text": "it"}, r"texts is \{'text': 'it'\} \(dict\): expected a list"),  # would be the text "text"
+        ({"text": "it"}, r"texts is \{'text': 'it'\} \(dict\): expected a string, or a list"),  # not "text"
         ({"it"}, r"texts is \{'it'\} \(set\)"),
         (np.array([["it", "how"]]), r"texts is array\(.*\(ndarray\)"),
         (["it", None], r"texts\[1\]: None \(NoneType\) is no text: expected a string"),
@@ -242,6 +298,12 @@ def test_another_programs_option_is_named(echo):
         ({"lengths": b"12"}, r"lengths is b'12' \(bytes\)"),
         ({"lengths": True}, r"lengths is True \(bool\)"),
         ({"lengths": np.float64(2)}, r"lengths is \S+ \(float64\)"),
+        ({"lengths": "0.5", "length_unit": "source"}, r"lengths is '0.5' \(str\), expected a number, or one for each"),
+        ({"lengths": -0.5, "length_unit": "source"}, r"texts\[0\]: length is -0.5, expected a number of at least 0"),
+        ({"lengths": 2.5, "length_unit": "words"}, r"lengths is 2.5 \(float\), expected a whole number"),
+        ({"lengths": 10, "length_unit": "words"}, r"texts\[0\]: length is 10, expected a whole number from 1 to 9"),
+        ({"length_unit": "letters"}, "length_unit is 'letters', expected one of tokens, words, source"),
+        ({"truecase": 1}, "truecase is 1, expected True or False"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
@@ -272,6 +334,47 @@ def test_sources_of_ids(echo):
         echo.generate_sources([Source([cls] + [50] * 20)], decoding)
     with pytest.raises(ValueError, match="a length is 10, expected at most 9"):
         echo.generate_sources([Source([cls, 50, SEP], 10)], decoding)
+
+
+def test_asyncio_gets_the_same(echo):
+    texts = ["how can it", "the guitar"]
+
+    async def work():
+        given = ("it", texts, iter(texts)), dict(return_scores=True, nbest=2)
+        one, several, lines = await asyncio.gather(*(echo.agenerate(each, **given[1]) for each in given[0]))
+        return one, several, [line async for line in lines]
+
+    expected = echo.generate(texts, return_scores=True, nbest=2)
+    assert asyncio.run(work()) == (echo.generate("it", return_scores=True, nbest=2), expected, expected)
+    with pytest.raises(TypeError, match="generate has no option num_beams"):
+        asyncio.run(echo.agenerate("it", num_beams=3))
+
+
+def test_asyncio_runs_one_call_at_a_time(echo, monkeypatch):
+    """Of three calls the second is cancelled as it waits, the first as it runs; the third waits for the first's end."""
+    running, may_end, noted = threading.Event(), threading.Event(), []
+
+    def fill(tokens, lengths, state, fill=echo.engine.fill):
+        noted.append(len(tokens))
+        running.set()
+        assert may_end.wait(10)
+        noted.append(-len(tokens))
+        return fill(tokens, lengths, state)
+
+    monkeypatch.setattr(echo.engine, "fill", fill)
+
+    async def work():
+        calls = [asyncio.create_task(echo.agenerate(["it"] * number)) for number in (1, 2, 3)]
+        await asyncio.to_thread(running.wait, 10)
+        calls[1].cancel()
+        calls[0].cancel()
+        found = await asyncio.gather(*calls[:2], return_exceptions=True)
+        assert noted == [1], "the model is not waited for"
+        may_end.set()
+        return *map(type, found), await calls[2]
+
+    assert asyncio.run(work()) == (asyncio.CancelledError, asyncio.CancelledError, ["it"] * 3)
+    assert noted == [1, -1, 3, -3]
 
 
 def test_progress_is_shown_when_asked_for(echo, capsys):
