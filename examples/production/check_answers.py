@@ -11,7 +11,7 @@ from pathlib import Path
 def main():
     folder = Path(sys.argv[1])
     queries, answers, errors = (
-        [json.loads(line) for line in open(folder / f"{name}.jsonl", encoding="utf-8")]
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
         for name in ("queries", "answers", "errors")
     )
     answered, refused = [row["id"] for row in answers], [row["row"] for row in errors]

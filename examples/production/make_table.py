@@ -2,8 +2,8 @@
 
     python examples/production/make_table.py DIR [--queries 100000]
 
-Makes pairs.tsv, with the columns question and rewrite, out of the quickstart's intents (examples/quickstart/make_data.py),
-and queries.jsonl, with the fields id and question; one query in a thousand has no text, as happens.
+Makes pairs.tsv, with the columns question and rewrite, out of the intents of examples/quickstart/make_data.py, and
+queries.jsonl, with the fields id and question; one query in a thousand has no text, as happens.
 """
 
 import argparse

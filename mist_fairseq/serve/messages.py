@@ -52,8 +52,8 @@ class GenerateRequest(_Options):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: _Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
-    texts: list[_Text] | None = Field(None, description="Several, in place of text.", min_length=1)
+    text: Text | None = Field(None, description="One text, or a list of texts to be read as one, such as a pair.")
+    texts: list[Text] | None = Field(None, description="Several, in place of text.", min_length=1)
     lengths: _Lengths = Field(None, description="For all texts or each, in length_unit; null for the predicted one.")
     details: bool = Field(False, description="Answer with tokens, their scores, every pass and predicted lengths.")
     id: _Id = Field(None, description="Comes back as it is.")
