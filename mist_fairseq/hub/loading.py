@@ -1,9 +1,13 @@
 """A model by the name of its folder or its name on the hub, by whichever generator can run it."""
 
+import itertools
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mist_fairseq.files.exported import CONFIG, SUMS, read_any_config
+from mist_fairseq.files.reading import read_json
 from mist_fairseq.generate.decoding import whole_number
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.pretrained.hub import local_folder
@@ -12,10 +16,18 @@ from mist_fairseq.release.onnx_folder import DICTIONARY, FILES, FORMAT
 
 def find_model(name: str, precision: str | None = None) -> tuple[str, bool]:
     """The folder of a model, fetched if *name* is one on the hub, and whether it is ONNX; errors as of its reader."""
-    if read_any_config(local_folder(name, [CONFIG])).get("format") == FORMAT:
-        files = FILES.get(precision or "fp32", ())
-        return local_folder(name, [CONFIG, SUMS, DICTIONARY, *files]), True
-    return local_folder(name), False
+    is_onnx = read_any_config(local_folder(name, [CONFIG])).get("format") == FORMAT
+    return local_folder(name, _files(FILES.get(precision or "fp32", ())) if is_onnx else None), is_onnx
+
+
+def fetch_model(name: str) -> str:
+    """The folder of a model or pre-trained encoder, with all files; errors as of ``local_folder``."""
+    is_onnx = read_json(Path(local_folder(name, [CONFIG])) / CONFIG).get("format") == FORMAT
+    return local_folder(name, _files(itertools.chain(*FILES.values())) if is_onnx else None)
+
+
+def _files(weights: Iterable[str]) -> list[str]:
+    return [CONFIG, SUMS, DICTIONARY, *weights]
 
 
 def load_generator(folder: str, **options: Any) -> TextGenerator:
