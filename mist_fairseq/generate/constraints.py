@@ -132,10 +132,12 @@ class ConstrainedEngine:
         self.graph, self.asarray, self.encode = engine.graph, engine.asarray, engine.encode
         self.mask = constraints.words.tokenizer.special.mask
 
-    def fill(self, tokens: Array, lengths: Array, state: Any, second: bool = False) -> tuple[Array, Array]:
+    def fill(
+        self, tokens: Array, lengths: Array, state: Any, second: bool = False, allowed: Array | None = None
+    ) -> tuple[Array, Array]:
         """Predict every [MASK]; the second likeliest tokens, which only tell where to vary, are any."""
-        if second:
-            return self.inner.fill(tokens, lengths, state, second=True)
+        if second or allowed is not None:
+            return self.inner.fill(tokens, lengths, state, second, allowed)
         xp = array_namespace(tokens)
         given, sure, ends = self._place(tokens, lengths, state)
         filled, scores = self.inner.fill(self.asarray(given), lengths, state)

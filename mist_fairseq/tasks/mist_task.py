@@ -167,10 +167,11 @@ class MistTask(TokenizerTask):
         """The generator of one model; *args* are fairseq's options, of which those that cannot work are refused."""
         if prefix_allowed_tokens_fn is not None:
             raise ValueError("prefix_allowed_tokens_fn needs an autoregressive model: tokens are predicted at once")
-        given = {name: [word for word in self.cfg.get(name, "").split(",") if word] for name in ("banned", "required")}
+        options: dict[str, Any] = {name: self.cfg[name] for name in _SAME if name in self.cfg and name != "decoding"}
+        for name in {"banned", "required"} & options.keys():
+            options[name] = [word.strip() for word in options[name].split(",") if word.strip()]
         decoding = Decoding(
-            **{name: self.cfg[name] for name in _SAME if name in self.cfg and name not in ("decoding", *given)},
-            **given,
+            **options,
             decoding=str(self.cfg.decoding),
             iterations=self.cfg.decoding_iterations,
             nbest=getattr(args, "nbest", 1),

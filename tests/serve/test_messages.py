@@ -82,8 +82,8 @@ def test_the_options_are_those_of_decoding():
     own = {"text", "texts", "lengths", "details", "id"}
     assert set(GenerateRequest.model_fields) - own == {option.name for option in fields(Decoding)}
     assert GenerateRequest(text="how").make_decoding() == Decoding()
-    given = GenerateRequest(text="how", decoding="mist", iterations=2, min_length=3).make_decoding()
-    assert given == Decoding("mist", iterations=2, min_length=3)
+    given = dict(decoding="mist", iterations=2, min_length=3, banned=["it"], truecase=True, length_unit="source")
+    assert GenerateRequest(text="how", lengths=0.5, **given).make_decoding() == Decoding(**given)
 
 
 def test_a_default_is_limited_too():

@@ -211,9 +211,9 @@ def test_training_in_int8_is_refused(tmp_path):
 
 
 def test_the_generator_gets_the_options(tmp_path):
-    task = make_task(write_data(tmp_path), decoding="mist", decoding_iterations=2)
+    task = make_task(write_data(tmp_path), decoding="mist", decoding_iterations=2, banned="it, new york")
     generator = task.build_generator([make_model(task)[0]], None)
-    assert generator.decoding == Decoding("mist", iterations=2, length_beam=1)
+    assert generator.decoding == Decoding("mist", iterations=2, length_beam=1, banned=["it", "new york"])
 
 
 def test_guessed_lengths_are_refused_but_not_in_a_checkpoint(tmp_path):
