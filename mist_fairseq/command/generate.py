@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import timedelta
 from types import NoneType
@@ -86,9 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         shown: dict[str, Any] = {"type": kinds[0], "metavar": "N" if kinds[0] in (int, float) else "NAME"}
         if kinds[0] is bool:
             shown = {"action": argparse.BooleanOptionalAction}
-        help_text = option.metadata["help"] + ("" if option.default in (None, False) else " (default: %(default)s)")
+        elif option.type == Sequence[str]:
+            shown = {"action": "append", "metavar": "WORDS"}
+        help_text = option.metadata["help"] + (" (default: %(default)s)" if option.default else "")
         flag = f"--{option.name.replace('_', '-')}"
-        decoding.add_argument(flag, default=option.default, help=help_text, **shown)
+        decoding.add_argument(flag, default=option.default or None, help=help_text, **shown)
     return parser
 
 
@@ -104,7 +107,8 @@ def job_of(args: argparse.Namespace) -> Job:
     """What the command line asks for; ValueError or OSError: it cannot be done."""
     options = {name: getattr(args, name) for name in _LOADING if getattr(args, name) is not None}
     whole_number("--batch-size", args.batch_size)
-    decoding = Decoding(**{option.name: getattr(args, option.name) for option in fields(Decoding)})
+    given = {option.name: getattr(args, option.name) for option in fields(Decoding)}
+    decoding = Decoding(**{name: value for name, value in given.items() if value is not None})
     folder, is_onnx = find_model(args.model, args.precision)
     cores = len(os.sched_getaffinity(0))
     workers = args.workers

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
+from mist_fairseq.extras import install_line
 from mist_fairseq.files.reading import check_mark
 
 Row = dict[str, Any]
@@ -252,5 +253,5 @@ def pyarrow_for(what: str) -> Any:
     try:
         import pyarrow
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{what} needs the package pyarrow: pip install pyarrow", name="pyarrow") from error
+        raise ModuleNotFoundError(f"{what} needs pyarrow: {install_line('tables')}", name="pyarrow") from error
     return pyarrow

