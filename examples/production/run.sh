@@ -5,7 +5,7 @@
 # that virtual environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-source scripts/setup_env.sh onnxruntime,scores,serve
+source scripts/setup_env.sh onnxruntime,serve,tables
 run=examples/production/run
 
 case "${1:-}" in
@@ -48,8 +48,19 @@ echo "== A server under load"
 python scripts/benchmark_serving.py "$run/onnx" --texts "$run/data/test.src" --concurrency 1 16 --seconds 5 \
     --out "$run/results/serving.json" --server --precision int8 --threads 1
 
+echo "== The page, with a question answered"
+mist serve "$run/onnx" --precision int8 --threads 1 --port 0 > "$run/serve.log" &
+server=$!
+trap 'kill "$server" 2> /dev/null || true' EXIT
+until address=$(sed -n 's/^listening on //p' "$run/serve.log"); [ -n "$address" ]; do
+    kill -0 "$server" # it ended: an error
+    sleep 0.1
+done
+curl -fsS "$address/info"; echo
 if command -v chromium > /dev/null; then
-    echo "== The page"
-    python examples/production/take_picture.py "$run/onnx" "$run/results/page.png"
+    chromium --headless --no-sandbox --hide-scrollbars --virtual-time-budget=10000 --window-size=1280,1250 \
+        --screenshot="$run/results/page.png" "$address/#text=How%20do%20I%20get%20from%20Chicago%20to%20Lisbon%3F" 2> /dev/null
 fi
+kill "$server"
+wait "$server"
 echo "Results are in $run/results"

@@ -1,7 +1,5 @@
 """Who may ask, and the log of what was asked."""
 
-import base64
-import binascii
 import hmac
 import json
 import logging
@@ -18,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mist_fairseq.serve.messages import error_response
 
-OPEN = ("/health", "/ready")  #: paths that need no key
+#: Paths that need no key: probes, and pages and a description that are the same everywhere.
+OPEN = ("/health", "/ready", "/", "/docs", "/openapi.json")
 
 _KEY = re.compile(r"[!-~]+")
 _ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
@@ -52,10 +51,7 @@ def check_origins(origins: Sequence[str]):
 
 
 class KeyCheck:
-    """Middleware that answers 401 where a request has none of the *keys*, which also may be a password.
-
-    As a password, with any user name, a browser asks for it: so the page needs to know nothing of keys.
-    """
+    """Middleware that answers 401 where a request has none of the *keys*."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]):
         self.app, self._keys = app, [key.encode() for key in keys]
@@ -66,7 +62,7 @@ class KeyCheck:
             await self.app(scope, receive, send)
             return
         message = "no valid API key: send one as Authorization: Bearer KEY"
-        refuse = error_response(scope["path"], 401, message, {"WWW-Authenticate": 'Basic realm="MIST"'})
+        refuse = error_response(scope["path"], 401, message, {"WWW-Authenticate": "Bearer"})
         await refuse(scope, receive, send)
 
     def _is_known(self, given: bytes) -> bool:
@@ -75,16 +71,8 @@ class KeyCheck:
 
 
 def _given_key(headers: Headers) -> bytes:
-    scheme, _, value = headers.get("authorization", "").partition(" ")
-    value = value.strip()
-    if scheme.lower() == "bearer":
-        return value.encode()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value, validate=True).partition(b":")[2]
-        except (binascii.Error, ValueError):
-            return b""
-    return b""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip().encode() if scheme.lower() == "bearer" else b""
 
 
 def request_id(headers: Headers) -> str:

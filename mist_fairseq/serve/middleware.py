@@ -118,7 +118,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers.update(self.headers | {"X-Request-ID": number})
+                spent = f"total;dur={1000 * (time.perf_counter() - start):.1f}"
+                headers.update(self.headers | {"X-Request-ID": number, "Server-Timing": spent})
                 headers.setdefault("Content-Security-Policy", NOTHING)
                 if self.batcher.closing.is_set():
                     headers.update(_CLOSE)

@@ -154,6 +154,13 @@ def test_every_decoding_keeps_to_them(accelerate):
         assert [generator.generate(text, **given) for text in texts] == after, "whatever else is in the batch"
 
 
+def test_an_older_graph_says_so(monkeypatch):
+    generator = tiny_generator(accelerate="onnxruntime")
+    monkeypatch.setattr(generator.engine, "_optional", {"second"})
+    with pytest.raises(ValueError, match="banned and required need a newer ONNX model: export it again"):
+        generator.generate("how can i", required=["it"])
+
+
 def test_longer_answers_where_there_is_no_room():
     generator = tiny_generator()
     assert len(generator.generate("how can i", required=["one two three four"]).split()) >= 4

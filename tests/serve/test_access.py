@@ -22,13 +22,9 @@ def locked():
         yield running
 
 
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-GOOD = [*(f"Bearer {key}" for key in KEYS), "bearer  first-key", basic("anyone", "second-key"), basic("", "first-key")]
+GOOD = [*(f"Bearer {key}" for key in KEYS), "bearer  first-key"]
 BAD = ["", "first-key", "Bearer", "Bearer ", "Bearer first", "Bearer first-key2", "Bearer first-key second-key"]
-BAD += ["Basic first-key", "Basic %%", basic("first-key", ""), "Bearer \xe9", "Token first-key"]
+BAD += ["Basic first-key", "Basic " + base64.b64encode(b"any:first-key").decode(), "Bearer \xe9", "Token first-key"]
 
 
 @pytest.mark.parametrize("authorization", GOOD)
@@ -40,16 +36,17 @@ def test_each_key_opens(locked, authorization):
 
 @pytest.mark.parametrize("authorization", BAD)
 def test_nothing_else_does(locked, authorization):
-    for path in ("/generate", "/v1/completions", "/v1/models", "/info", "/metrics", "/", "/docs", "/openapi.json"):
+    for path in ("/generate", "/v1/completions", "/v1/models", "/info", "/metrics", "/nothing"):
         status, headers, body = locked.ask("GET", path, authorization=authorization)
-        assert status == 401 and headers["WWW-Authenticate"] == 'Basic realm="MIST"'
+        assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
         error = json.loads(body)["error"]
         assert "Authorization: Bearer KEY" in (error["message"] if path.startswith("/v1") else error)
         assert not any(key in body.decode() for key in KEYS)
 
 
-def test_probes_need_no_key(locked):
-    assert [locked.ask("GET", path)[0] for path in ("/health", "/ready")] == [200, 200]
+def test_probes_and_pages_need_no_key(locked):
+    paths = ("/health", "/ready", "/", "/docs", "/openapi.json")
+    assert {locked.ask("GET", path)[0] for path in paths} == {200}
 
 
 def test_keys_of_options_and_of_a_file(tmp_path):

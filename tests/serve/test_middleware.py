@@ -118,3 +118,9 @@ def test_browsers_are_told_to_trust_only_the_page(running):
     assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("'sha256-") == 2
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "Access-Control-Allow-Origin" not in running.ask("GET", "/health", origin="http://example.com")[1]
+
+
+def test_an_answer_tells_what_it_took_in_the_server(running):
+    _, headers, _ = running.ask("GET", "/health")
+    name, _, duration = headers["Server-Timing"].partition(";dur=")
+    assert name == "total" and 0 <= float(duration) < 60_000  # milliseconds
