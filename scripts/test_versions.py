@@ -36,7 +36,7 @@ without constraints on that day. "unit" is everything but `tests/end_to_end`. Al
 
 def floors(setup: str) -> list[str]:
     """The constraints that make pip install each lower bound of setup.py."""
-    return [f"{name}=={version}" for name, version in re.findall(r'"([\w-]+)>=([\d.]+)', setup)]
+    return [f"{name}=={version}" for name, version in re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)', setup)]
 
 
 def find_python(version: str) -> str:

@@ -73,10 +73,11 @@ def test_a_model_that_cannot_be_loaded(tmp_path):
 
 
 SCRIPT = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
 from mist_fairseq.bulk.workers import Model, answer_all
 from tests.bulk.test_workers import CHUNKS
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
     answers = answer_all(iter(CHUNKS * 1000), Model(sys.argv[1], {"threads": 1}), 2)
     next(answers)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
