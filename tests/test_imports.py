@@ -27,7 +27,7 @@ def test_the_package_loads_neither_torch_nor_fairseq():
     """Both are installed here."""
     script = f"""
 import mist_fairseq, mist_fairseq.generate, mist_fairseq.serve.app, mist_fairseq.serve.command
-import mist_fairseq.command.generate, mist_fairseq.command.info, mist_fairseq.bulk.job
+import mist_fairseq.command.generate, mist_fairseq.command.info, mist_fairseq.command.download, mist_fairseq.bulk.job
 from mist_fairseq import OnnxGenerator
 from mist_fairseq.hub import onnx_generator
 result = {LOADED}, {UNCHANGED}, OnnxGenerator is onnx_generator.OnnxGenerator, dir(mist_fairseq)

@@ -10,20 +10,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mist_fairseq.files.exported import CONFIG, SUMS, digest
+from mist_fairseq.files.exported import CONFIG, SUMS, count_parameters, digest, read_sums
 from mist_fairseq.files.reading import read_json
 from mist_fairseq.hub.loading import fetch_model
 from mist_fairseq.release import onnx_folder
 from mist_fairseq.text.tokenizer_files import find_vocabulary, load_tokenizer
 
 _LIMITS = {"source": "max_source_positions", "target": "max_target_positions"}
-# Of an ONNX folder's weights.
-_TABLES = ("word_embeddings.weight", "head.weight", "head.bias")  # with a row for each token
-_COMPUTED = ("cosines.", "sines.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,7 +55,8 @@ def describe(name: str) -> dict[str, Any]:
     else:
         about = _of_encoder(folder)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    return {"name": name} | about | {"files": files, "checksums": _checksums(folder)}
+    hashes = {name: value for name, value in read_sums(folder).items() if name.endswith((".bin", ".safetensors"))}
+    return {"name": name} | about | {"files": files, "checksums": _checksums(folder), "hashes of weights": hashes}
 
 
 def _of_onnx(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +66,7 @@ def _of_onnx(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "ONNX model",
         "family": "mist",
-        "parameters": _count(_shapes([folder / onnx_folder.FILES[there[0]][1]]), config),
+        "parameters": count_parameters(folder / onnx_folder.FILES[there[0]][1], config),
         "vocabulary": config.get("vocabulary_size"),
         "limits": {side: config.get(option) for side, option in _LIMITS.items()},
         "precisions": there,
@@ -77,26 +74,11 @@ def _of_onnx(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _count(shapes: dict[str, Sequence[int]], config: dict[str, Any]) -> int:
-    """The parameters of a model, whose file has tables beside them, and more rows than the vocabulary has tokens."""
-    sizes, number = config.get("encoder", {}), 0
-    for name, shape in shapes.items():
-        if name == "relative_bias.weight":  # of each distance, in place of each bin
-            number += sizes.get("rel_pos_bins", 0) * sizes.get("heads", 0)
-        elif name in _TABLES:
-            number += math.prod([config.get("vocabulary_size", 0), *shape[1:]])
-        elif not name.startswith(_COMPUTED) and not name.endswith(".scale"):
-            number += math.prod(shape)
-    return number
-
-
 def _of_released(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    state = _shapes([folder / "model.safetensors"])
-    weights = [shape for name, shape in state.items() if name.startswith("encoder.")]
     return {
         "kind": "PyTorch model",
         "family": config.get("architecture"),
-        "parameters": sum(map(math.prod, weights)),
+        "parameters": count_parameters(folder / "model.safetensors", config),
         "vocabulary": len(load_tokenizer(folder / "dict.txt").symbols),
         "limits": {side: config.get(option) for side, option in _LIMITS.items()},
         "precisions": ["fp32", "bf16", "int8"] if config.get("architecture") == "mist" else ["fp32", "bf16"],
@@ -140,29 +122,12 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _shapes(paths: Iterable[Path]) -> dict[str, Sequence[int]]:
-    from safetensors import SafetensorError, safe_open
-
-    shapes: dict[str, Sequence[int]] = {}
-    for path in paths:
-        try:
-            with safe_open(path, "numpy") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dict
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-    return shapes
-
-
 def _checksums(folder: Path) -> str:
     """Whether the files are those that SHA256SUMS was written for."""
-    path = folder / SUMS
-    if not path.is_file():
+    if not (folder / SUMS).is_file():
         return f"no {SUMS}"
-    wrong = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        name = line[66:]
-        if not (folder / name).is_file() or digest(folder / name) != line[:64]:
-            wrong.append(name)
+    sums = read_sums(folder)
+    wrong = [name for name in sums if not (folder / name).is_file() or digest(folder / name) != sums[name]]
     return f"wrong or missing: {', '.join(wrong)}" if wrong else "right"
 
 

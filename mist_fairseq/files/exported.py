@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from mist_fairseq.files.whole import whole_file, write_text
 
 CONFIG, SUMS = "config.json", "SHA256SUMS"
 
+_TOKEN_TABLES = ("word_embeddings.weight", "head.weight", "head.bias")
 _AGAIN = "export the model again with scripts/export.py"
 
 
@@ -97,3 +100,28 @@ def read_config(folder: str, kind: str, version: int, files: list[str], advice: 
             raise FileNotFoundError(f"{folder} has no {name}: {_AGAIN}")
     check_sums(path, files, _AGAIN)
     return config
+
+
+def count_parameters(weights: Path, config: Mapping[str, Any]) -> int:
+    """How many numbers of a model were trained, of a file in safetensors' format and the ``config.json`` beside it.
+
+    Other numbers of ONNX folders do not count: rows behind the last token in tables of the vocabulary, scales of int8,
+    tables that follow from the sizes. ValueError: the file is damaged.
+    """
+    try:
+        with open(weights, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            tensors = json.loads(file.read(length))
+    except (MemoryError, OverflowError, ValueError, struct.error) as error:
+        raise ValueError(f"{weights} is damaged: {error}") from error
+    sizes, number = config.get("encoder", {}), 0
+    for name, tensor in tensors.items():
+        if name == "__metadata__" or tensor["dtype"] == "I64":
+            continue
+        if name == "relative_bias.weight":  # of each distance, in place of each bin
+            number += sizes["rel_pos_bins"] * sizes["heads"]
+        elif name in _TOKEN_TABLES and "vocabulary_size" in config:
+            number += math.prod([config["vocabulary_size"], *tensor["shape"][1:]])
+        elif not name.endswith(".scale") and not name.startswith(("cosines.", "sines.")):
+            number += math.prod(tensor["shape"])
+    return number

@@ -73,22 +73,21 @@ def get_pretrained(name: str, folder: str) -> str:
     encoder, path = ENCODERS[name], Path(folder)
     if not all((path / file).is_file() for file in encoder.sha256):
         _download(encoder, path)
-    settings, weights = find_settings(path), weights_there(path)
+    settings, weights = stored.find_settings(path), stored.weights_there(path)
     if not weights or "config.json" not in settings or not {*VOCABULARIES} & {*settings}:
-        needed = (
-            f"config.json, vocab.txt or another vocabulary, {' or '.join(WEIGHTS)}, and tokenizer_config.json if any"
-        )
+        files = f"config.json, vocab.txt or another vocabulary, {' or '.join(stored.WEIGHTS)}"
+        needed = f"{files}, and tokenizer_config.json if any"
         raise FileNotFoundError(f"{path} needs {needed}: put them there, from {encoder.source}, and run this again")
     _check_digests(encoder, path)
-    check_sums(path, [*settings, *weight_files(path / weights[0])], f"fetch it again and remove {SUMS}")
-    sizes = read_sizes(folder)
+    check_sums(path, [*settings, *stored.weight_files(path / weights[0])], f"fetch it again and remove {SUMS}")
+    sizes = stored.read_sizes(folder)
     layers, width = sizes["encoder_layers"], sizes["encoder_embed_dim"]
     if (layers, width) != (encoder.layers, encoder.hidden_size):
         expected = f"{encoder.layers} of {encoder.hidden_size}"
         raise ValueError(f"{path}/config.json has {layers} layers of {width}, expected {expected}")
-    read_weights(path / weights[0], shapes_only=True)
+    stored.read_weights(path / weights[0], shapes_only=True)
     entries = len(load_tokenizer(path).symbols)
-    write_sums(path, [*settings, *(file for name in weights for file in weight_files(path / name))])
+    write_sums(path, [*settings, *(file for name in weights for file in stored.weight_files(path / name))])
     return f"{path}: {layers} layers of {width}, {entries:,} vocabulary entries, weights in {weights[0]}"
 
 

@@ -1,8 +1,5 @@
 """What a server says of itself and its model: ``/info``, and the labels of ``mist_model_info``."""
 
-import json
-import math
-import struct
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from pydantic import BaseModel, Field
 
 import mist_fairseq
 from mist_fairseq.engines import engine_name
-from mist_fairseq.files.exported import CONFIG, SUMS, read_any_config, read_sums
+from mist_fairseq.files.exported import CONFIG, SUMS, count_parameters, read_any_config, read_sums
 from mist_fairseq.generate.decoding import DECODINGS, Decoding, check_head
 from mist_fairseq.generate.text_generator import TextGenerator
 from mist_fairseq.pretrained.hub import SAFETENSORS, local_folder
@@ -77,28 +74,9 @@ def read_weights_info(folder: str, precision: str = "fp32", name: str | None = N
         hash=read_sums(path).get(file.name),
         format="onnx" if is_onnx else "pytorch",
         precision=precision,
-        parameters=_count_parameters(file, config.get("vocabulary_size")),
+        parameters=count_parameters(file, config),
         bytes=file.stat().st_size,
     )
-
-
-def _count_parameters(file: Path, vocabulary: int | None) -> int:
-    """Count what a file in safetensors' format says in its head that it holds.
-
-    In ONNX the matrices of the vocabulary have rows of zeros behind its last token, and in int8 scales of rows.
-    """
-    with open(file, "rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        tensors = json.loads(opened.read(length))
-    kept = {
-        name: tensor["shape"]
-        for name, tensor in tensors.items()
-        if name != "__metadata__" and tensor["dtype"] != "I64" and not name.endswith(".scale")
-    }
-    if vocabulary is not None:
-        for name in kept.keys() & {"word_embeddings.weight", "head.weight", "head.bias"}:
-            kept[name][0] = vocabulary
-    return sum(map(math.prod, kept.values()))
 
 
 def _lowercases(generator: TextGenerator) -> bool:

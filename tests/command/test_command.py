@@ -42,9 +42,7 @@ def test_what_is_wrong(capsys, monkeypatch):
         main(["fly"])
     assert "invalid choice: 'fly'" in capsys.readouterr().err
     monkeypatch.setitem(command.SUBCOMMANDS, "info", ("absent.package", "", "train"))
-    with pytest.raises(
-        SystemExit, match=r"^error: mist info needs the package absent: pip install 'mist-fairseq\[train\]'$"
-    ):
+    with pytest.raises(SystemExit, match=r"^error: mist info needs the package absent: pip install .*\[train\]'$"):
         main(["info"])
 
 

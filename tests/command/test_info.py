@@ -1,5 +1,6 @@
 """What a model is said to be is what the model itself says."""
 
+import hashlib
 import json
 
 import pytest
@@ -27,6 +28,9 @@ def test_folders_of_a_model(tmp_path, changes):
         assert about["parameters"] == number and about["precisions"] == precisions and about["family"] == "mist"
         assert about["limits"] == {"source": model.limits.source, "target": model.limits.target}
         assert about["vocabulary"] == len(model.tokenizer.symbols) and about["checksums"] == "right"
+        for file, value in about["hashes of weights"].items():
+            assert value == hashlib.sha256((tmp_path / name / file).read_bytes()).hexdigest()
+        assert len(about["hashes of weights"]) == len(precisions if name != "folder" else [name])
         assert about["files"] == {path.name: path.stat().st_size for path in (tmp_path / name).iterdir()}
 
 
