@@ -5,7 +5,7 @@
 # that virtual environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-source scripts/setup_env.sh onnxruntime,serve,tables
+source scripts/setup_env.sh onnxruntime,serve
 run=examples/production/run
 
 case "${1:-}" in
