@@ -35,7 +35,7 @@ bulk=(mist generate --model "$run/onnx" --precision int8 --input "$run/queries.j
 rm -f "$run"/answers.jsonl* "$run"/errors.jsonl
 "${bulk[@]}" &
 killed=$!
-while [ "$(wc -l < "$run/answers.jsonl.partial" 2>/dev/null || echo 0)" -lt 30000 ]; do
+while [ "$({ wc -l < "$run/answers.jsonl.partial"; } 2> /dev/null || echo 0)" -lt 30000 ]; do
     kill -0 "$killed" # it ended before it could be killed: an error
     sleep 0.05
 done
