@@ -56,8 +56,8 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise OSError(f"cannot listen on {host} port {port}: {error}") from error
-    # Connections inherit it. Else an answer's body waits, for 40 ms at worst, until its head is acknowledged: asyncio sees
-    # to that for sockets of its own making only.
+    # Connections inherit it. Else an answer's body waits, for 40 ms at worst, until its head is acknowledged: asyncio
+    # sees to that for sockets of its own making only.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
