@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(fairseq|fastapi|numpy|omegaconf|pydantic|sacrebleu|starlette|torch|uvicorn)\..*"),
     (r"py:class", r"prometheus_client\..*"),
     (r"py:exc", r"ClientDisconnect|HTTPException"),
-    (r"py:class", r"SentencePieceProcessor|tokenizers.Tokenizer|mist_fairseq.engines.C"),
+    (r"py:class", r"SentencePieceProcessor|tokenizers.Tokenizer|mist_fairseq(\.\w+)+\.C|Lengths"),
     (r"py:class", r"mist_fairseq(\.\w+)+\._\w+"),
 ]
 

@@ -1,7 +1,6 @@
 """``mist export``: a fairseq checkpoint made usable without fairseq's commands.
 
-    mist export checkpoints/checkpoint_best.pt --data data-bin --to folder --out released \\
-        --training-data "Quora question pairs, 50K split" --license mit --scores scores.json
+    mist export checkpoints/checkpoint_best.pt --data data-bin --to folder --out released --license mit
     mist export checkpoints/checkpoint_best.pt --data data-bin --to huggingface --out encoder
     mist export released --to onnx --out released-onnx --push org/name
 
