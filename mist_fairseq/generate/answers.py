@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, to_device
 
-from mist_fairseq.generate.constraints import ConstrainedEngine, Constraints, constraints_of
+from mist_fairseq.generate.constraints import ConstrainedEngine, constraints_of
 from mist_fairseq.generate.decoding import Candidates, Decoding, Engine, decode
 from mist_fairseq.mist.config import PositionLimits
 from mist_fairseq.mist.mixing import Array
@@ -70,9 +70,8 @@ def answer(
     Where a sentence has too few answers, the next likeliest lengths are decoded for it, as many as were before. With
     *words*, which each sentence's answers are to have, it has those of the nearest number if no length gives it.
     """
-    rules: Constraints | None = None
-    if decoding.banned or decoding.required:
-        rules = constraints_of(tokenizer, tuple(decoding.banned), tuple(decoding.required))
+    rules = constraints_of(tokenizer, decoding)
+    if rules is not None:
         engine = ConstrainedEngine(engine, rules)
     if words is not None:
         decoding = replace(decoding, length_beam=max(decoding.width, _TRIED))

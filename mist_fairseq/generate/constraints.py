@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, to_device
 
-from mist_fairseq.generate.decoding import Engine
+from mist_fairseq.generate.decoding import Decoding, Engine
 from mist_fairseq.mist.mixing import Array
 from mist_fairseq.text.tokenizer import Tokenizer
 
@@ -99,9 +99,15 @@ class Constraints:
         return not self.banned_in(ids) and all(any(_found(words, {phrase})) for phrase in self.required)
 
 
+def constraints_of(tokenizer: Tokenizer, decoding: Decoding) -> Constraints | None:
+    """Those of a decoding, if it has any; errors are those of ``Constraints``."""
+    if not (decoding.banned or decoding.required):
+        return None
+    return _constraints_of(tokenizer, tuple(decoding.banned), tuple(decoding.required))
+
+
 @lru_cache(maxsize=16)
-def constraints_of(tokenizer: Tokenizer, banned: tuple[str, ...], required: tuple[str, ...]) -> Constraints:
-    """Those of a ``Decoding``; errors are those of ``Constraints``."""
+def _constraints_of(tokenizer: Tokenizer, banned: tuple[str, ...], required: tuple[str, ...]) -> Constraints:
     return Constraints(tokenizer, banned, required)
 
 

@@ -265,11 +265,10 @@ class TextGenerator:
         unit = decoding.length_unit
         one = SupportsFloat if unit == "source" else SupportsIndex
         check_head(decoding, self.engine.graph, self.limits, isinstance(lengths, one))
-        if decoding.banned or decoding.required:
-            room = constraints_of(self.tokenizer, tuple(decoding.banned), tuple(decoding.required)).room
-            if room >= self.limits.target:
-                makes = f"the {self.limits.target - 1} that the model makes"
-                raise ValueError(f"required takes {room} tokens, more than {makes}: leave some out")
+        rules = constraints_of(self.tokenizer, decoding)
+        if rules is not None and rules.room >= self.limits.target:
+            makes = f"the {self.limits.target - 1} that the model makes"
+            raise ValueError(f"required takes {rules.room} tokens, more than {makes}: leave some out")
         if self.engine.graph is None:
             self._warn_once("nbest", too_few(decoding, self.limits))
         if lengths is not None and unit != "words" and decoding.width > 1 and not decoding.branches:

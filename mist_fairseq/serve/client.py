@@ -65,8 +65,8 @@ class Client:
     ) -> Any:
         """Generate for raw texts, in their order; all is as of the generators' ``generate``.
 
-            A single string has a single answer. *batch_size* is the texts of a request, of which the server takes
-            ``--max-texts``. ``Output`` with *return_scores* needs numpy. An empty text is an error.
+        A single string has a single answer. *batch_size* is the texts of a request, of which the server takes
+        ``--max-texts``. ``Output`` with *return_scores* needs numpy. An empty text is an error.
 
         Raises:
             ServerError: the server refused a request; says why.
